@@ -1,0 +1,116 @@
+//! What one host is: the answer to [`crate::desired`].
+//!
+//! Owns the shape of the message from host to controller. It is whole each time, so that a lost one does no harm.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AccountId, Bytes, HostId, InstanceId, Moment, SnapshotId, Tags, Vcpus, VolumeId,
+    instance::{Attachment, StateReason},
+    storage::Blob,
+};
+
+/// What a host says of itself when it enrols.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HostDescription {
+    pub name: String,
+    /// Where other hosts reach its tunnel.
+    pub address: IpAddr,
+    pub tunnel_port: u16,
+    /// The X25519 public key of its tunnel, in base64.
+    pub public_key: String,
+    pub capacity: Capacity,
+    pub hypervisor: String,
+}
+
+/// What instances can use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Capacity {
+    /// Virtual processors that may be promised; more than the machine has, as the operator sets it.
+    pub vcpus: Vcpus,
+    pub memory: Bytes,
+    pub disk: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    Up,
+    /// Takes no new instances.
+    Draining,
+    /// Not heard of for longer than its heartbeats allow.
+    Down,
+}
+
+/// A host, as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Host {
+    pub id: HostId,
+    /// Always the operator's.
+    pub account: AccountId,
+    #[serde(flatten)]
+    pub description: HostDescription,
+    pub state: HostState,
+    /// What is promised to instances.
+    pub used: Capacity,
+    pub instances: u32,
+    pub enrolled: Moment,
+    pub last_heard: Moment,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// A heartbeat with all of a host's actual state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Report {
+    /// The newest desired version that the host has begun to carry out.
+    pub version: u64,
+    pub capacity: Capacity,
+    pub instances: Vec<ActualInstance>,
+    pub volumes: Vec<ActualVolume>,
+    pub snapshots: Vec<ActualSnapshot>,
+    /// Frames dropped before they became flows, by reason.
+    pub dropped_frames: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActualState {
+    /// Being made: image, disks, port.
+    Preparing,
+    Running,
+    Stopping,
+    /// Not running; its disks are here.
+    Stopped,
+    /// Nothing of it is here any more.
+    Absent,
+    /// It could not be made or died; `reason` says why. It is not tried again until the generation rises.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ActualInstance {
+    pub id: InstanceId,
+    pub generation: u64,
+    pub state: ActualState,
+    pub reason: Option<StateReason>,
+    pub volumes: Vec<Attachment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ActualVolume {
+    pub id: VolumeId,
+    pub present: bool,
+    pub reason: Option<StateReason>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ActualSnapshot {
+    pub id: SnapshotId,
+    /// Set when it is uploaded.
+    pub blob: Option<Blob>,
+    pub reason: Option<StateReason>,
+}

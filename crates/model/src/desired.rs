@@ -1,0 +1,155 @@
+//! What the controller wants of one host: the whole of it, so that a host that lost everything can be told again.
+//!
+//! Owns the shape of the message from controller to host. The host brings its actual state (see [`crate::actual`]) there
+//! step by step. Nothing is ended by being left out: an end is said with [`Power::Absent`].
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AccountId, Bytes, Cidr, HostId, ImageId, InstanceId, InterfaceId, MacAddress, SecurityGroupId, SnapshotId,
+    SubnetId, Vcpus, VolumeId, VpcId,
+    network::Route,
+    security_group::Rule,
+    storage::{Blob, BootSource},
+};
+
+/// All that a host should be and do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Desired {
+    /// Rises with every change for this host.
+    pub version: u64,
+    pub instances: Vec<DesiredInstance>,
+    pub volumes: Vec<DesiredVolume>,
+    pub snapshots: Vec<DesiredSnapshot>,
+    /// The VPCs that have an interface on this host.
+    pub networks: Vec<DesiredNetwork>,
+    /// The other hosts that those VPCs reach.
+    pub peers: Vec<TunnelPeer>,
+    /// Streams that a user waits for.
+    pub streams: Vec<StreamRequest>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Power {
+    Running,
+    /// Shut down in order, then by force; disks stay.
+    Stopped,
+    /// Ended, and all that it had on this host deleted.
+    Absent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredInstance {
+    pub id: InstanceId,
+    pub account: AccountId,
+    pub power: Power,
+    /// A running VM of an older generation is restarted.
+    pub generation: u64,
+    pub image: ImageId,
+    pub boot: BootSource,
+    pub vcpus: Vcpus,
+    pub memory: Bytes,
+    pub interface: InterfaceId,
+    pub vpc: VpcId,
+    pub user_data: Option<String>,
+    /// The `Name` tag; the metadata service tells it and DHCP gives it as the host name.
+    pub name: Option<String>,
+    /// Boot volume of a disk image at slot 0, data volumes behind it.
+    pub volumes: Vec<crate::instance::Attachment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredVolume {
+    pub id: VolumeId,
+    pub size: Bytes,
+    pub content: VolumeContent,
+    /// Whether its bytes should be on this host; when not, they are deleted.
+    pub present: bool,
+}
+
+/// What a volume holds when it is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum VolumeContent {
+    Empty,
+    /// A qcow2 copy of a snapshot.
+    Snapshot { blob: Blob },
+    /// A writable overlay over an image's disk.
+    Image { disk: Blob, format: crate::storage::DiskFormat },
+}
+
+/// A snapshot to take once and upload as a qcow2 blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredSnapshot {
+    pub id: SnapshotId,
+    pub volume: VolumeId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredNetwork {
+    pub vpc: VpcId,
+    pub account: AccountId,
+    pub vni: u32,
+    pub cidr: Cidr,
+    pub subnets: Vec<DesiredSubnet>,
+    pub groups: Vec<DesiredGroup>,
+    /// Every interface of the VPC, on this host or not.
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredSubnet {
+    pub id: SubnetId,
+    pub cidr: Cidr,
+    pub routes: Vec<Route>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredGroup {
+    pub id: SecurityGroupId,
+    pub rules: Vec<Rule>,
+}
+
+/// An interface and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Endpoint {
+    pub interface: InterfaceId,
+    pub instance: InstanceId,
+    pub subnet: SubnetId,
+    pub address: Ipv4Addr,
+    pub mac: MacAddress,
+    pub groups: Vec<SecurityGroupId>,
+    pub host: HostId,
+}
+
+/// Another host's end of the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TunnelPeer {
+    pub host: HostId,
+    pub address: IpAddr,
+    pub port: u16,
+    /// The X25519 public key in base64; the private one never leaves its host.
+    pub public_key: String,
+}
+
+/// A stream for the host to open to the controller: it dials, because nothing dials a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamRequest {
+    /// Names the waiting end at the controller; hard to guess.
+    pub token: String,
+    pub instance: InstanceId,
+    pub kind: StreamKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamKind {
+    /// The serial console, both ways.
+    Console,
+    /// What the serial console has printed, then the end.
+    Log,
+}

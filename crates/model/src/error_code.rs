@@ -1,0 +1,98 @@
+//! The stable error codes of the API: one table of code, HTTP status and title.
+//!
+//! Owns the vocabulary, in EC2's words where EC2 has one. Which error happened, and its sentence, is the services' work.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+macro_rules! error_codes {
+    ($($name:ident = $text:literal, $status:literal, $title:literal;)*) => {
+        /// A stable code; clients may match on its text.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+        pub enum ErrorCode { $(#[doc = $title] #[serde(rename = $text)] $name,)* }
+
+        impl ErrorCode {
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+            pub const fn name(self) -> &'static str { match self { $(Self::$name => $text,)* } }
+            pub const fn status(self) -> u16 { match self { $(Self::$name => $status,)* } }
+            pub const fn title(self) -> &'static str { match self { $(Self::$name => $title,)* } }
+        }
+    };
+}
+
+error_codes! {
+    AuthFailure = "AuthFailure", 401, "The credentials are missing, wrong or expired";
+    UnauthorizedOperation = "UnauthorizedOperation", 403, "The principal may not do this";
+    InvalidParameterValue = "InvalidParameterValue", 400, "A parameter has a value that is not allowed";
+    MalformedRequest = "MalformedRequest", 400, "The request could not be read";
+    RequestTooLarge = "RequestTooLarge", 413, "The request is larger than allowed";
+    RequestTimeout = "RequestTimeout", 408, "The request did not arrive in time";
+    UnsupportedMediaType = "UnsupportedMediaType", 415, "The request body is not of the expected type";
+    NoSuchRoute = "NoSuchRoute", 404, "The API has no such path";
+    MethodNotAllowed = "MethodNotAllowed", 405, "The path does not take this method";
+    RequestLimitExceeded = "RequestLimitExceeded", 429, "The account sends requests faster than its limit";
+    IdempotentParameterMismatch = "IdempotentParameterMismatch", 409, "The idempotency key was used with other parameters";
+    InvalidPageToken = "InvalidPageToken", 400, "The page token is not one that this list gave";
+    ResourceLimitExceeded = "ResourceLimitExceeded", 403, "The account's quota is used up";
+    DryRunOperation = "DryRunOperation", 412, "The request would have succeeded";
+    DependencyViolation = "DependencyViolation", 409, "The resource is still used by another";
+    IncorrectState = "IncorrectState", 409, "The resource is in a state that does not allow this";
+    InvalidAccountNotFound = "InvalidAccountId.NotFound", 404, "No such account";
+    InvalidUserNotFound = "InvalidUserId.NotFound", 404, "No such user";
+    InvalidAccessKeyNotFound = "InvalidAccessKeyId.NotFound", 404, "No such access key";
+    InvalidHostNotFound = "InvalidHostId.NotFound", 404, "No such host";
+    InvalidVpcNotFound = "InvalidVpcId.NotFound", 404, "No such VPC";
+    InvalidSubnetNotFound = "InvalidSubnetId.NotFound", 404, "No such subnet";
+    InvalidRouteTableNotFound = "InvalidRouteTableId.NotFound", 404, "No such route table";
+    InvalidGroupNotFound = "InvalidGroupId.NotFound", 404, "No such security group";
+    InvalidRuleNotFound = "InvalidSecurityGroupRuleId.NotFound", 404, "No such security group rule";
+    InvalidInterfaceNotFound = "InvalidNetworkInterfaceId.NotFound", 404, "No such network interface";
+    InvalidInstanceNotFound = "InvalidInstanceId.NotFound", 404, "No such instance";
+    InvalidVolumeNotFound = "InvalidVolumeId.NotFound", 404, "No such volume";
+    InvalidSnapshotNotFound = "InvalidSnapshotId.NotFound", 404, "No such snapshot";
+    InvalidImageNotFound = "InvalidImageId.NotFound", 404, "No such image";
+    InvalidJobNotFound = "InvalidJobId.NotFound", 404, "No such job";
+    AmbiguousName = "AmbiguousName", 409, "More than one resource has this name";
+    InvalidCidr = "InvalidParameterValue.Cidr", 400, "The network is not usable here";
+    SubnetConflict = "InvalidSubnet.Conflict", 409, "The subnet overlaps another of the VPC";
+    SubnetRange = "InvalidSubnet.Range", 400, "The subnet does not lie in its VPC";
+    InsufficientFreeAddresses = "InsufficientFreeAddressesInSubnet", 409, "The subnet has no free address";
+    AddressInUse = "InvalidIPAddress.InUse", 409, "The address is taken";
+    InvalidPermissionDuplicate = "InvalidPermission.Duplicate", 409, "The group has this rule";
+    InvalidGroupDuplicate = "InvalidGroup.Duplicate", 409, "The VPC has a group of this name";
+    AccountDuplicate = "AccountAlreadyExists", 409, "An account of this name exists";
+    UserDuplicate = "UserAlreadyExists", 409, "A user of this name exists in the account";
+    RouteExists = "RouteAlreadyExists", 409, "The route table has a route for this destination";
+    VolumeInUse = "VolumeInUse", 409, "The volume is attached";
+    VolumeElsewhere = "VolumeOnOtherHost", 409, "The volume lies on another host than the instance";
+    AttachmentLimitExceeded = "AttachmentLimitExceeded", 409, "The instance has as many volumes as it can";
+    InsufficientInstanceCapacity = "InsufficientInstanceCapacity", 503, "No host has room for the instance";
+    ImageUnreadable = "InvalidImage.Unreadable", 400, "The image is not what its format says";
+    DiskFull = "InsufficientStorage", 507, "A disk is full";
+    HostUnreachable = "HostUnreachable", 503, "The host did not answer in time";
+    HypervisorMissing = "HypervisorMissing", 503, "The host has no usable QEMU";
+    HypervisorFailed = "HypervisorFailed", 500, "QEMU ended or refused";
+    CollectorUnavailable = "CollectorUnavailable", 503, "The flow collector does not answer";
+    StoreUnavailable = "StoreUnavailable", 503, "The store could not be written";
+    Internal = "InternalError", 500, "Something went wrong inside; it has been logged";
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.name()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_has_one_name_and_a_status_that_is_an_error() {
+        let names: BTreeSet<_> = ErrorCode::ALL.iter().map(|code| code.name()).collect();
+        assert_eq!(names.len(), ErrorCode::ALL.len());
+        assert!(ErrorCode::ALL.iter().all(|code| (400..600).contains(&code.status())));
+    }
+}

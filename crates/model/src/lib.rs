@@ -1,0 +1,30 @@
+//! The words of the house: ids, units, time, resources, end reasons, error codes, and what a host is asked and answers.
+//!
+//! Owns the shapes and names that every other crate shares, and their JSON. Decides nothing and touches nothing: rules
+//! live in the rooms, I/O in the hands. Uses no other crate of ours.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod actual;
+pub mod address;
+pub mod desired;
+pub mod end_reason;
+pub mod error_code;
+pub mod flow;
+pub mod id;
+pub mod identity;
+pub mod instance;
+pub mod network;
+pub mod security_group;
+pub mod storage;
+pub mod tag;
+pub mod time;
+pub mod units;
+
+pub use address::{Cidr, MacAddress};
+pub use end_reason::EndReason;
+pub use error_code::ErrorCode;
+pub use flow::FlowRecord;
+pub use id::*;
+pub use tag::Tags;
+pub use time::Moment;
+pub use units::{Bytes, Vcpus};

@@ -1,0 +1,88 @@
+//! Networks: VPCs, subnets, route tables and network interfaces.
+//!
+//! Owns their shapes as the API shows them. What may be created where is decided by the services in `control`.
+
+use std::net::Ipv4Addr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AccountId, Cidr, InstanceId, InterfaceId, MacAddress, Moment, RouteTableId, SecurityGroupId, SubnetId, Tags, VpcId,
+};
+
+/// An address space of its own. Born with a main route table and a default security group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Vpc {
+    pub id: VpcId,
+    pub account: AccountId,
+    pub cidr: Cidr,
+    /// The Geneve network identifier, 24 bits, unique among live VPCs.
+    pub vni: u32,
+    pub main_route_table: RouteTableId,
+    pub default_security_group: SecurityGroupId,
+    pub created: Moment,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Subnet {
+    pub id: SubnetId,
+    pub account: AccountId,
+    pub vpc: VpcId,
+    pub cidr: Cidr,
+    /// The table that routes what leaves the subnet's interfaces; the VPC's main one unless associated.
+    pub route_table: RouteTableId,
+    pub available_addresses: u32,
+    pub created: Moment,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum RouteTarget {
+    /// Anywhere in the VPC itself. Every table has this one, and it cannot be deleted.
+    Local,
+    /// The interface of an instance that forwards.
+    Interface { interface: InterfaceId },
+    /// Nowhere: packets are dropped as having no route.
+    Blackhole,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Route {
+    pub destination: Cidr,
+    pub target: RouteTarget,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RouteTable {
+    pub id: RouteTableId,
+    pub account: AccountId,
+    pub vpc: VpcId,
+    /// The longest prefix that contains the destination wins.
+    pub routes: Vec<Route>,
+    pub main: bool,
+    pub created: Moment,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// An instance's place in a subnet. Made and ended with its instance so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkInterface {
+    pub id: InterfaceId,
+    pub account: AccountId,
+    pub vpc: VpcId,
+    pub subnet: SubnetId,
+    pub instance: InstanceId,
+    pub address: Ipv4Addr,
+    pub mac: MacAddress,
+    pub groups: Vec<SecurityGroupId>,
+    pub created: Moment,
+    #[serde(default)]
+    pub tags: Tags,
+}

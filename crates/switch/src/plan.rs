@@ -1,0 +1,42 @@
+//! What the switch should be: the networks, the ports of this host's instances, and the other hosts.
+//!
+//! Owns the shape of the input to [`crate::switch::Switch::apply`]. The host agent makes it from its desired state.
+
+use std::path::PathBuf;
+
+use lucarne_model::{
+    AccountId, ImageId, InstanceId, InterfaceId, Moment, VpcId,
+    desired::{DesiredNetwork, TunnelPeer},
+};
+
+/// The whole of what the switch should do; applying the same plan twice changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub networks: Vec<DesiredNetwork>,
+    pub ports: Vec<PortPlan>,
+    pub peers: Vec<TunnelPeer>,
+}
+
+/// The port of one instance on this host. Its address, MAC and groups stand in the network's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortPlan {
+    pub interface: InterfaceId,
+    pub instance: InstanceId,
+    pub account: AccountId,
+    pub vpc: VpcId,
+    /// Where the switch binds its unix datagram socket.
+    pub socket: PathBuf,
+    /// Where QEMU binds its own, to which frames for the VM are sent.
+    pub guest_socket: PathBuf,
+    pub metadata: InstanceMetadata,
+}
+
+/// What 169.254.169.254 tells the instance, beside its address, MAC and groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceMetadata {
+    pub image: ImageId,
+    /// The host name that DHCP and the metadata service give: the `Name` tag made a label, or `ip-10-0-0-4`.
+    pub host_name: String,
+    pub user_data: Option<String>,
+    pub launched: Moment,
+}

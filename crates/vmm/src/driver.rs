@@ -1,0 +1,148 @@
+//! The hypervisor driver: what the host agent may ask of a VM, whichever way it is run.
+//!
+//! Owns the trait and its words. [`crate::qemu`] does it with processes; [`crate::simulated`] without, with the same
+//! states and timings, so that placement and workflows can be tried with thousands. Deciding what to ask is the agent's.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use lucarne_model::{
+    Bytes, InstanceId, MacAddress, Vcpus, VolumeId,
+    storage::DiskFormat,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
+
+use crate::Error;
+
+/// Everything a VM is started with; kept beside it on disk so that an agent that starts anew knows what it adopts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    pub instance: InstanceId,
+    /// Counts the starts of this instance; see [`lucarne_model::instance::Instance::generation`].
+    pub generation: u64,
+    pub vcpus: Vcpus,
+    pub memory: Bytes,
+    pub boot: Boot,
+    pub nic: Nic,
+    /// Volumes attached at the start.
+    pub disks: Vec<Disk>,
+}
+
+/// What the VM boots from, as files on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Boot {
+    Kernel { kernel: PathBuf, initramfs: PathBuf, command_line: String },
+    /// The disk in slot 0.
+    FirstDisk,
+}
+
+/// The VM's only network card: unix datagrams to the switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    pub mac: MacAddress,
+    /// The switch's socket, to which QEMU sends.
+    pub switch_socket: PathBuf,
+    /// QEMU's own socket.
+    pub guest_socket: PathBuf,
+}
+
+/// A volume's file at a slot of the VM's bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    pub volume: VolumeId,
+    pub slot: u8,
+    pub path: PathBuf,
+    pub format: DiskFormat,
+}
+
+/// What a driver tells on its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// The VM ended without having been asked to, or after the guest powered itself off.
+    Ended { instance: InstanceId, generation: u64, why: EndOfMachine },
+    /// The guest rebooted itself; the VM goes on.
+    Reset { instance: InstanceId },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndOfMachine {
+    /// The guest shut down.
+    GuestShutdown,
+    /// The process died; the tail of what it said on stderr.
+    Died { said: String },
+}
+
+/// A VM that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    pub spec: MachineSpec,
+    /// The disks that it has now; the spec's and those attached since.
+    pub disks: Vec<Disk>,
+}
+
+/// How to end a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Press the power button, wait up to this long, then kill.
+    InOrder { patience: std::time::Duration },
+    Kill,
+}
+
+/// A serial line, both ways.
+pub trait SerialLine: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> SerialLine for T {}
+
+/// Every call is idempotent and safe to repeat after the agent was killed in the middle of it.
+#[async_trait]
+pub trait Driver: Send + Sync + std::fmt::Debug {
+    /// The hypervisor and its acceleration in words, such as `QEMU 7.2.22 (TCG)`; an error names what is missing.
+    async fn version(&self) -> Result<String, Error>;
+
+    /// Finds the VMs that run from before; called once, first.
+    async fn adopt(&self) -> Result<Vec<Machine>, Error>;
+
+    /// Starts the VM and returns when its processors run. Already running with this generation: does nothing.
+    async fn start(&self, spec: &MachineSpec) -> Result<(), Error>;
+
+    /// Ends the VM and returns when nothing of it runs. Not running: does nothing.
+    async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error>;
+
+    /// Deletes all that the driver keeps of a VM that does not run: sockets, logs, its spec.
+    async fn forget(&self, instance: InstanceId) -> Result<(), Error>;
+
+    async fn attach(&self, instance: InstanceId, disk: &Disk) -> Result<(), Error>;
+    /// Returns when the guest has let go and the file is closed.
+    async fn detach(&self, instance: InstanceId, volume: VolumeId) -> Result<(), Error>;
+
+    /// Makes the file of a new volume. The file exists whole or not at all. Existing already: does nothing.
+    async fn create_volume(&self, path: &std::path::Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error>;
+    /// Copies the volume's content at one instant to a self-contained qcow2 file at `to`; `user` is the VM that has it.
+    async fn snapshot(
+        &self,
+        disk: &std::path::Path,
+        user: Option<(InstanceId, VolumeId)>,
+        to: &std::path::Path,
+    ) -> Result<(), Error>;
+
+    /// What the serial console printed last, oldest byte first; bounded.
+    async fn console_log(&self, instance: InstanceId) -> Result<Vec<u8>, Error>;
+    /// An interactive line to the serial console; several may be open.
+    async fn console(&self, instance: InstanceId) -> Result<Box<dyn SerialLine>, Error>;
+
+    /// The driver's events, from now on. Taken once, by the agent.
+    fn events(&self) -> mpsc::Receiver<MachineEvent>;
+}
+
+/// What a new volume holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeSource<'a> {
+    Empty,
+    /// A full copy of a qcow2 file.
+    Copy { from: &'a std::path::Path },
+    /// An overlay over a file that never changes.
+    Overlay { base: &'a std::path::Path, format: DiskFormat },
+}
