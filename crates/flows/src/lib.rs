@@ -1,1 +1,6 @@
-//! stub
+//! Room 1, flows.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod settings;
+
+pub use settings::Settings;

@@ -1,1 +1,17 @@
-//! stub
+//! The switch: frames of guests in, verdicts and frames out.
+//!
+//! The core is pure: [`Switch`] is given a [`plan::Plan`], frames and the time, and answers through [`Output`]. It parses
+//! ([`parse`]), checks sources, answers ARP and DHCP, routes, judges by the security groups, and keeps the flow table of
+//! [`lucarne_flows`]. What touches the system stands in the shell beside it: sockets, the tunnel, the metadata service.
+
+pub mod counters;
+pub mod output;
+pub mod plan;
+mod settings;
+mod switch;
+
+pub use counters::{FrameCounters, Malformed, PortCounters};
+pub use output::{Output, PortIndex};
+pub use plan::Plan;
+pub use settings::Settings;
+pub use switch::Switch;
