@@ -121,6 +121,10 @@ impl AccountId {
     /// Maps any number into the 12 digits that tenants' accounts use (100000000000 upwards).
     pub const fn from_bits(bits: u64) -> Self { Self(100_000_000_000 + bits % 900_000_000_000) }
     pub const fn number(self) -> u64 { self.0 }
+    /// The account of that number, if it has at most 12 digits and is not 0.
+    pub const fn from_number(number: u64) -> Option<Self> {
+        if number == 0 || number >= Self::LIMIT { None } else { Some(Self(number)) }
+    }
 }
 
 impl fmt::Display for AccountId {

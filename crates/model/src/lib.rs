@@ -23,7 +23,7 @@ pub mod units;
 pub use address::{Cidr, MacAddress};
 pub use end_reason::EndReason;
 pub use error_code::ErrorCode;
-pub use flow::FlowRecord;
+pub use flow::{FlowEvent, FlowFilter, FlowPage, FlowQuery, FlowRecord, FlowWatch};
 pub use id::*;
 pub use tag::Tags;
 pub use time::Moment;
