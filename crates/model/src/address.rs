@@ -31,7 +31,9 @@ impl fmt::Display for MacAddress {
     }
 }
 impl fmt::Debug for MacAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Display::fmt(self, f) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Why a text is not an address of the kind asked for.
@@ -60,13 +62,19 @@ impl FromStr for MacAddress {
 }
 impl TryFrom<String> for MacAddress {
     type Error = ParseAddressError;
-    fn try_from(text: String) -> Result<Self, ParseAddressError> { text.parse() }
+    fn try_from(text: String) -> Result<Self, ParseAddressError> {
+        text.parse()
+    }
 }
 impl From<MacAddress> for String {
-    fn from(mac: MacAddress) -> String { mac.to_string() }
+    fn from(mac: MacAddress) -> String {
+        mac.to_string()
+    }
 }
 impl JsonSchema for MacAddress {
-    fn schema_name() -> std::borrow::Cow<'static, str> { "MacAddress".into() }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "MacAddress".into()
+    }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({"type": "string", "pattern": "^([0-9a-f]{2}:){5}[0-9a-f]{2}$"})
     }
@@ -81,21 +89,37 @@ impl Cidr {
     /// 0.0.0.0/0.
     pub const ANY: Self = Self(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 
-    pub fn network(&self) -> Ipv4Addr { self.0.network() }
-    pub fn prefix(&self) -> u8 { self.0.prefix_len() }
-    pub fn netmask(&self) -> Ipv4Addr { self.0.netmask() }
-    pub fn broadcast(&self) -> Ipv4Addr { self.0.broadcast() }
-    pub fn contains(&self, address: Ipv4Addr) -> bool { self.0.contains(&address) }
+    pub fn network(&self) -> Ipv4Addr {
+        self.0.network()
+    }
+    pub fn prefix(&self) -> u8 {
+        self.0.prefix_len()
+    }
+    pub fn netmask(&self) -> Ipv4Addr {
+        self.0.netmask()
+    }
+    pub fn broadcast(&self) -> Ipv4Addr {
+        self.0.broadcast()
+    }
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        self.0.contains(&address)
+    }
     /// Whether all of `inner` lies in this network.
-    pub fn encloses(&self, inner: &Self) -> bool { self.0.contains(&inner.0) }
-    pub fn overlaps(&self, other: &Self) -> bool { self.encloses(other) || other.encloses(self) }
+    pub fn encloses(&self, inner: &Self) -> bool {
+        self.0.contains(&inner.0)
+    }
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.encloses(other) || other.encloses(self)
+    }
     /// The address at `index` from the network address, if it is inside.
     pub fn nth(&self, index: u32) -> Option<Ipv4Addr> {
         let address = u32::from(self.network()).checked_add(index).map(Ipv4Addr::from)?;
         self.contains(address).then_some(address)
     }
     /// The virtual router's address: the first behind the network address.
-    pub fn gateway(&self) -> Ipv4Addr { Ipv4Addr::from(u32::from(self.network()) + 1) }
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.network()) + 1)
+    }
     /// Addresses that machines can have, in order. As in EC2 the first four and the last one are kept back.
     pub fn assignable(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
         let first = u32::from(self.network()) as u64 + 4;
@@ -104,10 +128,14 @@ impl Cidr {
     }
 }
 impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(&self.0.to_string()) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0.to_string())
+    }
 }
 impl fmt::Debug for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Display::fmt(self, f) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 impl FromStr for Cidr {
     type Err = ParseAddressError;
@@ -120,13 +148,19 @@ impl FromStr for Cidr {
 }
 impl TryFrom<String> for Cidr {
     type Error = ParseAddressError;
-    fn try_from(text: String) -> Result<Self, ParseAddressError> { text.parse() }
+    fn try_from(text: String) -> Result<Self, ParseAddressError> {
+        text.parse()
+    }
 }
 impl From<Cidr> for String {
-    fn from(cidr: Cidr) -> String { cidr.to_string() }
+    fn from(cidr: Cidr) -> String {
+        cidr.to_string()
+    }
 }
 impl JsonSchema for Cidr {
-    fn schema_name() -> std::borrow::Cow<'static, str> { "Cidr".into() }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Cidr".into()
+    }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",

@@ -77,9 +77,14 @@ pub struct DesiredVolume {
 pub enum VolumeContent {
     Empty,
     /// A qcow2 copy of a snapshot.
-    Snapshot { blob: Blob },
+    Snapshot {
+        blob: Blob,
+    },
     /// A writable overlay over an image's disk.
-    Image { disk: Blob, format: crate::storage::DiskFormat },
+    Image {
+        disk: Blob,
+        format: crate::storage::DiskFormat,
+    },
 }
 
 /// A snapshot to take once and upload as a qcow2 blob.

@@ -90,11 +90,15 @@ end_reasons! {
 
 impl EndReason {
     /// Whether the virtualization layer dropped the packets, as opposed to carrying them to whatever end.
-    pub const fn is_drop(self) -> bool { self.forwarding_status() >= 0x80 }
+    pub const fn is_drop(self) -> bool {
+        self.forwarding_status() >= 0x80
+    }
 }
 
 impl fmt::Display for EndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.name()) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// A text that names no end reason.

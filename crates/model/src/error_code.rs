@@ -74,13 +74,16 @@ error_codes! {
     HostUnreachable = "HostUnreachable", 503, "The host did not answer in time";
     HypervisorMissing = "HypervisorMissing", 503, "The host has no usable QEMU";
     HypervisorFailed = "HypervisorFailed", 500, "QEMU ended or refused";
+    ControllerUnreachable = "ControllerUnreachable", 503, "The controller does not answer";
     CollectorUnavailable = "CollectorUnavailable", 503, "The flow collector does not answer";
     StoreUnavailable = "StoreUnavailable", 503, "The store could not be written";
     Internal = "InternalError", 500, "Something went wrong inside; it has been logged";
 }
 
 impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.name()) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    AccountId, EndReason, HostId, InstanceId, InterfaceId, Moment, RuleId, SecurityGroupId, SubnetId, VpcId,
-};
+use crate::{AccountId, EndReason, HostId, InstanceId, InterfaceId, Moment, RuleId, SecurityGroupId, SubnetId, VpcId};
 
 /// Which way the packets went, as the interface sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -102,7 +100,9 @@ pub struct FlowFilter {
 
 impl FlowFilter {
     pub fn matches(&self, record: &FlowRecord) -> bool {
-        fn is<T: PartialEq>(wanted: &Option<T>, given: &T) -> bool { wanted.as_ref().is_none_or(|w| w == given) }
+        fn is<T: PartialEq>(wanted: &Option<T>, given: &T) -> bool {
+            wanted.as_ref().is_none_or(|w| w == given)
+        }
         is(&self.instance, &record.instance)
             && is(&self.interface, &record.interface)
             && is(&self.vpc, &record.vpc)

@@ -119,8 +119,12 @@ impl AccountId {
     const LIMIT: u64 = 1_000_000_000_000;
 
     /// Maps any number into the 12 digits that tenants' accounts use (100000000000 upwards).
-    pub const fn from_bits(bits: u64) -> Self { Self(100_000_000_000 + bits % 900_000_000_000) }
-    pub const fn number(self) -> u64 { self.0 }
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(100_000_000_000 + bits % 900_000_000_000)
+    }
+    pub const fn number(self) -> u64 {
+        self.0
+    }
     /// The account of that number, if it has at most 12 digits and is not 0.
     pub const fn from_number(number: u64) -> Option<Self> {
         if number == 0 || number >= Self::LIMIT { None } else { Some(Self(number)) }
@@ -128,10 +132,14 @@ impl AccountId {
 }
 
 impl fmt::Display for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(&format!("{:012}", self.0)) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:012}", self.0))
+    }
 }
 impl fmt::Debug for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Display::fmt(self, f) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 impl FromStr for AccountId {
     type Err = ParseIdError;
@@ -147,13 +155,19 @@ impl FromStr for AccountId {
 }
 impl TryFrom<String> for AccountId {
     type Error = ParseIdError;
-    fn try_from(text: String) -> Result<Self, ParseIdError> { text.parse() }
+    fn try_from(text: String) -> Result<Self, ParseIdError> {
+        text.parse()
+    }
 }
 impl From<AccountId> for String {
-    fn from(id: AccountId) -> String { id.to_string() }
+    fn from(id: AccountId) -> String {
+        id.to_string()
+    }
 }
 impl JsonSchema for AccountId {
-    fn schema_name() -> std::borrow::Cow<'static, str> { "AccountId".into() }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AccountId".into()
+    }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({"type": "string", "description": "The id of an account.", "pattern": "^[0-9]{12}$"})
     }

@@ -45,21 +45,36 @@ pub struct RuleSpec {
 pub enum Traffic {
     All,
     /// Destination ports, both ends included.
-    Tcp { from_port: u16, to_port: u16 },
-    Udp { from_port: u16, to_port: u16 },
+    Tcp {
+        from_port: u16,
+        to_port: u16,
+    },
+    Udp {
+        from_port: u16,
+        to_port: u16,
+    },
     /// None matches every type or code.
-    Icmp { icmp_type: Option<u8>, icmp_code: Option<u8> },
+    Icmp {
+        icmp_type: Option<u8>,
+        icmp_code: Option<u8>,
+    },
     /// Any other protocol, by its IANA number.
-    Other { number: u8 },
+    Other {
+        number: u8,
+    },
 }
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Peer {
-    Cidr { cidr: Cidr },
+    Cidr {
+        cidr: Cidr,
+    },
     /// Any interface of the VPC that has this group.
-    Group { group: SecurityGroupId },
+    Group {
+        group: SecurityGroupId,
+    },
 }
 
 pub const ICMP: u8 = 1;

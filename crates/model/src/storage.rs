@@ -18,11 +18,17 @@ pub struct Digest(String);
 pub struct ParseDigestError;
 
 impl Digest {
-    pub fn from_bytes(bytes: [u8; 32]) -> Self { Self(bytes.iter().map(|b| format!("{b:02x}")).collect()) }
-    pub fn as_str(&self) -> &str { &self.0 }
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 impl std::fmt::Display for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(&self.0) }
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.0)
+    }
 }
 impl TryFrom<String> for Digest {
     type Error = ParseDigestError;
@@ -33,7 +39,9 @@ impl TryFrom<String> for Digest {
 }
 impl std::str::FromStr for Digest {
     type Err = ParseDigestError;
-    fn from_str(text: &str) -> Result<Self, ParseDigestError> { text.to_owned().try_into() }
+    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+        text.to_owned().try_into()
+    }
 }
 
 /// A file in the blob store.

@@ -27,9 +27,15 @@ impl Tags {
     pub const MAX: usize = 50;
     pub const NAME: &'static str = "Name";
 
-    pub fn named(name: impl Into<String>) -> Self { Self(BTreeMap::from([(Self::NAME.into(), name.into())])) }
-    pub fn is_empty(&self) -> bool { self.0.is_empty() }
-    pub fn name(&self) -> Option<&str> { self.0.get(Self::NAME).map(String::as_str) }
+    pub fn named(name: impl Into<String>) -> Self {
+        Self(BTreeMap::from([(Self::NAME.into(), name.into())]))
+    }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    pub fn name(&self) -> Option<&str> {
+        self.0.get(Self::NAME).map(String::as_str)
+    }
 
     pub fn check(&self) -> Result<(), TagError> {
         if self.0.len() > Self::MAX {

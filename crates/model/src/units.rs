@@ -2,7 +2,12 @@
 //!
 //! Owns parsing (`256M`, `1GiB`) and printing. Suffixes are powers of 1024, as memory is sold.
 
-use std::{fmt, iter::Sum, ops::{Add, Sub}, str::FromStr};
+use std::{
+    fmt,
+    iter::Sum,
+    ops::{Add, Sub},
+    str::FromStr,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,22 +19,38 @@ pub struct Bytes(pub u64);
 
 impl Bytes {
     pub const ZERO: Self = Self(0);
-    pub const fn mib(n: u64) -> Self { Self(n << 20) }
-    pub const fn gib(n: u64) -> Self { Self(n << 30) }
-    pub const fn as_mib(self) -> u64 { self.0 >> 20 }
-    pub const fn saturating_sub(self, other: Self) -> Self { Self(self.0.saturating_sub(other.0)) }
-    pub fn checked_sub(self, other: Self) -> Option<Self> { self.0.checked_sub(other.0).map(Self) }
+    pub const fn mib(n: u64) -> Self {
+        Self(n << 20)
+    }
+    pub const fn gib(n: u64) -> Self {
+        Self(n << 30)
+    }
+    pub const fn as_mib(self) -> u64 {
+        self.0 >> 20
+    }
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.0.checked_sub(other.0).map(Self)
+    }
 }
 impl Add for Bytes {
     type Output = Self;
-    fn add(self, other: Self) -> Self { Self(self.0.saturating_add(other.0)) }
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
 }
 impl Sub for Bytes {
     type Output = Self;
-    fn sub(self, other: Self) -> Self { self.saturating_sub(other) }
+    fn sub(self, other: Self) -> Self {
+        self.saturating_sub(other)
+    }
 }
 impl Sum for Bytes {
-    fn sum<I: Iterator<Item = Self>>(items: I) -> Self { items.fold(Self::ZERO, Add::add) }
+    fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
+        items.fold(Self::ZERO, Add::add)
+    }
 }
 
 const SUFFIXES: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
@@ -74,14 +95,20 @@ impl FromStr for Bytes {
 pub struct Vcpus(pub u32);
 
 impl fmt::Display for Vcpus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 impl Add for Vcpus {
     type Output = Self;
-    fn add(self, other: Self) -> Self { Self(self.0.saturating_add(other.0)) }
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
 }
 impl Sum for Vcpus {
-    fn sum<I: Iterator<Item = Self>>(items: I) -> Self { items.fold(Self(0), Add::add) }
+    fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
+        items.fold(Self(0), Add::add)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,38 @@
+//! The query of flow lists and watches. Owns its flat shape in the URL; the question itself is put to the collector.
+
+use std::net::IpAddr;
+
+use lucarne_model::{
+    EndReason, InstanceId, InterfaceId, Moment, SubnetId, VpcId,
+    flow::{Direction, Verdict},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Which flow records; all that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowsQuery {
+    /// Records that end at or after this, in microseconds since 1970; an hour ago if not given.
+    pub since: Option<Moment>,
+    /// Records that start before this.
+    pub until: Option<Moment>,
+    pub instance: Option<InstanceId>,
+    pub interface: Option<InterfaceId>,
+    pub subnet: Option<SubnetId>,
+    pub vpc: Option<VpcId>,
+    pub verdict: Option<Verdict>,
+    pub end_reason: Option<EndReason>,
+    pub direction: Option<Direction>,
+    pub source: Option<IpAddr>,
+    pub destination: Option<IpAddr>,
+    /// Either side's address.
+    pub peer: Option<IpAddr>,
+    /// Either side's port.
+    pub port: Option<u16>,
+    /// The IANA protocol number.
+    pub protocol: Option<u8>,
+    /// At most this many, 1 to 1000; 100 if not given.
+    pub limit: Option<u32>,
+    pub page_token: Option<String>,
+}

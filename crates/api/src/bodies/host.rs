@@ -1,0 +1,54 @@
+//! Bodies between host agents and the controller. Owns their shapes; state itself is `lucarne_model`'s desired and actual.
+
+use std::net::SocketAddr;
+
+use lucarne_model::{HostId, actual::HostDescription, desired::Desired};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A machine asks to become a host, with the token that the operator gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolHost {
+    pub join_token: String,
+    pub host: HostDescription,
+}
+
+/// What an enrolled host keeps: its id and the key with which it speaks from now on.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Enrolled {
+    pub host: HostId,
+    pub host_key: String,
+}
+
+impl std::fmt::Debug for Enrolled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enrolled").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// What a host is told when it says hello at each of its starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HostSettings {
+    pub host: HostId,
+    /// Where flow records go, and the secret that opens it.
+    pub collector: SocketAddr,
+    pub collector_token: String,
+    /// How often to report when nothing changes.
+    pub heartbeat_millis: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredQuery {
+    /// The version that the host has; none at the start.
+    pub have: Option<u64>,
+    /// How long to wait for a newer one, at most 30000.
+    pub wait_millis: Option<u64>,
+}
+
+/// The desired state, if it is newer than what the host has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredAnswer {
+    pub desired: Option<Desired>,
+}

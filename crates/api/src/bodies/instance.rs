@@ -1,0 +1,92 @@
+//! Bodies of instances and jobs. Owns their shapes.
+
+use std::net::Ipv4Addr;
+
+use lucarne_model::{
+    AccountId, Bytes, ImageId, InstanceId, JobId, Moment, SecurityGroupId, SubnetId, Tags, Vcpus, VolumeId,
+    instance::{Instance, Placement, StateReason},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchInstances {
+    pub image: ImageId,
+    pub subnet: SubnetId,
+    /// 256 MiB if not given.
+    #[serde(default)]
+    pub memory: Option<Bytes>,
+    /// 1 if not given.
+    #[serde(default)]
+    pub vcpus: Option<Vcpus>,
+    /// 1 to 100, all or none; 1 if not given.
+    #[serde(default)]
+    pub count: Option<u32>,
+    /// The VPC's default group if empty.
+    #[serde(default)]
+    pub security_groups: Vec<SecurityGroupId>,
+    /// A certain free address of the subnet, for a single instance.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// At most 64 KiB; a script when it starts with `#!`.
+    #[serde(default)]
+    pub user_data: Option<String>,
+    /// Data volumes to attach from the start, for a single instance.
+    #[serde(default)]
+    pub volumes: Vec<VolumeId>,
+    #[serde(default)]
+    pub placement: Placement,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// Instances that are being launched, each by a job of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Launched {
+    pub instances: Vec<Instance>,
+    pub jobs: Vec<JobId>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopInstance {
+    /// Without asking the guest.
+    #[serde(default)]
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobKind {
+    Launch,
+    Terminate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobState {
+    Running,
+    /// A step failed; what was done is being undone, last first.
+    Undoing,
+    Done,
+    /// Failed, and undone.
+    Failed,
+}
+
+/// A workflow: what it does for which instance, and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Job {
+    pub id: JobId,
+    pub account: AccountId,
+    pub kind: JobKind,
+    pub instance: InstanceId,
+    pub state: JobState,
+    /// The step that is being done, or the last one.
+    pub step: String,
+    pub reason: Option<StateReason>,
+    pub created: Moment,
+    pub changed: Moment,
+    #[serde(default)]
+    pub tags: Tags,
+}

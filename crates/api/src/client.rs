@@ -1,0 +1,115 @@
+//! The client, generated from `docs/openapi.json`: one method for each route.
+//!
+//! Owns the reading of problems from failed calls. Types of `lucarne_model` and of [`crate::bodies`] stand in for the
+//! generator's own where programs go on with them.
+
+use futures::TryStreamExt;
+use lucarne_model::ErrorCode;
+pub use progenitor_client::{ByteStream, Error, ResponseValue};
+
+use crate::Problem;
+
+mod generated {
+    #![allow(missing_debug_implementations, unreachable_pub, clippy::all, clippy::unwrap_used)]
+    progenitor::generate_api!(
+        spec = "../../docs/openapi.json",
+        interface = Positional,
+        replace = {
+            AccountId = lucarne_model::AccountId,
+            AuthorizeRule = crate::bodies::network::AuthorizeRule,
+            Cidr = lucarne_model::Cidr,
+            CreateAccessKey = crate::bodies::identity::CreateAccessKey,
+            CreateAccount = crate::bodies::identity::CreateAccount,
+            CreateImage = crate::bodies::storage::CreateImage,
+            CreateRoute = crate::bodies::network::CreateRoute,
+            CreateToken = crate::bodies::identity::CreateToken,
+            CreateVolume = crate::bodies::storage::CreateVolume,
+            DesiredAnswer = crate::bodies::host::DesiredAnswer,
+            Digest = lucarne_model::storage::Digest,
+            Direction = lucarne_model::flow::Direction,
+            EndReason = lucarne_model::EndReason,
+            EnrolHost = crate::bodies::host::EnrolHost,
+            Enrolled = crate::bodies::host::Enrolled,
+            HostDescription = lucarne_model::actual::HostDescription,
+            HostId = lucarne_model::HostId,
+            HostSettings = crate::bodies::host::HostSettings,
+            ImageId = lucarne_model::ImageId,
+            Instance = lucarne_model::instance::Instance,
+            InstanceId = lucarne_model::InstanceId,
+            InterfaceId = lucarne_model::InterfaceId,
+            Job = crate::bodies::instance::Job,
+            JobId = lucarne_model::JobId,
+            LaunchInstances = crate::bodies::instance::LaunchInstances,
+            Launched = crate::bodies::instance::Launched,
+            MacAddress = lucarne_model::MacAddress,
+            Moment = lucarne_model::Moment,
+            NewAccount = crate::bodies::identity::NewAccount,
+            NewAccessKey = crate::bodies::identity::NewAccessKey,
+            Problem = crate::Problem,
+            Quota = lucarne_model::identity::Quota,
+            Report = lucarne_model::actual::Report,
+            RouteTableId = lucarne_model::RouteTableId,
+            RuleId = lucarne_model::RuleId,
+            SecurityGroupId = lucarne_model::SecurityGroupId,
+            Snapshot = lucarne_model::storage::Snapshot,
+            SnapshotId = lucarne_model::SnapshotId,
+            SubnetId = lucarne_model::SubnetId,
+            Tags = lucarne_model::Tags,
+            Token = crate::bodies::identity::Token,
+            UserId = lucarne_model::UserId,
+            Verdict = lucarne_model::flow::Verdict,
+            Volume = lucarne_model::storage::Volume,
+            VolumeId = lucarne_model::VolumeId,
+            VpcId = lucarne_model::VpcId,
+        },
+    );
+}
+pub use generated::{Client, types};
+
+/// The largest problem document that is read from a controller.
+const PROBLEM_BYTES: usize = 64 << 10;
+
+/// What a failed call means, whether the controller said it or nobody answered.
+pub async fn problem_of(error: Error<ByteStream>) -> Problem {
+    match error {
+        Error::ErrorResponse(response) => {
+            let status = response.status().as_u16();
+            read_problem(status, response.into_inner().into_inner()).await
+        }
+        Error::UnexpectedResponse(response) => {
+            let status = response.status().as_u16();
+            read_problem(status, response.bytes_stream()).await
+        }
+        Error::CommunicationError(cause) => {
+            Problem::new(ErrorCode::ControllerUnreachable, format!("the controller does not answer: {}", root(&cause)))
+        }
+        other => Problem::new(ErrorCode::MalformedRequest, other.to_string()),
+    }
+}
+
+async fn read_problem(
+    status: u16,
+    mut stream: impl futures::Stream<Item = Result<bytes::Bytes, reqwest::Error>> + Unpin,
+) -> Problem {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = stream.try_next().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > PROBLEM_BYTES {
+            break;
+        }
+    }
+    serde_json::from_slice(&body).unwrap_or_else(|_| {
+        Problem::new(
+            ErrorCode::ControllerUnreachable,
+            format!("something that is no controller answered with status {status}"),
+        )
+    })
+}
+
+fn root(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

@@ -1,0 +1,206 @@
+//! The route table: every path of the API, who it is for, what it takes and gives.
+//!
+//! Owns the list. Trait, router, OpenAPI document, client, policies and the test that tries to cross tenants all derive from
+//! it, so a new route is one row here and one function in `control`.
+#![allow(clippy::type_complexity)]
+
+use axum::http::Method;
+use lucarne_model::{
+    AccountId, ErrorCode, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, JobId, RouteTableId, RuleId,
+    SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
+    actual::{Host, Report},
+    identity::{AccessKey, Account, Quota, User},
+    instance::Instance,
+    network::{NetworkInterface, RouteTable, Subnet, Vpc},
+    security_group::{Rule, SecurityGroup},
+    storage::{Blob, Digest, Image, Snapshot, Volume},
+};
+
+use crate::{
+    Access, Call, Problem, Route,
+    answer::{Created, Done, Download, Lines, Upgraded},
+    bodies::{
+        ChangeTags, ListQuery, NoQuery, Page, flow::*, host::*, identity::*, instance::*, network::*, storage::*,
+    },
+    input::{Json, Nothing, Socket, Upload},
+    table::routes,
+};
+
+routes! {
+    /// Says that the controller answers.
+    Public GET "/v1/health" health((), NoQuery, Nothing) -> Done;
+    /// This document.
+    Public GET "/v1/openapi.json" get_openapi((), NoQuery, Nothing) -> Download;
+    /// Exchanges an access key for a bearer token.
+    Public POST "/v1/tokens" create_token((), NoQuery, Json<CreateToken>) -> Created<Token>;
+    /// Says who the caller is.
+    Read GET "/v1/identity" get_identity((), NoQuery, Nothing) -> Json<Identity>;
+    /// Shows the caller's account with its quota and what is used of it.
+    Read GET "/v1/account" get_own_account((), NoQuery, Nothing) -> Json<AccountUsage>;
+
+    /// Makes an account and its first administrator.
+    Provide POST "/v1/accounts" create_account((), NoQuery, Json<CreateAccount>) -> Created<NewAccount>;
+    /// Lists accounts.
+    Provide GET "/v1/accounts" list_accounts((), ListQuery, Nothing) -> Json<Page<Account>>;
+    /// Shows an account.
+    Provide GET "/v1/accounts/{account}" get_account((AccountId,), NoQuery, Nothing) -> Json<Account>;
+    /// Deletes an account that owns nothing any more.
+    Provide DELETE "/v1/accounts/{account}" delete_account((AccountId,), NoQuery, Nothing) -> Done;
+    /// Sets an account's quota.
+    Provide PUT "/v1/accounts/{account}/quota" set_quota((AccountId,), NoQuery, Json<Quota>) -> Json<Account>;
+
+    /// Makes a user in the caller's account.
+    Administer POST "/v1/users" create_user((), NoQuery, Json<CreateUser>) -> Created<User>;
+    /// Lists users.
+    Read GET "/v1/users" list_users((), ListQuery, Nothing) -> Json<Page<User>>;
+    /// Shows a user.
+    Read GET "/v1/users/{user}" get_user((UserId,), NoQuery, Nothing) -> Json<User>;
+    /// Deletes a user and their access keys.
+    Administer DELETE "/v1/users/{user}" delete_user((UserId,), NoQuery, Nothing) -> Done;
+    /// Makes an access key; its secret is shown only this once.
+    Administer POST "/v1/access-keys" create_access_key((), NoQuery, Json<CreateAccessKey>) -> Created<NewAccessKey>;
+    /// Lists access keys, without secrets.
+    Administer GET "/v1/access-keys" list_access_keys((), ListQuery, Nothing) -> Json<Page<AccessKey>>;
+    /// Deletes an access key; its tokens stop working at once.
+    Administer DELETE "/v1/access-keys/{access_key}" delete_access_key((String,), NoQuery, Nothing) -> Done;
+
+    /// Lists hosts.
+    Provide GET "/v1/hosts" list_hosts((), ListQuery, Nothing) -> Json<Page<Host>>;
+    /// Shows a host.
+    Provide GET "/v1/hosts/{host}" get_host((HostId,), NoQuery, Nothing) -> Json<Host>;
+    /// Lets a host take no new instances.
+    Provide POST "/v1/hosts/{host}/drain" drain_host((HostId,), NoQuery, Nothing) -> Json<Host>;
+    /// Lets a drained host take instances again.
+    Provide POST "/v1/hosts/{host}/resume" resume_host((HostId,), NoQuery, Nothing) -> Json<Host>;
+
+    /// Makes a VPC with its main route table and its default security group.
+    Administer POST "/v1/vpcs" create_vpc((), NoQuery, Json<CreateVpc>) -> Created<Vpc>;
+    /// Lists VPCs.
+    Read GET "/v1/vpcs" list_vpcs((), ListQuery, Nothing) -> Json<Page<Vpc>>;
+    /// Shows a VPC.
+    Read GET "/v1/vpcs/{vpc}" get_vpc((VpcId,), NoQuery, Nothing) -> Json<Vpc>;
+    /// Deletes a VPC that has no subnets, with what it was born with.
+    Administer DELETE "/v1/vpcs/{vpc}" delete_vpc((VpcId,), NoQuery, Nothing) -> Done;
+    /// Makes a subnet.
+    Administer POST "/v1/subnets" create_subnet((), NoQuery, Json<CreateSubnet>) -> Created<Subnet>;
+    /// Lists subnets.
+    Read GET "/v1/subnets" list_subnets((), ListQuery, Nothing) -> Json<Page<Subnet>>;
+    /// Shows a subnet.
+    Read GET "/v1/subnets/{subnet}" get_subnet((SubnetId,), NoQuery, Nothing) -> Json<Subnet>;
+    /// Deletes a subnet that has no interfaces.
+    Administer DELETE "/v1/subnets/{subnet}" delete_subnet((SubnetId,), NoQuery, Nothing) -> Done;
+    /// Routes a subnet by a route table of its VPC.
+    Administer PUT "/v1/subnets/{subnet}/route-table"
+        associate_route_table((SubnetId,), NoQuery, Json<AssociateRouteTable>) -> Json<Subnet>;
+    /// Makes a route table.
+    Administer POST "/v1/route-tables" create_route_table((), NoQuery, Json<CreateRouteTable>) -> Created<RouteTable>;
+    /// Lists route tables.
+    Read GET "/v1/route-tables" list_route_tables((), ListQuery, Nothing) -> Json<Page<RouteTable>>;
+    /// Shows a route table.
+    Read GET "/v1/route-tables/{route_table}" get_route_table((RouteTableId,), NoQuery, Nothing) -> Json<RouteTable>;
+    /// Deletes a route table that is neither main nor associated.
+    Administer DELETE "/v1/route-tables/{route_table}" delete_route_table((RouteTableId,), NoQuery, Nothing) -> Done;
+    /// Adds a route.
+    Administer POST "/v1/route-tables/{route_table}/routes"
+        create_route((RouteTableId,), NoQuery, Json<CreateRoute>) -> Created<RouteTable>;
+    /// Takes a route away.
+    Administer POST "/v1/route-tables/{route_table}/routes/delete"
+        delete_route((RouteTableId,), NoQuery, Json<DeleteRoute>) -> Json<RouteTable>;
+    /// Makes a security group, which allows everything out and nothing in.
+    Administer POST "/v1/security-groups"
+        create_security_group((), NoQuery, Json<CreateSecurityGroup>) -> Created<SecurityGroup>;
+    /// Lists security groups.
+    Read GET "/v1/security-groups" list_security_groups((), ListQuery, Nothing) -> Json<Page<SecurityGroup>>;
+    /// Shows a security group.
+    Read GET "/v1/security-groups/{security_group}"
+        get_security_group((SecurityGroupId,), NoQuery, Nothing) -> Json<SecurityGroup>;
+    /// Deletes a security group that nothing uses.
+    Administer DELETE "/v1/security-groups/{security_group}"
+        delete_security_group((SecurityGroupId,), NoQuery, Nothing) -> Done;
+    /// Adds a rule to a security group.
+    Administer POST "/v1/security-groups/{security_group}/rules"
+        authorize_rule((SecurityGroupId,), NoQuery, Json<AuthorizeRule>) -> Created<Rule>;
+    /// Takes a rule away; live flows that only it allowed are cut.
+    Administer DELETE "/v1/security-groups/{security_group}/rules/{rule}"
+        revoke_rule((SecurityGroupId, RuleId), NoQuery, Nothing) -> Done;
+    /// Lists network interfaces.
+    Read GET "/v1/interfaces" list_interfaces((), ListQuery, Nothing) -> Json<Page<NetworkInterface>>;
+    /// Shows a network interface.
+    Read GET "/v1/interfaces/{interface}" get_interface((InterfaceId,), NoQuery, Nothing) -> Json<NetworkInterface>;
+
+    /// Uploads bytes that an image is to be made of.
+    Administer POST "/v1/blobs" upload_blob((), NoQuery, Upload) -> Created<Blob>;
+    /// Makes an image of uploaded blobs.
+    Administer POST "/v1/images" create_image((), NoQuery, Json<CreateImage>) -> Created<Image>;
+    /// Lists the account's images and the public ones.
+    Read GET "/v1/images" list_images((), ListQuery, Nothing) -> Json<Page<Image>>;
+    /// Shows an image.
+    Read GET "/v1/images/{image}" get_image((ImageId,), NoQuery, Nothing) -> Json<Image>;
+    /// Deletes an image; instances that were launched from it go on.
+    Administer DELETE "/v1/images/{image}" delete_image((ImageId,), NoQuery, Nothing) -> Done;
+    /// Makes a volume, empty or from a snapshot.
+    Operate POST "/v1/volumes" create_volume((), NoQuery, Json<CreateVolume>) -> Created<Volume>;
+    /// Lists volumes.
+    Read GET "/v1/volumes" list_volumes((), ListQuery, Nothing) -> Json<Page<Volume>>;
+    /// Shows a volume.
+    Read GET "/v1/volumes/{volume}" get_volume((VolumeId,), NoQuery, Nothing) -> Json<Volume>;
+    /// Deletes a volume that is not attached.
+    Operate DELETE "/v1/volumes/{volume}" delete_volume((VolumeId,), NoQuery, Nothing) -> Done;
+    /// Attaches a volume to an instance, running or stopped.
+    Operate POST "/v1/volumes/{volume}/attach" attach_volume((VolumeId,), NoQuery, Json<AttachVolume>) -> Json<Volume>;
+    /// Detaches a volume.
+    Operate POST "/v1/volumes/{volume}/detach" detach_volume((VolumeId,), NoQuery, Nothing) -> Json<Volume>;
+    /// Takes a snapshot of a volume.
+    Operate POST "/v1/snapshots" create_snapshot((), NoQuery, Json<CreateSnapshot>) -> Created<Snapshot>;
+    /// Lists snapshots.
+    Read GET "/v1/snapshots" list_snapshots((), ListQuery, Nothing) -> Json<Page<Snapshot>>;
+    /// Shows a snapshot.
+    Read GET "/v1/snapshots/{snapshot}" get_snapshot((SnapshotId,), NoQuery, Nothing) -> Json<Snapshot>;
+    /// Deletes a snapshot; volumes made from it stay.
+    Operate DELETE "/v1/snapshots/{snapshot}" delete_snapshot((SnapshotId,), NoQuery, Nothing) -> Done;
+
+    /// Launches instances.
+    Operate POST "/v1/instances" launch_instances((), NoQuery, Json<LaunchInstances>) -> Created<Launched>;
+    /// Lists instances; terminated ones stay in the list for an hour.
+    Read GET "/v1/instances" list_instances((), ListQuery, Nothing) -> Json<Page<Instance>>;
+    /// Shows an instance.
+    Read GET "/v1/instances/{instance}" get_instance((InstanceId,), NoQuery, Nothing) -> Json<Instance>;
+    /// Terminates an instance.
+    Operate DELETE "/v1/instances/{instance}" terminate_instance((InstanceId,), NoQuery, Nothing) -> Json<Instance>;
+    /// Stops an instance; its volumes and its address stay.
+    Operate POST "/v1/instances/{instance}/stop" stop_instance((InstanceId,), NoQuery, Json<StopInstance>) -> Json<Instance>;
+    /// Starts a stopped instance.
+    Operate POST "/v1/instances/{instance}/start" start_instance((InstanceId,), NoQuery, Nothing) -> Json<Instance>;
+    /// Reboots a running instance.
+    Operate POST "/v1/instances/{instance}/reboot" reboot_instance((InstanceId,), NoQuery, Nothing) -> Json<Instance>;
+    /// Opens the serial console.
+    Operate GET "/v1/instances/{instance}/console" open_console((InstanceId,), NoQuery, Socket) -> Upgraded;
+    /// Shows what the serial console printed last.
+    Read GET "/v1/instances/{instance}/log" get_log((InstanceId,), NoQuery, Nothing) -> Download;
+    /// Changes the tags of any resource.
+    Operate PUT "/v1/tags/{resource}" change_tags((String,), NoQuery, Json<ChangeTags>) -> Json<Tags>;
+
+    /// Lists flow records, newest first.
+    Read GET "/v1/flows" list_flows((), FlowsQuery, Nothing) -> Json<Page<FlowRecord>>;
+    /// Follows flow records as they come.
+    Read GET "/v1/flows/watch" watch_flows((), FlowsQuery, Nothing) -> Lines;
+    /// Lists jobs: the workflows of launches and terminations.
+    Read GET "/v1/jobs" list_jobs((), ListQuery, Nothing) -> Json<Page<Job>>;
+    /// Shows a job.
+    Read GET "/v1/jobs/{job}" get_job((JobId,), NoQuery, Nothing) -> Json<Job>;
+
+    /// Makes a machine a host, by the operator's join token.
+    Public POST "/v1/host/enrol" enrol_host((), NoQuery, Json<EnrolHost>) -> Created<Enrolled>;
+    /// Says what the host is now, and learns where flow records go.
+    Host POST "/v1/host/hello" hello_host((), NoQuery, Json<lucarne_model::actual::HostDescription>) -> Json<HostSettings>;
+    /// Takes a host's heartbeat and actual state.
+    Host POST "/v1/host/report" report_host((), NoQuery, Json<Report>) -> Done;
+    /// Gives a host its desired state, waiting for a newer one.
+    Host GET "/v1/host/desired" get_desired((), DesiredQuery, Nothing) -> Json<DesiredAnswer>;
+    /// Gives a host a blob that its desired state names.
+    Host GET "/v1/host/blobs/{digest}" download_blob((Digest,), NoQuery, Nothing) -> Download;
+    /// Takes a blob that a host made: a snapshot.
+    Host POST "/v1/host/blobs" upload_host_blob((), NoQuery, Upload) -> Created<Blob>;
+    /// Opens the host's end of a stream that the desired state asks for.
+    Host GET "/v1/host/streams/{token}" open_stream((String,), NoQuery, Socket) -> Upgraded;
+}
