@@ -1,7 +1,21 @@
-//! Room 1, flows.
+//! Room 1, flows: what is known of every flow of every VM, and how it is told to the world.
+//!
+//! - [`key`]: what names a flow, at one port and everywhere.
+//! - [`phase`]: where a connection stands, and why it ended.
+//! - [`table`]: all flows of a host; the connection table of the security groups is this table.
+//! - [`ipfix`]: records as messages for collectors, and back.
+//!
+//! Pure: time comes in as a [`Moment`](lucarne_model::Moment), records go out through a closure. Which packets are
+//! allowed is the switch's decision; the table only asks for it again when a new plan may have changed it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod ipfix;
+pub mod key;
+pub mod phase;
 mod settings;
+pub mod table;
 
+pub use key::FlowKey;
+pub use phase::{Phase, Side};
 pub use settings::Settings;
+pub use table::{Emit, FlowTable, Judgement, Opening, Owner, Packet, Question, Slot};
