@@ -1,0 +1,176 @@
+//! The model's resources as the store's kinds: what points at what, and what counts against a quota.
+//!
+//! Owns those two lists for each kind, and [`AccessKeyRecord`]. Hosts and jobs have theirs beside the code that owns them.
+
+use lucarne_model::{
+    AccountId, ErrorCode, ImageId, InstanceId, InterfaceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags,
+    UserId, VolumeId, VpcId,
+    identity::{AccessKey, Account, User},
+    instance::{Instance, InstanceState},
+    network::{NetworkInterface, RouteTable, Subnet, Vpc},
+    security_group::{Peer, SecurityGroup},
+    storage::{Image, Snapshot, SnapshotState, Volume},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Item, Resource};
+
+/// The parts of [`Resource`] that read the same for every kind with an id, an account and tags.
+macro_rules! common_fields {
+    ($kind:literal, $not_found:ident, $id:ty) => {
+        const KIND: &'static str = $kind;
+        const NOT_FOUND: ErrorCode = ErrorCode::$not_found;
+        type Id = $id;
+        fn id(&self) -> $id {
+            self.id
+        }
+        fn account(&self) -> AccountId {
+            self.account
+        }
+        fn tags_mut(&mut self) -> Option<&mut Tags> {
+            Some(&mut self.tags)
+        }
+    };
+}
+
+fn ids<T: ToString>(ids: impl IntoIterator<Item = T>) -> impl Iterator<Item = String> {
+    ids.into_iter().map(|id| id.to_string())
+}
+
+/// An account owns itself, so that a tenant's scope holds its own account and no other.
+impl Resource for Account {
+    const KIND: &'static str = "account";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidAccountNotFound;
+    type Id = AccountId;
+    fn id(&self) -> AccountId {
+        self.id
+    }
+    fn account(&self) -> AccountId {
+        self.id
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        Some(&mut self.tags)
+    }
+}
+
+impl Resource for User {
+    common_fields!("user", InvalidUserNotFound, UserId);
+}
+
+/// An access key with the digest of its secret. Only `key` is ever shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct AccessKeyRecord {
+    pub(crate) key: AccessKey,
+    /// SHA-256 of the secret, in hexadecimal digits.
+    pub(crate) secret_digest: String,
+}
+
+impl Resource for AccessKeyRecord {
+    const KIND: &'static str = "access-key";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidAccessKeyNotFound;
+    type Id = String;
+    fn id(&self) -> String {
+        self.key.id.clone()
+    }
+    fn account(&self) -> AccountId {
+        self.key.account
+    }
+    fn references(&self) -> Vec<String> {
+        vec![self.key.user.to_string()]
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        None
+    }
+}
+
+/// It does not point at its main route table and default group: they point at it, and go with it.
+impl Resource for Vpc {
+    common_fields!("vpc", InvalidVpcNotFound, VpcId);
+    fn uses(&self) -> Vec<(Item, u64)> {
+        vec![(Item::Vpcs, 1)]
+    }
+}
+
+impl Resource for Subnet {
+    common_fields!("subnet", InvalidSubnetNotFound, SubnetId);
+    fn references(&self) -> Vec<String> {
+        vec![self.vpc.to_string(), self.route_table.to_string()]
+    }
+}
+
+impl Resource for RouteTable {
+    common_fields!("route-table", InvalidRouteTableNotFound, RouteTableId);
+    /// Interfaces as targets are not counted: one that ends leaves a route that leads nowhere, as in EC2.
+    fn references(&self) -> Vec<String> {
+        vec![self.vpc.to_string()]
+    }
+}
+
+impl Resource for SecurityGroup {
+    common_fields!("security-group", InvalidGroupNotFound, SecurityGroupId);
+    fn references(&self) -> Vec<String> {
+        let named = self.rules.iter().filter_map(|rule| match rule.spec.peer {
+            Peer::Group { group } if group != self.id => Some(group),
+            _ => None,
+        });
+        ids([self.vpc]).chain(ids(named)).collect()
+    }
+}
+
+impl Resource for NetworkInterface {
+    common_fields!("network-interface", InvalidInterfaceNotFound, InterfaceId);
+    fn references(&self) -> Vec<String> {
+        let places = [self.vpc.to_string(), self.subnet.to_string(), self.instance.to_string()];
+        places.into_iter().chain(ids(&self.groups)).collect()
+    }
+}
+
+impl Resource for Image {
+    common_fields!("image", InvalidImageNotFound, ImageId);
+    fn public(&self) -> bool {
+        self.public
+    }
+    fn uses(&self) -> Vec<(Item, u64)> {
+        vec![(Item::Images, 1)]
+    }
+}
+
+impl Resource for Volume {
+    common_fields!("volume", InvalidVolumeNotFound, VolumeId);
+    fn references(&self) -> Vec<String> {
+        ids(self.instance).chain(ids(self.host)).collect()
+    }
+    fn uses(&self) -> Vec<(Item, u64)> {
+        vec![(Item::Volumes, 1), (Item::VolumeBytes, self.size.0)]
+    }
+}
+
+impl Resource for Snapshot {
+    common_fields!("snapshot", InvalidSnapshotNotFound, SnapshotId);
+    /// It holds its volume while it is being taken, and outlives it afterwards.
+    fn references(&self) -> Vec<String> {
+        if self.state == SnapshotState::Pending { vec![self.volume.to_string()] } else { Vec::new() }
+    }
+    fn uses(&self) -> Vec<(Item, u64)> {
+        vec![(Item::Snapshots, 1)]
+    }
+}
+
+impl Resource for Instance {
+    common_fields!("instance", InvalidInstanceNotFound, InstanceId);
+    /// A terminated instance is only a memory: it holds nothing.
+    fn references(&self) -> Vec<String> {
+        if self.state == InstanceState::Terminated {
+            return Vec::new();
+        }
+        let places = [self.vpc.to_string(), self.subnet.to_string(), self.interface.to_string()];
+        let volumes = self.volumes.iter().map(|attachment| attachment.volume);
+        places.into_iter().chain(ids(self.host)).chain(ids(&self.security_groups)).chain(ids(volumes)).collect()
+    }
+    fn uses(&self) -> Vec<(Item, u64)> {
+        if self.state == InstanceState::Terminated {
+            return Vec::new();
+        }
+        vec![(Item::Instances, 1), (Item::Vcpus, self.vcpus.0.into()), (Item::Memory, self.memory.0)]
+    }
+}
