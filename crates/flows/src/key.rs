@@ -36,10 +36,7 @@ impl FlowKey {
     pub const fn new(port: u32, local: u32, remote: u32, local_port: u16, remote_port: u16, protocol: u8) -> Self {
         Self {
             addresses: (local as u64) << 32 | remote as u64,
-            rest: (port as u64) << PORT_SHIFT
-                | (local_port as u64) << 24
-                | (remote_port as u64) << 8
-                | protocol as u64,
+            rest: (port as u64) << PORT_SHIFT | (local_port as u64) << 24 | (remote_port as u64) << 8 | protocol as u64,
         }
     }
 
@@ -54,13 +51,27 @@ impl FlowKey {
     }
 
     /// Why its packets are dropped; none for a connection.
-    pub const fn reason(self) -> Option<EndReason> { EndReason::from_code((self.rest >> REASON_SHIFT) as u8 & 0x1f) }
-    pub const fn port(self) -> u32 { (self.rest >> PORT_SHIFT) as u32 }
-    pub const fn local(self) -> Ipv4Addr { Ipv4Addr::from_bits((self.addresses >> 32) as u32) }
-    pub const fn remote(self) -> Ipv4Addr { Ipv4Addr::from_bits(self.addresses as u32) }
-    pub const fn local_port(self) -> u16 { (self.rest >> 24) as u16 }
-    pub const fn remote_port(self) -> u16 { (self.rest >> 8) as u16 }
-    pub const fn protocol(self) -> u8 { self.rest as u8 }
+    pub const fn reason(self) -> Option<EndReason> {
+        EndReason::from_code((self.rest >> REASON_SHIFT) as u8 & 0x1f)
+    }
+    pub const fn port(self) -> u32 {
+        (self.rest >> PORT_SHIFT) as u32
+    }
+    pub const fn local(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits((self.addresses >> 32) as u32)
+    }
+    pub const fn remote(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.addresses as u32)
+    }
+    pub const fn local_port(self) -> u16 {
+        (self.rest >> 24) as u16
+    }
+    pub const fn remote_port(self) -> u16 {
+        (self.rest >> 8) as u16
+    }
+    pub const fn protocol(self) -> u8 {
+        self.rest as u8
+    }
 
     /// Local and remote port where the protocol has ports, else zeros.
     pub const fn reported_ports(self) -> (u16, u16) {

@@ -126,7 +126,9 @@ impl Phase {
     }
 
     /// A handshake has a time limit from its start, whatever packets come; it is reported when it is decided.
-    pub(crate) const fn is_handshake(self) -> bool { matches!(self, Self::SynSent | Self::SynAnswered) }
+    pub(crate) const fn is_handshake(self) -> bool {
+        matches!(self, Self::SynSent | Self::SynAnswered)
+    }
 
     /// How long a connection in this phase may be silent.
     pub(crate) const fn patience(self, protocol: u8, settings: &Settings) -> Duration {
@@ -189,8 +191,17 @@ mod tests {
     #[test]
     fn a_settled_phase_is_one_that_no_step_changes() {
         let all = [
-            Phase::Rejected, Phase::SynSent, Phase::SynAnswered, Phase::Established, Phase::InitiatorClosed,
-            Phase::ResponderClosed, Phase::Asked, Phase::Answered, Phase::OneWay, Phase::Closed, Phase::Refused,
+            Phase::Rejected,
+            Phase::SynSent,
+            Phase::SynAnswered,
+            Phase::Established,
+            Phase::InitiatorClosed,
+            Phase::ResponderClosed,
+            Phase::Asked,
+            Phase::Answered,
+            Phase::OneWay,
+            Phase::Closed,
+            Phase::Refused,
         ];
         for phase in all {
             for side in [I, R] {

@@ -97,8 +97,12 @@ impl Default for Tally {
 }
 
 impl Tally {
-    pub(crate) fn malformed(&mut self, why: Malformed) { self.malformed[why as usize] += 1; }
-    pub(crate) fn rejected(&mut self, why: EndReason) { self.rejected[usize::from(why.code())] += 1; }
+    pub(crate) fn malformed(&mut self, why: Malformed) {
+        self.malformed[why as usize] += 1;
+    }
+    pub(crate) fn rejected(&mut self, why: EndReason) {
+        self.rejected[usize::from(why.code())] += 1;
+    }
 
     pub(crate) fn counters(&self) -> FrameCounters {
         let malformed = Malformed::ALL.iter().map(|why| (why.name(), self.malformed[*why as usize]));

@@ -4,9 +4,20 @@
 //! ([`parse`]), checks sources, answers ARP and DHCP, routes, judges by the security groups, and keeps the flow table of
 //! [`lucarne_flows`]. What touches the system stands in the shell beside it: sockets, the tunnel, the metadata service.
 
+mod admission;
+mod arp;
 pub mod counters;
+mod delivery;
+mod dhcp;
+mod exchange;
+mod fabric;
+mod groups;
+mod guest;
 pub mod output;
+pub mod parse;
 pub mod plan;
+mod rewrite;
+mod routing;
 mod settings;
 mod switch;
 

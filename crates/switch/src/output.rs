@@ -11,7 +11,9 @@ pub struct PortIndex(pub(crate) u32);
 
 impl PortIndex {
     /// For tables beside the switch: small numbers, given out from 0 and used again.
-    pub const fn as_usize(self) -> usize { self.0 as usize }
+    pub const fn as_usize(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// Takes the frames and records that a call into [`Switch`](crate::Switch) brings forth, in order.

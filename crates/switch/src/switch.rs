@@ -1,10 +1,17 @@
-//! The switch's face: what may be called, with which plan, and what it counts.
+//! The switch's face: what may be called, and which part of the pipeline does it.
+//!
+//! Owns the parts: the compiled plan ([`Fabric`]), the flow table, the counts. A guest's frame goes through
+//! [`crate::guest`]; whatever reaches a guest goes through [`crate::delivery`]; both ask [`crate::admission`] whether a
+//! packet's flow is allowed. Each frame ends in exactly one of [`FrameCounters`], each IP packet of a port in exactly one
+//! flow record.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use lucarne_model::{HostId, InterfaceId, Moment};
+use lucarne_flows::FlowTable;
+use lucarne_model::{EndReason, HostId, InterfaceId, Moment};
 
 use crate::{
-    counters::{FrameCounters, PortCounters, Tally},
+    counters::{FrameCounters, Malformed, PortCounters, Tally},
+    fabric::Fabric,
     output::{Output, PortIndex},
     plan::Plan,
     settings::Settings,
@@ -13,59 +20,85 @@ use crate::{
 /// The switch of one host: pure, without clock, I/O or threads.
 #[derive(Debug)]
 pub struct Switch {
-    host: HostId,
-    settings: Settings,
-    plan: Plan,
-    tally: Tally,
+    pub(crate) settings: Settings,
+    pub(crate) fabric: Fabric,
+    pub(crate) table: FlowTable,
+    pub(crate) tally: Tally,
 }
 
 impl Switch {
     /// An empty switch. `seed` is random and secret, drawn anew at each start: it keeps guests from choosing packets that
     /// collide in the flow table.
     pub fn new(host: HostId, settings: Settings, seed: u64) -> Self {
-        let _ = seed;
-        Self { host, settings, plan: Plan::default(), tally: Tally::default() }
+        let table = FlowTable::new(settings.flows, seed);
+        Self { settings, fabric: Fabric::new(host), table, tally: Tally::default() }
     }
 
-    /// Makes `plan` hold from the next frame on. The same plan again changes nothing.
+    /// Makes `plan` hold from the next frame on. The same plan again changes nothing. Flows of ports that go away end at
+    /// once; connections that are no longer allowed end at their next packet, or when their timer comes up.
     pub fn apply(&mut self, plan: &Plan, now: Moment, out: &mut impl Output) {
-        let _ = (now, out, &self.host, &self.settings);
-        self.plan = plan.clone();
+        for (port, why) in self.fabric.apply(plan, now) {
+            self.table.finish_port(port.0, why, &mut |record| out.record(record));
+        }
     }
 
     /// The port of an interface, while it is in the plan.
     pub fn port(&self, interface: InterfaceId) -> Option<PortIndex> {
-        self.plan.ports.iter().position(|port| port.interface == interface).map(|index| PortIndex(index as u32))
+        self.fabric.index(interface)
     }
 
     /// A frame that the guest behind `from` sent. Rewritten in place when it is given on.
     pub fn handle_guest_frame(&mut self, from: PortIndex, frame: &mut [u8], now: Moment, out: &mut impl Output) {
-        let _ = (from, frame, now, out);
+        self.tally.received += 1;
+        self.take_from_guest(from, frame, now, out);
     }
 
     /// A frame that the switch of the host `from` sent for the network `vni`, already authenticated.
     pub fn handle_tunnel_frame(&mut self, from: HostId, vni: u32, frame: &[u8], now: Moment, out: &mut impl Output) {
-        let _ = (from, vni, frame, now, out);
+        self.tally.received += 1;
+        self.take_from_tunnel(from, vni, frame, now, out);
     }
 
     /// A frame of the metadata service for the guest behind `to`.
     pub fn handle_metadata_frame(&mut self, to: PortIndex, frame: &[u8], out: &mut impl Output) {
-        let _ = (to, frame, out);
+        self.tally.received += 1;
+        match self.fabric.port_mut(to) {
+            Some(port) => {
+                port.counters.aside += 1;
+                self.tally.to_guests += 1;
+                out.to_guest(to, frame);
+            }
+            None => self.tally.malformed(Malformed::UnknownPort),
+        }
     }
 
     /// Ends what is over and reports what goes on; a bounded amount of work at each call.
-    pub fn poll(&mut self, now: Moment, out: &mut impl Output) { let _ = (now, out); }
+    pub fn poll(&mut self, now: Moment, out: &mut impl Output) {
+        let Self { fabric, table, .. } = self;
+        table.poll(now, fabric.epoch, &mut |question| fabric.judge_again(question), &mut |record| out.record(record));
+    }
 
     /// When [`poll`](Self::poll) next has something to do; none while there are no flows.
-    pub fn next_poll(&self) -> Option<Moment> { None }
+    pub fn next_poll(&self) -> Option<Moment> {
+        self.table.next_poll()
+    }
 
-    pub fn frame_counters(&self) -> FrameCounters { self.tally.counters() }
+    /// Ends every flow for `why`, so that each has its last record: [`EndReason::AgentRestart`] when the switch stops and
+    /// another will take the connections up.
+    pub fn flush(&mut self, why: EndReason, out: &mut impl Output) {
+        self.table.finish_all(why, &mut |record| out.record(record));
+    }
+
+    pub fn frame_counters(&self) -> FrameCounters {
+        self.tally.counters()
+    }
 
     pub fn port_counters(&self, port: PortIndex) -> Option<PortCounters> {
-        let _ = port;
-        None
+        self.fabric.port(port).map(|port| port.counters)
     }
 
     /// Entries in the flow table now.
-    pub fn live_flows(&self) -> usize { 0 }
+    pub fn live_flows(&self) -> usize {
+        self.table.len()
+    }
 }

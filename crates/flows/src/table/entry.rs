@@ -5,7 +5,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use lucarne_model::{
-    AccountId, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, Moment, RuleId, SecurityGroupId, SubnetId, VpcId,
+    AccountId, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, Moment, RuleId, SecurityGroupId, SubnetId,
+    VpcId,
     flow::{Direction, Verdict},
     security_group::ICMP,
 };
@@ -78,8 +79,12 @@ impl Line {
         self.tcp_flags |= packet.tcp_flags;
     }
 
-    pub(super) const fn side(&self) -> Side { if self.opened { Side::Initiator } else { Side::Responder } }
-    pub(super) fn was_used(&self) -> bool { self.last != Moment::EPOCH }
+    pub(super) const fn side(&self) -> Side {
+        if self.opened { Side::Initiator } else { Side::Responder }
+    }
+    pub(super) fn was_used(&self) -> bool {
+        self.last != Moment::EPOCH
+    }
 
     /// Begins a new interval.
     pub(super) fn clear(&mut self) {
@@ -95,7 +100,8 @@ impl Line {
         let (local_port, remote_port) = key.reported_ports();
         let egress = direction == Direction::Egress;
         let (source, destination) = if egress { (local, remote) } else { (remote, local) };
-        let (source_port, destination_port) = if egress { (local_port, remote_port) } else { (remote_port, local_port) };
+        let (source_port, destination_port) =
+            if egress { (local_port, remote_port) } else { (remote_port, local_port) };
         let icmp = (key.protocol() == ICMP).then_some(self.icmp);
         FlowRecord {
             flow_id: flow_id(owner.vpc, key),

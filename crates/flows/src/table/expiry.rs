@@ -30,7 +30,9 @@ impl FlowTable {
     }
 
     /// When [`poll`](Self::poll) has something to do next.
-    pub fn next_poll(&self) -> Option<Moment> { self.wheel.next() }
+    pub fn next_poll(&self) -> Option<Moment> {
+        self.wheel.next()
+    }
 
     fn visit(
         &mut self,

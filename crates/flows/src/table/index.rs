@@ -11,8 +11,12 @@ pub(super) struct Index {
     mask: usize,
 }
 
-const fn hash_of(word: u64) -> u32 { (word >> 32) as u32 }
-const fn slot_of(word: u64) -> u32 { (word as u32).wrapping_sub(1) }
+const fn hash_of(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+const fn slot_of(word: u64) -> u32 {
+    (word as u32).wrapping_sub(1)
+}
 
 impl Index {
     pub(super) fn for_capacity(capacity: usize) -> Self {

@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use lucarne_model::{EndReason, FlowRecord, Moment, RuleId, flow::Direction};
 
-pub use entry::{Owner, Packet};
 use entry::{Cold, DIRECTIONS, Line, Lines, side_by_side};
+pub use entry::{Owner, Packet};
 use index::Index;
 use wheel::Wheel;
 
@@ -96,8 +96,12 @@ impl FlowTable {
     }
 
     /// Entries in use.
-    pub fn len(&self) -> usize { self.lines.len() - self.free.len() }
-    pub fn is_empty(&self) -> bool { self.len() == 0 }
+    pub fn len(&self) -> usize {
+        self.lines.len() - self.free.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 
     /// The flow with this key.
     #[inline]
@@ -113,7 +117,9 @@ impl FlowTable {
     }
 
     #[inline]
-    pub fn phase(&self, slot: Slot) -> Phase { self.lines[slot.0 as usize][0].phase }
+    pub fn phase(&self, slot: Slot) -> Phase {
+        self.lines[slot.0 as usize][0].phase
+    }
 
     /// What to judge when a connection's memo is old.
     pub fn question(&self, slot: Slot) -> Question {
@@ -134,7 +140,15 @@ impl FlowTable {
     }
 
     /// Writes a new judgement of a connection and the memo of one direction.
-    pub fn renew(&mut self, slot: Slot, direction: Direction, memo: u32, epoch: u32, owner: Arc<Owner>, rule: Option<RuleId>) {
+    pub fn renew(
+        &mut self,
+        slot: Slot,
+        direction: Direction,
+        memo: u32,
+        epoch: u32,
+        owner: Arc<Owner>,
+        rule: Option<RuleId>,
+    ) {
         let line = &mut self.lines[slot.0 as usize][side_by_side(direction)];
         (line.memo, line.epoch) = (memo, epoch);
         let cold = &mut self.cold[slot.0 as usize];
@@ -194,7 +208,9 @@ impl FlowTable {
     }
 
     /// Ends every flow: the agent stops. Dropped and ended flows keep their own reason.
-    pub fn finish_all(&mut self, reason: EndReason, emit: Emit<'_>) { self.finish_where(|_| true, reason, emit); }
+    pub fn finish_all(&mut self, reason: EndReason, emit: Emit<'_>) {
+        self.finish_where(|_| true, reason, emit);
+    }
 
     /// Ends all flows of a port that is going away. Dropped and ended flows keep their own reason.
     pub fn finish_port(&mut self, port: u32, reason: EndReason, emit: Emit<'_>) {
@@ -210,7 +226,9 @@ impl FlowTable {
         }
     }
 
-    fn is_crowded(&self) -> bool { self.len() >= self.settings.capacity - self.settings.capacity / 8 }
+    fn is_crowded(&self) -> bool {
+        self.len() >= self.settings.capacity - self.settings.capacity / 8
+    }
 
     /// One record for each direction that was ever used. At the end of a connection even without packets in the interval,
     /// so that its end is told; of dropped flows, which have no end, only with packets.
@@ -304,6 +322,10 @@ impl FlowTable {
 }
 
 /// The reason that a flow has by itself, whatever makes it leave the table.
-fn own_reason(line: &Line) -> Option<EndReason> { line.key.reason().or(line.phase.end_reason()) }
+fn own_reason(line: &Line) -> Option<EndReason> {
+    line.key.reason().or(line.phase.end_reason())
+}
 
-fn last_packet(lines: &Lines) -> Moment { lines[0].last.max(lines[1].last) }
+fn last_packet(lines: &Lines) -> Moment {
+    lines[0].last.max(lines[1].last)
+}

@@ -27,12 +27,20 @@ pub(super) struct Wheel {
     armed: usize,
 }
 
-const fn tick_before(moment: Moment) -> u64 { moment.as_micros() / TICK.as_micros() as u64 }
-const fn tick_after(moment: Moment) -> u64 { moment.as_micros().div_ceil(TICK.as_micros() as u64) }
-const fn bucket(tick: u64) -> usize { (tick % SLOTS) as usize }
+const fn tick_before(moment: Moment) -> u64 {
+    moment.as_micros() / TICK.as_micros() as u64
+}
+const fn tick_after(moment: Moment) -> u64 {
+    moment.as_micros().div_ceil(TICK.as_micros() as u64)
+}
+const fn bucket(tick: u64) -> usize {
+    (tick % SLOTS) as usize
+}
 
 impl Wheel {
-    pub(super) fn new() -> Self { Self { buckets: vec![Vec::new(); SLOTS as usize], current: 0, armed: 0 } }
+    pub(super) fn new() -> Self {
+        Self { buckets: vec![Vec::new(); SLOTS as usize], current: 0, armed: 0 }
+    }
 
     /// Sets a timer at `due`, not before it, and returns its stamp.
     pub(super) fn arm(&mut self, slot: u32, due: Moment, now: Moment) -> u32 {

@@ -1,0 +1,145 @@
+//! DHCP (RFC 2131) as the switch speaks it: each port has one address, known beforehand, so that there is nothing to
+//! allocate and nothing to remember.
+//!
+//! Owns the decision what to answer and the reply's frame. The wire format is `smoltcp`'s.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use lucarne_model::{MacAddress, security_group::UDP};
+use smoltcp::{
+    phy::ChecksumCapabilities,
+    wire::{
+        DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+        EthernetRepr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+    },
+};
+
+use crate::parse::{ETHERNET, Headers};
+
+const CLIENT_PORT: u16 = 68;
+const SERVER_PORT: u16 = 67;
+const IPV4: usize = 20;
+const UDP_HEADER: usize = 8;
+const OPTION_MTU: u8 = 26;
+const OPTION_HOST_NAME: u8 = 12;
+
+/// What a port's guest is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lease<'a> {
+    pub(crate) mac: MacAddress,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) netmask: Ipv4Addr,
+    /// Router and DHCP server.
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) host_name: &'a str,
+    pub(crate) mtu: u16,
+    pub(crate) duration: Duration,
+}
+
+/// Whether a guest's packet is for the DHCP server, whatever address it was sent to.
+pub(crate) const fn is_request(headers: &Headers) -> bool {
+    headers.protocol == UDP
+        && headers.source_port == CLIENT_PORT
+        && headers.destination_port == SERVER_PORT
+        && !headers.fragment
+}
+
+/// The frame that answers a guest's, if it needs one.
+pub(crate) fn answer(frame: &[u8], headers: &Headers, lease: &Lease<'_>) -> Option<Vec<u8>> {
+    let payload = frame.get(headers.transport() + UDP_HEADER..headers.frame_length())?;
+    let packet = DhcpPacket::new_checked(payload).ok()?;
+    let request = DhcpRepr::parse(&packet).ok()?;
+    if request.client_hardware_address.as_bytes() != lease.mac.0.as_slice() {
+        return None;
+    }
+    let verdict = decide(&request, lease)?;
+    write(&request, verdict, lease)
+}
+
+fn decide(request: &DhcpRepr<'_>, lease: &Lease<'_>) -> Option<DhcpMessageType> {
+    if request.server_identifier.is_some_and(|server| server != lease.gateway) {
+        return None;
+    }
+    match request.message_type {
+        DhcpMessageType::Discover => Some(DhcpMessageType::Offer),
+        DhcpMessageType::Inform => Some(DhcpMessageType::Ack),
+        DhcpMessageType::Request => {
+            // A renewing client says its address in `ciaddr`, others in the option (RFC 2131 section 4.3.2).
+            let wanted = request.requested_ip.unwrap_or(request.client_ip);
+            Some(if wanted == lease.address { DhcpMessageType::Ack } else { DhcpMessageType::Nak })
+        }
+        _ => None,
+    }
+}
+
+fn write(request: &DhcpRepr<'_>, verdict: DhcpMessageType, lease: &Lease<'_>) -> Option<Vec<u8>> {
+    let (mtu, seconds) = (lease.mtu.to_be_bytes(), lease.duration.as_secs().min(u32::MAX.into()) as u32);
+    // A label of DNS has at most 63 octets; an empty option would be malformed.
+    let name = &lease.host_name.as_bytes()[..lease.host_name.len().min(63)];
+    let options = [DhcpOption { kind: OPTION_MTU, data: &mtu }, DhcpOption { kind: OPTION_HOST_NAME, data: name }];
+    let granted = verdict != DhcpMessageType::Nak;
+    // RFC 2131 section 3.4: whoever only informs itself has its address by other means.
+    let leased = granted && request.message_type != DhcpMessageType::Inform;
+    let reply = DhcpRepr {
+        message_type: verdict,
+        transaction_id: request.transaction_id,
+        secs: 0,
+        client_hardware_address: request.client_hardware_address,
+        client_ip: if granted { request.client_ip } else { Ipv4Addr::UNSPECIFIED },
+        your_ip: if leased { lease.address } else { Ipv4Addr::UNSPECIFIED },
+        server_ip: Ipv4Addr::UNSPECIFIED,
+        router: granted.then_some(lease.gateway),
+        subnet_mask: granted.then_some(lease.netmask),
+        relay_agent_ip: Ipv4Addr::UNSPECIFIED,
+        broadcast: request.broadcast,
+        requested_ip: None,
+        client_identifier: None,
+        server_identifier: Some(lease.gateway),
+        parameter_request_list: None,
+        dns_servers: None,
+        max_size: None,
+        lease_duration: leased.then_some(seconds),
+        renew_duration: None,
+        rebind_duration: None,
+        additional_options: match (granted, name.is_empty()) {
+            (false, _) => &[],
+            (true, true) => &options[..1],
+            (true, false) => &options,
+        },
+    };
+    envelop(&reply, lease)
+}
+
+/// Sends to the broadcast address, which a guest without an address takes too; the frame goes to its port only.
+fn envelop(reply: &DhcpRepr<'_>, lease: &Lease<'_>) -> Option<Vec<u8>> {
+    let (source, destination) = (lease.gateway, Ipv4Addr::BROADCAST);
+    // Some clients drop what is shorter than BOOTP's fixed packet (RFC 1542 section 2.1).
+    let length = reply.buffer_len().max(300);
+    let ip = Ipv4Repr {
+        src_addr: source,
+        dst_addr: destination,
+        next_header: IpProtocol::Udp,
+        payload_len: UDP_HEADER + length,
+        hop_limit: 64,
+    };
+    let ethernet = EthernetRepr {
+        src_addr: EthernetAddress(MacAddress::ROUTER.0),
+        dst_addr: EthernetAddress(lease.mac.0),
+        ethertype: EthernetProtocol::Ipv4,
+    };
+    let checksums = ChecksumCapabilities::default();
+    let mut frame = vec![0; ETHERNET + IPV4 + UDP_HEADER + length];
+    ethernet.emit(&mut EthernetFrame::new_unchecked(&mut frame));
+    ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[ETHERNET..]), &checksums);
+    let mut written = Ok(());
+    UdpRepr { src_port: SERVER_PORT, dst_port: CLIENT_PORT }.emit(
+        &mut UdpPacket::new_unchecked(&mut frame[ETHERNET + IPV4..]),
+        &source.into(),
+        &destination.into(),
+        length,
+        |payload| written = reply.emit(&mut DhcpPacket::new_unchecked(payload)),
+        &checksums,
+    );
+    written.ok().map(|()| frame)
+}

@@ -1,0 +1,306 @@
+//! The plan in the form in which packets ask for it: endpoints by number, address and MAC, ports with their rules.
+//!
+//! Owns the translation of a [`Plan`], and which [`PortIndex`] an interface has from one plan to the next. What follows
+//! from it for a packet is decided in [`crate::routing`] and [`crate::groups`].
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::{collections::HashMap, sync::Arc};
+
+use lucarne_flows::{FlowKey, Owner};
+use lucarne_model::{
+    Cidr, EndReason, HostId, InstanceId, InterfaceId, Moment, SecurityGroupId, SubnetId,
+    desired::{self, DesiredNetwork},
+    flow::Direction,
+    network::RouteTarget,
+    security_group::Rule,
+};
+
+use crate::{
+    counters::PortCounters,
+    output::PortIndex,
+    plan::{Plan, PortPlan},
+};
+
+/// All networks, and the ports of this host.
+#[derive(Debug)]
+pub(crate) struct Fabric {
+    host: HostId,
+    /// Rises with each plan that differs from the one before; never 0.
+    pub(crate) epoch: u32,
+    plan: Plan,
+    pub(crate) networks: Vec<Network>,
+    pub(crate) endpoints: Vec<Endpoint>,
+    by_vni: HashMap<u32, usize>,
+    ports: Vec<Option<Port>>,
+    by_interface: HashMap<InterfaceId, PortIndex>,
+}
+
+/// A VPC.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    pub(crate) subnets: Vec<Subnet>,
+    /// Numbers of endpoints.
+    pub(crate) by_address: HashMap<u32, u32>,
+    by_mac: HashMap<[u8; 6], u32>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Subnet {
+    pub(crate) id: SubnetId,
+    pub(crate) cidr: Cidr,
+    /// The longest prefix first.
+    pub(crate) routes: Vec<(Cidr, NextHop)>,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextHop {
+    /// To the destination itself.
+    Local,
+    /// To the endpoint of this number, whatever the destination.
+    Endpoint(u32),
+    Nowhere,
+}
+
+/// An interface of any host.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) mac: [u8; 6],
+    pub(crate) place: Place,
+    pub(crate) vni: u32,
+    pub(crate) subnet: SubnetId,
+    pub(crate) groups: Vec<SecurityGroupId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Here(PortIndex),
+    There(HostId),
+    /// Of this host, but without a port: its instance does not run.
+    Nowhere,
+}
+
+/// A port: one guest's interface.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) mac: [u8; 6],
+    /// In host order, as is the gateway's.
+    pub(crate) address: u32,
+    pub(crate) gateway: u32,
+    pub(crate) counters: PortCounters,
+    pub(crate) network: usize,
+    pub(crate) subnet: usize,
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) host_name: String,
+    pub(crate) appeared: Moment,
+}
+
+/// A port that a new plan takes away, and why its flows end.
+pub(crate) type Gone = (PortIndex, EndReason);
+
+impl Fabric {
+    pub(crate) fn new(host: HostId) -> Self {
+        let (plan, networks, endpoints, by_vni, ports, by_interface) = Default::default();
+        Self { host, epoch: 1, plan, networks, endpoints, by_vni, ports, by_interface }
+    }
+
+    /// Makes `plan` hold; returns the ports that it takes away.
+    pub(crate) fn apply(&mut self, plan: &Plan, now: Moment) -> Vec<Gone> {
+        if self.plan == *plan {
+            return Vec::new();
+        }
+        self.epoch = self.epoch.wrapping_add(1).max(1);
+        let gone = self.remove_ports(plan);
+        self.plan = plan.clone();
+        self.networks.clear();
+        self.endpoints.clear();
+        self.by_vni = plan.networks.iter().enumerate().map(|(at, network)| (network.vni, at)).collect();
+        for network in &plan.networks {
+            self.add_network(network);
+        }
+        for port in &plan.ports {
+            self.set_port(port, now);
+        }
+        self.place_endpoints();
+        gone
+    }
+
+    #[inline]
+    pub(crate) fn port(&self, index: PortIndex) -> Option<&Port> {
+        self.ports.get(index.as_usize())?.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn port_mut(&mut self, index: PortIndex) -> Option<&mut Port> {
+        self.ports.get_mut(index.as_usize())?.as_mut()
+    }
+
+    /// The port under which a flow is kept.
+    pub(crate) fn port_of(&self, key: FlowKey) -> Option<&Port> {
+        self.port(PortIndex(key.port()))
+    }
+
+    pub(crate) fn index(&self, interface: InterfaceId) -> Option<PortIndex> {
+        self.by_interface.get(&interface).copied()
+    }
+
+    /// The endpoint with this address in the port's network.
+    pub(crate) fn neighbour(&self, port: &Port, address: u32) -> Option<&Endpoint> {
+        let number = self.networks[port.network].by_address.get(&address)?;
+        Some(&self.endpoints[*number as usize])
+    }
+
+    /// The port of the interface with this MAC.
+    pub(crate) fn arrival(&self, vni: u32, mac: [u8; 6]) -> Option<PortIndex> {
+        let network = &self.networks[*self.by_vni.get(&vni)?];
+        match self.endpoints[*network.by_mac.get(&mac)? as usize].place {
+            Place::Here(port) => Some(port),
+            _ => None,
+        }
+    }
+
+    /// Whether the address is that of an interface on the host.
+    pub(crate) fn lives_on(&self, vni: u32, address: u32, host: HostId) -> bool {
+        let number = self.by_vni.get(&vni).and_then(|at| self.networks[*at].by_address.get(&address));
+        number.is_some_and(|number| self.endpoints[*number as usize].place == Place::There(host))
+    }
+
+    fn add_network(&mut self, network: &DesiredNetwork) {
+        let first = self.endpoints.len() as u32;
+        let numbered = || network.endpoints.iter().zip(first..);
+        let by_interface: HashMap<_, _> = numbered().map(|(endpoint, number)| (endpoint.interface, number)).collect();
+        let subnet = |subnet: &desired::DesiredSubnet| Subnet {
+            id: subnet.id,
+            cidr: subnet.cidr,
+            routes: compile_routes(subnet, &by_interface),
+        };
+        self.networks.push(Network {
+            subnets: network.subnets.iter().map(subnet).collect(),
+            by_address: numbered().map(|(endpoint, number)| (endpoint.address.to_bits(), number)).collect(),
+            by_mac: numbered().map(|(endpoint, number)| (endpoint.mac.0, number)).collect(),
+        });
+        self.endpoints.extend(network.endpoints.iter().map(|endpoint| Endpoint {
+            mac: endpoint.mac.0,
+            place: if endpoint.host == self.host { Place::Nowhere } else { Place::There(endpoint.host) },
+            vni: network.vni,
+            subnet: endpoint.subnet,
+            groups: endpoint.groups.clone(),
+        }));
+    }
+
+    /// A port whose interface or subnet stands in no network is left out until a plan says more.
+    fn set_port(&mut self, plan: &PortPlan, now: Moment) {
+        let found = self.plan.networks.iter().enumerate().find_map(|(at, network)| {
+            let endpoint = network.endpoints.iter().find(|endpoint| endpoint.interface == plan.interface)?;
+            let subnet = self.networks[at].subnets.iter().position(|subnet| subnet.id == endpoint.subnet)?;
+            Some((at, network, endpoint, subnet))
+        });
+        let Some((at, network, endpoint, subnet)) = found.filter(|(_, network, ..)| network.vpc == plan.vpc) else {
+            return;
+        };
+        let owner = Owner {
+            account: plan.account,
+            instance: plan.instance,
+            interface: plan.interface,
+            subnet: endpoint.subnet,
+            vpc: plan.vpc,
+            host: self.host,
+            groups: endpoint.groups.clone(),
+        };
+        let of_port = network.groups.iter().filter(|group| endpoint.groups.contains(&group.id));
+        let mut port = Port {
+            mac: endpoint.mac.0,
+            address: endpoint.address.to_bits(),
+            gateway: self.networks[at].subnets[subnet].cidr.gateway().to_bits(),
+            counters: PortCounters::default(),
+            network: at,
+            subnet,
+            owner: Arc::new(owner),
+            rules: of_port.flat_map(|group| &group.rules).cloned().collect(),
+            host_name: plan.metadata.host_name.clone(),
+            appeared: now,
+        };
+        let index = self.by_interface.get(&plan.interface).copied().unwrap_or_else(|| self.vacancy());
+        if let Some(old) = self.port(index) {
+            (port.counters, port.appeared) = (old.counters, old.appeared);
+        }
+        self.by_interface.insert(plan.interface, index);
+        self.ports[index.as_usize()] = Some(port);
+    }
+
+    /// The lowest number without a port.
+    fn vacancy(&mut self) -> PortIndex {
+        let free = self.ports.iter().position(Option::is_none);
+        PortIndex(free.unwrap_or_else(|| {
+            self.ports.push(None);
+            self.ports.len() - 1
+        }) as u32)
+    }
+
+    /// Takes away the ports that are not in `plan`, or whose guest is another one there.
+    fn remove_ports(&mut self, plan: &Plan) -> Vec<Gone> {
+        let mut gone = Vec::new();
+        for (at, place) in self.ports.iter_mut().enumerate() {
+            let stays = |port: &Port| {
+                plan.ports.iter().any(|new| {
+                    let same = new.interface == port.owner.interface && new.instance == port.owner.instance;
+                    same && endpoint_of(plan, new.interface).is_some_and(|endpoint| endpoint.mac.0 == port.mac)
+                })
+            };
+            if let Some(port) = place.take_if(|port| !stays(port)) {
+                self.by_interface.remove(&port.owner.interface);
+                let why = reason_of_removal(plan, self.host, port.owner.instance, port.owner.interface);
+                gone.push((PortIndex(at as u32), why));
+            }
+        }
+        gone
+    }
+
+    fn place_endpoints(&mut self) {
+        for (index, port) in self.ports.iter().enumerate() {
+            let Some(port) = port else { continue };
+            if let Some(number) = self.networks[port.network].by_mac.get(&port.mac) {
+                self.endpoints[*number as usize].place = Place::Here(PortIndex(index as u32));
+            }
+        }
+    }
+}
+
+impl Port {
+    pub(crate) const fn count(&mut self, direction: Direction, bytes: u16) {
+        let sum = match direction {
+            Direction::Egress => &mut self.counters.egress,
+            Direction::Ingress => &mut self.counters.ingress,
+        };
+        sum.packets += 1;
+        sum.bytes += bytes as u64;
+    }
+}
+
+fn compile_routes(subnet: &desired::DesiredSubnet, by_interface: &HashMap<InterfaceId, u32>) -> Vec<(Cidr, NextHop)> {
+    let next_hop = |target| match target {
+        RouteTarget::Local => NextHop::Local,
+        RouteTarget::Blackhole => NextHop::Nowhere,
+        RouteTarget::Interface { interface } => {
+            by_interface.get(&interface).map_or(NextHop::Nowhere, |number| NextHop::Endpoint(*number))
+        }
+    };
+    let mut routes: Vec<_> = subnet.routes.iter().map(|route| (route.destination, next_hop(route.target))).collect();
+    routes.sort_by_key(|(destination, _)| std::cmp::Reverse(destination.prefix()));
+    routes
+}
+
+fn endpoint_of(plan: &Plan, interface: InterfaceId) -> Option<&desired::Endpoint> {
+    plan.networks.iter().flat_map(|network| &network.endpoints).find(|endpoint| endpoint.interface == interface)
+}
+
+/// An instance whose interface is elsewhere now has moved; one that keeps another port here has lost this interface.
+fn reason_of_removal(plan: &Plan, host: HostId, instance: InstanceId, interface: InterfaceId) -> EndReason {
+    let moved = endpoint_of(plan, interface).is_some_and(|endpoint| endpoint.host != host);
+    match plan.ports.iter().any(|port| port.instance == instance) {
+        _ if moved => EndReason::InstanceMigrated,
+        true => EndReason::InterfaceDetached,
+        false => EndReason::InstanceStopped,
+    }
+}

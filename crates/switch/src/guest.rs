@@ -1,0 +1,190 @@
+//! What a guest sends: its source checked, questions to the link answered here, packets sent on their way.
+//!
+//! Owns anti-spoofing and the list of what the switch answers itself: ARP, DHCP, an echo of the gateway. None of those is
+//! a flow.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::net::Ipv4Addr;
+
+use lucarne_model::{EndReason, MacAddress, Moment, flow::Direction};
+
+use crate::{
+    admission::Passage,
+    arp,
+    counters::Malformed,
+    dhcp::{self, Lease},
+    exchange,
+    fabric::{Place, Port},
+    output::{Output, PortIndex},
+    parse::{self, Frame, Headers},
+    rewrite,
+    routing::Hop,
+    switch::Switch,
+};
+
+/// Where the metadata service is, on every link.
+pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// For whom a packet with a true source is.
+enum Addressee {
+    Dhcp,
+    Metadata,
+    GatewayEcho,
+    Network,
+}
+
+impl Switch {
+    #[inline]
+    pub(crate) fn take_from_guest(&mut self, from: PortIndex, frame: &mut [u8], now: Moment, out: &mut impl Output) {
+        if self.fabric.port(from).is_none() {
+            return self.tally.malformed(Malformed::UnknownPort);
+        }
+        match parse::parse(frame, self.settings.mtu) {
+            Ok(Frame::Ipv4(headers)) => self.take_packet(from, frame, &headers, now, out),
+            Ok(Frame::Arp) => self.answer_arp(from, frame, out),
+            Err(why) => self.tally.malformed(why),
+        }
+    }
+
+    #[inline]
+    fn take_packet(
+        &mut self,
+        from: PortIndex,
+        frame: &mut [u8],
+        headers: &Headers,
+        now: Moment,
+        out: &mut impl Output,
+    ) {
+        let Some(port) = self.fabric.port(from) else { return };
+        // What pads a short frame is not given on.
+        let frame = &mut frame[..headers.frame_length()];
+        match addressee(port, frame, headers) {
+            Some(Addressee::Network) => {
+                let passage = Passage { port: from, direction: Direction::Egress, frame, headers, now };
+                if let Some(hop) = self.admit(&passage, out) {
+                    self.forward(hop, frame, headers, now, out);
+                }
+            }
+            Some(Addressee::Metadata) => {
+                self.note_aside(from);
+                self.tally.to_metadata += 1;
+                out.to_metadata(from, frame);
+            }
+            Some(Addressee::Dhcp) => self.answer_dhcp(from, frame, headers, out),
+            Some(Addressee::GatewayEcho) => self.answer_echo(from, frame, headers, out),
+            None => self.refuse_source(&Passage { port: from, direction: Direction::Egress, frame, headers, now }, out),
+        }
+    }
+
+    /// Sends a packet that is allowed to its next interface.
+    #[inline]
+    fn forward(&mut self, hop: Hop, frame: &mut [u8], headers: &Headers, now: Moment, out: &mut impl Output) {
+        let Some(endpoint) = self.fabric.endpoints.get(hop.endpoint as usize) else { return };
+        let (place, vni) = (endpoint.place, endpoint.vni);
+        if hop.routed {
+            rewrite::address(frame, endpoint.mac, MacAddress::ROUTER.0);
+            rewrite::decrement_ttl(frame);
+        } else {
+            frame[..6].copy_from_slice(&endpoint.mac);
+        }
+        match place {
+            Place::Here(to) => self.deliver(to, frame, headers, now, out),
+            Place::There(host) => {
+                self.tally.to_tunnel += 1;
+                out.to_tunnel(host, vni, frame);
+            }
+            Place::Nowhere => self.tally.rejected(EndReason::NoRoute),
+        }
+    }
+
+    fn refuse_source(&mut self, passage: &Passage<'_>, out: &mut impl Output) {
+        if let Some(port) = self.fabric.port_mut(passage.port) {
+            port.count(passage.direction, passage.headers.length);
+        }
+        self.reject(passage, EndReason::SourceCheck, out);
+    }
+
+    fn answer_arp(&mut self, from: PortIndex, frame: &[u8], out: &mut impl Output) {
+        self.note_aside(from);
+        let reply = self.fabric.port(from).and_then(|port| {
+            let request = arp::request(frame)?;
+            let (_, sender_mac) = parse::macs(frame);
+            let true_sender = sender_mac == port.mac
+                && request.sender_mac == port.mac
+                && (request.sender == port.address || request.sender == 0);
+            Some(arp::reply(&request, self.link_address(port, request.target)?)).filter(|_| true_sender)
+        });
+        match reply {
+            Some(reply) => self.answer(from, &reply, out),
+            None => self.tally.malformed(Malformed::ArpIgnored),
+        }
+    }
+
+    /// Which MAC a guest should send to for an address on its link.
+    fn link_address(&self, port: &Port, address: u32) -> Option<[u8; 6]> {
+        if address == port.gateway || address == METADATA.to_bits() {
+            return Some(MacAddress::ROUTER.0);
+        }
+        let here = self.fabric.networks[port.network].subnets[port.subnet].id;
+        let neighbour = self.fabric.neighbour(port, address).filter(|endpoint| endpoint.subnet == here)?;
+        Some(neighbour.mac).filter(|_| address != port.address)
+    }
+
+    fn answer_dhcp(&mut self, from: PortIndex, frame: &[u8], headers: &Headers, out: &mut impl Output) {
+        self.note_aside(from);
+        let reply = self.fabric.port(from).and_then(|port| {
+            let subnet = &self.fabric.networks[port.network].subnets[port.subnet];
+            let lease = Lease {
+                mac: MacAddress(port.mac),
+                address: Ipv4Addr::from_bits(port.address),
+                netmask: subnet.cidr.netmask(),
+                gateway: Ipv4Addr::from_bits(port.gateway),
+                host_name: &port.host_name,
+                mtu: self.settings.mtu,
+                duration: self.settings.lease,
+            };
+            dhcp::answer(frame, headers, &lease)
+        });
+        match reply {
+            Some(reply) => self.answer(from, &reply, out),
+            None => self.tally.malformed(Malformed::DhcpIgnored),
+        }
+    }
+
+    fn answer_echo(&mut self, from: PortIndex, frame: &mut [u8], headers: &Headers, out: &mut impl Output) {
+        self.note_aside(from);
+        let (_, guest) = parse::macs(frame);
+        rewrite::turn_echo(frame, headers, guest, MacAddress::ROUTER.0);
+        self.answer(from, frame, out);
+    }
+
+    fn answer(&mut self, to: PortIndex, frame: &[u8], out: &mut impl Output) {
+        self.note_aside(to);
+        self.tally.answered += 1;
+        out.to_guest(to, frame);
+    }
+
+    fn note_aside(&mut self, port: PortIndex) {
+        if let Some(port) = self.fabric.port_mut(port) {
+            port.counters.aside += 1;
+        }
+    }
+}
+
+/// None when the source is not the port's own.
+#[inline]
+fn addressee(port: &Port, frame: &[u8], headers: &Headers) -> Option<Addressee> {
+    let (_, source_mac) = parse::macs(frame);
+    let own = headers.source == port.address;
+    // Before it has an address, a guest can do nothing but ask for one.
+    let asks_address = dhcp::is_request(headers) && (own || headers.source == 0);
+    if source_mac != port.mac || !(own || asks_address) {
+        return None;
+    }
+    Some(match headers.destination {
+        _ if asks_address => Addressee::Dhcp,
+        to if to == METADATA.to_bits() => Addressee::Metadata,
+        to if to == port.gateway && exchange::asks_echo(headers) => Addressee::GatewayEcho,
+        _ => Addressee::Network,
+    })
+}

@@ -1,0 +1,226 @@
+//! What a frame says: Ethernet, IPv4 and the start of TCP, UDP and ICMP, read without copying.
+//!
+//! Owns which frames are well-formed, and the reasons of those that are not ([`Malformed`]). Everything behind it works
+//! on [`Headers`] and trusts them. Checksums of TCP, UDP and ICMP are the guests' own business and are not read.
+//!
+//! Fragments are not put together: a later fragment has no ports to judge by, so the switch drops all of them as
+//! [`TtlOrFragment`](lucarne_model::EndReason::TtlOrFragment). DHCP tells guests an MTU that fits the tunnel, so that only
+//! datagrams larger than that are concerned.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use lucarne_flows::Packet;
+use lucarne_model::{
+    flow::Direction,
+    security_group::{ICMP, TCP, UDP},
+};
+
+use crate::counters::Malformed;
+
+/// Octets of an Ethernet header.
+pub const ETHERNET: usize = 14;
+
+const IPV4: u16 = 0x0800;
+const ARP: u16 = 0x0806;
+const VLAN: u16 = 0x8100;
+const QINQ: u16 = 0x88a8;
+const IPV6: u16 = 0x86dd;
+/// RFC 791: loose and strict source routes.
+const SOURCE_ROUTES: [u8; 2] = [131, 137];
+
+/// What a well-formed frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    Arp,
+    Ipv4(Headers),
+}
+
+/// What the switch needs of an IPv4 packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// In host order.
+    pub source: u32,
+    pub destination: u32,
+    /// Zeros where the protocol has no ports, and in fragments.
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// Octets of the whole IP packet, and of its header.
+    pub length: u16,
+    pub header_length: u8,
+    pub protocol: u8,
+    pub ttl: u8,
+    pub tos: u8,
+    /// The lower 12 bits of the header's 13th and 14th octet without the data offset (RFC 9293 section 3.1).
+    pub tcp_flags: u16,
+    /// Type and code.
+    pub icmp: [u8; 2],
+    /// The identifier of an ICMP echo.
+    pub echo_id: u16,
+    pub fragment: bool,
+}
+
+impl Headers {
+    /// Octets of the frame without what pads it.
+    pub const fn frame_length(&self) -> usize {
+        ETHERNET + self.length as usize
+    }
+    /// Where the payload of IP begins in the frame.
+    pub const fn transport(&self) -> usize {
+        ETHERNET + self.header_length as usize
+    }
+
+    /// What the flow table counts.
+    pub const fn packet(&self) -> Packet {
+        Packet { bytes: self.length as u32, tcp_flags: self.tcp_flags, tos: self.tos, icmp: self.icmp }
+    }
+
+    /// The address at the other end from the guest, when the packet goes this way.
+    pub const fn remote(&self, direction: Direction) -> u32 {
+        match direction {
+            Direction::Egress => self.destination,
+            Direction::Ingress => self.source,
+        }
+    }
+}
+
+/// Reads a frame; an IP packet may have at most `mtu` octets.
+#[inline]
+pub fn parse(frame: &[u8], mtu: u16) -> Result<Frame, Malformed> {
+    if frame.len() > ETHERNET + usize::from(mtu) {
+        return Err(Malformed::Oversized);
+    }
+    let Some((ethernet, packet)) = frame.split_at_checked(ETHERNET) else { return Err(Malformed::Truncated) };
+    match word(ethernet, 12) {
+        IPV4 => parse_ipv4(packet).map(Frame::Ipv4),
+        ARP => Ok(Frame::Arp),
+        VLAN | QINQ => Err(Malformed::VlanTagged),
+        IPV6 => Err(Malformed::Ipv6),
+        _ => Err(Malformed::UnknownEtherType),
+    }
+}
+
+/// The destination and the source of a frame that [`parse`] took.
+#[inline]
+pub(crate) fn macs(frame: &[u8]) -> ([u8; 6], [u8; 6]) {
+    let mut both = ([0; 6], [0; 6]);
+    both.0.copy_from_slice(&frame[..6]);
+    both.1.copy_from_slice(&frame[6..12]);
+    both
+}
+
+#[inline]
+fn parse_ipv4(packet: &[u8]) -> Result<Headers, Malformed> {
+    let Some(fixed) = packet.first_chunk::<20>() else { return Err(Malformed::Truncated) };
+    let header_length = usize::from(fixed[0] & 0xf) * 4;
+    let length = usize::from(word(fixed, 2));
+    if fixed[0] >> 4 != 4 || header_length < 20 || length < header_length {
+        return Err(Malformed::BadIpHeader);
+    }
+    let Some(packet) = packet.get(..length) else { return Err(Malformed::Truncated) };
+    let (header, payload) = packet.split_at(header_length);
+    if checksum(header) != 0 {
+        return Err(Malformed::BadChecksum);
+    }
+    check_options(&header[20..])?;
+    let mut headers = read_fixed(fixed);
+    if !headers.fragment {
+        read_transport(&mut headers, payload)?;
+    }
+    Ok(headers)
+}
+
+/// The header without its options, of which the length has been checked.
+fn read_fixed(fixed: &[u8; 20]) -> Headers {
+    Headers {
+        source: address(fixed, 12),
+        destination: address(fixed, 16),
+        length: word(fixed, 2),
+        header_length: (fixed[0] & 0xf) * 4,
+        protocol: fixed[9],
+        ttl: fixed[8],
+        tos: fixed[1],
+        // More fragments, or an offset.
+        fragment: word(fixed, 6) & 0x3fff != 0,
+        ..Headers::default()
+    }
+}
+
+fn check_options(mut options: &[u8]) -> Result<(), Malformed> {
+    while let Some((&kind, rest)) = options.split_first() {
+        match kind {
+            0 => break,
+            1 => options = rest,
+            _ if SOURCE_ROUTES.contains(&kind) => return Err(Malformed::SourceRouted),
+            _ => {
+                let length = rest.first().map_or(0, |length| usize::from(*length));
+                options = options.get(length..).filter(|_| length >= 2).ok_or(Malformed::BadIpHeader)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[inline]
+fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed> {
+    match headers.protocol {
+        TCP => {
+            let Some(tcp) = payload.first_chunk::<20>() else { return Err(Malformed::BadTransportHeader) };
+            let offset = usize::from(tcp[12] >> 4) * 4;
+            if offset < 20 || offset > payload.len() {
+                return Err(Malformed::BadTransportHeader);
+            }
+            (headers.source_port, headers.destination_port) = (word(tcp, 0), word(tcp, 2));
+            headers.tcp_flags = word(tcp, 12) & 0x0fff;
+        }
+        UDP => {
+            let Some(udp) = payload.first_chunk::<8>() else { return Err(Malformed::BadTransportHeader) };
+            let length = usize::from(word(udp, 4));
+            if length < 8 || length > payload.len() {
+                return Err(Malformed::BadTransportHeader);
+            }
+            (headers.source_port, headers.destination_port) = (word(udp, 0), word(udp, 2));
+        }
+        ICMP => {
+            let Some(icmp) = payload.first_chunk::<8>() else { return Err(Malformed::BadTransportHeader) };
+            headers.icmp = [icmp[0], icmp[1]];
+            headers.echo_id = word(icmp, 4);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The packet that an ICMP error of these headers is about: RFC 792 promises its header and 8 octets more. `frame` is the
+/// one that the headers were read from. Lengths and checksum of what is quoted are not trusted, so not read.
+pub(crate) fn quoted(frame: &[u8], error: &Headers) -> Option<Headers> {
+    let packet = frame.get(error.transport() + 8..error.frame_length())?;
+    let fixed = packet.first_chunk::<20>()?;
+    let mut headers = read_fixed(fixed);
+    if fixed[0] >> 4 != 4 || headers.header_length < 20 || headers.fragment {
+        return None;
+    }
+    let start = packet.get(usize::from(headers.header_length)..)?.first_chunk::<8>()?;
+    match headers.protocol {
+        TCP | UDP => (headers.source_port, headers.destination_port) = (word(start, 0), word(start, 2)),
+        ICMP => (headers.icmp, headers.echo_id) = ([start[0], start[1]], word(start, 4)),
+        _ => {}
+    }
+    Some(headers)
+}
+
+#[inline]
+pub(crate) fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn address(bytes: &[u8; 20], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The Internet checksum of an even number of octets (RFC 1071): 0 when the header that it is in is whole.
+#[inline]
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
