@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, process::ExitStatus};
 
 #[derive(Debug, thiserror::Error)]
-pub enum ImageError {
+pub(crate) enum ImageError {
     #[error("cannot run {program}: images are built on Debian and its relatives; elsewhere, import one")]
     CannotRun {
         program: &'static str,

@@ -7,6 +7,6 @@ mod cpio;
 mod error;
 mod modules;
 mod packages;
-pub mod tiny;
+pub(crate) mod tiny;
 
-pub use error::ImageError;
+pub(crate) use error::ImageError;

@@ -14,7 +14,7 @@ use super::ImageError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Package {
     pub(super) name: String,
-    /// The name of its file, which carries version and architecture.
+    /// What apt names its file: with version and architecture.
     pub(super) file: String,
     /// SHA-256 in hexadecimal.
     pub(super) digest: String,
@@ -40,7 +40,7 @@ fn parse(name: &str, description: &str) -> Result<Package, ImageError> {
     };
     Ok(Package {
         name: field("Package")?.to_owned(),
-        file: field("Filename")?.rsplit('/').next().unwrap_or_default().to_owned(),
+        file: format!("{name}_{}_{}.deb", field("Version")?.replace(':', "%3a"), field("Architecture")?),
         digest: field("SHA256")?.to_owned(),
         depends: field("Depends").unwrap_or_default().to_owned(),
     })
@@ -101,13 +101,13 @@ pub(super) fn hex_digest(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    const DESCRIPTION: &str = "Package: busybox-static\nVersion: 1:1.35.0-4\nDescription: Standalone shell\n \
-        Filename: not this one\nFilename: pool/main/b/busybox/busybox-static_1.35.0-4_amd64.deb\nSHA256: 3d3f\n";
+    const DESCRIPTION: &str = "Package: busybox-static\nDescription: Standalone shell\n Version: not this one\n\
+        Version: 1:1.35.0-4\nArchitecture: amd64\nSHA256: 3d3f\n";
 
     #[test]
     fn a_description_gives_file_digest_and_dependencies() {
         let package = parse("busybox-static", DESCRIPTION).unwrap();
-        assert_eq!(package.file, "busybox-static_1.35.0-4_amd64.deb");
+        assert_eq!(package.file, "busybox-static_1%3a1.35.0-4_amd64.deb");
         assert_eq!(package.digest, "3d3f");
         assert_eq!(package.depends, "");
     }

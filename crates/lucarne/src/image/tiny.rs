@@ -60,16 +60,16 @@ const TABLES: [(&str, &str); 3] = [
 
 /// The image's files and how to boot them.
 #[derive(Clone, Debug)]
-pub struct Built {
-    pub kernel: PathBuf,
-    pub initramfs: PathBuf,
-    pub command_line: String,
-    pub minimum_memory: Bytes,
+pub(crate) struct Built {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    pub(crate) command_line: String,
+    pub(crate) minimum_memory: Bytes,
 }
 
 /// Writes the image's files to `out_dir`. Packages and built images are kept in `cache`, so that only the first build, and
 /// the first after a new kernel, fetches anything. `progress` is told of each step that takes time.
-pub fn build(cache: &Path, out_dir: &Path, mut progress: impl FnMut(&str)) -> Result<Built, ImageError> {
+pub(crate) fn build(cache: &Path, out_dir: &Path, mut progress: impl FnMut(&str)) -> Result<Built, ImageError> {
     let (kernel, busybox) = (find_kernel()?, packages::find("busybox-static")?);
     let built = cache.join("tiny").join(recipe(&kernel, &busybox));
     if !built.is_dir() {
