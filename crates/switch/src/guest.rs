@@ -79,7 +79,9 @@ impl Switch {
     /// Sends a packet that is allowed to its next interface.
     #[inline]
     fn forward(&mut self, hop: Hop, frame: &mut [u8], headers: &Headers, now: Moment, out: &mut impl Output) {
-        let Some(endpoint) = self.fabric.endpoints.get(hop.endpoint as usize) else { return };
+        let Some(endpoint) = self.fabric.endpoints.get(hop.endpoint as usize) else {
+            return self.tally.rejected(EndReason::NoRoute);
+        };
         let (place, vni) = (endpoint.place, endpoint.vni);
         if hop.routed {
             rewrite::address(frame, endpoint.mac, MacAddress::ROUTER.0);

@@ -20,6 +20,8 @@ mod rewrite;
 mod routing;
 mod settings;
 mod switch;
+#[cfg(test)]
+mod tests;
 
 pub use counters::{FrameCounters, Malformed, PortCounters};
 pub use output::{Output, PortIndex};

@@ -1,0 +1,149 @@
+//! The law of the flow table: the records of a port add up to its counters, to the packet and the octet.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{frames::*, *};
+use crate::counters::Sum;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Send {
+        from: usize,
+        to: usize,
+        shape: Shape,
+        source: Option<u8>,
+    },
+    Wait(u64),
+    /// Takes a rule away or gives it back.
+    Rule(usize),
+    /// Stops an instance or starts it again.
+    Port(usize),
+}
+
+const MACHINES: [u128; 5] = [WEB, APP, DATABASE, FAR, FAR_DATABASE];
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let port = prop_oneof![Just(80u16), Just(22), Just(443), 40000u16..40004];
+    let flags = prop_oneof![Just(SYN), Just(SYN | ACK), Just(ACK), Just(FIN | ACK), Just(RST), any::<u8>()];
+    let kinds = prop_oneof![
+        4 => (port.clone(), port, flags).prop_map(|(a, b, flags)| tcp(a, b, flags)),
+        2 => (0u16..4, 52u16..55, 0usize..200).prop_map(|(a, b, data)| udp(a, b, data)),
+        1 => (0u16..4, 52u16..55, 0usize..200).prop_map(|(a, b, data)| udp(b, a, data)),
+        2 => (0u16..3, any::<bool>()).prop_map(|(id, asks)| if asks { ping(id) } else { pong(id) }),
+        1 => any::<u16>().prop_map(|seed| {
+            let about = Ends::between(FAR, WEB).frame(&tcp(40000 + seed % 4, 80, SYN));
+            error_about(3, (seed >> 8) as u8 % 4, &about)
+        }),
+    ];
+    (kinds, prop_oneof![8 => Just(64u8), 1 => Just(1)]).prop_map(|(shape, ttl)| shape.ttl(ttl))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let spoofed = prop_oneof![9 => Just(None), 1 => any::<u8>().prop_map(Some)];
+    prop_oneof![
+        20 => (0usize..5, 0usize..5, shape(), spoofed)
+            .prop_map(|(from, to, shape, source)| Step::Send { from, to, shape, source }),
+        4 => (0u64..15_000_000).prop_map(Step::Wait),
+        1 => (0usize..5).prop_map(Step::Rule),
+        1 => (0usize..3).prop_map(Step::Port),
+    ]
+}
+
+/// The sums that the counters of ports gave, by interface: those that are gone and those that are there.
+#[derive(Default)]
+struct Ledger(BTreeMap<(InterfaceId, Direction), Sum>);
+
+impl Ledger {
+    fn add(&mut self, interface: InterfaceId, direction: Direction, packets: u64, bytes: u64) {
+        if packets > 0 {
+            let sum = self.0.entry((interface, direction)).or_default();
+            sum.packets += packets;
+            sum.bytes += bytes;
+        }
+    }
+
+    fn add_port(&mut self, scene: &Scene, machine: u128) {
+        let Some(port) = scene.switch.port(interface(machine)) else { return };
+        let counters = scene.switch.port_counters(port).unwrap();
+        self.add(interface(machine), Direction::Egress, counters.egress.packets, counters.egress.bytes);
+        self.add(interface(machine), Direction::Ingress, counters.ingress.packets, counters.ingress.bytes);
+    }
+}
+
+fn perform(scene: &mut Scene, step: &Step, gone: &mut Ledger) {
+    match step {
+        Step::Send { from, to, shape, source } => send(scene, MACHINES[*from], MACHINES[*to], shape, *source),
+        Step::Wait(micros) => scene.wait(Duration::from_micros(*micros)),
+        Step::Rule(at) => {
+            let all = groups();
+            let rules = &mut scene.plan.networks[0].groups[0].rules;
+            match rules.iter().position(|rule| rule.id == all[0].rules[*at].id) {
+                Some(present) => drop(rules.remove(present)),
+                None => rules.push(all[0].rules[*at].clone()),
+            }
+            scene.apply();
+        }
+        Step::Port(at) => {
+            let machine = MACHINES[*at];
+            gone.add_port(scene, machine);
+            let ports = &mut scene.plan.ports;
+            match ports.iter().position(|port| port.interface == interface(machine)) {
+                Some(present) => drop(ports.remove(present)),
+                None => ports.push(port_plan(machine)),
+            }
+            scene.apply();
+        }
+    }
+}
+
+fn send(scene: &mut Scene, from: u128, to: u128, shape: &Shape, source: Option<u8>) {
+    if endpoint(from).host == THERE {
+        return scene.send(from, to, shape.clone());
+    }
+    let Some(port) = scene.switch.port(interface(from)) else { return };
+    let mut ends = Ends::between(from, to);
+    if let Some(last) = source {
+        ends.source = Ipv4Addr::new(10, 0, 1, last);
+    }
+    scene.switch.handle_guest_frame(port, &mut ends.frame(shape), scene.now, &mut scene.out);
+}
+
+fn check(capacity: usize, steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut settings = Settings::default();
+    settings.flows.capacity = capacity;
+    let mut scene = Scene::young(settings);
+    let mut counted = Ledger::default();
+    for step in steps {
+        perform(&mut scene, step, &mut counted);
+    }
+    for machine in MACHINES {
+        counted.add_port(&scene, machine);
+    }
+    scene.flush();
+    prop_assert_eq!(scene.switch.live_flows(), 0);
+    let mut recorded = Ledger::default();
+    for record in &scene.out.records {
+        recorded.add(record.interface, record.direction, record.packets, record.bytes);
+        prop_assert!(record.start <= record.end, "{:?}", record);
+    }
+    prop_assert_eq!(recorded.0, counted.0);
+    let frames = scene.switch.frame_counters();
+    let ended = frames.to_guests + frames.to_tunnel + frames.to_metadata + frames.answered;
+    prop_assert_eq!(frames.received, ended + frames.dropped.values().sum::<u64>());
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn the_records_of_a_port_add_up_to_its_counters(steps in prop::collection::vec(step(), 1..120)) {
+        check(1 << 12, &steps)?;
+    }
+
+    /// With so little room that flows are given up and refused ones share an entry.
+    #[test]
+    fn they_do_in_a_full_table_too(steps in prop::collection::vec(step(), 1..120)) { check(8, &steps)?; }
+}
