@@ -1,1 +1,192 @@
-//! stub
+//! The collector: takes flow records from hosts, keeps them as Parquet, answers questions about them.
+//!
+//! Owns one state folder and the promise made by each acknowledgement: *a record that was acknowledged is found by
+//! queries from then on, exactly once, whatever kills the process and whenever.* The way of a record through the files:
+//!
+//! 1. [`ingest`] reads IPFIX from a host and hands decoded records to the [`keeper`];
+//! 2. the keeper appends them with the sender's mark to the [`log`], fsyncs, acknowledges, and shows them to queries
+//!    ([`catalog`]) and watchers ([`watch`]);
+//! 3. the [`sealer`] turns a full or old log segment into one Parquet [`part`] for each account and day, then removes the
+//!    segment; parts of a day are merged as they become many ([`compaction`]);
+//! 4. [`query`] finds records in the catalog and the parts, and [`http`] serves that to the controller.
+//!
+//! The folder needs no list of its files, because the names say everything: segments are numbered, a part is named for the
+//! segments that it was made from, and **a part counts if and only if all its segments are gone from the log and no other
+//! part of its folder covers them**. So removing a segment is the instant at which its parts take over, and renaming a
+//! merged part is the instant at which it replaces what it was merged from. [`recovery`] applies the rule after any end.
+//!
+//! Secrets and addresses are found by others in [`Connection`]. Who may ask for which account is decided by the
+//! controller; here every question names its account.
+
+mod catalog;
+mod columns;
+mod compaction;
+mod connection;
+mod day;
+mod durable;
+mod health;
+mod http;
+mod ingest;
+mod keeper;
+mod log;
+mod pace;
+mod part;
+mod position;
+mod query;
+mod recovery;
+mod sealer;
+mod sessions;
+#[cfg(test)]
+mod test_records;
+mod watch;
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use lucarne_model::FlowRecord;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub use connection::{Connection, ConnectionError};
+pub use health::Health;
+pub use pace::Pace;
+
+/// Where a collector keeps its state and what it listens on.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder that it owns; one collector at a time.
+    pub state_dir: PathBuf,
+    /// For exporters. Port 0: chosen at the first start and taken again at the next ones.
+    pub listen_ipfix: SocketAddr,
+    /// For the controller; a loopback address, since only the token protects it. Port 0 as above.
+    pub listen_query: SocketAddr,
+}
+
+/// Why a collector could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the state folder {} cannot be prepared", path.display())]
+    StateDir { path: PathBuf, source: io::Error },
+    #[error("another collector uses the state folder {}", path.display())]
+    InUse { path: PathBuf },
+    #[error("what the state folder holds cannot be read")]
+    Recovery(#[source] recovery::RecoveryError),
+    #[error("{address} cannot be listened on")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("no random numbers for the secrets")]
+    Random,
+    #[error("the addresses and secrets cannot be kept")]
+    Connection(#[source] ConnectionError),
+    #[error("the query service ended")]
+    Query(#[source] io::Error),
+    #[error("the part of the collector that {work} ended unasked")]
+    Ended { work: &'static str },
+}
+
+/// A record with its number: unique, given once, the same after every restart, and growing with the time of arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) serial: u64,
+    pub(crate) record: FlowRecord,
+}
+
+/// Runs a collector until `shutdown`, or until it cannot go on.
+pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
+    run_at(settings, Pace::default(), shutdown).await
+}
+
+/// As [`run`], at another pace than the default one.
+pub async fn run_at(settings: Settings, pace: Pace, shutdown: CancellationToken) -> Result<(), Error> {
+    let state_dir = |source| Error::StateDir { path: settings.state_dir.clone(), source };
+    durable::create_dir(&settings.state_dir).map_err(state_dir)?;
+    let _lock = durable::lock(&settings.state_dir)
+        .map_err(state_dir)?
+        .ok_or_else(|| Error::InUse { path: settings.state_dir.clone() })?;
+    let connection = Connection::prepare(&settings)?;
+    let ipfix = listen(connection.ipfix).await?;
+    let query = listen(connection.query).await?;
+    let connection = connection.keep(&settings, &ipfix, &query).map_err(Error::Connection)?;
+    Collector::start(&settings, pace, &shutdown)?.serve(&connection, ipfix, query, shutdown).await
+}
+
+/// Listens on the address, or on a free port of it when the port (which may be a remembered one) is taken.
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    match TcpListener::bind(address).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            tracing::warn!(%address, "the port is taken by another process; choosing another");
+            TcpListener::bind((address.ip(), 0)).await
+        }
+        bound => bound,
+    }
+    .map_err(|source| Error::Listen { address, source })
+}
+
+/// The running parts that ingest and queries are connected to.
+struct Collector {
+    commands: mpsc::Sender<keeper::Command>,
+    store: query::Store,
+    watchers: Arc<watch::Watchers>,
+    health: Arc<health::Gauges>,
+    keeper: tokio::task::JoinHandle<()>,
+    sealer: tokio::task::JoinHandle<()>,
+}
+
+impl Collector {
+    fn start(settings: &Settings, pace: Pace, shutdown: &CancellationToken) -> Result<Self, Error> {
+        let recovered = recovery::recover(&settings.state_dir).map_err(Error::Recovery)?;
+        let catalog = Arc::new(recovered.catalog);
+        let watchers = Arc::new(watch::Watchers::default());
+        let health = Arc::new(health::Gauges::default());
+        let (commands, inbox) = mpsc::channel(keeper::INBOX);
+        let (wake, woken) = std::sync::mpsc::sync_channel(1);
+        let sealer = sealer::Sealer::new(&settings.state_dir, pace, catalog.clone(), health.clone());
+        let keeper = keeper::Keeper {
+            log: recovered.log,
+            sessions: recovered.sessions,
+            acknowledgements: std::collections::HashMap::new(),
+            catalog: catalog.clone(),
+            watchers: watchers.clone(),
+            health: health.clone(),
+            wake,
+            pace,
+            shutdown: shutdown.clone(),
+        };
+        let stop = shutdown.clone();
+        Ok(Self {
+            commands,
+            store: query::Store::new(catalog),
+            watchers,
+            health,
+            keeper: tokio::task::spawn_blocking(move || keeper.run(inbox)),
+            sealer: tokio::task::spawn_blocking(move || sealer.run(&woken, &stop)),
+        })
+    }
+
+    /// Serves until `shutdown`; then first the listeners end, with them the keeper's senders, and so the threads.
+    async fn serve(
+        self,
+        connection: &Connection,
+        ipfix: TcpListener,
+        query: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let Self { commands, store, watchers, health, mut keeper, mut sealer } = self;
+        let token = Arc::from(connection.exporter_token.as_str());
+        let ingest = ingest::serve(ipfix, token, commands, health.clone(), shutdown.clone());
+        let service = http::Service::new(&connection.query_token, store, watchers, health);
+        let queries = http::serve(query, service, shutdown.clone());
+        tracing::info!(ipfix = %connection.ipfix, query = %connection.query, "collecting");
+        let unasked = tokio::select! {
+            (_, served) = async { tokio::join!(ingest, queries) } => served.map_err(Error::Query),
+            _ = &mut keeper => Err(Error::Ended { work: "keeps records" }),
+            _ = &mut sealer => Err(Error::Ended { work: "seals the log" }),
+        };
+        let asked = shutdown.is_cancelled();
+        shutdown.cancel();
+        for task in [keeper, sealer] {
+            if !task.is_finished() && task.await.is_err() {
+                return Err(Error::Ended { work: "writes files" });
+            }
+        }
+        if asked { Ok(()) } else { unasked }
+    }
+}

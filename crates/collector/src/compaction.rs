@@ -1,0 +1,79 @@
+//! Which parts of a day to merge, and when: as many small files become few large ones, each record is written anew only
+//! a handful of times.
+//!
+//! Owns the decision; merging is the [`crate::sealer`]'s work. Pure.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::ops::Range;
+
+/// Parts that a day may gather before the newest are merged.
+const MANY: usize = 8;
+/// Parts of this size are left as they are.
+const LARGE: u64 = 64 << 20;
+/// Parts below this size cost about the same, whatever their size.
+const SMALL: u64 = 256 << 10;
+
+/// Which of a day's parts, given by their sizes in the order of their segments, to merge now; at least two.
+///
+/// While the day lasts, the newest parts are merged when there are [`MANY`] of which none is larger than all newer ones
+/// together: so a record is merged about log2(parts) times, as each merge at least doubles the part that it is in. When
+/// the day is over all that is not large is merged.
+pub(crate) fn choose(sizes: &[u64], day_is_over: bool) -> Option<Range<usize>> {
+    if day_is_over {
+        let runs = sizes.split(|size| *size >= LARGE).scan(0, |start, run| {
+            let range = *start..*start + run.len();
+            *start = range.end + 1;
+            Some(range)
+        });
+        return runs.into_iter().find(|run| run.len() >= 2);
+    }
+    let mut start = sizes.len();
+    let mut total = 0;
+    for (index, size) in sizes.iter().enumerate().rev() {
+        let size = (*size).max(SMALL);
+        if size >= LARGE || (total > 0 && size > total) {
+            break;
+        }
+        start = index;
+        total += size;
+    }
+    (sizes.len() - start >= MANY).then_some(start..sizes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_day_of_small_parts_stays_few_and_is_rewritten_few_times(count in 1usize..250) {
+            let mut sizes: Vec<u64> = Vec::new();
+            let mut written = 0;
+            for _ in 0..count {
+                sizes.push(SMALL);
+                if let Some(range) = choose(&sizes, false) {
+                    let merged = sizes[range.clone()].iter().sum();
+                    written += merged / SMALL;
+                    sizes.splice(range, [merged]);
+                }
+            }
+            prop_assert_eq!(sizes.iter().sum::<u64>(), count as u64 * SMALL);
+            prop_assert!(sizes.len() < 2 * MANY, "{} parts of {count}", sizes.len());
+            prop_assert!(written <= 6 * count as u64, "{written} written for {count}");
+        }
+
+        #[test]
+        fn what_is_chosen_is_a_run_of_two_or_more_that_are_not_large(
+            sizes in prop::collection::vec(prop_oneof![0u64..100, Just(LARGE)], 0..40), over: bool
+        ) {
+            if let Some(range) = choose(&sizes, over) {
+                prop_assert!(range.len() >= 2 && range.end <= sizes.len());
+                prop_assert!(sizes[range].iter().all(|size| *size < LARGE));
+            } else if over {
+                prop_assert!(sizes.windows(2).all(|pair| pair.contains(&LARGE)));
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Answers questions for kept records: newest first, a page at a time.
+//!
+//! Owns account scoping, in [`Store::list`] and nowhere else: parts are those of the question's account, and records of
+//! the log are compared by [`FlowQuery::matches`], which asks for the account too.
+
+use std::sync::Arc;
+
+use lucarne_model::{FlowPage, FlowQuery};
+
+use crate::{
+    Kept,
+    catalog::Catalog,
+    day::Day,
+    part::{Part, PartError, PartReader},
+    position::{BadCursor, Position, Stretch},
+};
+
+/// Records that may be looked at for one page. A rare record may so be some pages away, with nothing on those between.
+const MOST_SCANNED: u64 = 2_000_000;
+
+/// What can be asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    catalog: Arc<Catalog>,
+}
+
+impl Store {
+    pub(crate) fn new(catalog: Arc<Catalog>) -> Self {
+        Self { catalog }
+    }
+
+    pub(crate) fn unsealed(&self) -> usize {
+        self.catalog.unsealed_records()
+    }
+
+    /// The page that a question asks for. Reads files: not for an async task.
+    pub(crate) fn list(&self, query: &FlowQuery) -> Result<FlowPage, BadCursor> {
+        let stretch = Stretch::of(query)?;
+        let days = self.catalog.snapshot(query.account, Day::of(stretch.since), Day::of(stretch.below.end));
+        let limit = query.limit.clamp(1, FlowQuery::MAX_LIMIT) as usize;
+        let mut search = Search { query, stretch, limit, found: Vec::new(), scanned: 0, unreadable: 0 };
+        days.unsealed.iter().for_each(|chunk| search.add_unsealed(chunk));
+        let mut stopped_at = None;
+        for (index, (day, parts)) in days.days.iter().enumerate() {
+            if search.is_full_above(Position::at(day.end())) {
+                break;
+            }
+            parts.iter().for_each(|part| search.add_part(part));
+            if search.scanned > MOST_SCANNED && index + 1 < days.days.len() {
+                stopped_at = Some(Position::at(day.start()));
+                break;
+            }
+        }
+        Ok(search.page(stopped_at))
+    }
+}
+
+/// A page in the making: the newest records so far, one more than the page holds, so that it knows of a next one.
+struct Search<'a> {
+    query: &'a FlowQuery,
+    stretch: Stretch,
+    limit: usize,
+    /// Newest first.
+    found: Vec<Kept>,
+    scanned: u64,
+    unreadable: u32,
+}
+
+impl Search<'_> {
+    fn is_meant(&self, kept: &Kept) -> bool {
+        self.stretch.contains(kept.position()) && self.query.matches(&kept.record)
+    }
+
+    fn add_unsealed(&mut self, chunk: &[Kept]) {
+        self.scanned += chunk.len() as u64;
+        let meant: Vec<Kept> = chunk.iter().filter(|kept| self.is_meant(kept)).cloned().collect();
+        self.add(meant);
+    }
+
+    fn add_part(&mut self, part: &Part) {
+        match self.read_part(part) {
+            Ok(meant) => self.add(meant),
+            Err(error) => {
+                tracing::error!(path = %part.path.display(), %error, "a part cannot be read; an answer lacks its records");
+                self.unreadable += 1;
+            }
+        }
+    }
+
+    /// The newest of the part's records that are meant, as many as could be on the page.
+    fn read_part(&mut self, part: &Part) -> Result<Vec<Kept>, PartError> {
+        let mut reader = PartReader::open(part, &self.query.filter, &self.stretch)?;
+        let mut meant = Vec::new();
+        for row in reader.by_ref() {
+            let row = row?;
+            // Rows come newest first: the rest of the part is older still.
+            if meant.len() > self.limit || self.is_full_above(row.position()) {
+                break;
+            }
+            if self.is_meant(&row) {
+                meant.push(row);
+            }
+        }
+        self.scanned += reader.scanned;
+        Ok(meant)
+    }
+
+    /// Whether no record at or below the position can be on the page, or tell that there is a next one.
+    fn is_full_above(&self, position: Position) -> bool {
+        self.found.len() > self.limit && self.found.last().is_some_and(|last| last.position() >= position)
+    }
+
+    fn add(&mut self, meant: Vec<Kept>) {
+        if meant.is_empty() {
+            return;
+        }
+        self.found.extend(meant);
+        self.found.sort_unstable_by_key(|kept| std::cmp::Reverse(kept.position()));
+        self.found.truncate(self.limit + 1);
+    }
+
+    /// The page; `stopped_at` is where the search ended early, if it did: older days were not looked at.
+    fn page(mut self, stopped_at: Option<Position>) -> FlowPage {
+        if let Some(stop) = stopped_at {
+            self.found.retain(|kept| kept.position() >= stop);
+        }
+        let more = self.found.len() > self.limit;
+        self.found.truncate(self.limit);
+        let last = if more { self.found.last().map(Kept::position) } else { stopped_at };
+        FlowPage {
+            records: self.found.into_iter().map(|kept| kept.record).collect(),
+            next: last.map(|position| position.to_string()),
+            scanned: self.scanned,
+            unreadable: self.unreadable,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the state folder holds at a start, after whatever ended the collector before.
+//!
+//! Owns the rule stated at the crate's root: it removes what does not count, reads the log, and so gives each acknowledged
+//! record exactly once.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use lucarne_model::AccountId;
+
+use crate::{
+    catalog::Catalog,
+    day::Day,
+    durable,
+    log::{self, Log},
+    part::{Part, Place},
+    sealer::{FLOWS_DIR, LOG_DIR},
+    sessions::Sessions,
+};
+
+/// Why the state folder could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    #[error("the folder {} cannot be read or tidied", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("log segment {segment} cannot be read")]
+    Segment { segment: u64, source: io::Error },
+}
+
+/// What a collector goes on from.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) catalog: Catalog,
+    pub(crate) log: Log,
+    pub(crate) sessions: Sessions,
+}
+
+/// Reads the state folder, which it makes if there is none, and removes what does not count.
+pub(crate) fn recover(state_dir: &Path) -> Result<Recovered, RecoveryError> {
+    let (log_dir, flows_dir) = (state_dir.join(LOG_DIR), state_dir.join(FLOWS_DIR));
+    for dir in [&log_dir, &flows_dir] {
+        durable::create_dir(dir).map_err(|source| RecoveryError::Folder { path: dir.clone(), source })?;
+    }
+    let folder = |path: &Path| {
+        let path = path.to_owned();
+        move |source| RecoveryError::Folder { path, source }
+    };
+    remove_temporaries(&log_dir).map_err(folder(&log_dir))?;
+    let segments = log::segments(&log_dir).map_err(folder(&log_dir))?;
+    let found = find_parts(&flows_dir).map_err(folder(&flows_dir))?;
+    let next = segments.iter().copied().chain(found.iter().map(|(place, _)| place.to)).max().map_or(1, |n| n + 1);
+    let unsealed_from = segments.first().copied().unwrap_or(next);
+
+    let mut parts = Vec::new();
+    for same_folder in found.chunk_by(|(a, _), (b, _)| (a.account, a.day) == (b.account, b.day)) {
+        let counting: Vec<_> = same_folder.iter().filter(|(place, _)| place.to < unsealed_from).collect();
+        for (place, size) in same_folder {
+            let covered = counting.iter().any(|(other, _)| other.covers(place));
+            if place.to < unsealed_from && !covered {
+                parts.push(Part::new(*place, &flows_dir, *size));
+            } else {
+                let path = place.path(&flows_dir);
+                durable::remove(&path).map_err(folder(&path))?;
+            }
+        }
+    }
+    let catalog = Catalog::new(parts);
+    let sessions = replay(&log_dir, &segments, &catalog)?;
+    Ok(Recovered { catalog, log: Log::new(log_dir, next), sessions })
+}
+
+/// Shows the log's records to the catalog, and gives how far each sender has been taken.
+fn replay(log_dir: &Path, segments: &[u64], catalog: &Catalog) -> Result<Sessions, RecoveryError> {
+    let mut sessions = Sessions::default();
+    for segment in segments {
+        let replayed = log::replay(log_dir, *segment);
+        let replayed = replayed.map_err(|source| RecoveryError::Segment { segment: *segment, source })?;
+        let records = replayed.records.len();
+        match replayed.torn {
+            Some(torn) if Some(segment) == segments.last() => {
+                tracing::info!(segment, records, %torn, "the log ends in what was never acknowledged");
+            }
+            Some(torn) => tracing::error!(segment, records, %torn, "a log segment is damaged; records may be lost"),
+            None => {}
+        }
+        catalog.open(*segment);
+        catalog.add(*segment, replayed.records.into());
+        replayed.marks.into_iter().for_each(|mark| sessions.remember(mark));
+    }
+    Ok(sessions)
+}
+
+/// All files named as parts, with their sizes, in the order of folders and segments. Removes half-written ones.
+fn find_parts(flows_dir: &Path) -> io::Result<Vec<(Place, u64)>> {
+    let mut found = Vec::new();
+    for account in names(flows_dir)? {
+        // Others may put their own files here; what is not named by our rule is left alone.
+        if account.strip_prefix("account=").and_then(|id| id.parse::<AccountId>().ok()).is_none() {
+            continue;
+        }
+        let account_dir = flows_dir.join(&account);
+        for day in names(&account_dir)? {
+            if day.strip_prefix("date=").and_then(|date| date.parse::<Day>().ok()).is_none() {
+                continue;
+            }
+            let day_dir = account_dir.join(&day);
+            remove_temporaries(&day_dir)?;
+            for file in names(&day_dir)? {
+                if let Some(place) = Place::parse(&account, &day, &file) {
+                    found.push((place, fs::metadata(day_dir.join(file))?.len()));
+                }
+            }
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn remove_temporaries(dir: &Path) -> io::Result<()> {
+    for name in names(dir)? {
+        if Path::new(&name).extension().is_some_and(|extension| extension == durable::TEMPORARY) {
+            durable::remove(&dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The names in a folder that are text, as all of ours are.
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let names = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+    Ok(names.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests;
