@@ -11,6 +11,7 @@ mod delivery;
 mod dhcp;
 mod exchange;
 mod fabric;
+pub mod geneve;
 mod groups;
 mod guest;
 pub mod output;
@@ -22,6 +23,7 @@ mod settings;
 mod switch;
 #[cfg(test)]
 mod tests;
+pub mod tunnel;
 
 pub use counters::{FrameCounters, Malformed, PortCounters};
 pub use output::{Output, PortIndex};
