@@ -1,0 +1,30 @@
+//! Runs the benches of `bench/`, each a program that prints a table.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::program::{cargo, run};
+
+const FOLDER: &str = "bench/src/bin";
+
+/// Runs the bench `name`, or each in turn if that is `all`.
+pub(crate) fn run_named(name: &str) -> Result<()> {
+    let names = names()?;
+    let chosen: Vec<&String> = names.iter().filter(|known| name == "all" || *known == name).collect();
+    ensure!(!chosen.is_empty(), "there is no bench `{name}`; there are: all, {}", names.join(", "));
+    for name in chosen {
+        run(&mut cargo(&format!("run --quiet --release --package lucarne-bench --bin {name}")))?;
+    }
+    Ok(())
+}
+
+fn names() -> Result<Vec<String>> {
+    let mut names = vec![];
+    for entry in fs::read_dir(FOLDER).with_context(|| format!("cannot read {FOLDER}"))? {
+        let path = entry?.path();
+        names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+    }
+    names.sort();
+    Ok(names)
+}
