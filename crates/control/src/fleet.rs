@@ -1,0 +1,210 @@
+//! The hosts as they last spoke: heartbeats, actual states, and the versions of desired state that they were given.
+//!
+//! Owns what the controller knows of hosts and keeps in memory only: a controller that starts anew hears it again within one
+//! heartbeat. What must outlive it is in the store.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use lucarne_model::{
+    HostId, InstanceId, Moment,
+    actual::{ActualInstance, HostState, Report},
+    desired::Desired,
+};
+
+use crate::workflow::steps::Observed;
+
+/// What was heard of all hosts since the controller started.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    started: Moment,
+    timeout: Duration,
+    hosts: Mutex<HashMap<HostId, Heard>>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    at: Option<Moment>,
+    report: Option<Spoken>,
+    given: Option<Given>,
+}
+
+/// A report, by instance.
+#[derive(Debug)]
+struct Spoken {
+    report: Report,
+    instances: HashMap<InstanceId, ActualInstance>,
+}
+
+/// The desired state that a host was given last.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    content: u64,
+    version: u64,
+}
+
+impl Fleet {
+    pub(crate) fn new(started: Moment, timeout: Duration) -> Self {
+        Self { started, timeout, hosts: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostId, Heard>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host is there, whatever it says.
+    pub(crate) fn heard(&self, host: HostId, now: Moment) {
+        self.lock().entry(host).or_default().at = Some(now);
+    }
+
+    pub(crate) fn last_heard(&self, host: HostId) -> Option<Moment> {
+        self.lock().get(&host).and_then(|heard| heard.at)
+    }
+
+    /// A host that was not heard of yet has been silent since the controller started.
+    pub(crate) fn is_down(&self, host: HostId, now: Moment) -> bool {
+        now.since(self.last_heard(host).unwrap_or(self.started)) > self.timeout
+    }
+
+    pub(crate) fn state(&self, host: HostId, draining: bool, now: Moment) -> HostState {
+        match (self.is_down(host, now), draining) {
+            (true, _) => HostState::Down,
+            (false, true) => HostState::Draining,
+            (false, false) => HostState::Up,
+        }
+    }
+
+    /// Whether `report` says anything that the last one did not.
+    pub(crate) fn is_news(&self, host: HostId, report: &Report) -> bool {
+        let same = |old: &Report| {
+            old.version == report.version
+                && old.capacity == report.capacity
+                && old.instances == report.instances
+                && old.volumes == report.volumes
+                && old.snapshots == report.snapshots
+        };
+        !self.lock().get(&host).and_then(|heard| heard.report.as_ref()).is_some_and(|spoken| same(&spoken.report))
+    }
+
+    /// Takes a report in, and gives the instances of which it says something new.
+    pub(crate) fn take(&self, host: HostId, report: Report) -> Vec<InstanceId> {
+        let instances: HashMap<_, _> = report.instances.iter().map(|actual| (actual.id, actual.clone())).collect();
+        let mut all = self.lock();
+        let heard = all.entry(host).or_default();
+        let before = heard.report.as_ref().map(|spoken| &spoken.instances);
+        let is_new = |actual: &&ActualInstance| before.and_then(|before| before.get(&actual.id)) != Some(actual);
+        let changed = instances.values().filter(is_new).map(|actual| actual.id).collect();
+        heard.report = Some(Spoken { report, instances });
+        changed
+    }
+
+    /// What the host says of the instance.
+    pub(crate) fn observe(&self, host: Option<HostId>, instance: InstanceId, now: Moment) -> Observed {
+        let Some(host) = host else { return Observed::Unplaced };
+        if self.is_down(host, now) {
+            return Observed::HostDown;
+        }
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
+        match spoken.and_then(|spoken| spoken.instances.get(&instance)) {
+            Some(actual) => Observed::Said(actual.clone()),
+            None => Observed::Unknown,
+        }
+    }
+
+    /// The instances that the host speaks of.
+    pub(crate) fn mentioned(&self, host: HostId) -> Vec<InstanceId> {
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
+        spoken.map(|spoken| spoken.instances.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Gives `desired` its version: `sequence` if it differs from what the host was given last, else the same as then.
+    pub(crate) fn number(&self, host: HostId, desired: &mut Desired, sequence: u64) {
+        desired.version = 0;
+        let content = fingerprint(desired);
+        let mut all = self.lock();
+        let heard = all.entry(host).or_default();
+        let version = match heard.given {
+            Some(given) if given.content == content => given.version,
+            _ => sequence,
+        };
+        heard.given = Some(Given { content, version });
+        desired.version = version;
+    }
+}
+
+/// Equal contents have equal fingerprints within one process.
+fn fingerprint(desired: &Desired) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_vec(desired).unwrap_or_default().hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: HostId = HostId::from_bits(1);
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_host_is_down_when_it_was_silent_for_longer_than_the_timeout() {
+        let fleet = Fleet::new(Moment::from_secs(100), TIMEOUT);
+        assert!(!fleet.is_down(HOST, Moment::from_secs(110)), "it may still speak");
+        assert!(fleet.is_down(HOST, Moment::from_secs(111)));
+        fleet.heard(HOST, Moment::from_secs(111));
+        assert!(!fleet.is_down(HOST, Moment::from_secs(121)));
+        assert!(fleet.is_down(HOST, Moment::from_secs(122)));
+    }
+
+    #[test]
+    fn equal_desired_states_keep_their_version() {
+        let fleet = Fleet::new(Moment::EPOCH, TIMEOUT);
+        let mut first = Desired::default();
+        fleet.number(HOST, &mut first, 7);
+        let mut same = Desired::default();
+        fleet.number(HOST, &mut same, 9);
+        assert_eq!((first.version, same.version), (7, 7));
+        let vpc = lucarne_model::desired::StreamRequest {
+            token: "t".into(),
+            instance: InstanceId::from_bits(1),
+            kind: lucarne_model::desired::StreamKind::Log,
+        };
+        let mut other = Desired { streams: vec![vpc], ..Desired::default() };
+        fleet.number(HOST, &mut other, 11);
+        assert_eq!(other.version, 11);
+    }
+
+    #[test]
+    fn a_report_names_the_instances_that_changed() {
+        use lucarne_model::actual::{ActualState, Capacity};
+        let fleet = Fleet::new(Moment::EPOCH, TIMEOUT);
+        let actual = |n, state| ActualInstance {
+            id: InstanceId::from_bits(n),
+            generation: 1,
+            state,
+            reason: None,
+            volumes: Vec::new(),
+        };
+        let report = |instances| Report {
+            version: 1,
+            capacity: Capacity::default(),
+            instances,
+            volumes: Vec::new(),
+            snapshots: Vec::new(),
+            dropped_frames: Default::default(),
+        };
+        let first = report(vec![actual(1, ActualState::Preparing), actual(2, ActualState::Running)]);
+        assert!(fleet.is_news(HOST, &first));
+        assert_eq!(fleet.take(HOST, first.clone()).len(), 2);
+        assert!(!fleet.is_news(HOST, &first));
+        let second = report(vec![actual(1, ActualState::Running), actual(2, ActualState::Running)]);
+        assert!(fleet.is_news(HOST, &second));
+        assert_eq!(fleet.take(HOST, second), [InstanceId::from_bits(1)]);
+    }
+}

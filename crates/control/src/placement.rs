@@ -1,0 +1,244 @@
+//! Placement: which host a new instance goes to.
+//!
+//! Owns the choice, as a function of what the hosts have left and of what the instance needs and wishes. Pure: the numbers
+//! come from the store, in the transaction that also takes the room, so that two launches cannot be promised the same.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::cmp::Reverse;
+
+use lucarne_model::{
+    Bytes, HostId, Vcpus,
+    actual::{Capacity, HostState},
+    instance::PlacementStrategy,
+};
+
+/// What an instance takes of a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Demand {
+    pub(crate) vcpus: Vcpus,
+    pub(crate) memory: Bytes,
+    pub(crate) disk: Bytes,
+}
+
+/// A host as placement sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) host: HostId,
+    pub(crate) state: HostState,
+    pub(crate) capacity: Capacity,
+    pub(crate) used: Capacity,
+    /// Instances there that are to be spread from, or packed with, the new one.
+    pub(crate) companions: u32,
+}
+
+/// Which host is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// This host or none: asked for by the user, or where the instance's volumes lie.
+    pub(crate) host: Option<HostId>,
+    pub(crate) strategy: PlacementStrategy,
+}
+
+/// Why there is no host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("no host is up, of {enrolled} that are enrolled; `lucarne host list` shows them")]
+    NoHostUp { enrolled: usize },
+    #[error("the wished host is not known")]
+    UnknownHost,
+    #[error("the wished host is {}", state_in_words(*.0))]
+    HostNotUp(HostState),
+    #[error("the wished host has {free} left, which is less than {needed}")]
+    HostFull { needed: Amounts, free: Amounts },
+    #[error("none of {up} hosts that are up has {needed} left; the emptiest has {most}")]
+    NoRoom { up: usize, needed: Amounts, most: Amounts },
+}
+
+/// A demand in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Amounts(Demand);
+
+impl std::fmt::Display for Amounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Demand { vcpus, memory, disk } = self.0;
+        write!(f, "{vcpus} vCPUs, {} MiB of memory and {} MiB of disk", memory.as_mib(), disk.as_mib())
+    }
+}
+
+fn state_in_words(state: HostState) -> &'static str {
+    match state {
+        HostState::Up => "up",
+        HostState::Draining => "draining and takes no new instances",
+        HostState::Down => "down",
+    }
+}
+
+impl Candidate {
+    fn free(&self) -> Demand {
+        Demand {
+            vcpus: Vcpus(self.capacity.vcpus.0.saturating_sub(self.used.vcpus.0)),
+            memory: self.capacity.memory - self.used.memory,
+            disk: self.capacity.disk - self.used.disk,
+        }
+    }
+
+    fn has_room(&self, demand: &Demand) -> bool {
+        let free = self.free();
+        free.vcpus >= demand.vcpus && free.memory >= demand.memory && free.disk >= demand.disk
+    }
+
+    /// Used memory in thousandths of the capacity: hosts of different sizes fill evenly.
+    fn fullness(&self) -> u64 {
+        let capacity = u128::from(self.capacity.memory.0.max(1));
+        (u128::from(self.used.memory.0) * 1000 / capacity) as u64
+    }
+}
+
+/// Chooses a host that is up and has room.
+///
+/// *Spread* takes the host with the fewest companions, then the emptiest. *Pack* takes the one with the most companions, then
+/// the fullest, so that whole hosts stay free for large instances. Equal hosts are taken in the order of their ids: the same
+/// question has the same answer.
+pub(crate) fn choose(candidates: &[Candidate], demand: &Demand, wish: Wish) -> Result<HostId, Refusal> {
+    if let Some(wished) = wish.host {
+        return wished_host(candidates, demand, wished);
+    }
+    let up = || candidates.iter().filter(|candidate| candidate.state == HostState::Up);
+    let fitting = up().filter(|candidate| candidate.has_room(demand));
+    let chosen = match wish.strategy {
+        PlacementStrategy::Spread => fitting.min_by_key(|c| (c.companions, c.fullness(), c.host)),
+        PlacementStrategy::Pack => fitting.min_by_key(|c| (Reverse(c.companions), Reverse(c.fullness()), c.host)),
+    };
+    chosen.map(|candidate| candidate.host).ok_or_else(|| match up().max_by_key(|c| c.free().memory) {
+        Some(most) => {
+            Refusal::NoRoom { up: up().count(), needed: Amounts(*demand), most: Amounts(most.free()) }
+        }
+        None => Refusal::NoHostUp { enrolled: candidates.len() },
+    })
+}
+
+fn wished_host(candidates: &[Candidate], demand: &Demand, wished: HostId) -> Result<HostId, Refusal> {
+    let candidate = candidates.iter().find(|candidate| candidate.host == wished).ok_or(Refusal::UnknownHost)?;
+    if candidate.state != HostState::Up {
+        return Err(Refusal::HostNotUp(candidate.state));
+    }
+    if !candidate.has_room(demand) {
+        return Err(Refusal::HostFull { needed: Amounts(*demand), free: Amounts(candidate.free()) });
+    }
+    Ok(wished)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidate() -> impl Strategy<Value = Candidate> {
+        let state = prop_oneof![4 => Just(HostState::Up), 1 => Just(HostState::Draining), 1 => Just(HostState::Down)];
+        let amounts = || (0..16u32, 0..16u64, 0..16u64);
+        let capacity = |(vcpus, memory, disk): (u32, u64, u64)| Capacity {
+            vcpus: Vcpus(vcpus),
+            memory: Bytes::mib(memory),
+            disk: Bytes::mib(disk),
+        };
+        (0..40u128, state, amounts(), amounts(), 0..4u32).prop_map(move |(id, state, has, used, companions)| Candidate {
+            host: HostId::from_bits(id),
+            state,
+            capacity: capacity(has),
+            used: capacity(used),
+            companions,
+        })
+    }
+
+    fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
+        prop::collection::vec(candidate(), 0..12).prop_map(|mut all| {
+            all.sort_by_key(|c| c.host);
+            all.dedup_by_key(|c| c.host);
+            all
+        })
+    }
+
+    fn demand() -> impl Strategy<Value = Demand> {
+        (0..8u32, 0..8u64, 0..8u64).prop_map(|(vcpus, memory, disk)| Demand {
+            vcpus: Vcpus(vcpus),
+            memory: Bytes::mib(memory),
+            disk: Bytes::mib(disk),
+        })
+    }
+
+    const SPREAD: Wish = Wish { host: None, strategy: PlacementStrategy::Spread };
+    const PACK: Wish = Wish { host: None, strategy: PlacementStrategy::Pack };
+
+    proptest! {
+        #[test]
+        fn whoever_is_chosen_is_up_and_has_room(all in candidates(), demand in demand(), pack: bool) {
+            let wish = if pack { PACK } else { SPREAD };
+            let fits = |c: &Candidate| c.state == HostState::Up && c.has_room(&demand);
+            match choose(&all, &demand, wish) {
+                Ok(host) => prop_assert!(all.iter().any(|c| c.host == host && fits(c))),
+                Err(_) => prop_assert!(!all.iter().any(fits)),
+            }
+        }
+
+        #[test]
+        fn the_order_of_the_hosts_does_not_matter(all in candidates(), demand in demand(), pack: bool) {
+            let wish = if pack { PACK } else { SPREAD };
+            let turned: Vec<_> = all.iter().rev().cloned().collect();
+            prop_assert_eq!(choose(&all, &demand, wish).ok(), choose(&turned, &demand, wish).ok());
+        }
+
+        #[test]
+        fn spreading_never_takes_a_host_with_more_companions_than_another_that_fits(
+            all in candidates(), demand in demand(),
+        ) {
+            if let Ok(host) = choose(&all, &demand, SPREAD) {
+                let chosen = all.iter().find(|c| c.host == host).unwrap();
+                let fewer = |c: &&Candidate| c.companions < chosen.companions;
+                prop_assert!(!all.iter().filter(fewer).any(|c| c.state == HostState::Up && c.has_room(&demand)));
+            }
+        }
+
+        #[test]
+        fn packing_never_takes_a_host_with_fewer_companions_than_another_that_fits(
+            all in candidates(), demand in demand(),
+        ) {
+            if let Ok(host) = choose(&all, &demand, PACK) {
+                let chosen = all.iter().find(|c| c.host == host).unwrap();
+                let more = |c: &&Candidate| c.companions > chosen.companions;
+                prop_assert!(!all.iter().filter(more).any(|c| c.state == HostState::Up && c.has_room(&demand)));
+            }
+        }
+
+        #[test]
+        fn a_wished_host_is_taken_or_nothing(all in candidates(), demand in demand(), wished in 0..40u128) {
+            let wished = HostId::from_bits(wished);
+            let wish = Wish { host: Some(wished), strategy: PlacementStrategy::Spread };
+            match choose(&all, &demand, wish) {
+                Ok(host) => prop_assert_eq!(host, wished),
+                Err(Refusal::UnknownHost) => prop_assert!(all.iter().all(|c| c.host != wished)),
+                Err(_) => prop_assert!(all.iter().any(|c| c.host == wished)),
+            }
+        }
+    }
+
+    #[test]
+    fn instances_of_a_group_go_to_different_hosts_as_long_as_there_are_any() {
+        let empty = |n| Candidate {
+            host: HostId::from_bits(n),
+            state: HostState::Up,
+            capacity: Capacity { vcpus: Vcpus(8), memory: Bytes::gib(8), disk: Bytes::gib(8) },
+            used: Capacity::default(),
+            companions: 0,
+        };
+        let mut hosts = vec![empty(1), empty(2), empty(3)];
+        let demand = Demand { vcpus: Vcpus(1), memory: Bytes::gib(1), disk: Bytes::ZERO };
+        for _ in 0..6 {
+            let chosen = choose(&hosts, &demand, SPREAD).unwrap();
+            let host = hosts.iter_mut().find(|c| c.host == chosen).unwrap();
+            host.companions += 1;
+            host.used.memory = host.used.memory + demand.memory;
+        }
+        assert!(hosts.iter().all(|c| c.companions == 2));
+    }
+}

@@ -1,0 +1,191 @@
+//! What the store keeps of instances, volumes, hosts and jobs beyond what the API shows.
+//!
+//! Owns the records' shapes and what each points at. Each holds the API's resource flattened, so that filters see the same
+//! fields as users do.
+
+use lucarne_api::bodies::instance::{Job, JobState};
+use lucarne_model::{
+    AccountId, Bytes, ErrorCode, HostId, InstanceId, JobId, Tags, Vcpus, VolumeId,
+    actual::{Capacity, Host},
+    desired::VolumeContent,
+    instance::{Instance, InstanceState},
+    storage::{BootSource, Volume, VolumeState},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    placement::Demand,
+    store::{Item, Resource},
+};
+
+/// An instance and what it boots from: its image may be deleted while it lives.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct InstanceRecord {
+    #[serde(flatten)]
+    pub(crate) instance: Instance,
+    pub(crate) boot: BootSource,
+}
+
+impl Resource for InstanceRecord {
+    const KIND: &'static str = "instance";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidInstanceNotFound;
+    type Id = InstanceId;
+    fn id(&self) -> InstanceId {
+        self.instance.id
+    }
+    fn account(&self) -> AccountId {
+        self.instance.account
+    }
+    /// A terminated instance holds on to its host only, until that host has confirmed that nothing of it is left.
+    fn references(&self) -> Vec<String> {
+        let instance = &self.instance;
+        let host = instance.host.map(|host| host.to_string());
+        if instance.state == InstanceState::Terminated {
+            return host.into_iter().collect();
+        }
+        let groups = instance.security_groups.iter().map(ToString::to_string);
+        let volumes = instance.volumes.iter().map(|attachment| attachment.volume.to_string());
+        [instance.vpc.to_string(), instance.subnet.to_string()]
+            .into_iter()
+            .chain(host)
+            .chain(groups)
+            .chain(volumes)
+            .collect()
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        Some(&mut self.instance.tags)
+    }
+    fn uses(&self) -> Vec<(Item, u64)> {
+        if self.instance.state == InstanceState::Terminated {
+            return Vec::new();
+        }
+        let Instance { vcpus, memory, .. } = self.instance;
+        vec![(Item::Instances, 1), (Item::Vcpus, vcpus.0.into()), (Item::Memory, memory.0)]
+    }
+}
+
+impl InstanceRecord {
+    /// What it takes of its host, its volumes apart.
+    pub(crate) fn demand(&self) -> Demand {
+        Demand { vcpus: self.instance.vcpus, memory: self.instance.memory, disk: Bytes::ZERO }
+    }
+}
+
+/// A volume and what it holds when it is made: the snapshot or image may be deleted before that.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct VolumeRecord {
+    #[serde(flatten)]
+    pub(crate) volume: Volume,
+    pub(crate) content: VolumeContent,
+}
+
+impl Resource for VolumeRecord {
+    const KIND: &'static str = "volume";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidVolumeNotFound;
+    type Id = VolumeId;
+    fn id(&self) -> VolumeId {
+        self.volume.id
+    }
+    fn account(&self) -> AccountId {
+        self.volume.account
+    }
+    /// A volume that is being deleted holds on to its host only.
+    fn references(&self) -> Vec<String> {
+        let host = self.volume.host.map(|host| host.to_string());
+        let instance = self.volume.instance.filter(|_| self.volume.state != VolumeState::Deleting);
+        host.into_iter().chain(instance.map(|instance| instance.to_string())).collect()
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        Some(&mut self.volume.tags)
+    }
+    fn uses(&self) -> Vec<(Item, u64)> {
+        vec![(Item::Volumes, 1), (Item::VolumeBytes, self.volume.size.0)]
+    }
+}
+
+/// A host and the digest of the key with which it speaks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct HostRecord {
+    #[serde(flatten)]
+    pub(crate) host: Host,
+    /// SHA-256 in hexadecimal digits.
+    pub(crate) key_digest: String,
+    /// Whether the operator wants no new instances there; kept apart from its state, which also says whether it is heard of.
+    pub(crate) draining: bool,
+}
+
+impl Resource for HostRecord {
+    const KIND: &'static str = "host";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
+    type Id = HostId;
+    fn id(&self) -> HostId {
+        self.host.id
+    }
+    fn account(&self) -> AccountId {
+        self.host.account
+    }
+    fn references(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        Some(&mut self.host.tags)
+    }
+}
+
+impl HostRecord {
+    /// Promises room to an instance or a volume.
+    pub(crate) fn promise(&mut self, demand: &Demand) {
+        let used = self.host.used;
+        self.host.used = Capacity {
+            vcpus: used.vcpus + demand.vcpus,
+            memory: used.memory + demand.memory,
+            disk: used.disk + demand.disk,
+        };
+    }
+
+    /// Takes a promise back.
+    pub(crate) fn release(&mut self, demand: &Demand) {
+        let used = self.host.used;
+        self.host.used = Capacity {
+            vcpus: Vcpus(used.vcpus.0.saturating_sub(demand.vcpus.0)),
+            memory: used.memory - demand.memory,
+            disk: used.disk - demand.disk,
+        };
+    }
+}
+
+/// A workflow and how far it is. Its step and the step's effect on other records change in one transaction.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct JobRecord {
+    #[serde(flatten)]
+    pub(crate) job: Job,
+    /// Index of the step that is to be done, or undone, next.
+    pub(crate) position: usize,
+    /// When the step that waits gives up; none for steps that must not.
+    #[serde(default)]
+    pub(crate) deadline: Option<lucarne_model::Moment>,
+}
+
+impl Resource for JobRecord {
+    const KIND: &'static str = "job";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidJobNotFound;
+    type Id = JobId;
+    fn id(&self) -> JobId {
+        self.job.id
+    }
+    fn account(&self) -> AccountId {
+        self.job.account
+    }
+    fn references(&self) -> Vec<String> {
+        vec![self.job.instance.to_string()]
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        Some(&mut self.job.tags)
+    }
+}
+
+impl JobRecord {
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.job.state, JobState::Done | JobState::Failed)
+    }
+}

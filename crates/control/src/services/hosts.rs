@@ -1,0 +1,327 @@
+//! Hosts: enrolled, heard, told what to be, and drained by operators.
+//!
+//! Owns a host's record and key, and what its report changes in the records of instances, volumes and snapshots: decided in
+//! [`crate::settle`], done here in one transaction.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use lucarne_api::{
+    Call, Problem,
+    answer::{Created, Done},
+    bodies::{
+        ListQuery, NoQuery, Page,
+        host::{DesiredAnswer, DesiredQuery, EnrolHost, Enrolled, HostSettings},
+    },
+    input::{Json, Nothing},
+};
+use lucarne_model::{
+    AccountId, ErrorCode, HostId, InstanceId, Moment,
+    actual::{ActualInstance, ActualState, Capacity, Host, HostDescription, HostState, Report},
+    desired::Desired,
+    instance::{InstanceState, StateReason},
+    storage::{Snapshot, VolumeState},
+};
+use ring::digest;
+use subtle::ConstantTimeEq;
+
+use crate::{
+    Caller, Controller, desired, random,
+    records::{HostRecord, InstanceRecord, VolumeRecord},
+    settle::{self, VolumeChange},
+    store::{Scope, Tx},
+    workflow::{effects, engine},
+};
+
+/// The longest that a host may wait for a newer desired state.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Changes that come together are told together.
+const GATHER: Duration = Duration::from_millis(10);
+/// The setting under which the join token is kept.
+pub(crate) const JOIN_TOKEN: &str = "join-token";
+/// What stands before id and secret in a host's key.
+const KEY_PREFIX: &str = "lucarne-host";
+
+fn digest_of(secret: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, secret.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Host id and secret of a host's key; none of another kind of token.
+pub(crate) fn parse_key(token: &str) -> Option<(HostId, &str)> {
+    let (prefix, rest) = token.split_once('.')?;
+    let (host, secret) = rest.split_once('.')?;
+    (prefix == KEY_PREFIX).then_some(())?;
+    Some((host.parse().ok()?, secret))
+}
+
+/// The host whose key this is. A fast digest is enough for a secret of 256 random bits.
+pub(crate) async fn authenticate(controller: &Controller, host: HostId, secret: &str) -> Result<HostId, Problem> {
+    let refused = || Problem::new(ErrorCode::AuthFailure, "the host's key is not valid; enrol the host again");
+    let record = controller.store.read(move |tx| tx.find::<HostRecord>(Scope::Everything, host)).await?;
+    let record = record.ok_or_else(refused)?;
+    let same: bool = record.key_digest.as_bytes().ct_eq(digest_of(secret).as_bytes()).into();
+    if same { Ok(host) } else { Err(refused()) }
+}
+
+pub(crate) async fn enrol_host(
+    controller: &Controller,
+    call: Call<Caller, (), NoQuery, Json<EnrolHost>>,
+) -> Result<Created<Enrolled>, Problem> {
+    let EnrolHost { join_token, host } = call.body.0;
+    let secret = random::secret();
+    let key_digest = digest_of(&secret);
+    let enrol = move |tx: &mut Tx<'_>| {
+        let known = tx.setting(JOIN_TOKEN)?.unwrap_or_default();
+        let same: bool = known.as_bytes().ct_eq(join_token.as_bytes()).into();
+        if known.is_empty() || !same {
+            let detail = "the join token is not valid; the controller's operator file has the right one";
+            return Err(Problem::new(ErrorCode::AuthFailure, detail));
+        }
+        enrol(tx, host, key_digest)
+    };
+    let host = controller.store.write(enrol).await?;
+    controller.fleet.heard(host, crate::clock::now());
+    tracing::info!(%host, "a host enrolled");
+    Ok(Created(Enrolled { host, host_key: format!("{KEY_PREFIX}.{host}.{secret}") }))
+}
+
+/// A host that was killed before it kept its key comes again with the same tunnel key, and is given a new one.
+fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> Result<HostId, Problem> {
+    let hosts = tx.list::<HostRecord>(Scope::Everything)?;
+    let same_machine = |record: &HostRecord| record.host.description.public_key == description.public_key;
+    if let Some(mut record) = hosts.into_iter().find(same_machine) {
+        record.host.description = description;
+        record.key_digest = key_digest;
+        tx.put(&record)?;
+        return Ok(record.host.id);
+    }
+    let host = Host {
+        id: random::id(),
+        account: AccountId::OPERATOR,
+        description,
+        state: HostState::Up,
+        used: Capacity::default(),
+        instances: 0,
+        enrolled: tx.now(),
+        last_heard: tx.now(),
+        tags: Default::default(),
+    };
+    tx.insert(&HostRecord { host: host.clone(), key_digest, draining: false })?;
+    Ok(host.id)
+}
+
+pub(crate) async fn hello_host(
+    controller: &Controller,
+    call: Call<Caller, (), NoQuery, Json<HostDescription>>,
+) -> Result<Json<HostSettings>, Problem> {
+    let (host, description) = (call.caller.host()?, call.body.0);
+    controller.fleet.heard(host, crate::clock::now());
+    let describe = move |tx: &mut Tx<'_>| {
+        let mut record: HostRecord = tx.get(Scope::Everything, host)?;
+        record.host.description = description;
+        record.host.last_heard = tx.now();
+        tx.put(&record)
+    };
+    controller.store.write(describe).await?;
+    let collector = controller.collector.connection().await.map_err(|error| {
+        let detail = format!("the collector's address is not known yet: {error}");
+        Problem::new(ErrorCode::CollectorUnavailable, detail)
+    })?;
+    Ok(Json(HostSettings {
+        host,
+        collector: collector.ipfix,
+        collector_token: collector.exporter_token,
+        heartbeat_millis: controller.settings.heartbeat.as_millis() as u64,
+    }))
+}
+
+pub(crate) async fn report_host(
+    controller: &Controller,
+    call: Call<Caller, (), NoQuery, Json<Report>>,
+) -> Result<Done, Problem> {
+    let (host, report) = (call.caller.host()?, call.body.0);
+    controller.fleet.heard(host, crate::clock::now());
+    if !controller.fleet.is_news(host, &report) {
+        return Ok(Done);
+    }
+    let told = report.clone();
+    // The records first: should they fail, the same report is news again.
+    controller.store.write(move |tx| settle_report(tx, host, &told)).await?;
+    for instance in controller.fleet.take(host, report) {
+        controller.store.changes().touch(&instance.to_string());
+    }
+    Ok(Done)
+}
+
+fn settle_report(tx: &mut Tx<'_>, host: HostId, report: &Report) -> Result<(), Problem> {
+    let mut record: HostRecord = tx.get(Scope::Everything, host)?;
+    record.host.description.capacity = report.capacity;
+    tx.put(&record)?;
+    let actual: BTreeMap<InstanceId, &ActualInstance> = report.instances.iter().map(|a| (a.id, a)).collect();
+    for record in tx.referring::<InstanceRecord>(Scope::Everything, host)? {
+        if let Some(actual) = actual.get(&record.instance.id) {
+            settle_instance(tx, record, actual)?;
+        }
+    }
+    settle_volumes(tx, host, report, &actual)?;
+    for actual in &report.snapshots {
+        if let Some(snapshot) = tx.find::<Snapshot>(Scope::Everything, actual.id)?
+            && let Some(settled) = settle::snapshot(&snapshot, actual)
+        {
+            tx.put(&settled)?;
+        }
+    }
+    Ok(())
+}
+
+/// An instance with a workflow is the workflow's.
+fn settle_instance(tx: &mut Tx<'_>, mut record: InstanceRecord, actual: &ActualInstance) -> Result<(), Problem> {
+    if record.instance.state == InstanceState::Terminated && actual.state == ActualState::Absent {
+        record.instance.host = None;
+        return tx.put(&record);
+    }
+    let Some((state, reason)) = settle::instance(&record.instance, actual) else { return Ok(()) };
+    if engine::unfinished(tx, record.instance.id)?.is_some() {
+        return Ok(());
+    }
+    record.instance.state = state;
+    record.instance.state_reason = reason;
+    record.instance.changed = tx.now();
+    tx.put(&record)
+}
+
+fn settle_volumes(
+    tx: &mut Tx<'_>,
+    host: HostId,
+    report: &Report,
+    instances: &BTreeMap<InstanceId, &ActualInstance>,
+) -> Result<(), Problem> {
+    for mut record in tx.referring::<VolumeRecord>(Scope::Everything, host)? {
+        let at = record.volume.instance.and_then(|instance| instances.get(&instance).copied());
+        let actual = report.volumes.iter().find(|actual| actual.id == record.volume.id);
+        match settle::volume(&record.volume, at, actual) {
+            None => continue,
+            Some(VolumeChange::Deleted) => {
+                effects::forget_volume(tx, &record)?;
+                continue;
+            }
+            Some(VolumeChange::Attached) => settle_volume(&mut record, VolumeState::InUse, None),
+            Some(VolumeChange::Detached) => {
+                record.volume.instance = None;
+                settle_volume(&mut record, VolumeState::Available, None);
+            }
+            Some(VolumeChange::Failed(reason)) => settle_volume(&mut record, VolumeState::Error, Some(reason)),
+        }
+        tx.put(&record)?;
+    }
+    Ok(())
+}
+
+fn settle_volume(record: &mut VolumeRecord, state: VolumeState, reason: Option<StateReason>) {
+    record.volume.state = state;
+    record.volume.state_reason = reason;
+}
+
+pub(crate) async fn get_desired(
+    controller: &Controller,
+    call: Call<Caller, (), DesiredQuery, Nothing>,
+) -> Result<Json<DesiredAnswer>, Problem> {
+    let host = call.caller.host()?;
+    controller.fleet.heard(host, crate::clock::now());
+    let wait = Duration::from_millis(call.query.wait_millis.unwrap_or(0)).min(LONGEST_WAIT);
+    let newer = newer_than(controller, host, call.query.have);
+    let desired = match tokio::time::timeout(wait.max(GATHER), newer).await {
+        Ok(newer) => Some(newer?),
+        Err(_) => None,
+    };
+    Ok(Json(DesiredAnswer { desired }))
+}
+
+/// The host's desired state, as soon as it is another than that of the version `have`.
+async fn newer_than(controller: &Controller, host: HostId, have: Option<u64>) -> Result<Desired, Problem> {
+    // Heard of first and computed then, so that no change falls between.
+    let mut topics = BTreeSet::from([host.to_string()]);
+    let mut changes = controller.store.changes().subscribe(topics.clone());
+    loop {
+        let desired = compute(controller, host).await?;
+        if have != Some(desired.version) {
+            return Ok(desired);
+        }
+        let concerned = desired::topics(host, &desired);
+        if concerned == topics {
+            changes.changed().await;
+            tokio::time::sleep(GATHER).await;
+        } else {
+            changes = controller.store.changes().subscribe(concerned.clone());
+            topics = concerned;
+        }
+    }
+}
+
+async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Problem> {
+    let sequence = controller.store.changes().sequence();
+    let (mentioned, streams) = (controller.fleet.mentioned(host), controller.streams.of(host));
+    let mut desired = controller.store.read(move |tx| desired::compute(tx, host, &mentioned, streams)).await?;
+    controller.fleet.number(host, &mut desired, sequence);
+    Ok(desired)
+}
+
+fn shown(controller: &Controller, record: HostRecord, now: Moment) -> Host {
+    let HostRecord { mut host, draining, .. } = record;
+    host.state = controller.fleet.state(host.id, draining, now);
+    host.last_heard = controller.fleet.last_heard(host.id).unwrap_or(host.last_heard);
+    host
+}
+
+pub(crate) async fn list_hosts(
+    controller: &Controller,
+    call: Call<Caller, (), ListQuery, Nothing>,
+) -> Result<Json<Page<Host>>, Problem> {
+    let (scope, query) = (call.caller.scope(), call.query);
+    let page = controller.store.read(move |tx| tx.page::<HostRecord>(scope, &query)).await?;
+    let now = crate::clock::now();
+    let items = page.items.into_iter().map(|record| shown(controller, record, now)).collect();
+    Ok(Json(Page { items, next: page.next }))
+}
+
+pub(crate) async fn get_host(
+    controller: &Controller,
+    call: Call<Caller, (HostId,), NoQuery, Nothing>,
+) -> Result<Json<Host>, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    let record = controller.store.read(move |tx| tx.get::<HostRecord>(scope, id)).await?;
+    Ok(Json(shown(controller, record, crate::clock::now())))
+}
+
+pub(crate) async fn drain_host(
+    controller: &Controller,
+    call: Call<Caller, (HostId,), NoQuery, Nothing>,
+) -> Result<Json<Host>, Problem> {
+    set_draining(controller, call, true).await
+}
+
+pub(crate) async fn resume_host(
+    controller: &Controller,
+    call: Call<Caller, (HostId,), NoQuery, Nothing>,
+) -> Result<Json<Host>, Problem> {
+    set_draining(controller, call, false).await
+}
+
+async fn set_draining(
+    controller: &Controller,
+    call: Call<Caller, (HostId,), NoQuery, Nothing>,
+    draining: bool,
+) -> Result<Json<Host>, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    let set = move |tx: &mut Tx<'_>| {
+        let mut record: HostRecord = tx.get(scope, id)?;
+        record.draining = draining;
+        tx.put(&record)?;
+        Ok(record)
+    };
+    let record = controller.change(&call, set).await?;
+    Ok(Json(shown(controller, record, crate::clock::now())))
+}

@@ -1,0 +1,47 @@
+//! Instances and volumes as their readers may see them.
+//!
+//! Owns what is held back from tenants: which machine a host is. They are shown a name of it that is their own, so that they
+//! can tell whether two instances share a host and no two accounts can compare notes.
+
+use lucarne_model::{
+    AccountId, ErrorCode, HostId, Moment,
+    instance::{Instance, InstanceState, StateReason},
+    storage::Volume,
+};
+use ring::digest;
+
+use crate::{
+    Caller,
+    fleet::Fleet,
+    records::{InstanceRecord, VolumeRecord},
+};
+
+/// The account's own name of a host. A host's id is random, so its digest leads nowhere.
+pub(crate) fn opaque_host(account: AccountId, host: HostId) -> HostId {
+    let digest = digest::digest(&digest::SHA256, format!("{account}/{host}").as_bytes());
+    let mut bits = [0; 16];
+    bits.copy_from_slice(&digest.as_ref()[..16]);
+    HostId::from_bits(u128::from_be_bytes(bits))
+}
+
+fn host(caller: &Caller, host: Option<HostId>) -> Option<HostId> {
+    if caller.operator { host } else { host.map(|host| opaque_host(caller.account, host)) }
+}
+
+pub(crate) fn instance(caller: &Caller, fleet: &Fleet, record: InstanceRecord, now: Moment) -> Instance {
+    let mut instance = record.instance;
+    let ended = instance.state == InstanceState::Terminated;
+    if !ended && instance.state_reason.is_none() && instance.host.is_some_and(|host| fleet.is_down(host, now)) {
+        let message = "the instance's host does not answer; what is shown is what was last known".into();
+        instance.state_reason = Some(StateReason { code: ErrorCode::HostUnreachable, message });
+    }
+    // What a terminated instance keeps its host for is between the controller and that host.
+    instance.host = if ended { None } else { host(caller, instance.host) };
+    instance
+}
+
+pub(crate) fn volume(caller: &Caller, record: VolumeRecord) -> Volume {
+    let mut volume = record.volume;
+    volume.host = host(caller, volume.host);
+    volume
+}

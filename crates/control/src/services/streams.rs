@@ -1,0 +1,173 @@
+//! Streams between a user and an instance's host: the serial console and its log.
+//!
+//! Owns the meeting of the two ends. Nothing dials a host: the user's request waits under a token that stands in the host's
+//! desired state, the host opens its end with that token, and the bytes are passed on, a few at a time.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::ws::{Message, WebSocket},
+};
+use futures::{SinkExt, StreamExt, stream};
+use lucarne_api::{
+    Call, Problem,
+    answer::{Download, Upgraded},
+    bodies::NoQuery,
+    input::{Nothing, Socket},
+};
+use lucarne_model::{
+    ErrorCode, HostId, InstanceId,
+    desired::{StreamKind, StreamRequest},
+    instance::InstanceState,
+};
+use tokio::sync::oneshot;
+
+use super::attachments::wrong_state;
+use crate::{Caller, Controller, random, records::InstanceRecord};
+
+/// How long a host may take to open its end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The largest message that is passed on.
+pub(crate) const MESSAGE_BYTES: usize = 64 << 10;
+
+/// Requests whose host has not come yet.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    waiting: Mutex<HashMap<String, Waiting>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    host: HostId,
+    request: StreamRequest,
+    meet: oneshot::Sender<WebSocket>,
+}
+
+impl Streams {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the host should open now.
+    pub(crate) fn of(&self, host: HostId) -> Vec<StreamRequest> {
+        let all = self.lock();
+        let mut requests: Vec<_> = all.values().filter(|w| w.host == host).map(|w| w.request.clone()).collect();
+        requests.sort_by(|a, b| a.token.cmp(&b.token));
+        requests
+    }
+
+    fn ask(&self, host: HostId, instance: InstanceId, kind: StreamKind) -> (String, oneshot::Receiver<WebSocket>) {
+        let (meet, met) = oneshot::channel();
+        let token = random::secret();
+        let request = StreamRequest { token: token.clone(), instance, kind };
+        self.lock().insert(token.clone(), Waiting { host, request, meet });
+        (token, met)
+    }
+
+    fn take(&self, host: HostId, token: &str) -> Option<oneshot::Sender<WebSocket>> {
+        let mut all = self.lock();
+        let is_its_own = all.get(token).is_some_and(|waiting| waiting.host == host);
+        if is_its_own { all.remove(token).map(|waiting| waiting.meet) } else { None }
+    }
+
+    fn give_up(&self, token: &str) {
+        self.lock().remove(token);
+    }
+}
+
+/// Asks the instance's host for a stream and waits until it is there.
+async fn meet_host(controller: &Controller, record: &InstanceRecord, kind: StreamKind) -> Result<WebSocket, Problem> {
+    let id = record.instance.id;
+    let unreachable = |why: &str| Problem::new(ErrorCode::HostUnreachable, format!("the host of {id} {why}"));
+    let host = record.instance.host.ok_or_else(|| wrong_state(id, record.instance.state, "on a host"))?;
+    if controller.fleet.is_down(host, crate::clock::now()) {
+        return Err(unreachable("does not answer; try again when it is back"));
+    }
+    let (token, met) = controller.streams.ask(host, id, kind);
+    controller.store.changes().touch(&host.to_string());
+    let met = tokio::time::timeout(PATIENCE, met).await;
+    controller.streams.give_up(&token);
+    met.ok().and_then(Result::ok).ok_or_else(|| unreachable("did not open the stream in time"))
+}
+
+async fn find(controller: &Controller, caller: &Caller, id: InstanceId) -> Result<InstanceRecord, Problem> {
+    let scope = caller.scope();
+    controller.store.read(move |tx| tx.get(scope, id)).await
+}
+
+pub(crate) async fn open_console(
+    controller: &Controller,
+    call: Call<Caller, (InstanceId,), NoQuery, Socket>,
+) -> Result<Upgraded, Problem> {
+    let record = find(controller, &call.caller, call.path.0).await?;
+    if record.instance.state != InstanceState::Running {
+        return Err(wrong_state(record.instance.id, record.instance.state, "running"));
+    }
+    let host = meet_host(controller, &record, StreamKind::Console).await?;
+    let upgrade = call.body.0.max_message_size(MESSAGE_BYTES);
+    Ok(Upgraded(upgrade.on_upgrade(move |user| pass(user, host))))
+}
+
+/// Passes bytes both ways until either end is gone.
+async fn pass(user: WebSocket, host: WebSocket) {
+    let (to_user, from_user) = user.split();
+    let (to_host, from_host) = host.split();
+    let bytes = |message: Result<Message, axum::Error>| {
+        std::future::ready(match message {
+            Ok(message @ (Message::Binary(_) | Message::Text(_))) => Some(Ok(message)),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        })
+    };
+    tokio::select! {
+        _ = from_user.filter_map(bytes).forward(to_host) => {}
+        _ = from_host.filter_map(bytes).forward(to_user) => {}
+    }
+}
+
+pub(crate) async fn get_log(
+    controller: &Controller,
+    call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+) -> Result<Download, Problem> {
+    let record = find(controller, &call.caller, call.path.0).await?;
+    if record.instance.state == InstanceState::Terminated {
+        return Err(wrong_state(record.instance.id, record.instance.state, "on a host"));
+    }
+    let host = meet_host(controller, &record, StreamKind::Log).await?;
+    Ok(Download(Body::from_stream(contents(host))))
+}
+
+/// What the host sends until it closes its end. A stream that breaks off is an error, not an end.
+fn contents(host: WebSocket) -> impl stream::Stream<Item = Result<Bytes, axum::Error>> {
+    stream::try_unfold(host, |mut host| async move {
+        loop {
+            match host.recv().await {
+                Some(Ok(Message::Binary(bytes))) => return Ok(Some((bytes, host))),
+                Some(Ok(Message::Close(_))) | None => {
+                    // Both sides have said that it is over; nobody reads the answer.
+                    let _ = host.close().await;
+                    return Ok(None);
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    })
+}
+
+pub(crate) async fn open_stream(
+    controller: &Controller,
+    call: Call<Caller, (String,), NoQuery, Socket>,
+) -> Result<Upgraded, Problem> {
+    let host = call.caller.host()?;
+    let gone = || Problem::new(ErrorCode::NoSuchRoute, "nobody waits for this stream any more");
+    let meet = controller.streams.take(host, &call.path.0).ok_or_else(gone)?;
+    let upgrade = call.body.0.max_message_size(MESSAGE_BYTES);
+    // Who asked may have gone in the meantime: then the host's end closes.
+    Ok(Upgraded(upgrade.on_upgrade(move |socket| async move { drop(meet.send(socket)) })))
+}

@@ -1,0 +1,78 @@
+//! What the controller does by the clock: notes which hosts fell silent or came back, and forgets what is long over.
+//!
+//! Owns the two rounds and how long ended instances are shown.
+
+use std::{sync::Arc, time::Duration};
+
+use lucarne_api::Problem;
+use lucarne_model::{HostId, actual::HostState, instance::InstanceState};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Controller,
+    records::{HostRecord, InstanceRecord, JobRecord},
+    store::{Scope, Tx},
+};
+
+const HOSTS_EVERY: Duration = Duration::from_secs(1);
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// How long a terminated instance and its jobs are still shown.
+const SHOW_ENDED: Duration = Duration::from_secs(3600);
+/// How long the answer to a request with an idempotency key is kept.
+const REMEMBER_REQUESTS: Duration = Duration::from_secs(24 * 3600);
+
+/// Makes the rounds until `shutdown`. A round that fails is logged, and made again at its next time.
+pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken) {
+    let mut hosts = tokio::time::interval(HOSTS_EVERY);
+    let mut forget = tokio::time::interval(FORGET_EVERY);
+    loop {
+        let round = tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = hosts.tick() => note_hosts(&controller).await,
+            _ = forget.tick() => controller.store.write(forget_ended).await,
+        };
+        if let Err(problem) = round {
+            tracing::warn!(%problem, "a round of upkeep failed");
+        }
+    }
+}
+
+/// Brings the state that is kept of each host up to what is heard of it.
+async fn note_hosts(controller: &Controller) -> Result<(), Problem> {
+    let fleet = controller.fleet.clone();
+    let changed = move |tx: &Tx<'_>| {
+        let is = |record: &HostRecord| fleet.state(record.host.id, record.draining, tx.now());
+        let hosts = tx.list::<HostRecord>(Scope::Everything)?;
+        let changed = hosts.into_iter().filter(|record| is(record) != record.host.state);
+        Ok(changed.map(|record| (record.host.id, is(&record))).collect::<Vec<(HostId, HostState)>>())
+    };
+    let changed = controller.store.read(changed).await?;
+    if changed.is_empty() {
+        return Ok(());
+    }
+    controller.store.write(move |tx| changed.into_iter().try_for_each(|(host, state)| note_host(tx, host, state))).await
+}
+
+fn note_host(tx: &mut Tx<'_>, host: HostId, state: HostState) -> Result<(), Problem> {
+    let mut record: HostRecord = tx.get(Scope::Everything, host)?;
+    tracing::info!(%host, name = record.host.description.name, ?state, "a host's state changed");
+    record.host.state = state;
+    tx.put(&record)
+}
+
+/// An instance that still has a host is kept: that host has yet to confirm that nothing of it is left.
+fn forget_ended(tx: &mut Tx<'_>) -> Result<(), Problem> {
+    let now = tx.now();
+    let over = |record: &InstanceRecord| {
+        let instance = &record.instance;
+        instance.state == InstanceState::Terminated && instance.host.is_none() && now.since(instance.changed) > SHOW_ENDED
+    };
+    for record in tx.list::<InstanceRecord>(Scope::Everything)?.into_iter().filter(over) {
+        let jobs = tx.referring::<JobRecord>(Scope::Everything, record.instance.id)?;
+        if jobs.iter().all(JobRecord::is_finished) {
+            jobs.iter().try_for_each(|job| tx.delete(job))?;
+            tx.delete(&record)?;
+        }
+    }
+    tx.forget_requests_before(now.minus(REMEMBER_REQUESTS))
+}

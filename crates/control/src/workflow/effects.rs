@@ -1,0 +1,169 @@
+//! What a workflow's decision changes in the store: the acting half, within the transaction that also moves the job on.
+//!
+//! Owns each [`Effect`]. When one is due is decided in [`super::steps`].
+
+use lucarne_api::Problem;
+use lucarne_model::{
+    AccountId, Bytes, ErrorCode, HostId, Moment,
+    instance::{InstanceState, StateReason},
+    network::NetworkInterface,
+    storage::VolumeState,
+};
+
+use crate::{
+    fleet::Fleet,
+    placement::{self, Candidate, Demand, Wish},
+    records::{HostRecord, InstanceRecord, VolumeRecord},
+    services::shown,
+    store::{Scope, Tx},
+    workflow::steps::Effect,
+};
+
+/// Carries out `effect` on `record`; `reason` is the job's, if it failed.
+pub(super) fn perform(
+    tx: &mut Tx<'_>,
+    fleet: &Fleet,
+    record: &mut InstanceRecord,
+    effect: Effect,
+    reason: Option<StateReason>,
+) -> Result<(), Problem> {
+    let now = tx.now();
+    match effect {
+        Effect::Nothing => return Ok(()),
+        Effect::Place => place(tx, fleet, record, now)?,
+        Effect::MarkRunning => enter(record, InstanceState::Running, None, now),
+        Effect::ShutDown => enter(record, InstanceState::ShuttingDown, reason, now),
+        Effect::GiveRoomBack { confirmed } => give_room_back(tx, record, confirmed)?,
+        Effect::End => return end(tx, record, reason, now),
+    }
+    tx.put(record)
+}
+
+fn enter(record: &mut InstanceRecord, state: InstanceState, reason: Option<StateReason>, now: Moment) {
+    record.instance.state = state;
+    record.instance.state_reason = reason;
+    record.instance.changed = now;
+}
+
+/// Chooses a host, promises it the room, and binds the instance's volumes to it.
+fn place(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord, now: Moment) -> Result<(), Problem> {
+    let mut volumes = volumes_of(tx, record)?;
+    let unbound = |volume: &&mut VolumeRecord| volume.volume.host.is_none();
+    let disk: Bytes = volumes.iter_mut().filter(unbound).map(|volume| volume.volume.size).sum();
+    let demand = Demand { disk, ..record.demand() };
+    let bound = volumes.iter().find_map(|volume| volume.volume.host);
+    let instance = &record.instance;
+    let candidates = candidates(tx, fleet, record, now)?;
+    let wished = instance.placement.host.map(|wished| resolve(&candidates, instance.account, wished));
+    let wish = Wish { host: wished.or(bound), strategy: instance.placement.strategy };
+    let host = placement::choose(&candidates, &demand, wish)
+        .map_err(|refusal| Problem::new(ErrorCode::InsufficientInstanceCapacity, refusal.to_string()))?;
+    change_room(tx, host, |chosen| {
+        chosen.promise(&demand);
+        chosen.host.instances += 1;
+    })?;
+    for volume in volumes.iter_mut().filter(|volume| volume.volume.host.is_none()) {
+        volume.volume.host = Some(host);
+        tx.put(volume)?;
+    }
+    record.instance.host = Some(host);
+    Ok(())
+}
+
+/// Tenants know hosts by names of their own.
+fn resolve(candidates: &[Candidate], account: AccountId, wished: HostId) -> HostId {
+    let named = |candidate: &&Candidate| shown::opaque_host(account, candidate.host) == wished;
+    candidates.iter().find(named).map_or(wished, |candidate| candidate.host)
+}
+
+fn volumes_of(tx: &Tx<'_>, record: &InstanceRecord) -> Result<Vec<VolumeRecord>, Problem> {
+    let attachments = &record.instance.volumes;
+    attachments.iter().map(|attachment| tx.get(Scope::Everything, attachment.volume)).collect()
+}
+
+/// All hosts, with how many of the instance's companions each has: those of its placement group, or of its subnet.
+fn candidates(
+    tx: &Tx<'_>,
+    fleet: &Fleet,
+    record: &InstanceRecord,
+    now: Moment,
+) -> Result<Vec<Candidate>, Problem> {
+    let placed = &record.instance;
+    let group = &placed.placement.group;
+    let near = match group {
+        Some(_) => tx.list::<InstanceRecord>(Scope::Account(placed.account))?,
+        None => tx.referring::<InstanceRecord>(Scope::Everything, placed.subnet)?,
+    };
+    let companion = |other: &&InstanceRecord| other.instance.placement.group == *group;
+    let companions: Vec<HostId> = near.iter().filter(companion).filter_map(|other| other.instance.host).collect();
+    let candidate = |record: HostRecord| Candidate {
+        host: record.host.id,
+        state: fleet.state(record.host.id, record.draining, now),
+        capacity: record.host.description.capacity,
+        used: record.host.used,
+        companions: companions.iter().filter(|host| **host == record.host.id).count() as u32,
+    };
+    Ok(tx.list::<HostRecord>(Scope::Everything)?.into_iter().map(candidate).collect())
+}
+
+fn change_room(tx: &mut Tx<'_>, host: HostId, change: impl FnOnce(&mut HostRecord)) -> Result<(), Problem> {
+    let mut record: HostRecord = tx.get(Scope::Everything, host)?;
+    change(&mut record);
+    tx.put(&record)
+}
+
+fn give_room_back(tx: &mut Tx<'_>, record: &mut InstanceRecord, confirmed: bool) -> Result<(), Problem> {
+    let Some(host) = record.instance.host else { return Ok(()) };
+    let demand = record.demand();
+    change_room(tx, host, |host| {
+        host.release(&demand);
+        host.host.instances = host.host.instances.saturating_sub(1);
+    })?;
+    if confirmed {
+        record.instance.host = None;
+    }
+    Ok(())
+}
+
+/// Gives the interface and the volumes up. The instance stays for a while as a memory.
+fn end(
+    tx: &mut Tx<'_>,
+    record: &mut InstanceRecord,
+    reason: Option<StateReason>,
+    now: Moment,
+) -> Result<(), Problem> {
+    let volumes = volumes_of(tx, record)?;
+    record.instance.volumes.clear();
+    enter(record, InstanceState::Terminated, reason, now);
+    tx.put(record)?;
+    for volume in volumes {
+        give_volume_up(tx, volume)?;
+    }
+    for interface in tx.referring::<NetworkInterface>(Scope::Everything, record.instance.id)? {
+        tx.delete(&interface)?;
+    }
+    Ok(())
+}
+
+fn give_volume_up(tx: &mut Tx<'_>, mut record: VolumeRecord) -> Result<(), Problem> {
+    let volume = &mut record.volume;
+    volume.instance = None;
+    if !volume.delete_on_termination {
+        volume.state = VolumeState::Available;
+        return tx.put(&record);
+    }
+    volume.state = VolumeState::Deleting;
+    match volume.host {
+        Some(_) => tx.put(&record),
+        None => tx.delete(&record),
+    }
+}
+
+/// The volume's bytes are gone from its host: the room is free, and the record goes.
+pub(crate) fn forget_volume(tx: &mut Tx<'_>, record: &VolumeRecord) -> Result<(), Problem> {
+    if let Some(host) = record.volume.host {
+        let demand = Demand { disk: record.volume.size, ..Demand::default() };
+        change_room(tx, host, |host| host.release(&demand))?;
+    }
+    tx.delete(record)
+}

@@ -1,0 +1,201 @@
+//! Keeps the workflows going: one task for each unfinished job, from the controller's start or the job's making to its end.
+//!
+//! Owns when a job is looked at: at once after a step, and when its instance changes, its host says something new, or its
+//! deadline passes. What is then done is [`super::steps`]' word, carried out by [`super::effects`] in one transaction with
+//! the job's new position: a kill at any instant leaves the job at a step's beginning or end.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use lucarne_api::{
+    Problem,
+    bodies::instance::{Job, JobKind, JobState},
+};
+use lucarne_model::{InstanceId, JobId, Moment, instance::StateReason};
+
+use super::{
+    effects,
+    steps::{self, Decision},
+};
+use crate::{
+    fleet::Fleet,
+    records::{InstanceRecord, JobRecord},
+    store::{Scope, Store, Tx},
+};
+
+/// A job that waits is looked at this often even if nobody says anything: that its host fell silent is no event.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A step at which this process stops working on jobs, such as `launch.place.after`, for tests that kill it there.
+pub(crate) const HOLD_VARIABLE: &str = "LUCARNE_HOLD_AT";
+
+/// The jobs that are being worked on. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Workflows {
+    store: Store,
+    fleet: Arc<Fleet>,
+    followed: Arc<Mutex<HashSet<JobId>>>,
+}
+
+impl Workflows {
+    pub(crate) fn new(store: Store, fleet: Arc<Fleet>) -> Self {
+        Self { store, fleet, followed: Arc::default() }
+    }
+
+    /// Takes up all unfinished jobs; called once, when the controller starts.
+    pub(crate) async fn resume(&self) -> Result<(), Problem> {
+        let unfinished = self.store.read(|tx| {
+            let jobs = tx.list::<JobRecord>(Scope::Everything)?;
+            Ok(jobs.into_iter().filter(|job| !job.is_finished()).map(|job| job.job.id).collect::<Vec<_>>())
+        });
+        unfinished.await?.into_iter().for_each(|job| self.follow(job));
+        Ok(())
+    }
+
+    /// Takes up what was begun for the instance.
+    pub(crate) async fn resume_at(&self, instance: InstanceId) -> Result<(), Problem> {
+        if let Some(job) = self.store.read(move |tx| unfinished(tx, instance)).await? {
+            self.follow(job.job.id);
+        }
+        Ok(())
+    }
+
+    /// Works on the job until it is over; does nothing if that is already done.
+    pub(crate) fn follow(&self, job: JobId) {
+        if !self.followed.lock().unwrap_or_else(PoisonError::into_inner).insert(job) {
+            return;
+        }
+        let workflows = self.clone();
+        tokio::spawn(async move {
+            drive(&workflows, job).await;
+            workflows.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
+        });
+    }
+}
+
+/// A new job, at its first step.
+pub(crate) fn begin(tx: &mut Tx<'_>, kind: JobKind, record: &InstanceRecord, id: JobId) -> Result<Job, Problem> {
+    let position = steps::first_position(kind);
+    let job = Job {
+        id,
+        account: record.instance.account,
+        kind,
+        instance: record.instance.id,
+        state: JobState::Running,
+        step: steps::step_name(kind, position).into(),
+        reason: None,
+        created: tx.now(),
+        changed: tx.now(),
+        tags: Default::default(),
+    };
+    tx.insert(&JobRecord { job: job.clone(), position, deadline: None })?;
+    Ok(job)
+}
+
+/// The instance's workflow that is not over, if there is one.
+pub(crate) fn unfinished(tx: &Tx<'_>, instance: InstanceId) -> Result<Option<JobRecord>, Problem> {
+    Ok(tx.referring::<JobRecord>(Scope::Everything, instance)?.into_iter().find(|job| !job.is_finished()))
+}
+
+/// What came of one look at a job.
+enum Look {
+    /// A step was made, the name of which was given: look again.
+    Moved,
+    Waiting { until: Option<Moment> },
+    Over,
+}
+
+async fn drive(workflows: &Workflows, id: JobId) {
+    let Ok(first) = workflows.store.read(move |tx| tx.get::<JobRecord>(Scope::Everything, id)).await else {
+        return tracing::error!(%id, "a workflow vanished");
+    };
+    let topic = first.job.instance.to_string();
+    let mut changes = workflows.store.changes().subscribe([topic]);
+    loop {
+        match look(workflows, id).await {
+            Ok(Look::Moved) => {}
+            Ok(Look::Over) => return,
+            Ok(Look::Waiting { until }) => {
+                let left = until.map_or(LOOK_AGAIN, |until| until.since(crate::clock::now()).min(LOOK_AGAIN));
+                let _ = tokio::time::timeout(left, changes.changed()).await;
+            }
+            Err(problem) => {
+                tracing::warn!(%id, %problem, "a workflow's step could not be written; it is tried again");
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Looks first without writing, because most looks find nothing to do.
+async fn look(workflows: &Workflows, id: JobId) -> Result<Look, Problem> {
+    let fleet = workflows.fleet.clone();
+    let (decision, job) = workflows.store.read(move |tx| consider(tx, &fleet, id).map(|(d, job, _)| (d, job))).await?;
+    if let Decision::Wait { until } = decision {
+        return Ok(Look::Waiting { until });
+    }
+    hold(&job, "before").await;
+    let fleet = workflows.fleet.clone();
+    let look = workflows.store.write(move |tx| carry_out(tx, &fleet, id)).await?;
+    hold(&job, "after").await;
+    Ok(look)
+}
+
+fn consider(tx: &Tx<'_>, fleet: &Fleet, id: JobId) -> Result<(Decision, JobRecord, InstanceRecord), Problem> {
+    let job: JobRecord = tx.get(Scope::Everything, id)?;
+    let record: InstanceRecord = tx.get(Scope::Everything, job.job.instance)?;
+    let observed = fleet.observe(record.instance.host, record.instance.id, tx.now());
+    Ok((steps::decide(&job, &record.instance, &observed, tx.now()), job, record))
+}
+
+fn carry_out(tx: &mut Tx<'_>, fleet: &Fleet, id: JobId) -> Result<Look, Problem> {
+    let (decision, mut job, mut record) = consider(tx, fleet, id)?;
+    let now = tx.now();
+    let reason = job.job.reason.clone();
+    match decision {
+        Decision::Wait { until } => return Ok(Look::Waiting { until }),
+        Decision::Finish => {
+            steps::finish(&mut job, now);
+            tx.put(&job)?;
+            return Ok(Look::Over);
+        }
+        Decision::Fail(reason) => steps::turn_round(&mut job, reason, now),
+        Decision::Stay(effect) => effects::perform(tx, fleet, &mut record, effect, reason)?,
+        Decision::Step(effect) => match effects::perform(tx, fleet, &mut record, effect, reason) {
+            Ok(()) => steps::advance(&mut job, now),
+            Err(problem) if is_final(&problem, &job) => {
+                let reason = StateReason { code: problem.code, message: problem.detail };
+                steps::turn_round(&mut job, reason, now);
+            }
+            Err(problem) => return Err(problem),
+        },
+    }
+    tx.put(&job)?;
+    Ok(Look::Moved)
+}
+
+/// A store that cannot be written is tried again; a refusal ends a launch. Nothing ends a termination.
+fn is_final(problem: &Problem, job: &JobRecord) -> bool {
+    use lucarne_model::ErrorCode as Code;
+    let passing = matches!(problem.code, Code::StoreUnavailable | Code::DiskFull | Code::Internal);
+    !passing && job.job.kind == JobKind::Launch && job.job.state == JobState::Running
+}
+
+/// Says where it is and stays there, if this is where it was told to.
+async fn hold(job: &JobRecord, edge: &str) {
+    static HOLD: OnceLock<Option<String>> = OnceLock::new();
+    let Some(point) = HOLD.get_or_init(|| std::env::var(HOLD_VARIABLE).ok()) else { return };
+    let kind = match job.job.kind {
+        JobKind::Launch => "launch",
+        JobKind::Terminate => "terminate",
+    };
+    let undo = if job.job.state == JobState::Undoing { "undo-" } else { "" };
+    let here = format!("{kind}.{}.{undo}{edge}", job.job.step);
+    if here == *point {
+        tracing::warn!("holding at {here}");
+        std::future::pending::<()>().await;
+    }
+}

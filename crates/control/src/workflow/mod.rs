@@ -1,0 +1,9 @@
+//! Launch and terminate as durable workflows (sagas): steps in order, undone in reverse when one fails, resumed after a kill.
+//!
+//! Owns the jobs. [`steps`] decides, [`effects`] changes the records, [`engine`] keeps at it.
+
+pub(crate) mod effects;
+pub(crate) mod engine;
+pub(crate) mod steps;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! The workflows' steps, and what is to be done next: the deciding half of launch and terminate.
+//!
+//! Owns the two step tables and [`decide`]. Pure: what the store says of the job and its instance, what the host says, and
+//! the time come in; one [`Decision`] comes out. [`super::effects`] carries it out, [`super::engine`] keeps at it.
+//!
+//! A linear table rather than a graph library such as `steno`: each step is one transaction on our own store, which holds
+//! the step's effect and the job's position together, so that there is no log to replay and nothing to make idempotent
+//! twice. What a host does is never a step's effect: it follows from the desired state, and a step waits for it.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use lucarne_api::bodies::instance::{JobKind, JobState};
+use lucarne_model::{
+    ErrorCode, Moment,
+    actual::{ActualInstance, ActualState},
+    instance::{Instance, InstanceState, StateReason},
+};
+
+use crate::records::JobRecord;
+
+/// How long a host may take to start an instance, the download of its image included.
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What a step waits for or changes. Done once, and undone in reverse when a later one fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// The request itself made instance, interface and volumes, in the transaction that made the job.
+    Admission,
+    /// A host is chosen and room on it promised.
+    Placement,
+    /// The host runs it.
+    Running,
+    /// The host has nothing of it any more.
+    Absence,
+    /// The promised room is free again.
+    Release,
+    /// Interface and volumes are given up.
+    Ending,
+}
+
+/// A step's name, as `job show` tells it, and its work.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    name: &'static str,
+    work: Work,
+}
+
+const LAUNCH: &[Step] = &[
+    Step { name: "admit", work: Work::Admission },
+    Step { name: "place", work: Work::Placement },
+    Step { name: "start", work: Work::Running },
+];
+
+const TERMINATE: &[Step] = &[
+    Step { name: "shut-down", work: Work::Absence },
+    Step { name: "release", work: Work::Release },
+    Step { name: "end", work: Work::Ending },
+];
+
+const fn table(kind: JobKind) -> &'static [Step] {
+    match kind {
+        JobKind::Launch => LAUNCH,
+        JobKind::Terminate => TERMINATE,
+    }
+}
+
+/// What a new job of this kind begins with: the launch's first step is done by the request.
+pub(crate) const fn first_position(kind: JobKind) -> usize {
+    match kind {
+        JobKind::Launch => 1,
+        JobKind::Terminate => 0,
+    }
+}
+
+/// The step that a job is at: `place`, or the last one when all are done.
+pub(crate) fn step_name(kind: JobKind, position: usize) -> &'static str {
+    let steps = table(kind);
+    steps.get(position).or(steps.last()).map_or("", |step| step.name)
+}
+
+/// What is known of the instance's host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Observed {
+    /// The instance has no host.
+    Unplaced,
+    /// Nothing has been heard of the host yet, or not of the instance.
+    Unknown,
+    /// The host is silent for longer than its heartbeats allow.
+    HostDown,
+    Said(ActualInstance),
+}
+
+/// A change to the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Place,
+    /// The instance runs.
+    MarkRunning,
+    /// From now on the host is told to end it.
+    ShutDown,
+    /// `confirmed`: the host has nothing of it. Otherwise the instance keeps its host as a reminder to tell it so.
+    GiveRoomBack {
+        confirmed: bool,
+    },
+    /// Interface and volumes are given up, and the instance is terminated.
+    End,
+    Nothing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Nothing to do until the host says something new, or until then.
+    Wait { until: Option<Moment> },
+    /// Do this and, in the same transaction, go one step on.
+    Step(Effect),
+    /// Do this and stay.
+    Stay(Effect),
+    /// Begin to undo.
+    Fail(StateReason),
+    /// The job is over.
+    Finish,
+}
+
+/// What the job does next.
+pub(crate) fn decide(job: &JobRecord, instance: &Instance, observed: &Observed, now: Moment) -> Decision {
+    let steps = table(job.job.kind);
+    match job.job.state {
+        JobState::Done | JobState::Failed => Decision::Finish,
+        JobState::Running => match steps.get(job.position) {
+            Some(step) => forward(step.work, job, instance, observed, now),
+            None => Decision::Finish,
+        },
+        // The step at the position may be half done, so it is undone too.
+        JobState::Undoing => match job.position.checked_sub(1).and_then(|last| steps.get(last)) {
+            Some(step) => backward(step.work, instance, observed),
+            None => Decision::Finish,
+        },
+    }
+}
+
+fn forward(work: Work, job: &JobRecord, instance: &Instance, observed: &Observed, now: Moment) -> Decision {
+    match work {
+        Work::Admission => Decision::Step(Effect::Nothing),
+        Work::Placement => Decision::Step(Effect::Place),
+        Work::Running => await_running(job, instance, observed, now),
+        Work::Absence => await_absence(instance, observed),
+        Work::Release => Decision::Step(give_room_back(observed)),
+        Work::Ending => Decision::Step(Effect::End),
+    }
+}
+
+fn backward(work: Work, instance: &Instance, observed: &Observed) -> Decision {
+    match work {
+        Work::Admission | Work::Ending => Decision::Step(Effect::End),
+        Work::Placement | Work::Release => Decision::Step(give_room_back(observed)),
+        Work::Running | Work::Absence => await_absence(instance, observed),
+    }
+}
+
+fn await_running(job: &JobRecord, instance: &Instance, observed: &Observed, now: Moment) -> Decision {
+    let fail = |code, message: String| Decision::Fail(StateReason { code, message });
+    match observed {
+        Observed::HostDown => {
+            fail(ErrorCode::HostUnreachable, "the host stopped answering while it started the instance".into())
+        }
+        Observed::Said(actual) if actual.generation == instance.generation => match actual.state {
+            ActualState::Running => Decision::Step(Effect::MarkRunning),
+            ActualState::Failed => Decision::Fail(actual.reason.clone().unwrap_or_else(|| StateReason {
+                code: ErrorCode::HypervisorFailed,
+                message: "the host could not start the instance".into(),
+            })),
+            // It ran so shortly that nobody saw it: a guest that shuts down at once has still been launched.
+            ActualState::Stopped => Decision::Step(Effect::MarkRunning),
+            ActualState::Preparing | ActualState::Stopping | ActualState::Absent => wait_for_start(job, now),
+        },
+        _ => wait_for_start(job, now),
+    }
+}
+
+fn wait_for_start(job: &JobRecord, now: Moment) -> Decision {
+    match job.deadline {
+        Some(deadline) if now >= deadline => Decision::Fail(StateReason {
+            code: ErrorCode::HostUnreachable,
+            message: format!("the host did not start the instance in {} s", START_PATIENCE.as_secs()),
+        }),
+        deadline => Decision::Wait { until: deadline },
+    }
+}
+
+/// A host that is down cannot confirm: it is told when it comes back.
+fn await_absence(instance: &Instance, observed: &Observed) -> Decision {
+    if instance.state != InstanceState::ShuttingDown {
+        return Decision::Stay(Effect::ShutDown);
+    }
+    let gone = match observed {
+        Observed::Unplaced | Observed::HostDown => true,
+        Observed::Said(actual) => actual.state == ActualState::Absent,
+        Observed::Unknown => false,
+    };
+    if gone { Decision::Step(Effect::Nothing) } else { Decision::Wait { until: None } }
+}
+
+fn give_room_back(observed: &Observed) -> Effect {
+    let confirmed = match observed {
+        Observed::Said(actual) => actual.state == ActualState::Absent,
+        Observed::Unplaced => true,
+        Observed::HostDown | Observed::Unknown => false,
+    };
+    Effect::GiveRoomBack { confirmed }
+}
+
+/// Moves the job past a step that was done or undone.
+pub(crate) fn advance(job: &mut JobRecord, now: Moment) {
+    match job.job.state {
+        JobState::Running => job.position += 1,
+        JobState::Undoing => job.position = job.position.saturating_sub(1),
+        JobState::Done | JobState::Failed => return,
+    }
+    job.deadline = None;
+    note_step(job, now);
+}
+
+/// Turns the job round: the step at its position may be half done, and is the first to be undone.
+pub(crate) fn turn_round(job: &mut JobRecord, reason: StateReason, now: Moment) {
+    if job.job.state == JobState::Running {
+        job.job.state = JobState::Undoing;
+        job.job.reason = Some(reason);
+        job.position = (job.position + 1).min(table(job.job.kind).len());
+        job.deadline = None;
+        note_step(job, now);
+    }
+}
+
+pub(crate) fn finish(job: &mut JobRecord, now: Moment) {
+    job.job.state = match job.job.state {
+        JobState::Running | JobState::Done => JobState::Done,
+        JobState::Undoing | JobState::Failed => JobState::Failed,
+    };
+    job.job.changed = now;
+}
+
+fn note_step(job: &mut JobRecord, now: Moment) {
+    let shown = if job.job.state == JobState::Undoing { job.position.saturating_sub(1) } else { job.position };
+    job.job.step = step_name(job.job.kind, shown).into();
+    job.job.changed = now;
+    let starting = job.job.state == JobState::Running
+        && table(job.job.kind).get(job.position).is_some_and(|step| step.work == Work::Running);
+    job.deadline = starting.then(|| now.plus(START_PATIENCE));
+}
