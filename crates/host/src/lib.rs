@@ -1,1 +1,32 @@
-//! stub
+//! The host agent: desired state in, actual state out.
+//!
+//! [`reconcile`] decides, pure; [`Agent`] is the owner that selects, decides and begins steps; around it stand the hands.
+//! An agent may be killed at any point: VMs run on, and the next one adopts them. In reading order: `reconcile`, `agent`,
+//! `perform`, `links`, `identity`, `run`.
+
+mod agent;
+mod backoff;
+mod blobs;
+mod capacity;
+mod controller;
+mod durable;
+mod error;
+mod folder;
+mod http;
+mod identity;
+mod layout;
+mod links;
+mod network;
+mod perform;
+pub mod reconcile;
+mod settings;
+mod streams;
+
+pub use agent::{Agent, Parts};
+pub use controller::{Controller, StreamEnd};
+pub use error::{Error, IdentityError};
+pub use folder::Folder;
+pub use http::HttpController;
+pub use layout::Layout;
+pub use network::{Network, NetworkError, NoNetwork};
+pub use settings::{AtEnd, DriverKind, Pace, Settings};

@@ -1,0 +1,308 @@
+//! The agent: one owner of what is known, that selects what happened, asks the reconciler, and begins steps.
+//!
+//! Owns the loop. Deciding is [`crate::reconcile`]'s, doing [`crate::perform`]'s, talking [`crate::links`]'. Each step is a
+//! task of its own, so that a slow VM holds nobody else.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures::future::join_all;
+use lucarne_api::bodies::host::HostSettings;
+use lucarne_model::{
+    ErrorCode, Moment,
+    actual::{HostDescription, Report},
+    desired::Desired,
+};
+use lucarne_vmm::driver::{Driver, Machine, MachineEvent, Stop};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controller::Controller,
+    durable::{self, Outlives},
+    error::Error,
+    folder::Folder,
+    links,
+    network::Network,
+    perform::Hands,
+    reconcile::{Activity, Failure, Known, Ledger, Product, Prospect, Running, Step, next_look, next_steps, report},
+    settings::{AtEnd, Pace},
+};
+
+/// What an agent works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub driver: Arc<dyn Driver>,
+    pub network: Arc<dyn Network>,
+    pub controller: Arc<dyn Controller>,
+    /// What the controller is told that this host is.
+    pub host: HostDescription,
+}
+
+/// A running agent. It ends when its shutdown token is cancelled.
+#[derive(Debug)]
+pub struct Agent {
+    owner: JoinHandle<()>,
+    links: Vec<JoinHandle<()>>,
+    settings: watch::Receiver<Option<HostSettings>>,
+}
+
+/// How long steps that are under way may take to finish when the agent ends.
+const END_GRACE: Duration = Duration::from_secs(5);
+
+impl Agent {
+    /// Adopts the VMs that run, and begins to bring about what the folder says was desired last; then what the controller
+    /// says.
+    pub async fn start(
+        parts: Parts,
+        folder: Folder,
+        pace: Pace,
+        at_end: AtEnd,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
+        let events = parts.driver.events();
+        let adopted = parts.driver.adopt().await.map_err(|cause| Error::Adopt { cause })?;
+        folder.sweep()?;
+        let (mut known, desired) = folder.read()?;
+        let now = now();
+        for Machine { spec, disks } in adopted {
+            let disks =
+                disks.iter().map(|disk| lucarne_model::instance::Attachment { volume: disk.volume, slot: disk.slot });
+            let running = Running { generation: spec.generation, disks: disks.collect() };
+            known.handle_adopted(spec.instance, running, now);
+        }
+        Ok(Self::spawn(parts, folder, (known, desired), (pace, at_end), events, shutdown))
+    }
+
+    fn spawn(
+        parts: Parts,
+        folder: Folder,
+        (known, desired): (Known, Desired),
+        (pace, at_end): (Pace, AtEnd),
+        events: mpsc::Receiver<MachineEvent>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let Parts { driver, network, controller, host } = parts;
+        let (reports, reported) = watch::channel(report(&desired, &known, host.capacity));
+        let desired = Arc::new(desired);
+        let (wishes, wished) = watch::channel(desired.clone());
+        let (told, settings) = watch::channel(None);
+        let layout = folder.layout().clone();
+        let owner = Owner {
+            hands: Hands { driver, network: network.clone(), controller: controller.clone(), layout: layout.clone() },
+            capacity: host.capacity,
+            kept: known.ledger.clone(),
+            desired,
+            known,
+            wished,
+            events,
+            reports,
+            tasks: JoinSet::new(),
+            steps: HashMap::new(),
+            pace,
+            at_end,
+            _folder: folder,
+        };
+        let links = vec![
+            tokio::spawn(links::say_hello(controller.clone(), host, told, shutdown.clone())),
+            tokio::spawn(links::follow_desired(controller.clone(), layout, wishes, shutdown.clone())),
+            tokio::spawn(links::send_reports(
+                (controller, network),
+                reported,
+                settings.clone(),
+                pace.coalesce,
+                shutdown.clone(),
+            )),
+        ];
+        Self { owner: tokio::spawn(owner.run(shutdown)), links, settings }
+    }
+
+    /// What the controller says to this host; none until it has answered.
+    pub fn settings(&self) -> watch::Receiver<Option<HostSettings>> {
+        self.settings.clone()
+    }
+
+    /// Waits until the agent has ended.
+    pub async fn ended(self) -> Result<(), Error> {
+        let mut result = self.owner.await;
+        for link in self.links {
+            result = result.and(link.await);
+        }
+        result.map_err(|cause| Error::Task { cause })
+    }
+}
+
+type Done = Result<(Id, Result<Product, Failure>), JoinError>;
+
+struct Owner {
+    hands: Hands,
+    capacity: lucarne_model::actual::Capacity,
+    desired: Arc<Desired>,
+    known: Known,
+    /// The ledger as it is on disk.
+    kept: Ledger,
+    wished: watch::Receiver<Arc<Desired>>,
+    events: mpsc::Receiver<MachineEvent>,
+    reports: watch::Sender<Report>,
+    tasks: JoinSet<Result<Product, Failure>>,
+    steps: HashMap<Id, (Step, AbortHandle)>,
+    pace: Pace,
+    at_end: AtEnd,
+    /// Held for its lock.
+    _folder: Folder,
+}
+
+impl Owner {
+    async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            self.decide();
+            self.keep_ledger().await;
+            self.publish();
+            let look = next_look(&self.known, &self.pace, now()).map(|due| Instant::now() + due.since(now()));
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Ok(()) = self.wished.changed() => self.desired = self.wished.borrow_and_update().clone(),
+                Some(event) = self.events.recv() => self.handle_event(event),
+                Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
+                () = until(look) => {}
+            }
+        }
+        self.end().await;
+    }
+
+    /// Begins all that can be done now.
+    fn decide(&mut self) {
+        loop {
+            let now = now();
+            self.known.handle_desired(&self.desired, now);
+            let steps = next_steps(&self.desired, &self.known, &self.hands.layout, &self.pace, now);
+            let (given_up, to_do): (Vec<_>, Vec<_>) =
+                steps.into_iter().partition(|step| matches!(step, Step::GiveUp { .. }));
+            to_do.into_iter().for_each(|step| self.begin(step));
+            if given_up.is_empty() {
+                return;
+            }
+            for step in given_up {
+                tracing::warn!(?step, "giving up");
+                self.known.handle_done(step, Ok(Product::Nothing), now);
+            }
+        }
+    }
+
+    fn begin(&mut self, step: Step) {
+        tracing::debug!(?step, "begun");
+        self.known.handle_begun(&step);
+        let (hands, task_step) = (self.hands.clone(), step.clone());
+        let task = self.tasks.spawn(async move { hands.perform(&task_step).await });
+        self.steps.insert(task.id(), (step, task));
+    }
+
+    fn handle_done(&mut self, done: Done) {
+        let (id, outcome) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                let message = format!("a step of the host agent broke off: {error}");
+                (error.id(), Err(Failure::new(ErrorCode::Internal, message, Prospect::Doubtful)))
+            }
+        };
+        let Some((step, _)) = self.steps.remove(&id) else { return };
+        if let Err(failure) = &outcome {
+            tracing::warn!(?step, code = %failure.reason.code, "failed: {}", failure.reason.message);
+        }
+        self.known.handle_done(step, outcome, now());
+    }
+
+    fn handle_event(&mut self, event: MachineEvent) {
+        tracing::info!(?event, "a virtual machine did something by itself");
+        match event {
+            MachineEvent::Ended { instance, generation, why } => {
+                self.known.handle_machine_ended(instance, generation, why);
+            }
+            MachineEvent::Reset { .. } => {}
+        }
+    }
+
+    /// Brings the ledger to disk before anything of it is reported.
+    async fn keep_ledger(&mut self) {
+        if self.kept == self.known.ledger {
+            return;
+        }
+        let (path, ledger) = (self.hands.layout.ledger(), self.known.ledger.clone());
+        let json = serde_json::to_vec(&ledger);
+        let kept = tokio::task::spawn_blocking(move || durable::replace(&path, &json?, Outlives::Process)).await;
+        match kept.map_err(std::io::Error::other).and_then(|result| result) {
+            Ok(()) => self.kept = ledger,
+            Err(error) => tracing::warn!(%error, "the ledger of instances could not be kept on disk"),
+        }
+    }
+
+    fn publish(&self) {
+        let new = report(&self.desired, &self.known, self.capacity);
+        self.reports.send_if_modified(|old| {
+            let changed = *old != new;
+            *old = new;
+            changed
+        });
+    }
+
+    /// Cuts long steps short, as a kill would, lets the others finish, and stops the VMs if they are to end too.
+    async fn end(mut self) {
+        let long = |step: &Step| matches!(step.activity(), Activity::Transfer | Activity::Stream);
+        self.steps.values().filter(|(step, _)| long(step)).for_each(|(_, task)| task.abort());
+        let finish = async {
+            while let Some(done) = self.tasks.join_next_with_id().await {
+                let Some((step, _)) = (match &done {
+                    Ok((id, _)) => self.steps.remove(id),
+                    Err(error) => self.steps.remove(&error.id()),
+                }) else {
+                    continue;
+                };
+                if let Ok((_, outcome)) = done {
+                    self.known.handle_done(step, outcome, now());
+                }
+            }
+        };
+        if timeout(END_GRACE, finish).await.is_err() {
+            tracing::warn!("steps were cut short; the next start takes them up again");
+        }
+        self.tasks.shutdown().await;
+        if self.at_end == AtEnd::StopMachines {
+            self.stop_machines().await;
+        }
+        self.keep_ledger().await;
+    }
+
+    /// Not written into the ledger: the next start of the agent is to start them again.
+    async fn stop_machines(&self) {
+        let cut_short = self.steps.values().filter_map(|(step, _)| match step {
+            Step::Start(spec) => Some(spec.instance),
+            _ => None,
+        });
+        let machines = self.known.running.keys().copied().chain(cut_short);
+        let how = Stop::InOrder { patience: self.pace.end_patience };
+        join_all(machines.map(|instance| async move {
+            if let Err(error) = self.hands.driver.stop(instance, how).await {
+                tracing::warn!(%instance, %error, "a virtual machine could not be stopped");
+            }
+        }))
+        .await;
+    }
+}
+
+async fn until(look: Option<Instant>) {
+    match look {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn now() -> Moment {
+    Moment::EPOCH.plus(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}

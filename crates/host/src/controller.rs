@@ -1,0 +1,51 @@
+//! The controller, as the agent sees it.
+//!
+//! Owns the trait, so that an agent can be tried without HTTP. The real one is [`crate::http::HttpController`].
+
+use std::{io, path::Path, pin::Pin, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{Sink, stream::BoxStream};
+use lucarne_api::{
+    Problem,
+    bodies::host::{EnrolHost, Enrolled, HostSettings},
+};
+use lucarne_model::{
+    actual::{HostDescription, Report},
+    desired::Desired,
+    storage::{Blob, Digest},
+};
+
+/// What the agent asks of the controller. A call that gets no answer fails with
+/// [`ErrorCode::ControllerUnreachable`](lucarne_model::ErrorCode::ControllerUnreachable); any other code is the controller's word.
+#[async_trait]
+pub trait Controller: Send + Sync + std::fmt::Debug {
+    /// Makes this machine a host. Asked again with the same public key, it must not make a second one.
+    async fn enrol(&self, request: &EnrolHost) -> Result<Enrolled, Problem>;
+    /// Says what the host is now.
+    async fn hello(&self, host: &HostDescription) -> Result<HostSettings, Problem>;
+    async fn report(&self, report: &Report) -> Result<(), Problem>;
+    /// The desired state if it is newer than `have`, waiting up to `wait` for it.
+    async fn desired(&self, have: Option<u64>, wait: Duration) -> Result<Option<Desired>, Problem>;
+    /// The bytes of a blob, as they come.
+    async fn download(&self, digest: &Digest) -> Result<BoxStream<'static, io::Result<Bytes>>, Problem>;
+    /// Stores a file as a blob.
+    async fn upload(&self, file: &Path) -> Result<Blob, Problem>;
+    /// The host's end of the stream that `token` names.
+    async fn open_stream(&self, token: &str) -> Result<StreamEnd, Problem>;
+}
+
+/// One end of a stream of bytes; a message is any piece of it.
+pub struct StreamEnd {
+    /// What the user types. Ends when the user has gone.
+    pub incoming: BoxStream<'static, io::Result<Bytes>>,
+    /// What the user sees. Closing it ends the stream in good order.
+    pub outgoing: Pin<Box<dyn Sink<Bytes, Error = io::Error> + Send>>,
+}
+
+impl std::fmt::Debug for StreamEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamEnd").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,108 @@
+//! Where things lie in the agent's state folder.
+//!
+//! Owns the paths; pure, so that the reconciler can name files in its steps. Making and checking them is the work of
+//! [`crate::folder`] and of the hands.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::path::{Path, PathBuf};
+
+use lucarne_model::{InterfaceId, SnapshotId, VolumeId, storage::Digest};
+
+/// The state folder of one agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// A unix socket's path has at most this many bytes (unix(7): 108, its end included).
+    pub const SOCKET_PATH_BYTES: usize = 107;
+
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// Held by the agent that works here.
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+    /// Who this host is, and its secrets.
+    pub fn identity(&self) -> PathBuf {
+        self.root.join("host.json")
+    }
+    /// The desired state as last heard.
+    pub fn desired(&self) -> PathBuf {
+        self.root.join("desired.json")
+    }
+    /// Which generations have ended; see [`crate::reconcile::Ledger`].
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join("instances.json")
+    }
+    /// The driver's own.
+    pub fn machines(&self) -> PathBuf {
+        self.root.join("machines")
+    }
+
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.as_str())
+    }
+
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+    pub fn volume(&self, volume: VolumeId) -> PathBuf {
+        self.volumes().join(format!("{volume}.qcow2"))
+    }
+    /// The blob that the volume is an overlay of, by a name of its own: the cache may then forget it, its bytes stay.
+    pub fn volume_base(&self, volume: VolumeId) -> PathBuf {
+        self.volumes().join(format!("{volume}.base"))
+    }
+
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+    pub fn snapshot(&self, snapshot: SnapshotId) -> PathBuf {
+        self.snapshots().join(format!("{snapshot}.qcow2"))
+    }
+    /// The blob that the snapshot was uploaded as.
+    pub fn snapshot_receipt(&self, snapshot: SnapshotId) -> PathBuf {
+        self.snapshots().join(format!("{snapshot}.json"))
+    }
+
+    pub fn ports(&self) -> PathBuf {
+        self.root.join("ports")
+    }
+    /// The switch's end of a port.
+    pub fn switch_socket(&self, interface: InterfaceId) -> PathBuf {
+        self.ports().join(format!("{interface}.sock"))
+    }
+    /// The VM's end of a port.
+    pub fn guest_socket(&self, interface: InterfaceId) -> PathBuf {
+        self.ports().join(format!("{interface}.vm"))
+    }
+
+    /// How many bytes too long the folder's path is for the sockets in it, if it is.
+    pub fn too_long_by(&self) -> Option<usize> {
+        let longest = self.switch_socket(InterfaceId::from_bits(0)).as_os_str().len();
+        longest.checked_sub(Self::SOCKET_PATH_BYTES).filter(|excess| *excess > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_whose_sockets_would_not_fit_is_told_by_how_much() {
+        assert_eq!(Layout::new("/var/lib/lucarne".into()).too_long_by(), None);
+        let longest = Layout::new(format!("/{}", "d".repeat(73)).into());
+        assert_eq!(longest.switch_socket(InterfaceId::from_bits(1)).as_os_str().len(), Layout::SOCKET_PATH_BYTES);
+        assert_eq!(longest.too_long_by(), None);
+        assert_eq!(Layout::new(format!("/{}", "d".repeat(75)).into()).too_long_by(), Some(2));
+    }
+}

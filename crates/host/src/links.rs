@@ -1,0 +1,152 @@
+//! The two conversations with the controller: the desired state comes in, reports go out; and the hello before them.
+//!
+//! Owns their pace: long polls, coalesced changes, heartbeats, and waiting longer and longer while nobody answers. VMs do
+//! not notice any of it.
+
+use std::{sync::Arc, time::Duration};
+
+use lucarne_api::{Problem, bodies::host::HostSettings};
+use lucarne_model::{
+    actual::{HostDescription, Report},
+    desired::Desired,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::Backoff,
+    controller::Controller,
+    durable::{self, Outlives},
+    layout::Layout,
+    network::Network,
+};
+
+/// How long the controller may hold a question for the desired state.
+const POLL_WAIT: Duration = Duration::from_secs(20);
+/// Used until the controller says another.
+const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Says hello until it is heard; then the settings are the controller's.
+pub(crate) async fn say_hello(
+    controller: Arc<dyn Controller>,
+    host: HostDescription,
+    settings: watch::Sender<Option<HostSettings>>,
+    shutdown: CancellationToken,
+) {
+    let heard = async {
+        let mut patience = Patience::new("say hello");
+        loop {
+            match controller.hello(&host).await {
+                Ok(told) => return told,
+                Err(problem) => patience.wait(&problem).await,
+            }
+        }
+    };
+    if let Some(told) = shutdown.run_until_cancelled(heard).await {
+        settings.send_replace(Some(told));
+    }
+}
+
+/// Follows the desired state. It is on disk before it is acted upon, as far as the disk takes it.
+pub(crate) async fn follow_desired(
+    controller: Arc<dyn Controller>,
+    layout: Layout,
+    desired: watch::Sender<Arc<Desired>>,
+    shutdown: CancellationToken,
+) {
+    let follow = async {
+        let mut patience = Patience::new("hear what is desired");
+        // Asked in full at first: what is on disk may be of another controller's counting.
+        let mut have = None;
+        loop {
+            match controller.desired(have, POLL_WAIT).await {
+                Ok(newer) => {
+                    patience.answered();
+                    let Some(newer) = newer else { continue };
+                    have = Some(newer.version);
+                    keep(&layout, &newer).await;
+                    desired.send_replace(Arc::new(newer));
+                }
+                Err(problem) => patience.wait(&problem).await,
+            }
+        }
+    };
+    shutdown.run_until_cancelled(follow).await;
+}
+
+/// A host without room for its desired state goes on: it is told everything again after a restart.
+async fn keep(layout: &Layout, desired: &Desired) {
+    let (path, json) = (layout.desired(), serde_json::to_vec(desired));
+    let kept = tokio::task::spawn_blocking(move || durable::replace(&path, &json?, Outlives::Process)).await;
+    if let Err(error) = kept.map_err(std::io::Error::other).and_then(|result| result) {
+        tracing::warn!(%error, "the desired state could not be kept on disk");
+    }
+}
+
+/// Sends reports: soon after each change, and at each heartbeat.
+pub(crate) async fn send_reports(
+    (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
+    mut reports: watch::Receiver<Report>,
+    settings: watch::Receiver<Option<HostSettings>>,
+    coalesce: Duration,
+    shutdown: CancellationToken,
+) {
+    let send = async {
+        let mut patience = Patience::new("report");
+        loop {
+            let mut report = reports.borrow_and_update().clone();
+            report.dropped_frames = network.dropped_frames().await;
+            let sent = Instant::now();
+            match controller.report(&report).await {
+                Ok(()) => patience.answered(),
+                Err(problem) => {
+                    patience.wait(&problem).await;
+                    continue;
+                }
+            }
+            let heartbeat = settings.borrow().as_ref().map_or(FIRST_HEARTBEAT, heartbeat_of);
+            tokio::select! {
+                changed = reports.changed() => match changed {
+                    Ok(()) => sleep(coalesce).await,
+                    Err(_) => return,
+                },
+                () = sleep_until(sent + heartbeat) => {}
+            }
+        }
+    };
+    shutdown.run_until_cancelled(send).await;
+}
+
+fn heartbeat_of(settings: &HostSettings) -> Duration {
+    Duration::from_millis(settings.heartbeat_millis.clamp(100, 60_000))
+}
+
+/// Waits between tries, and tells the log when trouble begins and when it is over.
+struct Patience {
+    what: &'static str,
+    backoff: Backoff,
+    troubled: bool,
+}
+
+impl Patience {
+    fn new(what: &'static str) -> Self {
+        Self { what, backoff: Backoff::default(), troubled: false }
+    }
+
+    async fn wait(&mut self, problem: &Problem) {
+        if !std::mem::replace(&mut self.troubled, true) {
+            tracing::warn!(%problem, "could not {}; trying on, virtual machines are not affected", self.what);
+        }
+        sleep(self.backoff.next_delay()).await;
+    }
+
+    fn answered(&mut self) {
+        if std::mem::take(&mut self.troubled) {
+            tracing::info!("could {} again", self.what);
+        }
+        self.backoff = Backoff::default();
+    }
+}

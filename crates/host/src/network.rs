@@ -1,0 +1,48 @@
+//! The network of this host's VMs, as the agent sees it.
+//!
+//! Owns the trait, and the network of simulated VMs, which is none. The real one is
+//! [`SwitchNetwork`](crate::switch_network::SwitchNetwork). What the plan says is the reconciler's work.
+
+use std::{collections::BTreeMap, error::Error, io, path::PathBuf};
+
+use async_trait::async_trait;
+use lucarne_switch::Plan;
+
+/// Carries out plans. Applying the same plan twice changes nothing.
+#[async_trait]
+pub trait Network: Send + Sync + std::fmt::Debug {
+    /// Returns when every port of the plan takes frames.
+    async fn apply(&self, plan: &Plan) -> Result<(), NetworkError>;
+    /// Frames not carried, by reason, since the start.
+    async fn dropped_frames(&self) -> BTreeMap<String, u64>;
+    /// Ends the flows, and gives the last record of each.
+    async fn stop(&self);
+}
+
+/// Why a plan does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("the switch did not take the plan")]
+    Switch(#[source] Box<dyn Error + Send + Sync>),
+    #[error("{path} could not be given to the user that VMs run as")]
+    Owner {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// No network: simulated VMs send nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoNetwork;
+
+#[async_trait]
+impl Network for NoNetwork {
+    async fn apply(&self, _: &Plan) -> Result<(), NetworkError> {
+        Ok(())
+    }
+    async fn dropped_frames(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
+    }
+    async fn stop(&self) {}
+}

@@ -1,0 +1,153 @@
+//! The doing of steps.
+//!
+//! Owns the order of system calls within one step and what each failure means. Which step is due is the reconciler's
+//! decision. Every step may be cut short at any point and begun again.
+
+use std::{path::PathBuf, sync::Arc};
+
+use lucarne_model::{
+    ErrorCode, InstanceId, SnapshotId, VolumeId,
+    desired::{DesiredVolume, VolumeContent},
+    storage::Blob,
+};
+use lucarne_vmm::driver::{Driver, VolumeSource};
+
+use crate::{
+    blobs::{self, file_failure, problem_failure},
+    controller::Controller,
+    durable::{self, Outlives},
+    layout::Layout,
+    network::Network,
+    reconcile::{Failure, Product, Prospect, Step},
+    streams,
+};
+
+/// What steps are done with.
+#[derive(Clone, Debug)]
+pub(crate) struct Hands {
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) controller: Arc<dyn Controller>,
+    pub(crate) layout: Layout,
+}
+
+impl Hands {
+    pub(crate) async fn perform(&self, step: &Step) -> Result<Product, Failure> {
+        let driver = &self.driver;
+        match step {
+            Step::FetchBlob(blob) => blobs::fetch(self.controller.as_ref(), &self.layout, blob).await?,
+            Step::EvictBlob(digest) => delete(self.layout.blob(digest)).await?,
+            Step::CreateVolume(volume) => self.create_volume(volume).await?,
+            Step::DeleteVolume(volume) => {
+                // The overlay goes first: a base without one is swept at the next start, the reverse could not be opened.
+                delete(self.layout.volume(*volume)).await?;
+                delete(self.layout.volume_base(*volume)).await?;
+            }
+            Step::ApplyNetwork(plan) => self.network.apply(plan).await.map_err(|error| network_failure(&error))?,
+            Step::Start(spec) => driver.start(spec).await.map_err(|error| driver_failure(&error))?,
+            Step::Stop { instance, how, .. } => {
+                driver.stop(*instance, *how).await.map_err(|error| driver_failure(&error))?;
+            }
+            Step::Forget(instance) => driver.forget(*instance).await.map_err(|error| driver_failure(&error))?,
+            Step::Attach { instance, disk } => {
+                driver.attach(*instance, disk).await.map_err(|error| driver_failure(&error))?;
+            }
+            Step::Detach { instance, volume } => {
+                driver.detach(*instance, *volume).await.map_err(|error| driver_failure(&error))?;
+            }
+            Step::TakeSnapshot { snapshot, volume, user } => self.take_snapshot(*snapshot, *volume, *user).await?,
+            Step::UploadSnapshot(snapshot) => return self.upload_snapshot(*snapshot).await.map(Product::Uploaded),
+            Step::DropSnapshot(snapshot) => {
+                delete(self.layout.snapshot(*snapshot)).await?;
+                delete(self.layout.snapshot_receipt(*snapshot)).await?;
+            }
+            Step::OpenStream(request) => streams::serve(driver.as_ref(), self.controller.as_ref(), request).await,
+            Step::GiveUp { .. } => {}
+        }
+        Ok(Product::Nothing)
+    }
+
+    async fn create_volume(&self, volume: &DesiredVolume) -> Result<(), Failure> {
+        let (path, base) = (self.layout.volume(volume.id), self.layout.volume_base(volume.id));
+        let (blob, source) = match &volume.content {
+            VolumeContent::Empty => (None, VolumeSource::Empty),
+            VolumeContent::Snapshot { blob } => (Some(self.layout.blob(&blob.digest)), VolumeSource::Empty),
+            VolumeContent::Image { disk, format } => {
+                self.link_base(disk, &base).await?;
+                (None, VolumeSource::Overlay { base: &base, format: *format })
+            }
+        };
+        let source = blob.as_deref().map_or(source, |from| VolumeSource::Copy { from });
+        self.driver.create_volume(&path, volume.size, source).await.map_err(|error| driver_failure(&error))
+    }
+
+    /// Gives the base of an overlay a name beside it, so that the cache can forget the blob while the overlay lives.
+    async fn link_base(&self, disk: &Blob, base: &std::path::Path) -> Result<(), Failure> {
+        match tokio::fs::hard_link(self.layout.blob(&disk.digest), base).await {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(file_failure(&error, "keep the base of a volume"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn take_snapshot(&self, id: SnapshotId, volume: VolumeId, user: Option<InstanceId>) -> Result<(), Failure> {
+        let (place, disk) = (self.layout.snapshot(id), self.layout.volume(volume));
+        let part = place.with_extension("part");
+        delete(part.clone()).await?;
+        let user = user.map(|instance| (instance, volume));
+        let taken = self.driver.snapshot(&disk, user, &part).await.map_err(|error| driver_failure(&error));
+        let taken = match taken {
+            Ok(()) => tokio::fs::rename(&part, &place).await.map_err(|error| file_failure(&error, "keep a snapshot")),
+            failed => failed,
+        };
+        if taken.is_err() {
+            delete(part).await?;
+        }
+        taken
+    }
+
+    async fn upload_snapshot(&self, id: SnapshotId) -> Result<Blob, Failure> {
+        let place = self.layout.snapshot(id);
+        let blob = self.controller.upload(&place).await.map_err(|problem| match problem.code {
+            // The controller's word on the file itself will not change.
+            ErrorCode::RequestTooLarge | ErrorCode::ImageUnreadable | ErrorCode::ResourceLimitExceeded => {
+                Failure::new(problem.code, problem.detail, Prospect::Hopeless)
+            }
+            _ => problem_failure(&problem),
+        })?;
+        let receipt = serde_json::to_vec(&blob).map_err(|error| file_failure(&error.into(), "keep a receipt"))?;
+        let path = self.layout.snapshot_receipt(id);
+        blocking("keep a receipt", move || durable::replace(&path, &receipt, Outlives::Process)).await?;
+        delete(place).await?;
+        Ok(blob)
+    }
+}
+
+async fn delete(path: PathBuf) -> Result<(), Failure> {
+    blocking("delete a file", move || durable::remove(&path)).await
+}
+
+async fn blocking(doing: &str, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), Failure> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other);
+    done.and_then(|result| result).map_err(|error| file_failure(&error, doing))
+}
+
+/// What an error of the driver means for a step.
+fn driver_failure(error: &lucarne_vmm::Error) -> Failure {
+    let code = error.code();
+    let prospect = match code {
+        ErrorCode::DiskFull | ErrorCode::ImageUnreadable | ErrorCode::HypervisorMissing => Prospect::Hopeless,
+        _ => Prospect::Doubtful,
+    };
+    Failure::new(code, chain(error), prospect)
+}
+
+fn network_failure(error: &crate::network::NetworkError) -> Failure {
+    Failure::new(ErrorCode::Internal, chain(error), Prospect::Doubtful)
+}
+
+/// The error and what caused it, in one sentence.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,310 @@
+//! What is here, as far as the agent knows, and how that changes with what happens.
+//!
+//! Owns [`Known`] and its `handle_*` transitions. What to do about it is decided by [`super::next_steps`]; finding out at
+//! the start what the folder holds is the work of [`crate::folder`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use lucarne_model::{
+    Bytes, ErrorCode, InstanceId, Moment, SnapshotId, VolumeId,
+    desired::{Desired, Power, VolumeContent},
+    instance::{Attachment, StateReason},
+    storage::{Blob, Digest},
+};
+use lucarne_switch::Plan;
+use lucarne_vmm::driver::EndOfMachine;
+
+use super::{
+    ledger::Ledger,
+    step::{Activity, Step, Subject},
+};
+
+/// The actual state of this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    pub ledger: Ledger,
+    pub running: BTreeMap<InstanceId, Running>,
+    /// Instances of which nothing is here any more, for as long as they are desired to be absent.
+    pub forgotten: BTreeSet<InstanceId>,
+    pub volumes: BTreeSet<VolumeId>,
+    pub snapshots: BTreeMap<SnapshotId, Progress>,
+    pub blobs: BTreeMap<Digest, Cached>,
+    /// What the switch does; none before the first plan, or after one that failed.
+    pub network: Option<Plan>,
+    /// The plan that the switch is being given.
+    pub applying: Option<Plan>,
+    /// Tokens of streams that were opened.
+    pub streams: BTreeSet<String>,
+    pub under_way: BTreeMap<Subject, Activity>,
+    pub faults: BTreeMap<Subject, Fault>,
+}
+
+/// A VM that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    pub generation: u64,
+    pub disks: Vec<Attachment>,
+}
+
+/// How far a snapshot is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Taken,
+    Uploaded(Blob),
+    Failed(StateReason),
+}
+
+/// A blob in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cached {
+    pub size: Bytes,
+    /// Since when nothing desired names it.
+    pub unused_since: Option<Moment>,
+}
+
+/// Something that went wrong and is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub reason: StateReason,
+    pub attempts: u32,
+    /// Whether what depends on it should fail now instead of waiting on.
+    pub hopeless: bool,
+    pub retry_at: Moment,
+}
+
+/// Why a step was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: StateReason,
+    pub prospect: Prospect,
+}
+
+/// What trying again is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// The controller is away: what depends on it waits.
+    Passing,
+    /// Worth [`ATTEMPTS`] tries.
+    Doubtful,
+    /// The next try will not be better.
+    Hopeless,
+}
+
+impl Failure {
+    pub fn new(code: ErrorCode, message: impl Into<String>, prospect: Prospect) -> Self {
+        Self { reason: StateReason { code, message: message.into() }, prospect }
+    }
+}
+
+/// What a step that was done gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Product {
+    Nothing,
+    Uploaded(Blob),
+}
+
+/// How often a step is tried before those that wait for it fail.
+pub const ATTEMPTS: u32 = 3;
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// A fault that is not met again for this long is forgotten.
+const FAULT_MEMORY: Duration = Duration::from_secs(3600);
+
+impl Known {
+    pub fn is_busy(&self, subject: &Subject) -> bool {
+        self.under_way.contains_key(subject)
+    }
+    pub fn count(&self, activity: Activity) -> usize {
+        self.under_way.values().filter(|under_way| **under_way == activity).count()
+    }
+    /// The running VM that has the volume.
+    pub fn user_of(&self, volume: VolumeId) -> Option<InstanceId> {
+        let has = |running: &Running| running.disks.iter().any(|disk| disk.volume == volume);
+        self.running.iter().find(|(_, running)| has(running)).map(|(instance, _)| *instance)
+    }
+    /// The fault that makes waiting for `subject` pointless.
+    pub fn hopeless(&self, subject: &Subject) -> Option<&Fault> {
+        self.faults.get(subject).filter(|fault| fault.hopeless)
+    }
+    /// When something that failed is due again.
+    pub fn next_retry(&self, now: Moment) -> Option<Moment> {
+        self.faults.values().map(|fault| fault.retry_at).filter(|due| *due > now).min()
+    }
+
+    /// Takes note of what is wanted at `now`: lines in the ledger, what may be forgotten, which blobs are unused.
+    pub fn handle_desired(&mut self, desired: &Desired, now: Moment) {
+        let wanted = desired.instances.iter().filter(|instance| instance.power != Power::Absent);
+        wanted.for_each(|instance| self.ledger.open(instance.id, now));
+        let absent: BTreeSet<_> =
+            desired.instances.iter().filter(|one| one.power == Power::Absent).map(|one| one.id).collect();
+        self.forgotten.retain(|instance| absent.contains(instance));
+        let tokens: BTreeSet<_> = desired.streams.iter().map(|stream| &stream.token).collect();
+        self.streams.retain(|token| tokens.contains(token));
+        let named = named_blobs(desired);
+        for (digest, cached) in &mut self.blobs {
+            cached.unused_since = (!named.contains(digest)).then(|| cached.unused_since.unwrap_or(now));
+        }
+        self.faults.retain(|_, fault| now.since(fault.retry_at) < FAULT_MEMORY);
+    }
+
+    /// A VM was found that runs from before.
+    pub fn handle_adopted(&mut self, instance: InstanceId, running: Running, now: Moment) {
+        self.ledger.open(instance, now);
+        self.running.insert(instance, running);
+    }
+
+    /// A step is under way from now on.
+    pub fn handle_begun(&mut self, step: &Step) {
+        for (place, subject) in step.subjects().into_iter().enumerate() {
+            self.under_way.insert(subject, if place == 0 { step.activity() } else { Activity::Other });
+        }
+        match step {
+            Step::ApplyNetwork(plan) => self.applying = Some(Plan::clone(plan)),
+            Step::OpenStream(request) => drop(self.streams.insert(request.token.clone())),
+            Step::Start(spec) => drop(self.forgotten.remove(&spec.instance)),
+            _ => {}
+        }
+    }
+
+    /// A step is over, one way or the other.
+    pub fn handle_done(&mut self, step: Step, outcome: Result<Product, Failure>, now: Moment) {
+        let subjects = step.subjects();
+        for subject in &subjects {
+            self.under_way.remove(subject);
+        }
+        match outcome {
+            Ok(product) => {
+                if let Some(main) = subjects.first() {
+                    self.faults.remove(main);
+                }
+                self.handle_success(step, product);
+            }
+            Err(failure) => self.handle_failure(step, failure, now),
+        }
+    }
+
+    fn handle_success(&mut self, step: Step, product: Product) {
+        match (step, product) {
+            (Step::FetchBlob(blob), _) => {
+                self.blobs.insert(blob.digest, Cached { size: blob.size, unused_since: None });
+            }
+            (Step::EvictBlob(digest), _) => drop(self.blobs.remove(&digest)),
+            (Step::CreateVolume(volume), _) => drop(self.volumes.insert(volume.id)),
+            (Step::DeleteVolume(volume), _) => drop(self.volumes.remove(&volume)),
+            (Step::ApplyNetwork(plan), _) => {
+                self.applying = None;
+                self.network = Some(*plan);
+            }
+            // It may have ended before its start was told.
+            (Step::Start(spec), _) if !self.ledger.is_over(spec.instance, spec.generation) => {
+                let disks = spec.disks.iter().map(|disk| Attachment { volume: disk.volume, slot: disk.slot }).collect();
+                self.running.insert(spec.instance, Running { generation: spec.generation, disks });
+            }
+            (Step::Stop { instance, generation, .. }, _) => {
+                self.running.remove(&instance);
+                self.ledger.close(instance, generation, None);
+            }
+            (Step::Forget(instance), _) => {
+                self.ledger.strike(instance);
+                self.forgotten.insert(instance);
+            }
+            (Step::Attach { instance, disk }, _) => {
+                if let Some(running) = self.running.get_mut(&instance) {
+                    running.disks.push(Attachment { volume: disk.volume, slot: disk.slot });
+                }
+            }
+            (Step::Detach { instance, volume }, _) => {
+                if let Some(running) = self.running.get_mut(&instance) {
+                    running.disks.retain(|disk| disk.volume != volume);
+                }
+            }
+            (Step::TakeSnapshot { snapshot, .. }, _) => drop(self.snapshots.insert(snapshot, Progress::Taken)),
+            (Step::UploadSnapshot(snapshot), Product::Uploaded(blob)) => {
+                self.snapshots.insert(snapshot, Progress::Uploaded(blob));
+            }
+            (Step::DropSnapshot(snapshot), _) => drop(self.snapshots.remove(&snapshot)),
+            (Step::GiveUp { instance, generation, reason }, _) => {
+                self.ledger.close(instance, generation, Some(reason));
+            }
+            (Step::Start(_) | Step::UploadSnapshot(_) | Step::OpenStream(_), _) => {}
+        }
+    }
+
+    fn handle_failure(&mut self, step: Step, failure: Failure, now: Moment) {
+        match step {
+            Step::Start(spec) => self.ledger.close(spec.instance, spec.generation, Some(failure.reason)),
+            Step::TakeSnapshot { snapshot, .. } => {
+                self.snapshots.insert(snapshot, Progress::Failed(failure.reason));
+            }
+            Step::UploadSnapshot(snapshot) if failure.prospect == Prospect::Hopeless => {
+                self.snapshots.insert(snapshot, Progress::Failed(failure.reason));
+            }
+            Step::OpenStream(_) => {}
+            other => {
+                if matches!(other, Step::ApplyNetwork(_)) {
+                    (self.applying, self.network) = (None, None);
+                }
+                if let Some(main) = other.subjects().into_iter().next() {
+                    self.remember(main, failure, now);
+                }
+            }
+        }
+    }
+
+    fn remember(&mut self, subject: Subject, failure: Failure, now: Moment) {
+        let before = self.faults.get(&subject).map_or(0, |fault| fault.attempts);
+        let attempts = before.saturating_add(1);
+        let hopeless = match failure.prospect {
+            Prospect::Passing => false,
+            Prospect::Doubtful => attempts >= ATTEMPTS,
+            Prospect::Hopeless => true,
+        };
+        let delay = Duration::from_secs(1 << before.min(5)).min(LONGEST_DELAY);
+        self.faults.insert(subject, Fault { reason: failure.reason, attempts, hopeless, retry_at: now.plus(delay) });
+    }
+
+    /// A VM ended by itself.
+    pub fn handle_machine_ended(&mut self, instance: InstanceId, generation: u64, why: EndOfMachine) {
+        let asked = self.under_way.get(&Subject::Instance(instance)) == Some(&Activity::Stopping);
+        let failure = match why {
+            EndOfMachine::Died { said } if !asked => Some(StateReason {
+                code: ErrorCode::HypervisorFailed,
+                message: format!("the virtual machine's process died; it said: {}", last_words(&said)),
+            }),
+            _ => None,
+        };
+        self.ledger.close(instance, generation, failure);
+        if self.running.get(&instance).is_some_and(|running| running.generation <= generation) {
+            self.running.remove(&instance);
+        }
+    }
+}
+
+/// The end of a long text.
+fn last_words(said: &str) -> &str {
+    const LONGEST: usize = 1000;
+    let said = said.trim();
+    let from = said.len().saturating_sub(LONGEST);
+    let from = (from..said.len()).find(|at| said.is_char_boundary(*at)).unwrap_or(0);
+    if said.is_empty() { "nothing" } else { &said[from..] }
+}
+
+/// Every blob that an instance or a volume of the desired state is made from.
+fn named_blobs(desired: &Desired) -> BTreeSet<&Digest> {
+    let booted = desired.instances.iter().filter(|instance| instance.power != Power::Absent);
+    let booted = booted.flat_map(|instance| instance.boot.blobs());
+    let contents =
+        desired.volumes.iter().filter(|volume| volume.present).filter_map(|volume| content_blob(&volume.content));
+    booted.chain(contents).map(|blob| &blob.digest).collect()
+}
+
+/// The blob that a volume is made from.
+pub(crate) fn content_blob(content: &VolumeContent) -> Option<&Blob> {
+    match content {
+        VolumeContent::Empty => None,
+        VolumeContent::Snapshot { blob } => Some(blob),
+        VolumeContent::Image { disk, .. } => Some(disk),
+    }
+}

@@ -1,0 +1,94 @@
+//! What the controller is told: the actual state, in its words.
+//!
+//! Owns the reading of [`Known`] as [`ActualState`]s. Every desired thing is in the report, and everything that runs or lies
+//! here beside it.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lucarne_model::{
+    InstanceId, VolumeId,
+    actual::{ActualInstance, ActualSnapshot, ActualState, ActualVolume, Capacity, Report},
+    desired::{Desired, DesiredInstance, Power},
+};
+
+use super::{
+    known::{Known, Progress, content_blob},
+    step::{Activity, Subject},
+};
+
+/// The report of this moment; dropped frames are filled in by whoever can ask the switch.
+pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
+    let named: BTreeSet<_> = desired.instances.iter().map(|instance| instance.id).collect();
+    let unnamed = known.running.keys().filter(|instance| !named.contains(instance));
+    let instances = desired.instances.iter().map(|wanted| instance(wanted, known));
+    Report {
+        version: desired.version,
+        capacity,
+        instances: instances.chain(unnamed.map(|instance| left_out(*instance, known))).collect(),
+        volumes: volumes(desired, known),
+        snapshots: known.snapshots.iter().map(|(snapshot, progress)| self::snapshot(*snapshot, progress)).collect(),
+        dropped_frames: BTreeMap::new(),
+    }
+}
+
+fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
+    let subject = Subject::Instance(wanted.id);
+    let running = known.running.get(&wanted.id);
+    let ended = known.ledger.ended(wanted.id).filter(|ended| ended.generation >= wanted.generation);
+    let stopping = known.under_way.get(&subject) == Some(&Activity::Stopping);
+    let mut reason = known.faults.get(&subject).map(|fault| fault.reason.clone());
+    let (state, generation) = match (running, ended, wanted.power) {
+        (Some(running), ..) if stopping || wanted.power != Power::Running => {
+            (ActualState::Stopping, running.generation)
+        }
+        (Some(running), ..) => (ActualState::Running, running.generation),
+        (None, _, Power::Absent) if known.forgotten.contains(&wanted.id) => (ActualState::Absent, wanted.generation),
+        (None, _, Power::Absent) => (ActualState::Stopping, wanted.generation),
+        (None, Some(ended), _) if ended.failure.is_some() => {
+            reason.clone_from(&ended.failure);
+            (ActualState::Failed, ended.generation)
+        }
+        (None, Some(ended), _) => (ActualState::Stopped, ended.generation),
+        (None, None, Power::Stopped) => (ActualState::Stopped, wanted.generation),
+        (None, None, Power::Running) => (ActualState::Preparing, wanted.generation),
+    };
+    let volumes = match (running, state) {
+        (Some(running), _) => running.disks.clone(),
+        (None, ActualState::Stopped | ActualState::Failed) => {
+            wanted.volumes.iter().filter(|disk| known.volumes.contains(&disk.volume)).copied().collect()
+        }
+        _ => Vec::new(),
+    };
+    ActualInstance { id: wanted.id, generation, state, reason, volumes }
+}
+
+/// A VM that runs although the desired state does not speak of it.
+fn left_out(id: InstanceId, known: &Known) -> ActualInstance {
+    let (generation, volumes) =
+        known.running.get(&id).map(|running| (running.generation, running.disks.clone())).unwrap_or_default();
+    ActualInstance { id, generation, state: ActualState::Running, reason: None, volumes }
+}
+
+fn volumes(desired: &Desired, known: &Known) -> Vec<ActualVolume> {
+    let named: BTreeSet<VolumeId> = desired.volumes.iter().map(|volume| volume.id).collect();
+    let wanted = desired.volumes.iter().map(|volume| {
+        let present = known.volumes.contains(&volume.id);
+        let content = content_blob(&volume.content).map(|blob| Subject::Blob(blob.digest.clone()));
+        let blob_fault = content.filter(|_| volume.present && !present).and_then(|blob| known.hopeless(&blob));
+        // While it is still tried again nothing is said: the controller takes a reason for the end of the matter.
+        let fault = known.hopeless(&Subject::Volume(volume.id)).or(blob_fault);
+        ActualVolume { id: volume.id, present, reason: fault.map(|fault| fault.reason.clone()) }
+    });
+    let unnamed = known.volumes.iter().filter(|volume| !named.contains(volume));
+    wanted.chain(unnamed.map(|volume| ActualVolume { id: *volume, present: true, reason: None })).collect()
+}
+
+fn snapshot(id: lucarne_model::SnapshotId, progress: &Progress) -> ActualSnapshot {
+    let (blob, reason) = match progress {
+        Progress::Taken => (None, None),
+        Progress::Uploaded(blob) => (Some(blob.clone()), None),
+        Progress::Failed(reason) => (None, Some(reason.clone())),
+    };
+    ActualSnapshot { id, blob, reason }
+}

@@ -1,0 +1,121 @@
+//! The closed list of what the agent can do, and what each step touches.
+//!
+//! Owns [`Step`] and its [`Subject`]s: two steps that share one are never under way together. Choosing steps is the work of
+//! [`super::next_steps`], carrying them out that of [`crate::perform`].
+
+use lucarne_model::{
+    InstanceId, SnapshotId, VolumeId,
+    desired::{DesiredVolume, StreamRequest},
+    instance::StateReason,
+    storage::{Blob, Digest},
+};
+use lucarne_switch::Plan;
+use lucarne_vmm::driver::{Disk, MachineSpec, Stop};
+
+/// One thing to do. It holds all that its doing needs, so that a plan can be printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Bring a blob from the controller's store to the cache.
+    FetchBlob(Blob),
+    /// Take a blob that nothing names out of the cache.
+    EvictBlob(Digest),
+    CreateVolume(DesiredVolume),
+    DeleteVolume(VolumeId),
+    /// Make the switch's networks, ports and peers these.
+    ApplyNetwork(Box<Plan>),
+    Start(Box<MachineSpec>),
+    /// End the VM; `disks` are the volumes that it lets go.
+    Stop {
+        instance: InstanceId,
+        generation: u64,
+        how: Stop,
+        disks: Vec<VolumeId>,
+    },
+    /// Delete what the driver keeps of a VM that is to be absent.
+    Forget(InstanceId),
+    Attach {
+        instance: InstanceId,
+        disk: Disk,
+    },
+    Detach {
+        instance: InstanceId,
+        volume: VolumeId,
+    },
+    /// Copy a volume's content at one instant; `user` is the VM that has the volume.
+    TakeSnapshot {
+        snapshot: SnapshotId,
+        volume: VolumeId,
+        user: Option<InstanceId>,
+    },
+    UploadSnapshot(SnapshotId),
+    /// Delete the local copy of a snapshot that is no longer asked for.
+    DropSnapshot(SnapshotId),
+    OpenStream(StreamRequest),
+    /// Take this generation as failed: something that it needs cannot be had.
+    GiveUp {
+        instance: InstanceId,
+        generation: u64,
+        reason: StateReason,
+    },
+}
+
+/// What only one step at a time may touch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    Blob(Digest),
+    Volume(VolumeId),
+    Instance(InstanceId),
+    Snapshot(SnapshotId),
+    Network,
+    Stream(String),
+}
+
+/// The sort of work, as far as it counts for limits and reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    Starting,
+    Stopping,
+    /// Moves many bytes.
+    Transfer,
+    Stream,
+    /// Short, or held by a step whose work is counted with its first subject.
+    Other,
+}
+
+impl Step {
+    /// What the step touches; the first is what it is mainly about, and what a failure is remembered for.
+    pub fn subjects(&self) -> Vec<Subject> {
+        let with_disks = |instance: InstanceId, disks: &mut dyn Iterator<Item = VolumeId>| {
+            std::iter::once(Subject::Instance(instance)).chain(disks.map(Subject::Volume)).collect()
+        };
+        match self {
+            Self::FetchBlob(blob) => vec![Subject::Blob(blob.digest.clone())],
+            Self::EvictBlob(digest) => vec![Subject::Blob(digest.clone())],
+            Self::CreateVolume(volume) => vec![Subject::Volume(volume.id)],
+            Self::DeleteVolume(volume) => vec![Subject::Volume(*volume)],
+            Self::ApplyNetwork(_) => vec![Subject::Network],
+            Self::Start(spec) => with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume)),
+            Self::Stop { instance, disks, .. } => with_disks(*instance, &mut disks.iter().copied()),
+            Self::Forget(instance) | Self::GiveUp { instance, .. } => vec![Subject::Instance(*instance)],
+            Self::Attach { instance, disk } => vec![Subject::Volume(disk.volume), Subject::Instance(*instance)],
+            Self::Detach { instance, volume } => vec![Subject::Volume(*volume), Subject::Instance(*instance)],
+            Self::TakeSnapshot { snapshot, volume, .. } => {
+                vec![Subject::Snapshot(*snapshot), Subject::Volume(*volume)]
+            }
+            Self::UploadSnapshot(snapshot) | Self::DropSnapshot(snapshot) => vec![Subject::Snapshot(*snapshot)],
+            Self::OpenStream(request) => vec![Subject::Stream(request.token.clone())],
+        }
+    }
+
+    pub fn activity(&self) -> Activity {
+        match self {
+            Self::Start(_) => Activity::Starting,
+            Self::Stop { .. } | Self::Forget(_) => Activity::Stopping,
+            Self::FetchBlob(_) | Self::CreateVolume(_) | Self::TakeSnapshot { .. } | Self::UploadSnapshot(_) => {
+                Activity::Transfer
+            }
+            Self::OpenStream(_) => Activity::Stream,
+            _ => Activity::Other,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What can be set about a host agent, with defaults that work.
+//!
+//! Owns the types alone. What is not given about the machine is found by [`crate::capacity`].
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use lucarne_model::Bytes;
+
+/// The settings of one host agent's process.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Everything that the agent keeps: its identity, blobs, volumes, sockets. One agent at a time.
+    pub state_dir: PathBuf,
+    /// The controller's URL, such as `http://10.0.0.1:7070`.
+    pub controller: String,
+    /// The operator's token, needed once: at the first start on this state folder.
+    pub join_token: Option<String>,
+    /// How operators call the host.
+    pub name: String,
+    /// The tunnel is bound to it, and other hosts are told it.
+    pub address: IpAddr,
+    /// 0: a free one is chosen, and taken again at later starts.
+    pub tunnel_port: u16,
+    pub driver: DriverKind,
+    /// Virtual processors that may be promised; eight for each of the machine's if not given.
+    pub vcpus: Option<u32>,
+    /// Memory that may be promised; the machine's but 1 GiB if not given.
+    pub memory: Option<Bytes>,
+    /// Disk space that may be promised; that of the state folder's file system if not given.
+    pub disk: Option<Bytes>,
+    pub at_end: AtEnd,
+    pub pace: Pace,
+}
+
+impl Settings {
+    /// QEMU, everything found from the machine, and VMs that outlive the agent.
+    pub fn new(state_dir: PathBuf, controller: String, name: String, address: IpAddr) -> Self {
+        Self {
+            state_dir,
+            controller,
+            join_token: None,
+            name,
+            address,
+            tunnel_port: 0,
+            driver: DriverKind::Qemu,
+            vcpus: None,
+            memory: None,
+            disk: None,
+            at_end: AtEnd::LeaveMachines,
+            pace: Pace::default(),
+        }
+    }
+}
+
+/// Which driver runs the VMs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverKind {
+    Qemu,
+    /// No processes and no switch.
+    Simulated,
+}
+
+/// What becomes of the VMs when the agent is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtEnd {
+    /// They run on, without a network until an agent adopts them.
+    LeaveMachines,
+    /// They are shut down; the next start of the agent starts them again.
+    StopMachines,
+}
+
+/// How fast and how patiently the agent works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// VMs that may be starting at the same time.
+    pub starts: usize,
+    /// Blobs, copies and uploads that may be moving at the same time.
+    pub transfers: usize,
+    /// Console and log streams that may be open at the same time.
+    pub streams: usize,
+    /// How long a guest may take to shut down before it is killed.
+    pub stop_patience: Duration,
+    /// The same when the agent ends and takes its VMs with it.
+    pub end_patience: Duration,
+    /// Changes that come within this time are told in one report.
+    pub coalesce: Duration,
+    /// How long a blob that nothing names is kept.
+    pub blob_keep: Duration,
+    /// How much of such blobs is kept; the ones unused for longest go first.
+    pub blob_spare: Bytes,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            starts: 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            transfers: 4,
+            streams: 32,
+            stop_patience: Duration::from_secs(20),
+            end_patience: Duration::from_secs(3),
+            coalesce: Duration::from_millis(50),
+            blob_keep: Duration::from_secs(3600),
+            blob_spare: Bytes::gib(20),
+        }
+    }
+}
