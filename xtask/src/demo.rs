@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
-    program::{cargo, program, run, target},
+    program::{build, program},
     setup,
 };
 
@@ -43,17 +43,16 @@ pub(crate) struct Options {
 
 pub(crate) fn play(options: &Options) -> Result<()> {
     setup::machine(options.yes)?;
-    eprintln!("building");
     // Not a release build: linking that takes longer than all of the demo.
-    run(&mut cargo("build --quiet --package lucarne"))?;
+    let binary = build("lucarne")?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, interrupted.clone()).context("cannot listen for signals")?;
     }
-    let mut dev = Dev::start()?;
+    let mut dev = Dev::start(&binary)?;
     let ready = dev.wait_until_ready(&interrupted)?;
     eprintln!("API at {}, console at {}", text(&ready, "/endpoint")?, text(&ready, "/console")?);
-    let played = chapters(&ready, &options.output, &interrupted);
+    let played = chapters(&binary, &ready, &options.output, &interrupted);
     if options.keep {
         dev.keep();
     }
@@ -62,13 +61,9 @@ pub(crate) fn play(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn binary() -> PathBuf {
-    target().join("debug/lucarne")
-}
-
 /// Plays `lucarne demo` as the operator, who makes its tenants.
-fn chapters(ready: &serde_json::Value, output: &str, interrupted: &AtomicBool) -> Result<ExitStatus> {
-    let mut demo = program(binary(), &format!("demo --output {output}"));
+fn chapters(binary: &Path, ready: &serde_json::Value, output: &str, interrupted: &AtomicBool) -> Result<ExitStatus> {
+    let mut demo = program(binary, &format!("demo --output {output}"));
     demo.env("LUCARNE_ENDPOINT", text(ready, "/endpoint")?);
     demo.env("LUCARNE_ACCESS_KEY_ID", text(ready, "/operator/access_key_id")?);
     demo.env("LUCARNE_SECRET_ACCESS_KEY", text(ready, "/operator/secret_access_key")?);
@@ -108,11 +103,11 @@ struct Dev {
 }
 
 impl Dev {
-    fn start() -> Result<Self> {
+    fn start(binary: &Path) -> Result<Self> {
         // Short: the paths of sockets in it may have about a hundred characters.
         let state = std::env::temp_dir().join(format!("lucarne-demo-{}", std::process::id()));
         fs::DirBuilder::new().mode(0o700).create(&state).with_context(|| format!("cannot make {}", state.display()))?;
-        match Self::spawn(&state) {
+        match Self::spawn(binary, &state) {
             Ok(child) => Ok(Self { child, state, kept: false }),
             Err(error) => {
                 fs::remove_dir_all(&state).with_context(|| format!("cannot remove {}", state.display()))?;
@@ -121,9 +116,9 @@ impl Dev {
         }
     }
 
-    fn spawn(state: &Path) -> Result<Child> {
+    fn spawn(binary: &Path, state: &Path) -> Result<Child> {
         let log = File::create(state.join("dev.log")).context("cannot write the log of lucarne dev")?;
-        let mut dev = program(binary(), "dev --listen 127.0.0.1:0");
+        let mut dev = program(binary, "dev --listen 127.0.0.1:0");
         dev.arg("--state-dir").arg(state.join("state")).arg("--ready-file").arg(state.join("ready.json"));
         dev.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A group of its own: Ctrl-C reaches us, and we end it in order.

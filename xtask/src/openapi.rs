@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::program::{cargo, output};
+use crate::program::{build, output, program};
 
 const DOCUMENT: &str = "docs/openapi.json";
 
@@ -19,5 +19,5 @@ pub(crate) fn check() -> Result<()> {
 }
 
 fn current() -> Result<String> {
-    output(&mut cargo("run --quiet --package lucarne-api --bin openapi"))
+    output(&mut program(build("openapi")?, ""))
 }

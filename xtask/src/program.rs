@@ -39,6 +39,13 @@ pub(crate) fn cargo(arguments: &str) -> Command {
     program(env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from), arguments)
 }
 
+/// Builds one of our programs and returns where it is.
+pub(crate) fn build(name: &str) -> Result<PathBuf> {
+    // With the features that the whole workspace asks for: alone, it would have many dependencies built once more.
+    run(&mut cargo(&format!("build --workspace --bin {name}")))?;
+    Ok(target().join("debug").join(name))
+}
+
 /// Runs it in the foreground; an error if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {}", shown(command)))?;

@@ -119,7 +119,8 @@ fn kernel_package(depends: &str) -> Option<&str> {
 
 /// Fetches a package's file into the cache. Whoever unpacks it compares it with the digest that apt promises.
 fn fetch(name: &str) -> Result<()> {
-    let folder = cache().join("lucarne/packages");
+    // Where `lucarne image build` looks for them.
+    let folder = cache().join("lucarne/images/packages");
     let description = describe(name)?;
     let field = |key| field(&description, key).with_context(|| format!("apt does not know the {key} of {name}"));
     let file = format!("{name}_{}_{}.deb", field("Version")?.replace(':', "%3a"), field("Architecture")?);

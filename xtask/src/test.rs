@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     deny, openapi,
-    program::{cargo, run},
+    program::{build, cargo, run},
     setup, tidy,
 };
 
@@ -42,13 +42,13 @@ const STEPS: [Step; 9] = [
         name: "clippy",
         remedy: "see it again with `cargo clippy --workspace --all-targets`",
         needs_vms: false,
-        act: || run(&mut cargo("clippy --quiet --workspace --all-targets -- -D warnings")),
+        act: || run(&mut cargo("clippy --workspace --all-targets -- -D warnings")),
     },
     Step {
         name: "doc links",
         remedy: "see it again with `cargo doc --no-deps --workspace`",
         needs_vms: false,
-        act: || run(cargo("doc --quiet --no-deps --workspace").env("RUSTDOCFLAGS", "-D warnings")),
+        act: || run(cargo("doc --no-deps --workspace").env("RUSTDOCFLAGS", "-D warnings")),
     },
     Step {
         name: "dependencies",
@@ -66,14 +66,14 @@ const STEPS: [Step; 9] = [
         name: "unit tests",
         remedy: "run the failed one alone with `cargo test -p CRATE NAME`",
         needs_vms: false,
-        act: || run(&mut cargo("test --quiet --workspace --exclude lucarne-tests")),
+        act: || run(&mut cargo("test --workspace --exclude lucarne-tests -- --quiet")),
     },
     Step {
         name: "tests on real VMs",
         remedy: "run the failed one alone with `cargo test -p lucarne-tests NAME`",
         needs_vms: true,
         act: || {
-            run(&mut cargo("build --quiet --package lucarne"))?;
+            build("lucarne")?;
             // One after the other: each has the machine to itself, and its VMs share two cores with nobody.
             run(&mut cargo("test --package lucarne-tests -- --test-threads=1"))
         },

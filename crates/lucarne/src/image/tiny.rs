@@ -90,9 +90,12 @@ pub(crate) fn build(cache: &Path, out_dir: &Path, mut progress: impl FnMut(&str)
 
 fn copy(built: &Path, out_dir: &Path) -> Result<Built, ImageError> {
     fs::create_dir_all(out_dir).map_err(ImageError::file("make", out_dir))?;
+    let folder = tempfile::tempdir_in(out_dir).map_err(ImageError::file("make a folder in", out_dir))?;
+    // Renamed into place, because another process may just be reading what an earlier build left there.
     let copy = |name: &str| {
-        let to = out_dir.join(name);
-        fs::copy(built.join(name), &to).map_err(ImageError::file("write", &to)).map(|_| to)
+        let (half, whole) = (folder.path().join(name), out_dir.join(name));
+        fs::copy(built.join(name), &half).map_err(ImageError::file("write", &half))?;
+        fs::rename(&half, &whole).map_err(ImageError::file("write", &whole)).map(|()| whole)
     };
     Ok(Built {
         kernel: copy("kernel")?,
