@@ -63,6 +63,7 @@ impl Phase {
     /// The phase after a packet of `side`. Packets that change nothing, or come too late, leave it as it is.
     pub fn step(self, side: Side, protocol: u8, tcp_flags: u16) -> Self {
         match (self, side) {
+            (Self::Rejected | Self::OneWay, _) => self,
             (Self::Asked, Side::Responder) => Self::Answered,
             _ if protocol == TCP && self.end_reason().is_none() => self.step_tcp(side, tcp_flags),
             _ => self,

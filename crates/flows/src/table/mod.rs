@@ -80,13 +80,14 @@ pub struct FlowTable {
 }
 
 impl FlowTable {
-    /// `seed` is random and secret. Address space for all of `settings.capacity` is taken at once, memory as it is used.
+    /// `seed` is random and secret. Address space for the flows of `settings.capacity` is taken at once, memory as it is
+    /// used.
     pub fn new(settings: Settings, seed: u64) -> Self {
         let capacity = settings.capacity.clamp(1, (u32::MAX / 4) as usize);
         Self {
             settings: Settings { capacity, ..settings },
             seed: Seed::expand(seed),
-            index: Index::for_capacity(capacity),
+            index: Index::new(),
             lines: Vec::with_capacity(capacity),
             cold: Vec::with_capacity(capacity),
             free: Vec::new(),
