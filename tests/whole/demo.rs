@@ -1,0 +1,27 @@
+//! `lucarne demo` on real VMs, as a newcomer plays it.
+
+use anyhow::ensure;
+use lucarne_tests::{
+    cloud::{Cloud, Driver},
+    process::processes_of,
+};
+use serde_json::Value;
+
+#[test]
+fn the_chapter_networks_holds_on_real_machines_and_leaves_nothing() -> anyhow::Result<()> {
+    let cloud = Cloud::start(Driver::Qemu, 2)?;
+    cloud.tiny()?;
+    let operator = cloud.operator()?;
+    let accounts = operator.list("/v1/accounts")?.len();
+    let report: Value = serde_json::from_str(&cloud.run(&operator, &["demo", "--output", "json"])?)?;
+    let chapters = report["chapters"].as_array().cloned().unwrap_or_default();
+    ensure!(chapters.iter().any(|chapter| chapter["name"] == "networks"), "{report:#}");
+    ensure!(chapters.iter().all(|chapter| chapter["held"] == true), "{report:#}");
+    ensure!(operator.list("/v1/accounts")?.len() == accounts, "the demo left an account behind");
+    let machines: Vec<u32> = (0..2).flat_map(|host| cloud.machines(host)).collect();
+    ensure!(machines.is_empty(), "the demo left machines behind: {machines:?}");
+    let dir = cloud.dir().to_owned();
+    drop(cloud);
+    ensure!(processes_of(&dir).is_empty(), "processes are left");
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! What a user does with real VMs: consoles, user-data and metadata, volumes and snapshots, stopping and starting.
+
+use std::{io::Write, process::Stdio, time::Duration};
+
+use anyhow::{Context, ensure};
+use lucarne_tests::{
+    api::Api,
+    cloud::{Cloud, Driver},
+    eventually,
+};
+use serde_json::{Value, json};
+
+const BOOT: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const USER_DATA: &str = "#!/bin/sh
+echo \"probe: id $(metadata meta-data/instance-id)\"
+echo \"probe: address $(metadata meta-data/local-ipv4)\"
+wget -q -O - -T 3 http://169.254.169.254/latest/meta-data/instance-id || echo 'probe: refused without a token'
+";
+
+/// Types a line at the serial console, through `lucarne instance console`.
+fn type_line(cloud: &Cloud, api: &Api, instance: &str, line: &str) -> anyhow::Result<()> {
+    let mut command = cloud.cli(api, &["instance", "console", instance])?;
+    let mut console = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut input = console.stdin.take().context("the console takes input")?;
+    writeln!(input, "{line}")?;
+    input.flush()?;
+    std::thread::sleep(Duration::from_millis(700));
+    drop(input);
+    let _ = console.kill();
+    console.wait()?;
+    Ok(())
+}
+
+/// Runs a command in the guest and waits until the console shows what it should print.
+fn in_guest(cloud: &Cloud, api: &Api, instance: &str, line: &str, prints: &str) -> anyhow::Result<()> {
+    type_line(cloud, api, instance, line)?;
+    api.await_log(instance, prints, PATIENCE).map(drop).with_context(|| format!("`{line}` in the guest"))
+}
+
+struct Guest<'a> {
+    cloud: &'a Cloud,
+    api: &'a Api,
+    id: String,
+}
+
+impl Guest<'_> {
+    fn path(&self) -> String {
+        format!("/v1/instances/{}", self.id)
+    }
+    fn run(&self, line: &str, prints: &str) -> anyhow::Result<()> {
+        in_guest(self.cloud, self.api, &self.id, line, prints)
+    }
+    fn await_state(&self, state: &str) -> anyhow::Result<Value> {
+        self.api.await_state(&self.path(), "state", state, PATIENCE).with_context(|| self.cloud.logs())
+    }
+    fn attach(&self, volume: &str) -> anyhow::Result<()> {
+        let path = format!("/v1/volumes/{volume}");
+        self.api.post(&format!("{path}/attach"), &json!({"instance": self.id}))?.ok()?;
+        self.api.await_state(&path, "state", "in-use", PATIENCE).map(drop).with_context(|| self.cloud.logs())
+    }
+    fn detach(&self, volume: &str) -> anyhow::Result<()> {
+        let path = format!("/v1/volumes/{volume}");
+        self.api.post(&format!("{path}/detach"), &json!({}))?.ok()?;
+        self.api.await_state(&path, "state", "available", PATIENCE).map(drop).with_context(|| self.cloud.logs())
+    }
+}
+
+#[test]
+fn a_user_works_with_machines_volumes_and_snapshots() -> anyhow::Result<()> {
+    let cloud = Cloud::start(Driver::Qemu, 2)?;
+    let image = cloud.tiny()?;
+    let tenant = cloud.tenant("first")?;
+    let (_, subnet) = tenant.network()?;
+    let launch = || -> anyhow::Result<Guest<'_>> {
+        let body = json!({"image": image, "subnet": subnet, "memory": 128 << 20, "user_data": USER_DATA});
+        Ok(Guest { cloud: &cloud, api: &tenant, id: tenant.launch(body)? })
+    };
+    let (one, other) = (launch()?, launch()?);
+    user_data_and_metadata(&tenant, &one)?;
+    tenant.await_log(&other.id, "lucarne: ready", BOOT)?;
+    let volume = volumes_while_it_runs(&tenant, &one)?;
+    a_snapshot_on_the_other_host(&tenant, &one, &other, &volume)?;
+    stopped_started_rebooted(&tenant, &one)?;
+    for guest in [&one, &other] {
+        tenant.delete(&guest.path())?.ok()?;
+    }
+    for guest in [&one, &other] {
+        guest.await_state("terminated")?;
+    }
+    tenant.delete(&format!("/v1/volumes/{volume}"))?.ok()?;
+    nothing_is_left(&cloud, &tenant)
+}
+
+fn user_data_and_metadata(api: &Api, guest: &Guest<'_>) -> anyhow::Result<()> {
+    let log = api.await_log(&guest.id, "lucarne: ready", BOOT).with_context(|| guest.cloud.logs())?;
+    let shown = guest.await_state("running")?;
+    let address = shown["address"].as_str().unwrap_or_default();
+    for wanted in [format!("probe: id {}", guest.id), format!("probe: address {address}"), "probe: refused without".into()] {
+        ensure!(log.contains(&wanted), "no `{wanted}` in:\n{log}");
+    }
+    guest.run("echo typed-$((40+2))", "typed-42")
+}
+
+/// A volume comes and goes while the guest runs, and keeps what was written.
+fn volumes_while_it_runs(api: &Api, guest: &Guest<'_>) -> anyhow::Result<String> {
+    let volume = api.make("/v1/volumes", json!({"size": 16 << 20}), "/id")?;
+    guest.attach(&volume)?;
+    guest.run("echo precious > /dev/vda; sync; echo written-$((1+1))", "written-2")?;
+    let again = api.post(&format!("/v1/volumes/{volume}/attach"), &json!({"instance": guest.id}))?;
+    ensure!(again.code() == "VolumeInUse", "{again:?}");
+    guest.detach(&volume)?;
+    guest.run("ls /dev/vda || echo gone-$((1+2))", "gone-3")?;
+    guest.attach(&volume)?;
+    guest.run("echo it is $(head -c 8 /dev/vda) still", "it is precious still")?;
+    Ok(volume)
+}
+
+fn a_snapshot_on_the_other_host(api: &Api, from: &Guest<'_>, to: &Guest<'_>, volume: &str) -> anyhow::Result<()> {
+    let snapshot = api.make("/v1/snapshots", json!({"volume": volume}), "/id")?;
+    let path = format!("/v1/snapshots/{snapshot}");
+    api.await_state(&path, "state", "completed", PATIENCE).with_context(|| from.cloud.logs())?;
+    from.run("echo changed!! > /dev/vda; sync; echo later-$((2+2))", "later-4")?;
+    let elsewhere = api.post(&format!("/v1/volumes/{volume}/detach"), &json!({}))?;
+    ensure!(elsewhere.is_success(), "{elsewhere:?}");
+    api.await_state(&format!("/v1/volumes/{volume}"), "state", "available", PATIENCE)?;
+    let refused = api.post(&format!("/v1/volumes/{volume}/attach"), &json!({"instance": to.id}))?;
+    ensure!(refused.code() == "VolumeOnOtherHost", "{refused:?}");
+    let copy = api.make("/v1/volumes", json!({"snapshot": snapshot}), "/id")?;
+    to.attach(&copy)?;
+    to.run("echo copy is $(head -c 8 /dev/vda) here", "copy is precious here")?;
+    to.detach(&copy)?;
+    api.delete(&format!("/v1/volumes/{copy}"))?.ok()?;
+    api.delete(&path)?.ok()?;
+    Ok(())
+}
+
+fn stopped_started_rebooted(api: &Api, guest: &Guest<'_>) -> anyhow::Result<()> {
+    api.post(&format!("{}/stop", guest.path()), &json!({}))?.ok()?;
+    guest.await_state("stopped")?;
+    let wrong = api.post(&format!("{}/reboot", guest.path()), &json!({}))?;
+    ensure!(wrong.code() == "IncorrectState", "{wrong:?}");
+    api.post(&format!("{}/start", guest.path()), &json!({}))?.ok()?;
+    guest.await_state("running")?;
+    api.await_log(&guest.id, "lucarne: ready", BOOT)?;
+    api.post(&format!("{}/reboot", guest.path()), &json!({}))?.ok()?;
+    guest.await_state("running")?;
+    // A guest that powers itself off is a stopped instance, not one that is started again.
+    eventually("the guest listens", BOOT, || guest.run("poweroff -f", "").ok()?.into())?;
+    let stopped = guest.await_state("stopped")?;
+    ensure!(stopped["state_reason"] != Value::Null, "{stopped}");
+    Ok(())
+}
+
+fn nothing_is_left(cloud: &Cloud, api: &Api) -> anyhow::Result<()> {
+    eventually("all volumes are gone", PATIENCE, || api.list("/v1/volumes").ok()?.is_empty().then_some(()))?;
+    let used = |host: &Value| host["used"] != json!({"vcpus": 0, "memory": 0, "disk": 0});
+    let hosts = cloud.operator()?.list("/v1/hosts")?;
+    ensure!(!hosts.iter().any(used), "room is still promised: {hosts:?}");
+    ensure!((0..2).all(|host| cloud.machines(host).is_empty()), "machines run");
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The whole of it, end to end: real processes, and real VMs where a test says so.
+
+mod adoption;
+mod crossing;
+mod demo;
+mod faults;
+mod machines;
+mod refusals;
+mod workflows;
