@@ -1,0 +1,210 @@
+//! The command line as a whole: global options and nouns. Help, completions and manual pages derive from it.
+//!
+//! Owns the top level only: each noun's verbs are defined in its own file under `commands`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{
+    commands::{
+        Context, Reads, documents,
+        flow::FlowCommand,
+        host::HostCommand,
+        identity::{AccessKeyCommand, AccountCommand, UserCommand},
+        image::ImageCommand,
+        instance::InstanceCommand,
+        login::LoginArgs,
+        network::{SubnetCommand, VpcCommand},
+        process::{CollectorArgs, ControllerArgs},
+        route_table::RouteTableCommand,
+        security_group::SecurityGroupCommand,
+        storage::{SnapshotCommand, VolumeCommand},
+        tag::TagCommand,
+    },
+    configuration::{ConfigFile, Configuration},
+    demo::DemoArgs,
+    dev::DevArgs,
+    failure::Failure,
+    kind::{INTERFACE, JOB},
+    output::Format,
+    session::{Manners, Session},
+};
+
+/// A self-hosted, multi-tenant cloud of virtual machines.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "lucarne", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct CommandLine {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// How to print: json is the API's own shape
+    #[arg(long, global = true, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+    /// The controller; LUCARNE_ENDPOINT or the profile's if not given
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// A profile of ~/.config/lucarne/config.toml
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+    /// Speak unencrypted HTTP with other machines too
+    #[arg(long, global = true)]
+    pub(crate) allow_plaintext: bool,
+    /// Check everything and change nothing
+    #[arg(long, global = true)]
+    pub(crate) dry_run: bool,
+    /// Makes a repeated command do nothing a second time; random if not given
+    #[arg(long, global = true, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum Command {
+    /// Run all of it on this machine
+    Dev(DevArgs),
+    /// Play the demonstration on real VMs, and print what it saw
+    Demo(DemoArgs),
+    /// Keep an endpoint and an access key as a profile
+    Login(LoginArgs),
+
+    /// Accounts: the owners of everything
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Users of the caller's account
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Access keys, with which programs get tokens
+    #[command(subcommand)]
+    AccessKey(AccessKeyCommand),
+    /// Hosts (for operators); without a verb, the host agent's process
+    Host(HostCommand),
+    /// Images that instances boot from
+    #[command(subcommand)]
+    Image(ImageCommand),
+
+    /// VPCs: address spaces of their own
+    #[command(subcommand)]
+    Vpc(VpcCommand),
+    /// Subnets of VPCs
+    #[command(subcommand)]
+    Subnet(SubnetCommand),
+    /// Route tables
+    #[command(subcommand)]
+    RouteTable(RouteTableCommand),
+    /// Security groups: what may reach and leave instances
+    #[command(subcommand)]
+    SecurityGroup(SecurityGroupCommand),
+    /// Network interfaces of instances
+    #[command(subcommand)]
+    Interface(Reads),
+
+    /// Volumes: disks that outlive instances
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Snapshots of volumes
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Instances: the VMs
+    #[command(subcommand)]
+    Instance(InstanceCommand),
+    /// Tags of any resource
+    #[command(subcommand)]
+    Tag(TagCommand),
+
+    /// Flow records: what the packets did
+    #[command(subcommand)]
+    Flow(FlowCommand),
+    /// Jobs: the workflows of launches and terminations
+    #[command(subcommand)]
+    Job(Reads),
+
+    /// The process that answers the API
+    Controller(ControllerArgs),
+    /// The process that keeps flow records
+    Collector(CollectorArgs),
+    /// Print a shell's completion script
+    Completions { shell: Shell },
+    /// Print the manual page
+    Man {
+        /// Write all pages into this folder instead, one for each command
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+impl CommandLine {
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        let global = &self.global;
+        match &self.command {
+            Command::Dev(args) => args.run(global.allow_plaintext).await,
+            Command::Controller(args) => args.run(global.allow_plaintext).await,
+            Command::Collector(args) => args.run().await,
+            Command::Host(HostCommand { verb: None, agent: Some(agent) }) => agent.run().await,
+            Command::Host(HostCommand { verb: None, agent: None }) => {
+                Err(Failure::wrong_usage("say `lucarne host list|show|drain|resume`, or give the agent its options"))
+            }
+            Command::Completions { shell } => documents::completions(*shell),
+            Command::Man { out } => documents::man(out.as_ref()),
+            Command::Login(args) => {
+                args.run(global.profile.as_deref(), global.endpoint.as_deref(), global.allow_plaintext).await
+            }
+            Command::Demo(args) => args.run(global).await,
+            asking => asking.ask(&Context { session: global.session()?, format: global.output }).await,
+        }
+    }
+}
+
+impl Global {
+    pub(crate) fn session(&self) -> Result<Session, Failure> {
+        let file = ConfigFile::read(&ConfigFile::path())?;
+        let environment = |name: &str| std::env::var(name).ok();
+        let configuration =
+            Configuration::choose(self.endpoint.as_deref(), self.profile.as_deref(), environment, &file)?;
+        Session::new(configuration, self.manners())
+    }
+
+    pub(crate) fn manners(&self) -> Manners {
+        Manners {
+            allow_plaintext: self.allow_plaintext,
+            dry_run: self.dry_run,
+            idempotency_key: self.idempotency_key.clone(),
+            keep_token: true,
+        }
+    }
+}
+
+impl Command {
+    /// The nouns that ask the controller.
+    async fn ask(&self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Account(command) => command.run(context).await,
+            Self::User(command) => command.run(context).await,
+            Self::AccessKey(command) => command.run(context).await,
+            Self::Host(HostCommand { verb: Some(verb), .. }) => verb.run(context).await,
+            Self::Image(command) => command.run(context).await,
+            Self::Vpc(command) => command.run(context).await,
+            Self::Subnet(command) => command.run(context).await,
+            Self::RouteTable(command) => command.run(context).await,
+            Self::SecurityGroup(command) => command.run(context).await,
+            Self::Interface(reads) => reads.run(context, &INTERFACE).await,
+            Self::Volume(command) => command.run(context).await,
+            Self::Snapshot(command) => command.run(context).await,
+            Self::Instance(command) => command.run(context).await,
+            Self::Tag(command) => command.run(context).await,
+            Self::Flow(command) => command.run(context).await,
+            Self::Job(reads) => reads.run(context, &JOB).await,
+            // Those that ask no controller were taken care of before.
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! What the command line promises to scripts: each line here is one that others rely on.
+
+use clap::{CommandFactory, error::ErrorKind};
+
+use super::*;
+
+const ACCEPTED: &[&str] = &[
+    "dev",
+    "dev --hosts 3 --state-dir /tmp/d --listen 127.0.0.1:0 --ready-file /tmp/r",
+    "account create --name acme",
+    "account list --output json",
+    "account show 100000000000",
+    "account delete acme",
+    "user create --name eve --role reader",
+    "access-key create --user eve",
+    "access-key list",
+    "access-key delete LKABC",
+    "host list --output yaml",
+    "host show host-1",
+    "host drain host-1",
+    "host resume host-1",
+    "image build tiny",
+    "image list --output json",
+    "image show tiny",
+    "image delete tiny",
+    "image import disk.qcow2 --name debian --minimum-memory 512M",
+    "vpc create --cidr 10.0.0.0/16 --name blue",
+    "vpc list --filter tag:Name=b* --limit 5",
+    "vpc show blue --output json",
+    "vpc delete blue",
+    "subnet create --vpc blue --cidr 10.0.1.0/24",
+    "route-table create --vpc blue",
+    "route-table associate rtb-1 --subnet front",
+    "route-table add-route rtb-1 --destination 10.9.0.0/16 --blackhole",
+    "route-table delete-route rtb-1 --destination 10.9.0.0/16",
+    "security-group create --vpc blue --name web",
+    "security-group authorize web --protocol tcp --port 80 --cidr 0.0.0.0/0",
+    "security-group authorize web --direction egress --protocol all --from-group db",
+    "security-group revoke web sgr-0123456789abcdef0",
+    "interface list",
+    "interface show eni-1",
+    "volume create --size 10G --name data",
+    "volume attach data --instance web --wait",
+    "volume detach data",
+    "snapshot create --volume data --wait",
+    "snapshot list",
+    "instance launch --image tiny --subnet front",
+    "instance launch --image tiny --subnet front --memory 256M --cpus 1 --name web --user-data f.sh \
+     --security-group a --security-group b --address 10.0.1.9 --host host-1 --count 1 --wait",
+    "instance list --output json",
+    "instance show web",
+    "instance stop web --force --wait",
+    "instance start web",
+    "instance reboot web",
+    "instance terminate web db --wait",
+    "instance console web",
+    "instance log web",
+    "tag add i-1 Name=web Stage=test",
+    "tag remove i-1 Stage",
+    "flow list --since 10m --instance web --verdict reject --end-reason refused-by-vm --protocol tcp --port 80",
+    "flow watch --vpc blue --output json",
+    "job list",
+    "job show job-1",
+    "demo",
+    "demo --chapter networks --output json",
+    "vpc create --cidr 10.0.0.0/16 --dry-run --idempotency-key k --endpoint http://127.0.0.1:1 --profile p",
+    "controller --state-dir d --listen 127.0.0.1:0 --allow-plaintext --collector c.json --die-with-parent",
+    "collector --state-dir d --die-with-parent",
+    "host --state-dir d --controller http://127.0.0.1:7070 --join-token-file f --address 127.0.1.1 --name host-1 \
+     --driver simulated --stop-machines --die-with-parent",
+    "completions bash",
+    "man --out pages",
+];
+
+const REFUSED: &[&str] = &[
+    "",
+    "vpc",
+    "vpc create",
+    "vpc create --cidr 10.0.0.1/16",
+    "vpc delete",
+    "host --state-dir d",
+    "instance launch --image tiny",
+    "instance launch --image tiny --subnet s --memory much",
+    "security-group authorize web --protocol tcp --port 80",
+    "security-group authorize web --protocol tcp --cidr 0.0.0.0/0 --from-group db",
+    "route-table add-route rtb-1 --destination 10.9.0.0/16",
+    "volume create",
+    "tag add i-1 Name",
+    "flow list --end-reason tired",
+    "vpc list --output xml",
+];
+
+fn parse(line: &str) -> Result<CommandLine, clap::Error> {
+    CommandLine::try_parse_from(std::iter::once("lucarne").chain(line.split_whitespace()))
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    CommandLine::command().debug_assert();
+}
+
+#[test]
+fn every_command_that_others_rely_on_is_understood() {
+    for line in ACCEPTED {
+        if let Err(error) = parse(line) {
+            panic!("lucarne {line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_is_refused_with_exit_code_2() {
+    for line in REFUSED {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "lucarne {line}");
+        assert_ne!(error.kind(), ErrorKind::DisplayHelp, "lucarne {line}");
+    }
+}
+
+#[test]
+fn host_with_a_verb_asks_and_without_one_is_the_agent() {
+    let Command::Host(host) = parse("host list").unwrap().command else { panic!() };
+    assert!(host.verb.is_some() && host.agent.is_none());
+    let line = "host --state-dir d --controller http://127.0.0.1:7070 --address 127.0.1.1 --name h";
+    let Command::Host(host) = parse(line).unwrap().command else { panic!() };
+    assert!(host.verb.is_none() && host.agent.is_some());
+}
+
+#[test]
+fn every_command_says_what_it_does() {
+    fn walk(command: &clap::Command, path: &str) {
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            let path = format!("{path} {}", inner.get_name());
+            assert!(inner.get_about().is_some(), "`{path}` has no description");
+            walk(inner, &path);
+        }
+    }
+    walk(&CommandLine::command(), "lucarne");
+}

@@ -1,0 +1,58 @@
+//! `lucarne host`: the verbs of operators over hosts, and, without a verb, the host agent's own process.
+
+use clap::{Args, Subcommand};
+
+use super::{Context, Reads, process::AgentArgs};
+use crate::{failure::Failure, kind::HOST, session::answer};
+
+/// With a verb it asks the controller; without one it is the agent that makes this machine a host.
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct HostCommand {
+    #[command(subcommand)]
+    pub(crate) verb: Option<HostVerb>,
+    #[command(flatten)]
+    pub(crate) agent: Option<AgentArgs>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum HostVerb {
+    #[command(flatten)]
+    Reads(Reads),
+    /// Let hosts take no new instances
+    Drain {
+        /// Ids or names
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Let drained hosts take instances again
+    Resume {
+        /// Ids or names
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+impl HostVerb {
+    pub(crate) async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let session = &context.session;
+        match self {
+            Self::Reads(reads) => return reads.run(context, &HOST).await,
+            Self::Drain { ids } => {
+                let drain = async |id: String| {
+                    let id = id.parse().map_err(|_| Failure::wrong_usage("not a host id"))?;
+                    session.change(async |client| answer(client.drain_host(&id, None, None)).await).await
+                };
+                context.each(&HOST, ids, drain).await?
+            }
+            Self::Resume { ids } => {
+                let resume = async |id: String| {
+                    let id = id.parse().map_err(|_| Failure::wrong_usage("not a host id"))?;
+                    session.change(async |client| answer(client.resume_host(&id, None, None)).await).await
+                };
+                context.each(&HOST, ids, resume).await?
+            }
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! `lucarne vpc`, `subnet` and `interface`.
+
+use clap::Subcommand;
+use lucarne_api::client::types;
+use lucarne_model::Cidr;
+
+use super::{Basics, Context, Naming};
+use crate::{
+    failure::Failure,
+    kind::{SUBNET, VPC},
+    listing::resolve,
+    session::answer,
+};
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum VpcCommand {
+    /// Make a VPC, with its main route table and its default security group
+    Create {
+        /// Its network, such as 10.0.0.0/16: a prefix of 16 to 28 bits
+        #[arg(long)]
+        cidr: Cidr,
+        #[command(flatten)]
+        naming: Naming,
+    },
+    #[command(flatten)]
+    Basics(Basics),
+}
+
+impl VpcCommand {
+    pub(crate) async fn run(&self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Create { cidr, naming } => {
+                let body = types::CreateVpc { cidr: *cidr, tags: naming.tags() };
+                context.made(
+                    &context.session.change(async |client| answer(client.create_vpc(None, None, &body)).await).await?,
+                )
+            }
+            Self::Basics(basics) => basics.run(context, &VPC).await,
+        }
+    }
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum SubnetCommand {
+    /// Make a subnet
+    Create {
+        /// The VPC's id or name
+        #[arg(long)]
+        vpc: String,
+        /// Its network, inside the VPC's and apart from its other subnets
+        #[arg(long)]
+        cidr: Cidr,
+        #[command(flatten)]
+        naming: Naming,
+    },
+    #[command(flatten)]
+    Basics(Basics),
+}
+
+impl SubnetCommand {
+    pub(crate) async fn run(&self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Create { vpc, cidr, naming } => {
+                let vpc = resolve(&context.session, &VPC, vpc).await?;
+                let body = types::CreateSubnet { vpc, cidr: *cidr, tags: naming.tags() };
+                context.made(
+                    &context
+                        .session
+                        .change(async |client| answer(client.create_subnet(None, None, &body)).await)
+                        .await?,
+                )
+            }
+            Self::Basics(basics) => basics.run(context, &SUBNET).await,
+        }
+    }
+}

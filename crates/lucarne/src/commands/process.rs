@@ -1,0 +1,203 @@
+//! `lucarne controller`, `collector` and `host`: the processes of the cloud, run in the foreground.
+//!
+//! Owns their command lines, their logs and how signals end them. What they do is in the crates of the same names.
+
+use std::{
+    io::{self, IsTerminal},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, ValueEnum};
+use lucarne_host::{AtEnd, DriverKind};
+use lucarne_model::Bytes;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::{Failure, LocalCode};
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ControllerArgs {
+    /// Where it keeps its store
+    #[arg(long)]
+    state_dir: PathBuf,
+    /// Where the API answers
+    #[arg(long, default_value = "127.0.0.1:7070")]
+    listen: SocketAddr,
+    /// The collector's connection.json
+    #[arg(long, value_name = "FILE")]
+    collector: PathBuf,
+    #[command(flatten)]
+    life: Life,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CollectorArgs {
+    /// Where it keeps flow records
+    #[arg(long)]
+    state_dir: PathBuf,
+    /// Where hosts send flow records; a free port that it keeps, if not given
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen_ipfix: SocketAddr,
+    /// Where the controller asks for them; a free port that it keeps, if not given
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen_query: SocketAddr,
+    #[command(flatten)]
+    life: Life,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Driver {
+    /// Real VMs
+    Qemu,
+    /// No processes: the same states and timings, made up
+    Simulated,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AgentArgs {
+    /// Where it keeps disks, keys and what runs
+    #[arg(long)]
+    state_dir: PathBuf,
+    /// The controller's endpoint
+    #[arg(long, value_name = "URL")]
+    controller: String,
+    /// A file with the operator's join token; needed once
+    #[arg(long, value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
+    /// Where other hosts reach this one
+    #[arg(long)]
+    address: IpAddr,
+    /// The tunnel's port; a free one that it keeps, if not given
+    #[arg(long, default_value_t = 0)]
+    tunnel_port: u16,
+    /// What the host is called
+    #[arg(long)]
+    name: String,
+    #[arg(long, value_enum, default_value = "qemu")]
+    driver: Driver,
+    /// Virtual processors that may be promised; found from the machine if not given
+    #[arg(long)]
+    vcpus: Option<u32>,
+    /// Memory that may be promised; found from the machine if not given
+    #[arg(long)]
+    memory: Option<Bytes>,
+    /// Disk that may be promised; found from the machine if not given
+    #[arg(long)]
+    disk: Option<Bytes>,
+    /// End the machines with the agent, rather than leave them for the next one to adopt
+    #[arg(long)]
+    stop_machines: bool,
+    #[command(flatten)]
+    life: Life,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Life {
+    /// Be killed when the parent process dies, however it dies
+    #[arg(long, hide = true)]
+    die_with_parent: bool,
+}
+
+impl ControllerArgs {
+    pub(crate) async fn run(&self, allow_plaintext: bool) -> Result<(), Failure> {
+        self.life.begin()?;
+        let mut settings = lucarne_control::Settings::new(self.state_dir.clone(), self.listen, self.collector.clone());
+        settings.allow_plaintext = allow_plaintext;
+        lucarne_control::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("controller", error))
+    }
+}
+
+impl CollectorArgs {
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        self.life.begin()?;
+        let settings = lucarne_collector::Settings {
+            state_dir: self.state_dir.clone(),
+            listen_ipfix: self.listen_ipfix,
+            listen_query: self.listen_query,
+        };
+        lucarne_collector::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("collector", error))
+    }
+}
+
+impl AgentArgs {
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        self.life.begin()?;
+        let (state_dir, controller) = (self.state_dir.clone(), self.controller.clone());
+        let mut settings = lucarne_host::Settings::new(state_dir, controller, self.name.clone(), self.address);
+        settings.join_token = self.join_token()?;
+        settings.tunnel_port = self.tunnel_port;
+        settings.driver = match self.driver {
+            Driver::Qemu => DriverKind::Qemu,
+            Driver::Simulated => DriverKind::Simulated,
+        };
+        settings.vcpus = self.vcpus;
+        settings.memory = self.memory;
+        settings.disk = self.disk;
+        settings.at_end = if self.stop_machines { AtEnd::StopMachines } else { AtEnd::LeaveMachines };
+        lucarne_host::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("host agent", error))
+    }
+
+    fn join_token(&self) -> Result<Option<String>, Failure> {
+        let Some(path) = &self.join_token_file else { return Ok(None) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| Failure::local(LocalCode::FileUnreadable, format!("{}: {cause}", path.display())))?;
+        Ok(Some(text.trim().to_owned()))
+    }
+}
+
+/// The whole story of an error, cause by cause, on one line.
+fn failed(process: &str, error: impl std::error::Error) -> Failure {
+    let mut text = format!("the {process} ended: {error}");
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    Failure::local(LocalCode::ProcessFailed, text)
+}
+
+impl Life {
+    /// Sets up what every process needs before anything else: its log, and its end with its parent's.
+    fn begin(self) -> Result<(), Failure> {
+        start_log();
+        if !self.die_with_parent {
+            return Ok(());
+        }
+        let parent = rustix::process::getppid();
+        let failed =
+            |cause: rustix::io::Errno| Failure::local(LocalCode::ProcessFailed, format!("--die-with-parent: {cause}"));
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(failed)?;
+        if rustix::process::getppid() == parent {
+            return Ok(());
+        }
+        Err(Failure::local(LocalCode::ProcessFailed, "the parent process died while this one began"))
+    }
+}
+
+/// Logs to standard error, as much as `RUST_LOG` says.
+pub(crate) fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    // A second start in one process would be a second subscriber: the first one stays.
+    let _ = log.try_init();
+}
+
+/// A token that is cancelled by SIGINT or SIGTERM.
+fn shutdown_on_signals() -> Result<CancellationToken, Failure> {
+    let failed = |cause: io::Error| Failure::local(LocalCode::ProcessFailed, format!("signals: {cause}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let shutdown = CancellationToken::new();
+    let cancel = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(shutdown)
+}

@@ -1,0 +1,124 @@
+//! What a demonstration saw, step by step: told to people as it happens, and to programs as a report at the end.
+//!
+//! Owns the shapes of both. A chapter holds when every one of its steps does.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// One thing that was expected, and what came instead or as expected.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Step {
+    pub(crate) step: String,
+    pub(crate) expected: String,
+    pub(crate) seen: String,
+    pub(crate) held: bool,
+    /// Since the chapter began.
+    pub(crate) seconds: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Chapter {
+    pub(crate) chapter: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) held: bool,
+    pub(crate) seconds: f64,
+    pub(crate) steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Report {
+    pub(crate) held: bool,
+    pub(crate) chapters: Vec<Chapter>,
+}
+
+/// A chapter that is being played.
+pub(crate) struct Story {
+    chapter: &'static str,
+    title: &'static str,
+    started: Instant,
+    aloud: bool,
+    steps: Vec<Step>,
+}
+
+impl Story {
+    /// `aloud` prints each step as it comes.
+    pub(crate) fn begin(chapter: &'static str, title: &'static str, aloud: bool) -> Self {
+        if aloud {
+            println!("Chapter {chapter}: {title}");
+        }
+        Self { chapter, title, started: Instant::now(), aloud, steps: Vec::new() }
+    }
+
+    /// Takes down a step, and returns whether it held.
+    pub(crate) fn step(
+        &mut self,
+        step: impl Into<String>,
+        expected: impl Into<String>,
+        seen: impl Into<String>,
+        held: bool,
+    ) -> bool {
+        let (step, expected, seen) = (step.into(), expected.into(), seen.into());
+        let step = Step { step, expected, seen, held, seconds: self.seconds() };
+        if self.aloud {
+            print!("{}", told(&step));
+        }
+        self.steps.push(step);
+        held
+    }
+
+    pub(crate) fn end(self) -> Chapter {
+        let seconds = self.seconds();
+        let held = !self.steps.is_empty() && self.steps.iter().all(|step| step.held);
+        if self.aloud {
+            println!("Chapter {} {} in {seconds:.1} s\n", self.chapter, if held { "held" } else { "DID NOT HOLD" });
+        }
+        Chapter { chapter: self.chapter, title: self.title, held, seconds, steps: self.steps }
+    }
+
+    fn seconds(&self) -> f64 {
+        (self.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
+    }
+}
+
+impl Report {
+    pub(crate) fn new(chapters: Vec<Chapter>) -> Self {
+        Self { held: !chapters.is_empty() && chapters.iter().all(|chapter| chapter.held), chapters }
+    }
+}
+
+fn told(step: &Step) -> String {
+    let mark = if step.held { "ok  " } else { "FAIL" };
+    format!(
+        "  {mark} {:6.1} s  {}\n                 expected  {}\n                 seen      {}\n",
+        step.seconds, step.step, step.expected, step.seen
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chapter_holds_only_if_every_step_does_and_an_empty_one_does_not() {
+        let mut story = Story::begin("networks", "two tenants", false);
+        assert!(story.step("a", "1", "1", true));
+        assert!(!story.step("b", "1", "2", false));
+        let failed = story.end();
+        assert!(!failed.held);
+        assert!(!Story::begin("networks", "two tenants", false).end().held);
+        assert!(!Report::new(Vec::new()).held);
+        assert!(!Report::new(vec![failed]).held);
+    }
+
+    #[test]
+    fn a_step_says_what_was_expected_and_what_was_seen() {
+        let step =
+            Step { step: "ping".into(), expected: "3 of 3".into(), seen: "0 of 3".into(), held: false, seconds: 1.5 };
+        let text = told(&step);
+        assert!(
+            text.contains("FAIL") && text.contains("expected  3 of 3") && text.contains("seen      0 of 3"),
+            "{text}"
+        );
+    }
+}

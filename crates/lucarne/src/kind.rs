@@ -1,0 +1,427 @@
+//! The table of resources: for each noun of the command line what its ids and names are, which calls list, show and delete
+//! it, and which columns its table has.
+//!
+//! Owns [`Kind`] and its rows. Lists, shows, deletions and the search by name are written once over it; a new resource is
+//! one row here and the verbs of its own in `commands`.
+
+use std::pin::Pin;
+
+use lucarne_api::client::Client;
+use lucarne_model::ErrorCode;
+use serde_json::Value;
+
+use crate::{failure::Failure, session::answer};
+
+pub(crate) type Reply = Pin<Box<dyn Future<Output = Result<Value, Failure>> + Send>>;
+
+/// One page of a list, as it is asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PageRequest {
+    pub(crate) filter: Option<String>,
+    pub(crate) limit: Option<u32>,
+    pub(crate) page_token: Option<String>,
+}
+
+/// One column: its title and where in the JSON its value stands; dots lead inwards.
+pub(crate) type Column = (&'static str, &'static str);
+
+/// One noun. Functions take the client by value so that they are plain function pointers.
+pub(crate) struct Kind {
+    /// As people say it, with its article.
+    pub(crate) noun: &'static str,
+    /// What its ids begin with; empty where ids are told from names by their form alone.
+    pub(crate) prefix: &'static str,
+    /// The fields that name it.
+    pub(crate) names: &'static [&'static str],
+    pub(crate) not_found: ErrorCode,
+    pub(crate) columns: &'static [Column],
+    pub(crate) list: fn(Client, PageRequest) -> Reply,
+    pub(crate) show: Option<fn(Client, String) -> Reply>,
+    pub(crate) delete: Option<fn(Client, String) -> Reply>,
+}
+
+impl Kind {
+    /// Whether the text has the form of this kind's ids; all else is a name.
+    pub(crate) fn is_id(&self, text: &str) -> bool {
+        if self.names.is_empty() {
+            return true;
+        }
+        match self.prefix {
+            "" => text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit()),
+            prefix => text.strip_prefix(prefix).is_some_and(|rest| rest.len() == 17 && rest.bytes().all(is_lower_hex)),
+        }
+    }
+}
+
+fn is_lower_hex(byte: u8) -> bool {
+    byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
+}
+
+const BY_TAG: &[&str] = &["tag:Name"];
+const BY_NAME: &[&str] = &["name"];
+const BY_NAME_OR_TAG: &[&str] = &["name", "tag:Name"];
+
+/// A function that lists by the client's method of that name.
+macro_rules! list {
+    ($method:ident) => {
+        |client, page| {
+            Box::pin(async move {
+                let (filter, token) = (page.filter.as_deref(), page.page_token.as_deref());
+                answer(client.$method(filter, page.limit, token)).await
+            })
+        }
+    };
+}
+
+/// A function that shows one by the client's method of that name; the id has been checked by whoever resolved it.
+macro_rules! show {
+    ($method:ident, $code:ident) => {
+        Some(|client, id| {
+            Box::pin(async move {
+                let id = id.parse().map_err(|_| no_such(ErrorCode::$code, &id))?;
+                answer(client.$method(&id)).await
+            })
+        })
+    };
+}
+
+/// The same for a deletion.
+macro_rules! delete {
+    ($method:ident, $code:ident) => {
+        Some(|client, id| {
+            Box::pin(async move {
+                let id = id.parse().map_err(|_| no_such(ErrorCode::$code, &id))?;
+                answer(client.$method(&id, None, None)).await
+            })
+        })
+    };
+}
+
+fn no_such(code: ErrorCode, id: &str) -> Failure {
+    Failure::problem(code, format!("`{id}` is not an id of this kind"))
+}
+
+pub(crate) static ACCOUNT: Kind = Kind {
+    noun: "account",
+    prefix: "",
+    names: BY_NAME,
+    not_found: ErrorCode::InvalidAccountNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("INSTANCES", "quota.instances"),
+        ("VCPUS", "quota.vcpus"),
+        ("MEMORY", "quota.memory"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_accounts),
+    show: show!(get_account, InvalidAccountNotFound),
+    delete: delete!(delete_account, InvalidAccountNotFound),
+};
+
+pub(crate) static USER: Kind = Kind {
+    noun: "user",
+    prefix: "user-",
+    names: BY_NAME,
+    not_found: ErrorCode::InvalidUserNotFound,
+    columns: &[("ID", "id"), ("NAME", "name"), ("ROLE", "role"), ("CREATED", "created")],
+    list: list!(list_users),
+    show: show!(get_user, InvalidUserNotFound),
+    delete: delete!(delete_user, InvalidUserNotFound),
+};
+
+pub(crate) static ACCESS_KEY: Kind = Kind {
+    noun: "access key",
+    prefix: "LK",
+    names: &[],
+    not_found: ErrorCode::InvalidAccessKeyNotFound,
+    columns: &[("ID", "id"), ("USER", "user"), ("CREATED", "created")],
+    list: list!(list_access_keys),
+    show: None,
+    delete: Some(|client, id| Box::pin(async move { answer(client.delete_access_key(&id, None, None)).await })),
+};
+
+pub(crate) static HOST: Kind = Kind {
+    noun: "host",
+    prefix: "host-",
+    names: BY_NAME_OR_TAG,
+    not_found: ErrorCode::InvalidHostNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("STATE", "state"),
+        ("ADDRESS", "address"),
+        ("HYPERVISOR", "hypervisor"),
+        ("INSTANCES", "instances"),
+        ("VCPUS", "used.vcpus"),
+        ("OF", "capacity.vcpus"),
+        ("MEMORY", "used.memory"),
+        ("OF", "capacity.memory"),
+        ("HEARD", "last_heard"),
+    ],
+    list: list!(list_hosts),
+    show: show!(get_host, InvalidHostNotFound),
+    delete: None,
+};
+
+pub(crate) static IMAGE: Kind = Kind {
+    noun: "image",
+    prefix: "ami-",
+    names: BY_NAME_OR_TAG,
+    not_found: ErrorCode::InvalidImageNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("BOOTS", "boot.kind"),
+        ("MEMORY", "minimum_memory"),
+        ("PUBLIC", "public"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_images),
+    show: show!(get_image, InvalidImageNotFound),
+    delete: delete!(delete_image, InvalidImageNotFound),
+};
+
+pub(crate) static VPC: Kind = Kind {
+    noun: "VPC",
+    prefix: "vpc-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidVpcNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("CIDR", "cidr"),
+        ("MAIN ROUTE TABLE", "main_route_table"),
+        ("DEFAULT GROUP", "default_security_group"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_vpcs),
+    show: show!(get_vpc, InvalidVpcNotFound),
+    delete: delete!(delete_vpc, InvalidVpcNotFound),
+};
+
+pub(crate) static SUBNET: Kind = Kind {
+    noun: "subnet",
+    prefix: "subnet-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidSubnetNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("VPC", "vpc"),
+        ("CIDR", "cidr"),
+        ("FREE", "available_addresses"),
+        ("ROUTE TABLE", "route_table"),
+    ],
+    list: list!(list_subnets),
+    show: show!(get_subnet, InvalidSubnetNotFound),
+    delete: delete!(delete_subnet, InvalidSubnetNotFound),
+};
+
+pub(crate) static ROUTE_TABLE: Kind = Kind {
+    noun: "route table",
+    prefix: "rtb-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidRouteTableNotFound,
+    columns: &[("ID", "id"), ("NAME", "tags.Name"), ("VPC", "vpc"), ("MAIN", "main"), ("ROUTES", "routes")],
+    list: list!(list_route_tables),
+    show: show!(get_route_table, InvalidRouteTableNotFound),
+    delete: delete!(delete_route_table, InvalidRouteTableNotFound),
+};
+
+pub(crate) static SECURITY_GROUP: Kind = Kind {
+    noun: "security group",
+    prefix: "sg-",
+    names: BY_NAME_OR_TAG,
+    not_found: ErrorCode::InvalidGroupNotFound,
+    columns: &[("ID", "id"), ("NAME", "name"), ("VPC", "vpc"), ("RULES", "rules"), ("DESCRIPTION", "description")],
+    list: list!(list_security_groups),
+    show: show!(get_security_group, InvalidGroupNotFound),
+    delete: delete!(delete_security_group, InvalidGroupNotFound),
+};
+
+/// The rules of one group, for the table of `security-group show`.
+pub(crate) const RULE_COLUMNS: &[Column] = &[
+    ("ID", "id"),
+    ("DIRECTION", "direction"),
+    ("PROTOCOL", "traffic.protocol"),
+    ("FROM", "traffic.from_port"),
+    ("TO", "traffic.to_port"),
+    ("CIDR", "peer.cidr"),
+    ("GROUP", "peer.group"),
+];
+
+pub(crate) static INTERFACE: Kind = Kind {
+    noun: "network interface",
+    prefix: "eni-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidInterfaceNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("INSTANCE", "instance"),
+        ("SUBNET", "subnet"),
+        ("ADDRESS", "address"),
+        ("MAC", "mac"),
+        ("GROUPS", "groups"),
+    ],
+    list: list!(list_interfaces),
+    show: show!(get_interface, InvalidInterfaceNotFound),
+    delete: None,
+};
+
+pub(crate) static VOLUME: Kind = Kind {
+    noun: "volume",
+    prefix: "vol-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidVolumeNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("SIZE", "size"),
+        ("STATE", "state"),
+        ("INSTANCE", "instance"),
+        ("SNAPSHOT", "snapshot"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_volumes),
+    show: show!(get_volume, InvalidVolumeNotFound),
+    delete: delete!(delete_volume, InvalidVolumeNotFound),
+};
+
+pub(crate) static SNAPSHOT: Kind = Kind {
+    noun: "snapshot",
+    prefix: "snap-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidSnapshotNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("VOLUME", "volume"),
+        ("SIZE", "size"),
+        ("STATE", "state"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_snapshots),
+    show: show!(get_snapshot, InvalidSnapshotNotFound),
+    delete: delete!(delete_snapshot, InvalidSnapshotNotFound),
+};
+
+pub(crate) static INSTANCE: Kind = Kind {
+    noun: "instance",
+    prefix: "i-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidInstanceNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("STATE", "state"),
+        ("ADDRESS", "address"),
+        ("VCPUS", "vcpus"),
+        ("MEMORY", "memory"),
+        ("IMAGE", "image"),
+        ("SUBNET", "subnet"),
+        ("LAUNCHED", "launched"),
+        ("REASON", "state_reason.message"),
+    ],
+    list: list!(list_instances),
+    show: show!(get_instance, InvalidInstanceNotFound),
+    delete: delete!(terminate_instance, InvalidInstanceNotFound),
+};
+
+pub(crate) static JOB: Kind = Kind {
+    noun: "job",
+    prefix: "job-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidJobNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("KIND", "kind"),
+        ("INSTANCE", "instance"),
+        ("STATE", "state"),
+        ("STEP", "step"),
+        ("CHANGED", "changed"),
+        ("REASON", "reason.message"),
+    ],
+    list: list!(list_jobs),
+    show: show!(get_job, InvalidJobNotFound),
+    delete: None,
+};
+
+/// Flow records have no ids, and so no row above.
+pub(crate) const FLOW_COLUMNS: &[Column] = &[
+    ("END", "end"),
+    ("INSTANCE", "instance"),
+    ("DIRECTION", "direction"),
+    ("PROTOCOL", "protocol"),
+    ("SOURCE", "source"),
+    ("PORT", "source_port"),
+    ("DESTINATION", "destination"),
+    ("PORT", "destination_port"),
+    ("PACKETS", "packets"),
+    ("BYTES", "bytes"),
+    ("VERDICT", "verdict"),
+    ("END REASON", "end_reason"),
+];
+
+#[cfg(test)]
+pub(crate) static ALL: &[&Kind] = &[
+    &ACCOUNT,
+    &USER,
+    &ACCESS_KEY,
+    &HOST,
+    &IMAGE,
+    &VPC,
+    &SUBNET,
+    &ROUTE_TABLE,
+    &SECURITY_GROUP,
+    &INTERFACE,
+    &VOLUME,
+    &SNAPSHOT,
+    &INSTANCE,
+    &JOB,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_told_from_a_name_by_its_form() {
+        assert!(VPC.is_id("vpc-0123456789abcdef0"));
+        assert!(!VPC.is_id("vpc-blue") && !VPC.is_id("i-0123456789abcdef0"));
+        assert!(ACCOUNT.is_id("000000000001") && !ACCOUNT.is_id("acme"));
+    }
+
+    /// Columns are paths into the API's own JSON: one that its schema does not have would always be empty.
+    #[test]
+    fn every_column_is_a_property_of_its_resource() {
+        let document: Value = serde_json::from_str(&lucarne_api::openapi_json()).unwrap();
+        let schemas = &document["components"]["schemas"];
+        let rows = [
+            ("Account", &ACCOUNT),
+            ("User", &USER),
+            ("AccessKey", &ACCESS_KEY),
+            ("Host", &HOST),
+            ("Image", &IMAGE),
+            ("Vpc", &VPC),
+            ("Subnet", &SUBNET),
+            ("RouteTable", &ROUTE_TABLE),
+            ("SecurityGroup", &SECURITY_GROUP),
+            ("NetworkInterface", &INTERFACE),
+            ("Volume", &VOLUME),
+            ("Snapshot", &SNAPSHOT),
+            ("Instance", &INSTANCE),
+            ("Job", &JOB),
+        ];
+        assert_eq!(rows.len(), ALL.len());
+        for (schema, kind) in rows {
+            for (title, path) in kind.columns {
+                let first = path.split('.').next().unwrap();
+                assert!(!schemas[schema]["properties"][first].is_null(), "{schema} has no `{path}` for {title}");
+            }
+        }
+        for (_, path) in FLOW_COLUMNS {
+            assert!(!schemas["FlowRecord"]["properties"][*path].is_null(), "FlowRecord has no `{path}`");
+        }
+    }
+}

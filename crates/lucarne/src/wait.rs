@@ -1,0 +1,121 @@
+//! Waiting for a state, with a sign of life on a terminal and none in a pipe.
+//!
+//! Owns the polling. Which state a verb aims at is the commands' business.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+
+use crate::{
+    failure::{Failure, LocalCode},
+    kind::Kind,
+    session::Session,
+};
+
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// A line that turns while something takes long. Drawn on standard error, and only where that is a terminal.
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    pub(crate) fn start(message: impl Into<String>) -> Self {
+        // indicatif itself draws nothing where standard error is no terminal.
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        bar.set_message(message.into());
+        Self(bar)
+    }
+
+    pub(crate) fn say(&self, message: impl Into<String>) {
+        self.0.set_message(message.into());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goal {
+    pub(crate) state: &'static str,
+    /// States from which it is never reached.
+    pub(crate) hopeless: &'static [&'static str],
+    /// How long at most.
+    pub(crate) patience: Duration,
+}
+
+impl Goal {
+    /// `terminated` and `error` are dead ends for every other goal.
+    pub(crate) const fn state(state: &'static str) -> Self {
+        Self { state, hopeless: &["terminated", "shutting-down", "error"], patience: Duration::from_secs(300) }
+    }
+
+    /// Whether it is reached (`Some(true)`), given up (`Some(false)`) or still open.
+    fn judge(&self, state: &str) -> Option<bool> {
+        if state == self.state { Some(true) } else { self.hopeless.contains(&state).then_some(false) }
+    }
+}
+
+/// Looks at the resource until its `state` is the goal's, and returns it.
+pub(crate) async fn until(session: &Session, kind: &Kind, id: &str, goal: Goal) -> Result<Value, Failure> {
+    let Some(show) = kind.show else {
+        return Err(Failure::wrong_usage(format!("a {} has no state to wait for", kind.noun)));
+    };
+    let progress = Progress::start(format!("{id}: waiting for {}", goal.state));
+    let started = Instant::now();
+    loop {
+        let value = session.read(async |client| show(client, id.to_owned()).await).await?;
+        let state = value["state"].as_str().unwrap_or_default();
+        match goal.judge(state) {
+            Some(true) => return Ok(value),
+            Some(false) => return Err(missed(id, state, &value)),
+            None if started.elapsed() > goal.patience => {
+                let detail = format!("{id} is still {state} after {} s", goal.patience.as_secs());
+                return Err(Failure::local(LocalCode::WaitFailed, detail));
+            }
+            None => progress.say(format!("{id}: {state}, waiting for {}", goal.state)),
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+fn missed(id: &str, state: &str, value: &Value) -> Failure {
+    let reason = &value["state_reason"];
+    let why = match (reason["code"].as_str(), reason["message"].as_str()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        _ => "no reason was given".into(),
+    };
+    Failure::local(LocalCode::WaitFailed, format!("{id} is {state}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_at_its_goal_or_where_the_goal_cannot_be_reached() {
+        let running = Goal::state("running");
+        assert_eq!(running.judge("pending"), None);
+        assert_eq!(running.judge("running"), Some(true));
+        assert_eq!(running.judge("terminated"), Some(false));
+        assert_eq!(Goal::state("terminated").judge("terminated"), Some(true));
+    }
+
+    #[test]
+    fn a_missed_goal_says_the_reason_that_the_controller_gave() {
+        let value = json!({"state_reason": {"code": "HypervisorMissing", "message": "no QEMU"}});
+        assert_eq!(
+            missed("i-1", "terminated", &value).to_string(),
+            "WaitFailed: i-1 is terminated: HypervisorMissing: no QEMU"
+        );
+    }
+}
