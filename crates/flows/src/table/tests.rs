@@ -23,13 +23,17 @@ fn owner() -> Arc<Owner> {
     })
 }
 
-fn key(n: u16) -> FlowKey { FlowKey::new(1, 0x0a00_0001, 0x0a00_0002, n, 80, if n % 2 == 0 { TCP } else { UDP }) }
+fn key(n: u16) -> FlowKey {
+    FlowKey::new(1, 0x0a00_0001, 0x0a00_0002, n, 80, if n % 2 == 0 { TCP } else { UDP })
+}
 
 fn opening(direction: Direction, phase: Phase, epoch: u32) -> Opening {
     Opening { direction, side: Side::Initiator, phase, owner: owner(), rule: None, memo: 5, epoch }
 }
 
-fn packet(bytes: u32, tcp_flags: u16) -> Packet { Packet { bytes, tcp_flags, ..Packet::default() } }
+fn packet(bytes: u32, tcp_flags: u16) -> Packet {
+    Packet { bytes, tcp_flags, ..Packet::default() }
+}
 
 #[derive(Clone, Debug)]
 enum Step {
