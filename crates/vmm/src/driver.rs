@@ -6,10 +6,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use lucarne_model::{
-    Bytes, InstanceId, MacAddress, Vcpus, VolumeId,
-    storage::DiskFormat,
-};
+use lucarne_model::{Bytes, InstanceId, MacAddress, Vcpus, VolumeId, storage::DiskFormat};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -17,6 +14,10 @@ use tokio::{
 };
 
 use crate::Error;
+
+/// How many disks a VM can have; slots count from 0. Each is a hotplug port, which costs the guest about 20 ms of its boot
+/// when its processor is emulated.
+pub const SLOTS: u8 = 8;
 
 /// Everything a VM is started with; kept beside it on disk so that an agent that starts anew knows what it adopts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,10 +33,14 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
 }
 
-/// What the VM boots from, as files on this host.
+/// What the VM boots from, as files on this host. All paths here are absolute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Boot {
-    Kernel { kernel: PathBuf, initramfs: PathBuf, command_line: String },
+    Kernel {
+        kernel: PathBuf,
+        initramfs: PathBuf,
+        command_line: String,
+    },
     /// The disk in slot 0.
     FirstDisk,
 }
@@ -62,7 +67,7 @@ pub struct Disk {
 /// What a driver tells on its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
-    /// The VM ended without having been asked to, or after the guest powered itself off.
+    /// The VM ended without [`Driver::stop`]: it died, or its guest powered itself off.
     Ended { instance: InstanceId, generation: u64, why: EndOfMachine },
     /// The guest rebooted itself; the VM goes on.
     Reset { instance: InstanceId },
@@ -88,7 +93,9 @@ pub struct Machine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Press the power button, wait up to this long, then kill.
-    InOrder { patience: std::time::Duration },
+    InOrder {
+        patience: std::time::Duration,
+    },
     Kill,
 }
 
@@ -142,7 +149,12 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 pub enum VolumeSource<'a> {
     Empty,
     /// A full copy of a qcow2 file.
-    Copy { from: &'a std::path::Path },
+    Copy {
+        from: &'a std::path::Path,
+    },
     /// An overlay over a file that never changes.
-    Overlay { base: &'a std::path::Path, format: DiskFormat },
+    Overlay {
+        base: &'a std::path::Path,
+        format: DiskFormat,
+    },
 }

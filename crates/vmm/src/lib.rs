@@ -1,1 +1,24 @@
-//! stub
+//! One VM: its processes, its disks, its console. What the host agent may ask of a hypervisor, and two that answer.
+//!
+//! [`driver`] has the words; [`qemu`] does it with processes, [`simulated`] without any. [`inspect_image`] says what an
+//! untrusted disk image is. Which VM should run where, and what is in it, is decided elsewhere.
+//!
+//! In reading order: `driver`, `qemu` (`command_line`, then `vm`, `adoption`, `disks`), `volumes`, `image`; below them
+//! the hands `process` (QEMU), `tool` (qemu-img), `qmp`, `serial`, `ring`, `files`.
+
+pub mod driver;
+mod error;
+mod files;
+mod image;
+mod process;
+pub mod qemu;
+mod qmp;
+mod record;
+mod ring;
+mod serial;
+pub mod simulated;
+mod tool;
+mod volumes;
+
+pub use error::Error;
+pub use image::{ImageInfo, MAX_VIRTUAL_SIZE, inspect_image};

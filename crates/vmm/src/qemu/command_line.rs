@@ -1,0 +1,177 @@
+//! QEMU's command line for one VM: what the machine is made of.
+//!
+//! Owns every option and the names of devices and nodes. A pure function of the spec, so that what a tenant's VM runs
+//! with can be read, tested and, later, measured. Starting it is [`super::vm`]'s.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::path::Path;
+
+use lucarne_model::{InstanceId, VolumeId};
+use serde_json::{Value, json};
+
+use super::Acceleration;
+use crate::{
+    driver::{Boot, Disk, MachineSpec, SLOTS},
+    error::Error,
+    record::Directory,
+};
+
+/// QEMU asks for nothing of this after its start: it needs no other programs, users or scheduling.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+/// The first PCI device number of the hotplug ports; those below are the chipset's and the fixed devices'.
+const FIRST_PORT: u8 = 0x10;
+
+/// All arguments behind the program's name. The VM starts stopped: see `cont` in [`super::vm`].
+pub(super) fn arguments(
+    spec: &MachineSpec,
+    directory: &Directory,
+    acceleration: Acceleration,
+) -> Result<Vec<String>, Error> {
+    check(spec)?;
+    let mut line = Line::default();
+    line.option("-name", spec.instance.to_string());
+    line.flags(&["-nodefaults", "-no-user-config", "-S"]);
+    line.options(&[("-sandbox", SANDBOX), ("-display", "none"), ("-cpu", "max")]);
+    line.option("-machine", "q35,memory-backend=ram,vmport=off");
+    line.options(acceleration.options());
+    line.option("-smp", format!("cpus={},sockets=1,cores={0},threads=1", spec.vcpus));
+    // The pager of a later day maps the guest's memory too: it is shared from the start.
+    line.option("-m", format!("size={}M", spec.memory.as_mib()));
+    line.option("-object", format!("memory-backend-memfd,id=ram,size={}M,share=on", spec.memory.as_mib()));
+    let uuid = smbios_uuid(spec.instance);
+    line.option("-smbios", format!("type=1,manufacturer=Lucarne,product=Instance,uuid={uuid},serial={uuid}"));
+    boot(&mut line, &spec.boot)?;
+    ports_and_disks(&mut line, spec)?;
+    network(&mut line, spec)?;
+    line.option("-device", "virtio-rng-pci");
+    line.option("-chardev", socket("serial0", &directory.serial())?);
+    line.option("-serial", "chardev:serial0");
+    line.option("-chardev", socket("qmp", &directory.qmp())?);
+    line.option("-mon", "chardev=qmp,mode=control");
+    Ok(line.0)
+}
+
+/// The instance whose VM has these arguments, if it is one of those in the directory `instances`.
+pub(super) fn instance_of(arguments: &[String], instances: &Path) -> Option<InstanceId> {
+    let at = arguments.iter().position(|argument| argument == "-name")?;
+    let instance = arguments.get(at + 1)?.parse().ok()?;
+    let ours = socket("qmp", &Directory::of(instances, instance).qmp()).ok()?;
+    arguments.contains(&ours).then_some(instance)
+}
+
+/// What cloud-init knows EC2 by: system UUID and serial are equal and begin with `ec2`. The rest is the instance's id.
+fn smbios_uuid(instance: InstanceId) -> String {
+    let hex = format!("ec2{:029x}", instance.bits());
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+fn check(spec: &MachineSpec) -> Result<(), Error> {
+    let impossible = |reason: &str| Err(Error::Impossible { reason: reason.into() });
+    if spec.vcpus.0 == 0 || spec.memory.as_mib() == 0 {
+        return impossible("it needs at least one processor and 1 MiB of memory");
+    }
+    if let Some(disk) = spec.disks.iter().find(|disk| disk.slot >= SLOTS) {
+        return Err(Error::NoSlot { instance: spec.instance, slot: disk.slot });
+    }
+    let boots_from_disk = matches!(spec.boot, Boot::FirstDisk);
+    if boots_from_disk && !spec.disks.iter().any(|disk| disk.slot == 0) {
+        return impossible("it boots from the disk in slot 0, and there is none");
+    }
+    Ok(())
+}
+
+fn boot(line: &mut Line, boot: &Boot) -> Result<(), Error> {
+    if let Boot::Kernel { kernel, initramfs, command_line } = boot {
+        line.option("-kernel", text(kernel)?);
+        line.option("-initrd", text(initramfs)?);
+        line.option("-append", command_line);
+    }
+    Ok(())
+}
+
+/// Every slot is a port from the start: PCI Express cannot grow ports later.
+fn ports_and_disks(line: &mut Line, spec: &MachineSpec) -> Result<(), Error> {
+    for slot in 0..SLOTS {
+        let (device, function) = (FIRST_PORT + slot / 8, slot % 8);
+        let place = format!("bus=pcie.0,addr=0x{device:x}.{function},multifunction=on");
+        line.option("-device", format!("pcie-root-port,id=slot{slot},chassis={},{place}", slot + 1));
+    }
+    for disk in &spec.disks {
+        line.option("-blockdev", node(disk)?.to_string());
+        let boot = if disk.slot == 0 && spec.boot == Boot::FirstDisk { ",bootindex=0" } else { "" };
+        let (id, node, serial) = (device_name(disk.volume), node_name(disk.volume), serial_number(disk.volume));
+        let device = format!("virtio-blk-pci,id={id},drive={node},bus=slot{},serial={serial}{boot}", disk.slot);
+        line.option("-device", device);
+    }
+    Ok(())
+}
+
+fn network(line: &mut Line, spec: &MachineSpec) -> Result<(), Error> {
+    let (guest, switch) = (quoted(&spec.nic.guest_socket)?, quoted(&spec.nic.switch_socket)?);
+    let ends = format!("local.type=unix,local.path={guest},remote.type=unix,remote.path={switch}");
+    line.option("-netdev", format!("dgram,id=net0,{ends}"));
+    // Without a boot ROM: nobody boots from this network.
+    line.option("-device", format!("virtio-net-pci,netdev=net0,mac={},romfile=", spec.nic.mac));
+    Ok(())
+}
+
+fn socket(id: &str, path: &Path) -> Result<String, Error> {
+    Ok(format!("socket,id={id},path={},server=on,wait=off", quoted(path)?))
+}
+
+/// The block node of a volume, as `-blockdev` and `blockdev-add` take it.
+pub(super) fn node(disk: &Disk) -> Result<Value, Error> {
+    let file = json!({ "driver": "file", "filename": text(&disk.path)? });
+    let name = node_name(disk.volume);
+    Ok(json!({ "driver": disk.format.name(), "node-name": name, "discard": "unmap", "file": file }))
+}
+
+/// The device of a volume, as `device_add` takes it.
+pub(super) fn device(disk: &Disk) -> Value {
+    json!({
+        "driver": "virtio-blk-pci",
+        "id": device_name(disk.volume),
+        "drive": node_name(disk.volume),
+        "bus": format!("slot{}", disk.slot),
+        "serial": serial_number(disk.volume),
+    })
+}
+
+pub(super) fn node_name(volume: VolumeId) -> String {
+    volume.to_string()
+}
+pub(super) fn device_name(volume: VolumeId) -> String {
+    format!("disk-{volume}")
+}
+/// What the guest reads as the disk's serial number: the volume's id without its dash, as EC2 has it; 20 bytes fit.
+fn serial_number(volume: VolumeId) -> String {
+    volume.to_string().replace('-', "")
+}
+
+pub(super) fn text(path: &Path) -> Result<&str, Error> {
+    path.to_str().ok_or_else(|| Error::Path { path: path.into(), reason: "it is not UTF-8" })
+}
+
+/// A path within a comma-separated option: QEMU reads two commas as one.
+fn quoted(path: &Path) -> Result<String, Error> {
+    Ok(text(path)?.replace(',', ",,"))
+}
+
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    fn option(&mut self, name: &str, value: impl Into<String>) {
+        self.0.extend([name.to_owned(), value.into()]);
+    }
+    fn options(&mut self, options: &[(&str, &str)]) {
+        options.iter().for_each(|(name, value)| self.option(name, *value));
+    }
+    fn flags(&mut self, flags: &[&str]) {
+        self.0.extend(flags.iter().map(|&flag| flag.to_owned()));
+    }
+}
+
+#[cfg(test)]
+#[path = "command_line_tests.rs"]
+mod tests;

@@ -1,0 +1,120 @@
+//! Tests of [`super`]: the command line as a tenant's VM gets it.
+
+use std::path::PathBuf;
+
+use lucarne_model::{Bytes, MacAddress, Vcpus, storage::DiskFormat};
+use proptest::prelude::*;
+
+use super::*;
+use crate::driver::Nic;
+
+fn spec() -> MachineSpec {
+    let disk = |number, slot| Disk {
+        volume: VolumeId::from_bits(number),
+        slot,
+        path: PathBuf::from(format!("/state/volumes/{number}.qcow2")),
+        format: DiskFormat::Qcow2,
+    };
+    MachineSpec {
+        instance: InstanceId::from_bits(0xabc),
+        generation: 1,
+        vcpus: Vcpus(2),
+        memory: Bytes::mib(256),
+        boot: Boot::FirstDisk,
+        nic: Nic {
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            switch_socket: "/state/net/switch".into(),
+            guest_socket: "/state/net/guest".into(),
+        },
+        disks: vec![disk(1, 0), disk(2, 3)],
+    }
+}
+fn line(spec: &MachineSpec) -> Vec<String> {
+    let directory = Directory::of(Path::new("/state/instances"), spec.instance);
+    arguments(spec, &directory, Acceleration::Tcg).unwrap()
+}
+fn has(line: &[String], name: &str, value: &str) -> bool {
+    line.windows(2).any(|pair| pair[0] == name && pair[1] == value)
+}
+
+#[test]
+fn nothing_is_there_that_was_not_asked_for_and_the_process_is_fenced_in() {
+    let line = line(&spec());
+    for flag in ["-nodefaults", "-no-user-config", "-S"] {
+        assert!(line.iter().any(|argument| argument == flag), "{flag}");
+    }
+    for denied in ["elevateprivileges", "spawn", "resourcecontrol", "obsolete"] {
+        assert!(SANDBOX.contains(&format!("{denied}=deny")));
+    }
+    assert!(has(&line, "-sandbox", SANDBOX));
+    assert!(has(&line, "-object", "memory-backend-memfd,id=ram,size=256M,share=on"));
+}
+
+#[test]
+fn cloud_init_takes_the_machine_for_one_of_ec2() {
+    assert_eq!(smbios_uuid(InstanceId::from_bits(0xabc)), "ec200000-0000-0000-0000-000000000abc");
+    assert_eq!(smbios_uuid(InstanceId::from_bits(u128::MAX)), "ec200000-0000-000f-ffff-ffffffffffff");
+    let uuid = smbios_uuid(spec().instance);
+    let value = format!("type=1,manufacturer=Lucarne,product=Instance,uuid={uuid},serial={uuid}");
+    assert!(has(&line(&spec()), "-smbios", &value));
+}
+
+#[test]
+fn every_disk_stands_in_the_port_of_its_slot_and_the_first_is_booted() {
+    let line = line(&spec());
+    let first = "virtio-blk-pci,id=disk-vol-00000000000000001,drive=vol-00000000000000001,bus=slot0,\
+                 serial=vol00000000000000001,bootindex=0";
+    assert!(has(&line, "-device", first));
+    assert!(line.iter().any(|argument| argument.contains("drive=vol-00000000000000002,bus=slot3,")));
+    let ports = line.iter().filter(|argument| argument.starts_with("pcie-root-port,")).count();
+    assert_eq!(ports, usize::from(SLOTS));
+}
+
+#[test]
+fn a_disk_attached_later_has_the_names_of_one_attached_at_the_start() {
+    let spec = spec();
+    let disk = &spec.disks[1];
+    let later = device(disk);
+    for key in ["id", "drive", "bus", "serial"] {
+        let option = format!("{key}={}", later[key].as_str().unwrap());
+        assert!(line(&spec).iter().any(|argument| argument.contains(&option)), "{option}");
+    }
+    assert!(has(&line(&spec), "-blockdev", &node(disk).unwrap().to_string()));
+}
+
+#[test]
+fn a_machine_that_cannot_be_is_refused_before_anything_is_started() {
+    let directory = Directory::of(Path::new("/state/instances"), spec().instance);
+    let refused = |change: fn(&mut MachineSpec)| {
+        let mut spec = spec();
+        change(&mut spec);
+        arguments(&spec, &directory, Acceleration::Tcg).is_err()
+    };
+    assert!(refused(|spec| spec.vcpus = Vcpus(0)));
+    assert!(refused(|spec| spec.memory = Bytes(4096)));
+    assert!(refused(|spec| spec.disks.clear()));
+    assert!(refused(|spec| spec.disks[1].slot = SLOTS));
+    assert!(!refused(|_| {}));
+}
+
+proptest! {
+    /// No path can end its option and begin another.
+    #[test]
+    fn a_path_stays_one_value(name in "[a-z,=]{1,12}") {
+        let path = PathBuf::from(format!("/state/{name}"));
+        let option = socket("x", &path).unwrap();
+        let unquoted = option.replace(",,", "\0");
+        prop_assert_eq!(unquoted.matches(',').count(), 4);
+    }
+
+    /// The agent that starts anew finds each of its VMs by its command line, and takes no other for its own.
+    #[test]
+    fn a_vm_is_known_by_its_command_line(bits: u128, other in "/[a-z,]{1,8}") {
+        let mut spec = spec();
+        spec.instance = InstanceId::from_bits(bits);
+        let line = line(&spec);
+        prop_assert_eq!(instance_of(&line, Path::new("/state/instances")), Some(spec.instance));
+        prop_assert_eq!(instance_of(&line, Path::new(&other)), None);
+        prop_assert_eq!(instance_of(&line[..2], Path::new("/state/instances")), None);
+    }
+}

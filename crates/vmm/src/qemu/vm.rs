@@ -1,0 +1,227 @@
+//! One VM: started, talked to, ended.
+//!
+//! Owns the VM's process, its connections and its record. Its disks are changed in [`super::disks`].
+
+use std::{
+    io::{self, PipeReader},
+    os::fd::OwnedFd,
+    path::Path,
+    sync::Mutex,
+    time::Duration,
+};
+
+use lucarne_model::InstanceId;
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncReadExt,
+    net::{UnixStream, unix::pipe},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Shared, User, command_line,
+    keeper::{Keeper, Watched, last_words},
+    locked,
+};
+use crate::{
+    driver::{Disk, MachineSpec, SerialLine, Stop},
+    error::Error,
+    files,
+    process::Process,
+    qmp::{Qmp, QmpError},
+    record::{Directory, Record},
+    ring::Ring,
+    serial::Serial,
+};
+
+/// What is kept of a serial console, and of what QEMU itself prints.
+const CONSOLE: u64 = 256 << 10;
+const SAID: u64 = 16 << 10;
+/// How long QEMU may take to close its disks.
+const QUIT_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries to reach a QEMU that is just starting.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// A VM whose process runs, or did a moment ago.
+#[derive(Debug)]
+pub(super) struct Vm {
+    pub(super) instance: InstanceId,
+    pub(super) generation: u64,
+    pub(super) directory: Directory,
+    process: Process,
+    qmp: Qmp,
+    patience: Duration,
+    serial: Serial,
+    pub(super) record: Mutex<Record>,
+    keeper: Keeper,
+    /// Held for the whole of a disk's copy: QEMU makes one at a time.
+    pub(super) copying: tokio::sync::Mutex<()>,
+}
+
+impl Vm {
+    /// Starts the process and returns when the guest's processors run. On an error nothing of it runs.
+    pub(super) async fn start(spec: &MachineSpec, shared: &Shared) -> Result<Self, Error> {
+        let instance = spec.instance;
+        let directory = shared.directory(instance);
+        let acceleration = shared.acceleration().await;
+        let arguments = command_line::arguments(spec, &directory, acceleration)?;
+        let user = acceleration.user(shared.settings.user);
+        prepare(spec, &directory, user)?;
+        let said = directory.said();
+        let ring = Ring::open(&said, SAID).map_err(|error| Error::file("make", said, error))?;
+        let program = &shared.settings.qemu;
+        let (process, said) =
+            Process::spawn(program, &arguments, user).map_err(|error| not_spawned(instance, program, error))?;
+        let said = tokio::spawn(keep_said(said, ring));
+        let record = Record::new(spec.clone());
+        let started = tokio::select! {
+            how = process.ended() => {
+                // All that it printed is in the pipe: wait for the end of it.
+                let _ = timeout(QUIT_PATIENCE, said).await;
+                Err(Error::Ended { instance, step: "starting", said: last_words(&directory, how) })
+            }
+            vm = Self::bring_up(record, directory.clone(), process.clone(), shared) => vm,
+        };
+        if started.is_err() {
+            process.kill();
+            process.ended().await;
+        }
+        started
+    }
+
+    async fn bring_up(record: Record, directory: Directory, process: Process, shared: &Shared) -> Result<Self, Error> {
+        let vm = Self::connect(record, directory, process, shared).await?;
+        vm.ask("starting its processors", "cont", json!({})).await?;
+        Ok(vm)
+    }
+
+    /// Connects to a process that runs, its guest or not.
+    pub(super) async fn connect(
+        record: Record,
+        directory: Directory,
+        process: Process,
+        shared: &Shared,
+    ) -> Result<Self, Error> {
+        let (instance, generation) = (record.spec.instance, record.spec.generation);
+        let patience = shared.settings.patience;
+        let step = "connecting";
+        let late = |_| Error::NoAnswer { instance, step, after: patience };
+        let (qmp, line) = timeout(patience, reach(&directory)).await.map_err(late)?;
+        let console = directory.console();
+        let ring = Ring::open(&console, CONSOLE).map_err(|error| Error::file("make", console, error))?;
+        let serial = Serial::new(line, ring);
+        let watched =
+            Watched { instance, generation, directory: directory.clone(), process: process.clone(), qmp: qmp.clone() };
+        let keeper = Keeper::new(watched, qmp.events(), shared.events.clone());
+        let (record, copying) = (Mutex::new(record), tokio::sync::Mutex::default());
+        Ok(Self { instance, generation, directory, process, qmp, patience, serial, record, keeper, copying })
+    }
+
+    /// Ends the VM and waits until its process is gone.
+    pub(super) async fn stop(&self, how: Stop) {
+        self.keeper.end_is_asked_for();
+        if let Stop::InOrder { patience } = how {
+            let pressed = self.ask("pressing its power button", "system_powerdown", json!({})).await;
+            if pressed.is_err() || timeout(patience, self.keeper.ended()).await.is_err() {
+                // The guest did not follow; QEMU still may write out what it holds.
+                let quit = self.ask("ending it", "quit", json!({}));
+                let _ = timeout(QUIT_PATIENCE, async { (quit.await.ok(), self.keeper.ended().await) }).await;
+            }
+        }
+        self.process.kill();
+        self.keeper.ended().await;
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.keeper.has_ended()
+    }
+
+    pub(super) fn console(&self) -> Box<dyn SerialLine> {
+        self.serial.line()
+    }
+
+    pub(super) fn disks(&self) -> Vec<Disk> {
+        locked(&self.record).disks.clone()
+    }
+
+    pub(super) fn spec(&self) -> MachineSpec {
+        locked(&self.record).spec.clone()
+    }
+
+    pub(super) fn qmp(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    /// Asks QEMU to do `command`; `step` says in words what that is for.
+    pub(super) async fn ask(
+        &self,
+        step: &'static str,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<Value, Error> {
+        let instance = self.instance;
+        self.qmp.execute(command, arguments, self.patience).await.map_err(|error| match error {
+            QmpError::Closed => Error::Ended { instance, step, said: last_words(&self.directory, None) },
+            QmpError::NoAnswer(after) => Error::NoAnswer { instance, step, after },
+            QmpError::Refused(reason) => Error::Refused { instance, step, reason },
+        })
+    }
+}
+
+/// Makes the VM's directory and gives the process what it must reach.
+fn prepare(spec: &MachineSpec, directory: &Directory, user: Option<User>) -> Result<(), Error> {
+    files::directory(directory.path(), 0o711)?;
+    files::remove_tree(&directory.run())?;
+    files::directory(&directory.run(), 0o700)?;
+    files::own(&directory.run(), user)?;
+    files::remove(&directory.said())?;
+    for disk in &spec.disks {
+        files::own(&disk.path, user)?;
+    }
+    if let Some(network) = spec.nic.guest_socket.parent() {
+        files::own(network, user)?;
+    }
+    if spec.nic.switch_socket.exists() {
+        files::own(&spec.nic.switch_socket, user)?;
+    }
+    Record::new(spec.clone()).write(directory)
+}
+
+fn not_spawned(instance: InstanceId, program: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            Error::Missing { program: program.display().to_string(), package: "qemu-system-x86" }
+        }
+        _ => Error::Process { doing: "start", instance, source: error },
+    }
+}
+
+/// Connects to QEMU's two sockets, which it makes shortly after its start.
+async fn reach(directory: &Directory) -> (Qmp, UnixStream) {
+    loop {
+        if let Ok(qmp) = Qmp::connect(&directory.qmp()).await
+            && let Ok(line) = UnixStream::connect(directory.serial()).await
+        {
+            return (qmp, line);
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// Keeps what QEMU prints until it ends or the agent does; after that, what it prints goes nowhere.
+async fn keep_said(said: PipeReader, mut ring: Ring) {
+    let kept: io::Result<()> = async {
+        let mut said = pipe::Receiver::from_owned_fd(OwnedFd::from(said))?;
+        let mut buffer = [0; 4096];
+        loop {
+            match said.read(&mut buffer).await? {
+                0 => return Ok(()),
+                length => ring.append(&buffer[..length])?,
+            }
+        }
+    }
+    .await;
+    if let Err(error) = kept {
+        tracing::warn!(%error, "what QEMU said could not be kept");
+    }
+}

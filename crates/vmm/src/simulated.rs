@@ -1,0 +1,283 @@
+//! VMs without processes: the states, timings and failures of real ones, so that placement, workflows and the agent can
+//! be tried with thousands.
+//!
+//! Owns pretending. A VM is an entry in a map and, if a state directory is set, a small file, by which a driver that
+//! starts anew adopts it; volumes are small files that say what they would hold. Failures are ordered with
+//! [`Simulated::inject`] and [`Simulated::end`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lucarne_model::{Bytes, InstanceId, VolumeId};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+    time::sleep,
+};
+
+use crate::{
+    driver::{Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, SLOTS, SerialLine, Stop, VolumeSource},
+    error::Error,
+    files::{self, Draft},
+    record::{Directory, Record},
+};
+
+/// What every simulated guest prints when it starts; what is typed to it comes back.
+pub const BANNER: &str = "Lucarne guest\r\n";
+
+/// How the pretended hypervisor behaves.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Where VMs are written down to be adopted; none: they end with the driver.
+    pub state_dir: Option<PathBuf>,
+    /// How long a start takes.
+    pub start: Duration,
+    /// How long a guest takes to shut down in order.
+    pub stop: Duration,
+    /// How long making or copying a volume takes.
+    pub volume: Duration,
+}
+
+/// Something that shall go wrong, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The next start fails, as if the hypervisor had died at once with these words.
+    StartFails { said: String },
+    /// The next start takes so much longer.
+    StartIsSlow { by: Duration },
+    /// The next volume or snapshot finds its disk full.
+    DiskFull,
+    /// The next detach finds a guest that does not let go.
+    GuestHolds,
+}
+
+/// The driver. Each call changes its state in one step, at its end.
+#[derive(Debug)]
+pub struct Simulated {
+    settings: Settings,
+    state: Mutex<State>,
+    events: mpsc::Sender<MachineEvent>,
+    receiver: Mutex<Option<mpsc::Receiver<MachineEvent>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    machines: BTreeMap<InstanceId, Record>,
+    /// Those that have run and are not forgotten.
+    known: BTreeSet<InstanceId>,
+    faults: VecDeque<Fault>,
+}
+
+impl Simulated {
+    pub fn new(settings: Settings) -> Self {
+        let (events, receiver) = mpsc::channel(1024);
+        Self { settings, state: Mutex::default(), events, receiver: Mutex::new(Some(receiver)) }
+    }
+
+    /// Orders a failure; it waits for the first call that it fits.
+    pub fn inject(&self, fault: Fault) {
+        locked(&self.state).faults.push_back(fault);
+    }
+
+    /// Ends a VM as if it had ended on its own.
+    pub async fn end(&self, instance: InstanceId, why: EndOfMachine) -> Result<(), Error> {
+        let ended = locked(&self.state).machines.remove(&instance).ok_or(Error::NotRunning { instance })?;
+        self.unwrite(instance)?;
+        let event = MachineEvent::Ended { instance, generation: ended.spec.generation, why };
+        // Nobody listens when the agent is gone, and a real VM's end would not be heard either.
+        let _ = self.events.send(event).await;
+        Ok(())
+    }
+
+    /// How many VMs run.
+    pub fn running(&self) -> usize {
+        locked(&self.state).machines.len()
+    }
+
+    fn fault<T>(&self, fits: impl Fn(&Fault) -> Option<T>) -> Option<T> {
+        let faults = &mut locked(&self.state).faults;
+        let (at, found) = faults.iter().enumerate().find_map(|(at, fault)| Some((at, fits(fault)?)))?;
+        faults.remove(at);
+        Some(found)
+    }
+
+    fn directory(&self, instance: InstanceId) -> Option<Directory> {
+        Some(Directory::of(&self.settings.state_dir.as_ref()?.join("instances"), instance))
+    }
+
+    fn write(&self, record: &Record) -> Result<(), Error> {
+        let Some(directory) = self.directory(record.spec.instance) else { return Ok(()) };
+        files::directory(directory.path(), 0o711)?;
+        record.write(&directory)
+    }
+
+    fn unwrite(&self, instance: InstanceId) -> Result<(), Error> {
+        self.directory(instance).map_or(Ok(()), |directory| Record::remove(&directory))
+    }
+
+    /// Changes the disks of a VM that runs.
+    fn change(&self, instance: InstanceId, change: impl FnOnce(&mut Vec<Disk>)) -> Result<(), Error> {
+        let state = &mut locked(&self.state);
+        let record = state.machines.get_mut(&instance).ok_or(Error::NotRunning { instance })?;
+        change(&mut record.disks);
+        self.write(record)
+    }
+
+    async fn make_file(&self, path: &Path, content: String) -> Result<(), Error> {
+        if path.exists() {
+            return Ok(());
+        }
+        sleep(self.settings.volume).await;
+        let full = self.fault(|fault| (*fault == Fault::DiskFull).then_some(()));
+        if full.is_some() {
+            return Err(Error::DiskFull { path: path.into() });
+        }
+        let draft = Draft::new(path, None)?;
+        fs::write(draft.path(), content).map_err(|error| Error::file("write", path, error))?;
+        draft.publish()
+    }
+}
+
+#[async_trait]
+impl Driver for Simulated {
+    async fn version(&self) -> Result<String, Error> {
+        Ok("simulated".into())
+    }
+
+    async fn adopt(&self) -> Result<Vec<Machine>, Error> {
+        let Some(state_dir) = &self.settings.state_dir else { return Ok(Vec::new()) };
+        let instances = state_dir.join("instances");
+        files::directory(&instances, 0o711)?;
+        let entries = fs::read_dir(&instances).map_err(|error| Error::file("read", &instances, error))?;
+        let state = &mut locked(&self.state);
+        for entry in entries {
+            let entry = entry.map_err(|error| Error::file("read", &instances, error))?;
+            let Some(instance) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            state.known.insert(instance);
+            // Without a record it has ended.
+            if let Ok(record) = Record::read(&Directory::of(&instances, instance)) {
+                state.machines.insert(instance, record);
+            }
+        }
+        Ok(state.machines.values().map(machine).collect())
+    }
+
+    async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
+        let instance = spec.instance;
+        if let Some(disk) = spec.disks.iter().find(|disk| disk.slot >= SLOTS) {
+            return Err(Error::NoSlot { instance, slot: disk.slot });
+        }
+        let slower = self.fault(|fault| if let Fault::StartIsSlow { by } = fault { Some(*by) } else { None });
+        sleep(self.settings.start + slower.unwrap_or_default()).await;
+        let dead = self.fault(|fault| if let Fault::StartFails { said } = fault { Some(said.clone()) } else { None });
+        if let Some(said) = dead {
+            return Err(Error::Ended { instance, step: "starting", said });
+        }
+        let state = &mut locked(&self.state);
+        match state.machines.get(&instance).map(|running| running.spec.generation) {
+            Some(running) if running == spec.generation => return Ok(()),
+            Some(running) => return Err(Error::StillRunning { instance, running }),
+            None => {}
+        }
+        let record = Record::new(spec.clone());
+        self.write(&record)?;
+        state.known.insert(instance);
+        state.machines.insert(instance, record);
+        Ok(())
+    }
+
+    async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {
+        let runs = locked(&self.state).machines.contains_key(&instance);
+        if let (true, Stop::InOrder { patience }) = (runs, how) {
+            sleep(self.settings.stop.min(patience)).await;
+        }
+        self.unwrite(instance)?;
+        locked(&self.state).machines.remove(&instance);
+        Ok(())
+    }
+
+    async fn forget(&self, instance: InstanceId) -> Result<(), Error> {
+        let state = &mut locked(&self.state);
+        if let Some(record) = state.machines.get(&instance) {
+            return Err(Error::StillRunning { instance, running: record.spec.generation });
+        }
+        state.known.remove(&instance);
+        self.directory(instance).map_or(Ok(()), |directory| files::remove_tree(directory.path()))
+    }
+
+    async fn attach(&self, instance: InstanceId, disk: &Disk) -> Result<(), Error> {
+        if disk.slot >= SLOTS {
+            return Err(Error::NoSlot { instance, slot: disk.slot });
+        }
+        let slot_is_taken =
+            || Error::Refused { instance, step: "plugging a disk in", reason: format!("slot {} is taken", disk.slot) };
+        let mut taken = false;
+        self.change(instance, |disks| match disks.iter().find(|known| known.slot == disk.slot) {
+            Some(known) => taken = known.volume != disk.volume,
+            None => disks.push(disk.clone()),
+        })?;
+        if taken { Err(slot_is_taken()) } else { Ok(()) }
+    }
+
+    async fn detach(&self, instance: InstanceId, volume: VolumeId) -> Result<(), Error> {
+        if self.fault(|fault| (*fault == Fault::GuestHolds).then_some(())).is_some() {
+            return Err(Error::GuestHolds { instance, volume, after: Duration::ZERO });
+        }
+        match self.change(instance, |disks| disks.retain(|disk| disk.volume != volume)) {
+            Err(Error::NotRunning { .. }) => Ok(()),
+            changed => changed,
+        }
+    }
+
+    async fn create_volume(&self, path: &Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error> {
+        self.make_file(path, format!("a simulated volume of {size}: {source:?}\n")).await
+    }
+
+    async fn snapshot(&self, disk: &Path, _user: Option<(InstanceId, VolumeId)>, to: &Path) -> Result<(), Error> {
+        if !disk.exists() {
+            let missing = std::io::ErrorKind::NotFound.into();
+            return Err(Error::file("read", disk, missing));
+        }
+        self.make_file(to, format!("a simulated snapshot of {}\n", disk.display())).await
+    }
+
+    async fn console_log(&self, instance: InstanceId) -> Result<Vec<u8>, Error> {
+        let known = locked(&self.state).known.contains(&instance);
+        Ok(if known { BANNER.into() } else { Vec::new() })
+    }
+
+    async fn console(&self, instance: InstanceId) -> Result<Box<dyn SerialLine>, Error> {
+        if !locked(&self.state).machines.contains_key(&instance) {
+            return Err(Error::NotRunning { instance });
+        }
+        let (mut ours, theirs) = tokio::io::duplex(4096);
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok(length @ 1..) = ours.read(&mut buffer).await {
+                if ours.write_all(&buffer[..length]).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Box::new(theirs))
+    }
+
+    fn events(&self) -> mpsc::Receiver<MachineEvent> {
+        let taken_before = || mpsc::channel(1).1;
+        locked(&self.receiver).take().unwrap_or_else(taken_before)
+    }
+}
+
+fn machine(record: &Record) -> Machine {
+    Machine { spec: record.spec.clone(), disks: record.disks.clone() }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,197 @@
+//! What [`Driver`] promises, tried on both drivers: on real QEMU processes and on simulated VMs.
+
+mod support;
+
+use std::time::Duration;
+
+use lucarne_model::{Bytes, ErrorCode, InstanceId, VolumeId};
+use lucarne_vmm::{
+    Error,
+    driver::{Disk, Driver, MachineSpec, SLOTS, Stop, VolumeSource},
+    qemu::Qemu,
+    simulated::{self, Simulated},
+};
+use support::{House, guest::BANNER, printed};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Makes a driver as an agent that starts would: on what an earlier one left.
+type Start = fn(&House) -> Box<dyn Driver>;
+
+fn qemu(house: &House) -> Box<dyn Driver> {
+    Box::new(Qemu::new(house.settings()).unwrap())
+}
+fn simulated(house: &House) -> Box<dyn Driver> {
+    let state_dir = Some(house.path().to_owned());
+    Box::new(Simulated::new(simulated::Settings { state_dir, ..Default::default() }))
+}
+
+macro_rules! contract {
+    ($($(#[doc = $doc:literal])* $promise:ident)*) => {
+        mod qemu_keeps { $($(#[doc = $doc])* #[tokio::test] async fn $promise() { super::$promise(super::qemu).await; })* }
+        mod simulated_keeps {
+            $($(#[doc = $doc])* #[tokio::test] async fn $promise() { super::$promise(super::simulated).await; })*
+        }
+    };
+}
+
+contract! {
+    a_vm_starts_prints_listens_and_is_stopped
+    every_call_may_be_repeated
+    what_does_not_run_is_said_not_to
+    two_starts_at_once_make_one_vm
+    an_agent_that_starts_anew_adopts_what_runs
+    a_disk_attached_while_it_runs_is_known_to_the_next_agent
+    a_snapshot_is_taken_of_a_disk_in_use_and_of_one_at_rest
+    a_slot_that_does_not_exist_is_refused
+}
+
+const KILL: Stop = Stop::Kill;
+const IN_ORDER: Stop = Stop::InOrder { patience: Duration::from_secs(20) };
+
+async fn started(house: &House, driver: &dyn Driver) -> MachineSpec {
+    let spec = house.machine(driver, 1).await;
+    driver.start(&spec).await.unwrap();
+    spec
+}
+
+async fn a_vm_starts_prints_listens_and_is_stopped(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let mut events = driver.events();
+    let spec = started(&house, &*driver).await;
+    printed(&*driver, spec.instance, BANNER).await;
+    let mut line = driver.console(spec.instance).await.unwrap();
+    line.write_all(b"word").await.unwrap();
+    let mut back = [0; 4];
+    line.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"word");
+    driver.stop(spec.instance, IN_ORDER).await.unwrap();
+    assert!(house.processes().is_empty());
+    printed(&*driver, spec.instance, BANNER).await;
+    driver.forget(spec.instance).await.unwrap();
+    assert!(driver.console_log(spec.instance).await.unwrap().is_empty());
+    assert!(!house.path().join("instances").join(spec.instance.to_string()).exists());
+    assert!(events.try_recv().is_err(), "an end that was asked for is no news");
+}
+
+async fn every_call_may_be_repeated(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let spec = started(&house, &*driver).await;
+    driver.start(&spec).await.unwrap();
+    let next = MachineSpec { generation: 2, ..spec.clone() };
+    let running = driver.start(&next).await.unwrap_err();
+    assert!(matches!(running, Error::StillRunning { running: 1, .. }), "{running}");
+    assert_eq!(driver.forget(spec.instance).await.unwrap_err().code(), ErrorCode::IncorrectState);
+    driver.stop(spec.instance, KILL).await.unwrap();
+    driver.stop(spec.instance, KILL).await.unwrap();
+    driver.start(&next).await.unwrap();
+    driver.stop(spec.instance, KILL).await.unwrap();
+    driver.forget(spec.instance).await.unwrap();
+    driver.forget(spec.instance).await.unwrap();
+}
+
+async fn what_does_not_run_is_said_not_to(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let nobody = InstanceId::from_bits(9);
+    assert!(driver.adopt().await.unwrap().is_empty());
+    driver.stop(nobody, IN_ORDER).await.unwrap();
+    driver.detach(nobody, VolumeId::from_bits(9)).await.unwrap();
+    driver.forget(nobody).await.unwrap();
+    assert!(driver.console_log(nobody).await.unwrap().is_empty());
+    assert_eq!(driver.console(nobody).await.err().unwrap().code(), ErrorCode::IncorrectState);
+    let refused = driver.attach(nobody, &house.disk(2, 1)).await.unwrap_err();
+    assert!(matches!(refused, Error::NotRunning { .. }), "{refused}");
+}
+
+async fn two_starts_at_once_make_one_vm(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let spec = house.machine(&*driver, 1).await;
+    let (one, other) = tokio::join!(driver.start(&spec), driver.start(&spec));
+    one.unwrap();
+    other.unwrap();
+    assert!(house.processes().len() <= 1);
+    assert_eq!(driver.adopt().await.unwrap().len(), 1);
+    driver.stop(spec.instance, KILL).await.unwrap();
+    assert!(house.processes().is_empty());
+}
+
+async fn an_agent_that_starts_anew_adopts_what_runs(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let spec = started(&house, &*driver).await;
+    printed(&*driver, spec.instance, BANNER).await;
+    drop(driver);
+    let driver = start(&house);
+    let machines = driver.adopt().await.unwrap();
+    assert_eq!(machines.len(), 1);
+    assert_eq!(machines[0].spec, spec);
+    assert_eq!(machines[0].disks, spec.disks);
+    printed(&*driver, spec.instance, BANNER).await;
+    let mut line = driver.console(spec.instance).await.unwrap();
+    line.write_all(b"again").await.unwrap();
+    let mut back = [0; 5];
+    line.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"again");
+    driver.start(&spec).await.unwrap();
+    driver.stop(spec.instance, KILL).await.unwrap();
+    drop(driver);
+    assert!(start(&house).adopt().await.unwrap().is_empty());
+}
+
+async fn a_disk_attached_while_it_runs_is_known_to_the_next_agent(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let spec = started(&house, &*driver).await;
+    let disk = house.disk(2, 3);
+    driver.create_volume(&disk.path, Bytes::mib(8), VolumeSource::Empty).await.unwrap();
+    driver.attach(spec.instance, &disk).await.unwrap();
+    driver.attach(spec.instance, &disk).await.unwrap();
+    let rival = house.disk(3, 3);
+    driver.create_volume(&rival.path, Bytes::mib(8), VolumeSource::Empty).await.unwrap();
+    assert_eq!(driver.attach(spec.instance, &rival).await.unwrap_err().code(), ErrorCode::HypervisorFailed);
+    drop(driver);
+    let driver = start(&house);
+    let machines = driver.adopt().await.unwrap();
+    assert_eq!(machines[0].disks, [spec.disks[0].clone(), disk.clone()]);
+    // The rival was let go of whole: its slot's neighbour takes it.
+    driver.attach(spec.instance, &Disk { slot: 4, ..rival }).await.unwrap();
+    driver.stop(spec.instance, KILL).await.unwrap();
+}
+
+async fn a_snapshot_is_taken_of_a_disk_in_use_and_of_one_at_rest(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let spec = started(&house, &*driver).await;
+    let (disk, in_use, at_rest) = (&spec.disks[0], house.path().join("in-use"), house.path().join("at-rest"));
+    let user = Some((spec.instance, disk.volume));
+    driver.snapshot(&disk.path, user, &in_use).await.unwrap();
+    driver.snapshot(&disk.path, user, &in_use).await.unwrap();
+    driver.snapshot(&disk.path, user, &house.path().join("in-use-again")).await.unwrap();
+    driver.stop(spec.instance, KILL).await.unwrap();
+    driver.snapshot(&disk.path, user, &at_rest).await.unwrap();
+    let copy = house.disk(7, 0);
+    driver.create_volume(&copy.path, Bytes::mib(2), VolumeSource::Copy { from: &in_use }).await.unwrap();
+    assert!(at_rest.exists() && copy.path.exists());
+    let left = std::fs::read_dir(house.path()).unwrap().flatten();
+    assert!(left.map(|entry| entry.file_name()).all(|name| !name.to_string_lossy().ends_with(".part")));
+    // What was copied is what the guest boots from.
+    let again = MachineSpec { generation: 2, disks: vec![copy], ..spec.clone() };
+    driver.forget(spec.instance).await.unwrap();
+    driver.start(&again).await.unwrap();
+    printed(&*driver, spec.instance, BANNER).await;
+    driver.stop(spec.instance, KILL).await.unwrap();
+}
+
+async fn a_slot_that_does_not_exist_is_refused(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let spec = started(&house, &*driver).await;
+    let disk = house.disk(2, SLOTS);
+    driver.create_volume(&disk.path, Bytes::mib(1), VolumeSource::Empty).await.unwrap();
+    let refused = driver.attach(spec.instance, &disk).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::AttachmentLimitExceeded);
+    driver.stop(spec.instance, KILL).await.unwrap();
+}
