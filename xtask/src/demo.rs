@@ -57,6 +57,7 @@ pub(crate) fn play(options: &Options) -> Result<()> {
         dev.keep();
     }
     let status = played?;
+    ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
     ensure!(status.success(), "the demo did not hold ({status}); {}", dev.where_to_look());
     Ok(())
 }
@@ -104,9 +105,10 @@ struct Dev {
 
 impl Dev {
     fn start(binary: &Path) -> Result<Self> {
-        // Short: the paths of sockets in it may have about a hundred characters.
+        // Short: the paths of sockets in it may have about a hundred characters. Open to pass through: where we are root,
+        // VMs run as somebody else.
         let state = std::env::temp_dir().join(format!("lucarne-demo-{}", std::process::id()));
-        fs::DirBuilder::new().mode(0o700).create(&state).with_context(|| format!("cannot make {}", state.display()))?;
+        fs::DirBuilder::new().mode(0o711).create(&state).with_context(|| format!("cannot make {}", state.display()))?;
         match Self::spawn(binary, &state) {
             Ok(child) => Ok(Self { child, state, kept: false }),
             Err(error) => {
