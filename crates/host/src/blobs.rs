@@ -2,7 +2,7 @@
 //!
 //! Owns download and check. Which blobs are needed, and which may go, is the reconciler's decision.
 
-use std::{io, path::Path};
+use std::{fs::Permissions, io, os::unix::fs::PermissionsExt, path::Path};
 
 use futures::StreamExt;
 use lucarne_api::Problem;
@@ -41,6 +41,8 @@ async fn download(controller: &dyn Controller, blob: &Blob, part: &Path) -> Resu
     let mut stream = controller.download(digest).await.map_err(|problem| problem_failure(&problem))?;
     let kept = |error: io::Error| file_failure(&error, "keep a blob");
     let file = tokio::fs::File::create(part).await.map_err(kept)?;
+    // Whatever the agent's umask: QEMU reads it as a user of its own.
+    file.set_permissions(Permissions::from_mode(0o644)).await.map_err(kept)?;
     let mut file = tokio::io::BufWriter::with_capacity(64 << 10, file);
     let (mut hash, mut length) = (ring::digest::Context::new(&ring::digest::SHA256), 0);
     while let Some(chunk) = stream.next().await {

@@ -65,7 +65,7 @@ pub enum Error {
     #[error("the switch could not be started")]
     Switch {
         #[source]
-        cause: Box<dyn std::error::Error + Send + Sync>,
+        cause: lucarne_switch::ShellError,
     },
     #[error("a task of the agent ended before its time")]
     Task {

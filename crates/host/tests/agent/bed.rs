@@ -1,0 +1,293 @@
+//! A test bed: an agent with the simulated driver, a controller in memory, and a network that remembers its plans.
+//!
+//! Owns the made-up parts. What they prove is said in the tests.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::Ipv4Addr,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt, channel::mpsc as pipe, stream::BoxStream};
+use lucarne_api::{
+    Problem,
+    bodies::host::{EnrolHost, Enrolled, HostSettings},
+};
+use lucarne_host::{Agent, AtEnd, Controller, Error, Folder, Network, NetworkError, Pace, Parts, StreamEnd};
+use lucarne_model::{
+    AccountId, ErrorCode, HostId, ImageId, InstanceId, InterfaceId, MacAddress, SubnetId, Vcpus, VpcId,
+    actual::{ActualInstance, ActualState, Capacity, HostDescription, Report},
+    desired::{Desired, DesiredInstance, DesiredNetwork, Endpoint, Power},
+    instance::Attachment,
+    storage::{Blob, BootSource, Digest},
+};
+use lucarne_switch::Plan;
+use lucarne_vmm::simulated::{Settings as SimulatedSettings, Simulated};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Long enough for a busy machine, short enough for a test that fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A controller that keeps everything in memory and can be made unreachable.
+#[derive(Debug)]
+pub struct MemoryController {
+    desired: watch::Sender<Desired>,
+    reports: watch::Sender<Option<Report>>,
+    pub states_seen: Mutex<Vec<(InstanceId, ActualState)>>,
+    away: AtomicBool,
+    blobs: Mutex<HashMap<Digest, Bytes>>,
+    /// How many of the next downloads are damaged.
+    pub damaged: AtomicUsize,
+    /// What streams carried, by token, each time that one was opened.
+    pub streams: Mutex<Vec<(String, pipe::UnboundedReceiver<Bytes>)>>,
+}
+
+impl MemoryController {
+    fn new() -> Self {
+        Self {
+            desired: watch::Sender::new(Desired::default()),
+            reports: watch::Sender::new(None),
+            states_seen: Mutex::default(),
+            away: AtomicBool::new(false),
+            blobs: Mutex::default(),
+            damaged: AtomicUsize::new(0),
+            streams: Mutex::default(),
+        }
+    }
+
+    pub fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Changes what is desired, as its next version.
+    pub fn wish(&self, change: impl FnOnce(&mut Desired)) {
+        self.desired.send_modify(|desired| {
+            change(desired);
+            desired.version += 1;
+        });
+    }
+
+    pub fn version(&self) -> u64 {
+        self.desired.borrow().version
+    }
+
+    pub fn store(&self, bytes: &'static [u8]) -> Blob {
+        let blob = blob_of(bytes);
+        self.blobs.lock().unwrap().insert(blob.digest.clone(), Bytes::from_static(bytes));
+        blob
+    }
+
+    fn answer<T>(&self, value: T) -> Result<T, Problem> {
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(Problem::new(ErrorCode::ControllerUnreachable, "made up")),
+            false => Ok(value),
+        }
+    }
+
+    /// Waits for a report of which `wanted` holds.
+    pub async fn reported(&self, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
+        let mut reports = self.reports.subscribe();
+        let matches = |report: &Option<Report>| report.as_ref().is_some_and(&wanted);
+        match tokio::time::timeout(PATIENCE, reports.wait_for(matches)).await {
+            Ok(report) => report.unwrap().clone().unwrap(),
+            Err(_) => panic!("never reported: {what}; last {:#?}", *self.reports.borrow()),
+        }
+    }
+
+    /// Waits until the instance is in `state`.
+    pub async fn reaches(&self, instance: u128, state: ActualState) -> ActualInstance {
+        let is = |actual: &&ActualInstance| actual.id == InstanceId::from_bits(instance) && actual.state == state;
+        let report = self.reported(&format!("{state:?}"), |report| report.instances.iter().find(is).is_some()).await;
+        report.instances.iter().find(is).unwrap().clone()
+    }
+}
+
+pub fn blob_of(bytes: &[u8]) -> Blob {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    let digest = Digest::from_bytes(digest.as_ref().try_into().unwrap());
+    Blob { digest, size: lucarne_model::Bytes(bytes.len() as u64) }
+}
+
+#[async_trait]
+impl Controller for MemoryController {
+    async fn enrol(&self, _: &EnrolHost) -> Result<Enrolled, Problem> {
+        self.answer(Enrolled { host: HostId::from_bits(1), host_key: "key".into() })
+    }
+    async fn hello(&self, _: &HostDescription) -> Result<HostSettings, Problem> {
+        self.answer(HostSettings {
+            host: HostId::from_bits(1),
+            collector: (Ipv4Addr::LOCALHOST, 1).into(),
+            collector_token: "token".into(),
+            heartbeat_millis: 200,
+        })
+    }
+    async fn report(&self, report: &Report) -> Result<(), Problem> {
+        self.answer(())?;
+        let seen = report.instances.iter().map(|actual| (actual.id, actual.state));
+        self.states_seen.lock().unwrap().extend(seen);
+        self.reports.send_replace(Some(report.clone()));
+        Ok(())
+    }
+    async fn desired(&self, have: Option<u64>, _: Duration) -> Result<Option<Desired>, Problem> {
+        self.answer(())?;
+        let mut desired = self.desired.subscribe();
+        let newer = desired.wait_for(|desired| have.is_none_or(|have| desired.version > have));
+        let newer = tokio::time::timeout(Duration::from_millis(500), newer).await.ok();
+        let newer = newer.map(|newer| newer.unwrap().clone());
+        self.answer(newer)
+    }
+    async fn download(&self, digest: &Digest) -> Result<BoxStream<'static, io::Result<Bytes>>, Problem> {
+        self.answer(())?;
+        let damage = self.damaged.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        let bytes = self.blobs.lock().unwrap()[digest].clone();
+        let bytes = if damage { Bytes::from(vec![0; bytes.len()]) } else { bytes };
+        Ok(futures::stream::iter([Ok(bytes)]).boxed())
+    }
+    async fn upload(&self, file: &Path) -> Result<Blob, Problem> {
+        self.answer(blob_of(&std::fs::read(file).unwrap()))
+    }
+    async fn open_stream(&self, token: &str) -> Result<StreamEnd, Problem> {
+        self.answer(())?;
+        let (outgoing, seen) = pipe::unbounded();
+        self.streams.lock().unwrap().push((token.to_owned(), seen));
+        let outgoing = Box::pin(outgoing.sink_map_err(io::Error::other));
+        Ok(StreamEnd { incoming: futures::stream::pending().boxed(), outgoing })
+    }
+}
+
+/// Remembers the last plan.
+#[derive(Debug, Default)]
+pub struct PlanKeeper(pub Mutex<Plan>);
+
+#[async_trait]
+impl Network for PlanKeeper {
+    async fn apply(&self, plan: &Plan) -> Result<(), NetworkError> {
+        *self.0.lock().unwrap() = plan.clone();
+        Ok(())
+    }
+    async fn dropped_frames(&self) -> BTreeMap<String, u64> {
+        BTreeMap::from([("truncated".into(), 7)])
+    }
+    async fn stop(&self) {}
+}
+
+/// A host in a folder of its own. The agent on it can end and begin again.
+pub struct Bed {
+    place: tempfile::TempDir,
+    pub controller: Arc<MemoryController>,
+    pub driver: Arc<Simulated>,
+    pub network: Arc<PlanKeeper>,
+    running: Option<(Agent, CancellationToken)>,
+}
+
+impl Bed {
+    pub async fn start() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let (driver, network) = (driver_at(place.path()), Arc::default());
+        let mut bed = Self { place, controller: Arc::new(MemoryController::new()), driver, network, running: None };
+        bed.begin(AtEnd::LeaveMachines).await.unwrap();
+        bed
+    }
+
+    /// A new process: driver and network know nothing but what is on disk.
+    pub async fn begin(&mut self, at_end: AtEnd) -> Result<(), Error> {
+        self.driver = driver_at(self.place.path());
+        self.network = Arc::default();
+        let parts = Parts {
+            driver: self.driver.clone(),
+            network: self.network.clone(),
+            controller: self.controller.clone(),
+            host: HostDescription {
+                name: "bed".into(),
+                address: Ipv4Addr::LOCALHOST.into(),
+                tunnel_port: 1,
+                public_key: String::new(),
+                capacity: Capacity::default(),
+                hypervisor: "simulated".into(),
+            },
+        };
+        let (shutdown, pace) =
+            (CancellationToken::new(), Pace { coalesce: Duration::from_millis(5), ..Pace::default() });
+        let folder = Folder::open(&self.place.path().join("state"))?;
+        self.running = Some((Agent::start(parts, folder, pace, at_end, shutdown.clone()).await?, shutdown));
+        Ok(())
+    }
+
+    pub async fn end(&mut self) {
+        let (agent, shutdown) = self.running.take().unwrap();
+        shutdown.cancel();
+        agent.ended().await.unwrap();
+    }
+
+    pub fn ports(&self) -> Vec<InstanceId> {
+        self.network.0.lock().unwrap().ports.iter().map(|port| port.instance).collect()
+    }
+
+    pub fn state_file(&self, name: &str) -> std::path::PathBuf {
+        self.place.path().join("state").join(name)
+    }
+
+    /// Desires the instance to run, and waits until it does.
+    pub async fn launch(&self, n: u128) {
+        let wanted = self.instance(n, Power::Running, 1);
+        self.controller.wish(|desired| put(desired, wanted));
+        self.controller.reaches(n, ActualState::Running).await;
+    }
+
+    pub fn instance(&self, n: u128, power: Power, generation: u64) -> DesiredInstance {
+        let (kernel, initramfs) = (self.controller.store(b"kernel"), self.controller.store(b"initramfs"));
+        DesiredInstance {
+            id: InstanceId::from_bits(n),
+            account: AccountId::from_bits(1),
+            power,
+            generation,
+            image: ImageId::from_bits(1),
+            boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
+            vcpus: Vcpus(1),
+            memory: lucarne_model::Bytes::mib(64),
+            interface: InterfaceId::from_bits(n),
+            vpc: VpcId::from_bits(1),
+            user_data: None,
+            name: None,
+            volumes: Vec::<Attachment>::new(),
+        }
+    }
+}
+
+fn driver_at(place: &Path) -> Arc<Simulated> {
+    let state_dir = Some(place.join("machines"));
+    Arc::new(Simulated::new(SimulatedSettings { state_dir, ..SimulatedSettings::default() }))
+}
+
+/// Puts the instance, and its interface, into the desired state, in the place of what is there of it.
+pub fn put(desired: &mut Desired, instance: DesiredInstance) {
+    desired.instances.retain(|other| other.id != instance.id);
+    desired.instances.push(instance);
+    let endpoints = desired.instances.iter().map(|instance| Endpoint {
+        interface: instance.interface,
+        instance: instance.id,
+        subnet: SubnetId::from_bits(1),
+        address: Ipv4Addr::new(10, 0, 0, instance.id.bits() as u8 + 4),
+        mac: MacAddress([2, 0, 0, 0, 0, instance.id.bits() as u8]),
+        groups: Vec::new(),
+        host: HostId::from_bits(1),
+    });
+    desired.networks = vec![DesiredNetwork {
+        vpc: VpcId::from_bits(1),
+        account: AccountId::from_bits(1),
+        vni: 1,
+        cidr: "10.0.0.0/16".parse().unwrap(),
+        subnets: Vec::new(),
+        groups: Vec::new(),
+        endpoints: endpoints.collect(),
+    }];
+}
