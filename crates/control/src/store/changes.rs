@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use futures::FutureExt;
 use tokio::sync::Notify;
 
 /// The changes of one store. Waking costs in proportion to who is concerned, not to who waits.
@@ -77,6 +78,11 @@ impl Subscription {
     /// Returns when a topic was touched since the subscription began or since this last returned.
     pub(crate) async fn changed(&mut self) {
         self.woken.notified().await;
+    }
+
+    /// Whether [`Subscription::changed`] would return at once.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.woken.notified().now_or_never().is_some()
     }
 }
 

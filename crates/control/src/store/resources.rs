@@ -1,15 +1,15 @@
 //! The model's resources as the store's kinds: what points at what, and what counts against a quota.
 //!
-//! Owns those two lists for each kind, and [`AccessKeyRecord`]. Hosts and jobs have theirs beside the code that owns them.
+//! Owns those two lists for each kind, and [`AccessKeyRecord`]. Kinds of which more is kept than the API shows are in
+//! [`crate::records`].
 
 use lucarne_model::{
-    AccountId, ErrorCode, ImageId, InstanceId, InterfaceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags,
-    UserId, VolumeId, VpcId,
+    AccountId, ErrorCode, ImageId, InterfaceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId,
+    VpcId,
     identity::{AccessKey, Account, User},
-    instance::{Instance, InstanceState},
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     security_group::{Peer, SecurityGroup},
-    storage::{Image, Snapshot, SnapshotState, Volume},
+    storage::{Image, Snapshot, SnapshotState},
 };
 use serde::{Deserialize, Serialize};
 
@@ -135,16 +135,6 @@ impl Resource for Image {
     }
 }
 
-impl Resource for Volume {
-    common_fields!("volume", InvalidVolumeNotFound, VolumeId);
-    fn references(&self) -> Vec<String> {
-        ids(self.instance).chain(ids(self.host)).collect()
-    }
-    fn uses(&self) -> Vec<(Item, u64)> {
-        vec![(Item::Volumes, 1), (Item::VolumeBytes, self.size.0)]
-    }
-}
-
 impl Resource for Snapshot {
     common_fields!("snapshot", InvalidSnapshotNotFound, SnapshotId);
     /// It holds its volume while it is being taken, and outlives it afterwards.
@@ -153,24 +143,5 @@ impl Resource for Snapshot {
     }
     fn uses(&self) -> Vec<(Item, u64)> {
         vec![(Item::Snapshots, 1)]
-    }
-}
-
-impl Resource for Instance {
-    common_fields!("instance", InvalidInstanceNotFound, InstanceId);
-    /// A terminated instance is only a memory: it holds nothing.
-    fn references(&self) -> Vec<String> {
-        if self.state == InstanceState::Terminated {
-            return Vec::new();
-        }
-        let places = [self.vpc.to_string(), self.subnet.to_string(), self.interface.to_string()];
-        let volumes = self.volumes.iter().map(|attachment| attachment.volume);
-        places.into_iter().chain(ids(self.host)).chain(ids(&self.security_groups)).chain(ids(volumes)).collect()
-    }
-    fn uses(&self) -> Vec<(Item, u64)> {
-        if self.state == InstanceState::Terminated {
-            return Vec::new();
-        }
-        vec![(Item::Instances, 1), (Item::Vcpus, self.vcpus.0.into()), (Item::Memory, self.memory.0)]
     }
 }

@@ -57,15 +57,15 @@ impl Tx<'_> {
         Ok(row.is_some())
     }
 
-    /// Digests that someone uploaded at or after `moment`.
-    pub(crate) fn uploaded_since(&self, moment: Moment) -> Result<Vec<String>, Problem> {
-        let sql = "SELECT DISTINCT digest FROM upload WHERE created >= $1";
+    /// Digests of what the account uploaded and what was not forgotten since.
+    pub(crate) fn uploads_of(&self, account: AccountId) -> Result<Vec<String>, Problem> {
+        let sql = "SELECT digest FROM upload WHERE account = $1";
         let mut statement = self.connection.prepare_cached(sql).map_err(unavailable)?;
-        let rows = statement.query_map([moment.as_micros() as i64], |row| row.get(0)).map_err(unavailable)?;
+        let rows = statement.query_map([account.to_string()], |row| row.get(0)).map_err(unavailable)?;
         rows.collect::<Result<_, _>>().map_err(unavailable)
     }
 
-    pub(crate) fn forget_uploads_of(&mut self, digest: &str) -> Result<(), Problem> {
-        self.execute("DELETE FROM upload WHERE digest = $1", [digest]).map(|_| ())
+    pub(crate) fn forget_uploads_of(&mut self, digest: &Digest) -> Result<(), Problem> {
+        self.execute("DELETE FROM upload WHERE digest = $1", [digest.as_str()]).map(|_| ())
     }
 }

@@ -1,0 +1,379 @@
+//! The routes of [`lucarne_api::ROUTES`], each answered by the service function of its name.
+//!
+//! Owns nothing but the pairing.
+
+use axum::http::request::Parts;
+use lucarne_api::{
+    Api, Call, Problem, Route,
+    answer::{Created, Done, Download, Lines, Upgraded},
+    bodies::{
+        ChangeTags, ListQuery, NoQuery, Page, flow::*, host::*, identity::*, instance::*, network::*, storage::*,
+    },
+    input::{Json, Nothing, Socket, Upload},
+};
+use lucarne_model::{
+    AccountId, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, JobId, RouteTableId, RuleId, SecurityGroupId,
+    SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
+    actual::{Host, HostDescription, Report},
+    identity::{AccessKey, Account, Quota, User},
+    instance::Instance,
+    network::{NetworkInterface, RouteTable, Subnet, Vpc},
+    security_group::{Rule, SecurityGroup},
+    storage::{Blob, Digest, Image, Snapshot, Volume},
+};
+
+use crate::{Caller, Controller, auth, services};
+
+impl Api for Controller {
+    type Caller = Caller;
+
+    async fn admit(&self, route: &'static Route, head: &Parts) -> Result<Caller, Problem> {
+        auth::admit(self, route, head).await
+    }
+
+    async fn health(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::about::health(self, call).await
+    }
+    async fn get_openapi(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Download, Problem> {
+        services::about::get_openapi(self, call).await
+    }
+    async fn create_token(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateToken>>,
+    ) -> Result<Created<Token>, Problem> {
+        services::identity::create_token(self, call).await
+    }
+    async fn get_identity(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<Identity>, Problem> {
+        services::identity::get_identity(self, call).await
+    }
+    async fn get_own_account(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<AccountUsage>, Problem> {
+        services::identity::get_own_account(self, call).await
+    }
+    async fn create_account(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateAccount>>,
+    ) -> Result<Created<NewAccount>, Problem> {
+        services::accounts::create_account(self, call).await
+    }
+    async fn list_accounts(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Account>>, Problem> {
+        services::accounts::list_accounts(self, call).await
+    }
+    async fn get_account(&self, call: Call<Caller, (AccountId,), NoQuery, Nothing>) -> Result<Json<Account>, Problem> {
+        services::accounts::get_account(self, call).await
+    }
+    async fn delete_account(&self, call: Call<Caller, (AccountId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::accounts::delete_account(self, call).await
+    }
+    async fn set_quota(
+        &self,
+        call: Call<Caller, (AccountId,), NoQuery, Json<Quota>>,
+    ) -> Result<Json<Account>, Problem> {
+        services::accounts::set_quota(self, call).await
+    }
+    async fn create_user(&self, call: Call<Caller, (), NoQuery, Json<CreateUser>>) -> Result<Created<User>, Problem> {
+        services::users::create_user(self, call).await
+    }
+    async fn list_users(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<User>>, Problem> {
+        services::users::list_users(self, call).await
+    }
+    async fn get_user(&self, call: Call<Caller, (UserId,), NoQuery, Nothing>) -> Result<Json<User>, Problem> {
+        services::users::get_user(self, call).await
+    }
+    async fn delete_user(&self, call: Call<Caller, (UserId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::users::delete_user(self, call).await
+    }
+    async fn create_access_key(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateAccessKey>>,
+    ) -> Result<Created<NewAccessKey>, Problem> {
+        services::access_keys::create_access_key(self, call).await
+    }
+    async fn list_access_keys(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<AccessKey>>, Problem> {
+        services::access_keys::list_access_keys(self, call).await
+    }
+    async fn delete_access_key(&self, call: Call<Caller, (String,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::access_keys::delete_access_key(self, call).await
+    }
+    async fn list_hosts(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Host>>, Problem> {
+        services::hosts::list_hosts(self, call).await
+    }
+    async fn get_host(&self, call: Call<Caller, (HostId,), NoQuery, Nothing>) -> Result<Json<Host>, Problem> {
+        services::hosts::get_host(self, call).await
+    }
+    async fn drain_host(&self, call: Call<Caller, (HostId,), NoQuery, Nothing>) -> Result<Json<Host>, Problem> {
+        services::hosts::drain_host(self, call).await
+    }
+    async fn resume_host(&self, call: Call<Caller, (HostId,), NoQuery, Nothing>) -> Result<Json<Host>, Problem> {
+        services::hosts::resume_host(self, call).await
+    }
+    async fn create_vpc(&self, call: Call<Caller, (), NoQuery, Json<CreateVpc>>) -> Result<Created<Vpc>, Problem> {
+        services::vpcs::create_vpc(self, call).await
+    }
+    async fn list_vpcs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Vpc>>, Problem> {
+        services::vpcs::list_vpcs(self, call).await
+    }
+    async fn get_vpc(&self, call: Call<Caller, (VpcId,), NoQuery, Nothing>) -> Result<Json<Vpc>, Problem> {
+        services::vpcs::get_vpc(self, call).await
+    }
+    async fn delete_vpc(&self, call: Call<Caller, (VpcId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::vpcs::delete_vpc(self, call).await
+    }
+    async fn create_subnet(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateSubnet>>,
+    ) -> Result<Created<Subnet>, Problem> {
+        services::subnets::create_subnet(self, call).await
+    }
+    async fn list_subnets(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Subnet>>, Problem> {
+        services::subnets::list_subnets(self, call).await
+    }
+    async fn get_subnet(&self, call: Call<Caller, (SubnetId,), NoQuery, Nothing>) -> Result<Json<Subnet>, Problem> {
+        services::subnets::get_subnet(self, call).await
+    }
+    async fn delete_subnet(&self, call: Call<Caller, (SubnetId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::subnets::delete_subnet(self, call).await
+    }
+    async fn associate_route_table(
+        &self,
+        call: Call<Caller, (SubnetId,), NoQuery, Json<AssociateRouteTable>>,
+    ) -> Result<Json<Subnet>, Problem> {
+        services::subnets::associate_route_table(self, call).await
+    }
+    async fn create_route_table(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateRouteTable>>,
+    ) -> Result<Created<RouteTable>, Problem> {
+        services::route_tables::create_route_table(self, call).await
+    }
+    async fn list_route_tables(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<RouteTable>>, Problem> {
+        services::route_tables::list_route_tables(self, call).await
+    }
+    async fn get_route_table(
+        &self,
+        call: Call<Caller, (RouteTableId,), NoQuery, Nothing>,
+    ) -> Result<Json<RouteTable>, Problem> {
+        services::route_tables::get_route_table(self, call).await
+    }
+    async fn delete_route_table(&self, call: Call<Caller, (RouteTableId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::route_tables::delete_route_table(self, call).await
+    }
+    async fn create_route(
+        &self,
+        call: Call<Caller, (RouteTableId,), NoQuery, Json<CreateRoute>>,
+    ) -> Result<Created<RouteTable>, Problem> {
+        services::route_tables::create_route(self, call).await
+    }
+    async fn delete_route(
+        &self,
+        call: Call<Caller, (RouteTableId,), NoQuery, Json<DeleteRoute>>,
+    ) -> Result<Json<RouteTable>, Problem> {
+        services::route_tables::delete_route(self, call).await
+    }
+    async fn create_security_group(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateSecurityGroup>>,
+    ) -> Result<Created<SecurityGroup>, Problem> {
+        services::security_groups::create_security_group(self, call).await
+    }
+    async fn list_security_groups(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<SecurityGroup>>, Problem> {
+        services::security_groups::list_security_groups(self, call).await
+    }
+    async fn get_security_group(
+        &self,
+        call: Call<Caller, (SecurityGroupId,), NoQuery, Nothing>,
+    ) -> Result<Json<SecurityGroup>, Problem> {
+        services::security_groups::get_security_group(self, call).await
+    }
+    async fn delete_security_group(
+        &self,
+        call: Call<Caller, (SecurityGroupId,), NoQuery, Nothing>,
+    ) -> Result<Done, Problem> {
+        services::security_groups::delete_security_group(self, call).await
+    }
+    async fn authorize_rule(
+        &self,
+        call: Call<Caller, (SecurityGroupId,), NoQuery, Json<AuthorizeRule>>,
+    ) -> Result<Created<Rule>, Problem> {
+        services::security_groups::authorize_rule(self, call).await
+    }
+    async fn revoke_rule(
+        &self,
+        call: Call<Caller, (SecurityGroupId, RuleId), NoQuery, Nothing>,
+    ) -> Result<Done, Problem> {
+        services::security_groups::revoke_rule(self, call).await
+    }
+    async fn list_interfaces(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<NetworkInterface>>, Problem> {
+        services::interfaces::list_interfaces(self, call).await
+    }
+    async fn get_interface(
+        &self,
+        call: Call<Caller, (InterfaceId,), NoQuery, Nothing>,
+    ) -> Result<Json<NetworkInterface>, Problem> {
+        services::interfaces::get_interface(self, call).await
+    }
+    async fn upload_blob(&self, call: Call<Caller, (), NoQuery, Upload>) -> Result<Created<Blob>, Problem> {
+        services::blobs::upload_blob(self, call).await
+    }
+    async fn create_image(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateImage>>,
+    ) -> Result<Created<Image>, Problem> {
+        services::images::create_image(self, call).await
+    }
+    async fn list_images(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Image>>, Problem> {
+        services::images::list_images(self, call).await
+    }
+    async fn get_image(&self, call: Call<Caller, (ImageId,), NoQuery, Nothing>) -> Result<Json<Image>, Problem> {
+        services::images::get_image(self, call).await
+    }
+    async fn delete_image(&self, call: Call<Caller, (ImageId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::images::delete_image(self, call).await
+    }
+    async fn create_volume(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateVolume>>,
+    ) -> Result<Created<Volume>, Problem> {
+        services::volumes::create_volume(self, call).await
+    }
+    async fn list_volumes(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Volume>>, Problem> {
+        services::volumes::list_volumes(self, call).await
+    }
+    async fn get_volume(&self, call: Call<Caller, (VolumeId,), NoQuery, Nothing>) -> Result<Json<Volume>, Problem> {
+        services::volumes::get_volume(self, call).await
+    }
+    async fn delete_volume(&self, call: Call<Caller, (VolumeId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::volumes::delete_volume(self, call).await
+    }
+    async fn attach_volume(
+        &self,
+        call: Call<Caller, (VolumeId,), NoQuery, Json<AttachVolume>>,
+    ) -> Result<Json<Volume>, Problem> {
+        services::attachments::attach_volume(self, call).await
+    }
+    async fn detach_volume(&self, call: Call<Caller, (VolumeId,), NoQuery, Nothing>) -> Result<Json<Volume>, Problem> {
+        services::attachments::detach_volume(self, call).await
+    }
+    async fn create_snapshot(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateSnapshot>>,
+    ) -> Result<Created<Snapshot>, Problem> {
+        services::snapshots::create_snapshot(self, call).await
+    }
+    async fn list_snapshots(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<Snapshot>>, Problem> {
+        services::snapshots::list_snapshots(self, call).await
+    }
+    async fn get_snapshot(
+        &self,
+        call: Call<Caller, (SnapshotId,), NoQuery, Nothing>,
+    ) -> Result<Json<Snapshot>, Problem> {
+        services::snapshots::get_snapshot(self, call).await
+    }
+    async fn delete_snapshot(&self, call: Call<Caller, (SnapshotId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::snapshots::delete_snapshot(self, call).await
+    }
+    async fn launch_instances(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<LaunchInstances>>,
+    ) -> Result<Created<Launched>, Problem> {
+        services::instances::launch_instances(self, call).await
+    }
+    async fn list_instances(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<Instance>>, Problem> {
+        services::instances::list_instances(self, call).await
+    }
+    async fn get_instance(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+    ) -> Result<Json<Instance>, Problem> {
+        services::instances::get_instance(self, call).await
+    }
+    async fn terminate_instance(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+    ) -> Result<Json<Instance>, Problem> {
+        services::instances::terminate_instance(self, call).await
+    }
+    async fn stop_instance(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Json<StopInstance>>,
+    ) -> Result<Json<Instance>, Problem> {
+        services::instances::stop_instance(self, call).await
+    }
+    async fn start_instance(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+    ) -> Result<Json<Instance>, Problem> {
+        services::instances::start_instance(self, call).await
+    }
+    async fn reboot_instance(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+    ) -> Result<Json<Instance>, Problem> {
+        services::instances::reboot_instance(self, call).await
+    }
+    async fn open_console(&self, call: Call<Caller, (InstanceId,), NoQuery, Socket>) -> Result<Upgraded, Problem> {
+        services::streams::open_console(self, call).await
+    }
+    async fn get_log(&self, call: Call<Caller, (InstanceId,), NoQuery, Nothing>) -> Result<Download, Problem> {
+        services::streams::get_log(self, call).await
+    }
+    async fn change_tags(
+        &self,
+        call: Call<Caller, (String,), NoQuery, Json<ChangeTags>>,
+    ) -> Result<Json<Tags>, Problem> {
+        services::tags::change_tags(self, call).await
+    }
+    async fn list_flows(&self, call: Call<Caller, (), FlowsQuery, Nothing>) -> Result<Json<Page<FlowRecord>>, Problem> {
+        services::flows::list_flows(self, call).await
+    }
+    async fn watch_flows(&self, call: Call<Caller, (), FlowsQuery, Nothing>) -> Result<Lines, Problem> {
+        services::flows::watch_flows(self, call).await
+    }
+    async fn list_jobs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Job>>, Problem> {
+        services::jobs::list_jobs(self, call).await
+    }
+    async fn get_job(&self, call: Call<Caller, (JobId,), NoQuery, Nothing>) -> Result<Json<Job>, Problem> {
+        services::jobs::get_job(self, call).await
+    }
+    async fn enrol_host(&self, call: Call<Caller, (), NoQuery, Json<EnrolHost>>) -> Result<Created<Enrolled>, Problem> {
+        services::hosts::enrol_host(self, call).await
+    }
+    async fn hello_host(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<HostDescription>>,
+    ) -> Result<Json<HostSettings>, Problem> {
+        services::hosts::hello_host(self, call).await
+    }
+    async fn report_host(&self, call: Call<Caller, (), NoQuery, Json<Report>>) -> Result<Done, Problem> {
+        services::hosts::report_host(self, call).await
+    }
+    async fn get_desired(&self, call: Call<Caller, (), DesiredQuery, Nothing>) -> Result<Json<DesiredAnswer>, Problem> {
+        services::hosts::get_desired(self, call).await
+    }
+    async fn download_blob(&self, call: Call<Caller, (Digest,), NoQuery, Nothing>) -> Result<Download, Problem> {
+        services::blobs::download_blob(self, call).await
+    }
+    async fn upload_host_blob(&self, call: Call<Caller, (), NoQuery, Upload>) -> Result<Created<Blob>, Problem> {
+        services::blobs::upload_host_blob(self, call).await
+    }
+    async fn open_stream(&self, call: Call<Caller, (String,), NoQuery, Socket>) -> Result<Upgraded, Problem> {
+        services::streams::open_stream(self, call).await
+    }
+}

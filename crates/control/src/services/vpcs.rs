@@ -1,0 +1,157 @@
+//! VPCs: each an address space of its own, born whole.
+//!
+//! Owns what a VPC begins with (its main route table and its default security group), what goes with it, and its network
+//! identifier.
+
+use std::collections::HashSet;
+
+use lucarne_api::{
+    Call, Problem,
+    answer::{Created, Done},
+    bodies::{ListQuery, NoQuery, Page, network::CreateVpc},
+    input::{Json, Nothing},
+};
+use lucarne_model::{
+    AccountId, Cidr, ErrorCode, Tags, VpcId,
+    flow::Direction,
+    network::{Route, RouteTable, RouteTarget, Vpc},
+    security_group::{Peer, Rule, RuleSpec, SecurityGroup, Traffic},
+};
+
+use super::checks::check_tags;
+use crate::{
+    Caller, Controller, quota, random,
+    store::{Item, Scope, Tx},
+};
+
+pub(crate) const DEFAULT_GROUP: &str = "default";
+/// VNIs are 24 bits, RFC 8926 section 3.4; 0 is kept for traffic of no VPC.
+const VNIS: u32 = 1 << 24;
+
+/// A network may be as large or small as in EC2.
+pub(crate) fn check_size(cidr: Cidr) -> Result<(), Problem> {
+    if (16..=28).contains(&cidr.prefix()) {
+        return Ok(());
+    }
+    Err(Problem::new(ErrorCode::InvalidCidr, format!("the prefix of {cidr} is not of 16 to 28 bits")))
+}
+
+/// Networks that no machine can have: "this network", loopback, link-local (metadata is there), multicast and reserved.
+fn check_usable(cidr: Cidr) -> Result<(), Problem> {
+    let first = cidr.network();
+    if first.octets()[0] == 0 || first.is_loopback() || first.is_link_local() || first.octets()[0] >= 224 {
+        return Err(Problem::new(ErrorCode::InvalidCidr, format!("{cidr} is reserved; 10.0.0.0/16 would do")));
+    }
+    Ok(())
+}
+
+pub(crate) async fn create_vpc(
+    controller: &Controller,
+    call: Call<Caller, (), NoQuery, Json<CreateVpc>>,
+) -> Result<Created<Vpc>, Problem> {
+    let (account, request) = (call.caller.account, call.body.0.clone());
+    controller.change(&call, move |tx| create(tx, account, request)).await.map(Created)
+}
+
+fn create(tx: &mut Tx<'_>, account: AccountId, request: CreateVpc) -> Result<Vpc, Problem> {
+    check_size(request.cidr)?;
+    check_usable(request.cidr)?;
+    check_tags(&request.tags)?;
+    quota::check_one(tx, account, Item::Vpcs)?;
+    let vpc = Vpc {
+        id: random::id(),
+        account,
+        cidr: request.cidr,
+        vni: unused_vni(tx)?,
+        main_route_table: random::id(),
+        default_security_group: random::id(),
+        created: tx.now(),
+        tags: request.tags,
+    };
+    tx.insert(&vpc)?;
+    tx.insert(&main_route_table(&vpc))?;
+    tx.insert(&default_group(&vpc))?;
+    Ok(vpc)
+}
+
+/// Drawn, not counted, so that one that was just given back is not soon another's.
+fn unused_vni(tx: &Tx<'_>) -> Result<u32, Problem> {
+    let used: HashSet<u32> = tx.list::<Vpc>(Scope::Everything)?.iter().map(|vpc| vpc.vni).collect();
+    if used.len() >= VNIS as usize / 2 {
+        return Err(Problem::new(ErrorCode::ResourceLimitExceeded, "the cloud has as many VPCs as it can"));
+    }
+    loop {
+        let vni = random::bits() as u32 % VNIS;
+        if vni != 0 && !used.contains(&vni) {
+            return Ok(vni);
+        }
+    }
+}
+
+pub(super) fn local_route(vpc: &Vpc) -> Route {
+    Route { destination: vpc.cidr, target: RouteTarget::Local }
+}
+
+fn main_route_table(vpc: &Vpc) -> RouteTable {
+    RouteTable {
+        id: vpc.main_route_table,
+        account: vpc.account,
+        vpc: vpc.id,
+        routes: vec![local_route(vpc)],
+        main: true,
+        created: vpc.created,
+        tags: Tags::default(),
+    }
+}
+
+/// Its members reach each other, and everything outside.
+fn default_group(vpc: &Vpc) -> SecurityGroup {
+    let among_themselves = RuleSpec {
+        direction: Direction::Ingress,
+        traffic: Traffic::All,
+        peer: Peer::Group { group: vpc.default_security_group },
+    };
+    let rule = |spec| Rule { id: random::id(), spec };
+    SecurityGroup {
+        id: vpc.default_security_group,
+        account: vpc.account,
+        vpc: vpc.id,
+        name: DEFAULT_GROUP.into(),
+        description: "The VPC's default group".into(),
+        rules: vec![rule(among_themselves), rule(RuleSpec::allow_all_outbound())],
+        created: vpc.created,
+        tags: Tags::default(),
+    }
+}
+
+pub(crate) async fn list_vpcs(
+    controller: &Controller,
+    call: Call<Caller, (), ListQuery, Nothing>,
+) -> Result<Json<Page<Vpc>>, Problem> {
+    let (scope, query) = (call.caller.scope(), call.query);
+    controller.store.read(move |tx| tx.page(scope, &query)).await.map(Json)
+}
+
+pub(crate) async fn get_vpc(
+    controller: &Controller,
+    call: Call<Caller, (VpcId,), NoQuery, Nothing>,
+) -> Result<Json<Vpc>, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    controller.store.read(move |tx| tx.get(scope, id)).await.map(Json)
+}
+
+pub(crate) async fn delete_vpc(
+    controller: &Controller,
+    call: Call<Caller, (VpcId,), NoQuery, Nothing>,
+) -> Result<Done, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    let delete = move |tx: &mut Tx<'_>| {
+        let vpc: Vpc = tx.get(scope, id)?;
+        let main: RouteTable = tx.get(scope, vpc.main_route_table)?;
+        tx.delete(&main)?;
+        let default: SecurityGroup = tx.get(scope, vpc.default_security_group)?;
+        tx.delete(&default)?;
+        tx.delete(&vpc)
+    };
+    controller.change(&call, delete).await.map(|()| Done)
+}
