@@ -30,8 +30,8 @@ pub(super) const COOKIE_REPLY: usize = 64;
 const HANDSHAKES_A_SECOND: u64 = 200;
 
 /// The public half of `secret`, in base64: what a host says of itself when it enrols.
-pub fn public_key(secret: [u8; 32]) -> String {
-    STANDARD.encode(PublicKey::from(&StaticSecret::from(secret)).as_bytes())
+pub fn public_key(secret: &[u8; 32]) -> String {
+    STANDARD.encode(PublicKey::from(&StaticSecret::from(*secret)).as_bytes())
 }
 
 /// What the state machine left in the caller's buffer: a length from its start.

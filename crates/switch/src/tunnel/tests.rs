@@ -13,7 +13,7 @@ fn tunnel(secret: u8) -> Tunnel {
 }
 
 fn peer(host: HostId, secret: u8, at: SocketAddr) -> TunnelPeer {
-    TunnelPeer { host, address: at.ip(), port: at.port(), public_key: public_key([secret; 32]) }
+    TunnelPeer { host, address: at.ip(), port: at.port(), public_key: public_key(&[secret; 32]) }
 }
 
 type Heard = Vec<(HostId, u32, Vec<u8>)>;

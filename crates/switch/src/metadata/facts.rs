@@ -1,0 +1,157 @@
+//! What an instance is told about itself: the tree of EC2's names over the plan's facts.
+//!
+//! Owns the tree's paths and the identity document. Who may read them is decided in [`super::router`].
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use jiff::Timestamp;
+use lucarne_model::{
+    AccountId, Cidr, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId, SubnetId, VpcId,
+};
+use serde::Serialize;
+
+use crate::plan::{Plan, PortPlan};
+
+/// One site so far; its name in the form that clients expect.
+const REGION: &str = "lucarne-1";
+const ZONE: &str = "lucarne-1a";
+
+/// All that the service says of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) interface: InterfaceId,
+    pub(super) mac: MacAddress,
+    pub(super) user_data: Option<String>,
+    account: AccountId,
+    instance: InstanceId,
+    image: ImageId,
+    vpc: VpcId,
+    subnet: SubnetId,
+    address: Ipv4Addr,
+    vpc_cidr: Cidr,
+    subnet_cidr: Cidr,
+    groups: Vec<SecurityGroupId>,
+    host_name: String,
+    launched: Moment,
+}
+
+/// What a path names.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    Value(String),
+    /// Its children in order, directories with a slash behind them.
+    Directory(Vec<String>),
+}
+
+impl Facts {
+    pub(super) fn interface_of(port: &PortPlan) -> InterfaceId {
+        port.interface
+    }
+
+    /// None when the plan's networks do not know the port's interface: then it has no address to be asked from.
+    pub(super) fn of(port: &PortPlan, plan: &Plan) -> Option<Self> {
+        let network = plan.networks.iter().find(|network| network.vpc == port.vpc)?;
+        let endpoint = network.endpoints.iter().find(|endpoint| endpoint.interface == port.interface)?;
+        let subnet = network.subnets.iter().find(|subnet| subnet.id == endpoint.subnet)?;
+        Some(Self {
+            interface: port.interface,
+            mac: endpoint.mac,
+            user_data: port.metadata.user_data.clone(),
+            account: port.account,
+            instance: port.instance,
+            image: port.metadata.image,
+            vpc: port.vpc,
+            subnet: subnet.id,
+            address: endpoint.address,
+            vpc_cidr: network.cidr,
+            subnet_cidr: subnet.cidr,
+            groups: endpoint.groups.clone(),
+            host_name: port.metadata.host_name.clone(),
+            launched: port.metadata.launched,
+        })
+    }
+
+    /// What stands at `path` under `meta-data`, given as segments. `directory` says that a slash stood behind it.
+    pub(super) fn entry(&self, path: &[&str], directory: bool) -> Option<Entry> {
+        let mut children = BTreeSet::new();
+        for (leaf, value) in self.leaves() {
+            let mut segments = leaf.split('/');
+            if !path.iter().all(|wanted| segments.next() == Some(wanted)) {
+                continue;
+            }
+            match (segments.next(), segments.next()) {
+                (None, _) if directory => return None,
+                (None, _) => return Some(Entry::Value(value)),
+                (Some(name), None) => children.insert(name.to_owned()),
+                (Some(name), Some(_)) => children.insert(format!("{name}/")),
+            };
+        }
+        (!children.is_empty()).then(|| Entry::Directory(children.into_iter().collect()))
+    }
+
+    fn leaves(&self) -> Vec<(String, String)> {
+        let mac = self.mac;
+        let groups: Vec<_> = self.groups.iter().map(SecurityGroupId::to_string).collect();
+        let instance = [
+            ("ami-id", self.image.to_string()),
+            ("ami-launch-index", "0".into()),
+            ("hostname", self.host_name.clone()),
+            ("instance-action", "none".into()),
+            ("instance-id", self.instance.to_string()),
+            ("local-hostname", self.host_name.clone()),
+            ("local-ipv4", self.address.to_string()),
+            ("mac", mac.to_string()),
+            ("placement/availability-zone", ZONE.into()),
+            ("placement/region", REGION.into()),
+            ("services/domain", "lucarne.internal".into()),
+        ];
+        let interface = [
+            ("device-number", "0".into()),
+            ("interface-id", self.interface.to_string()),
+            ("local-hostname", self.host_name.clone()),
+            ("local-ipv4s", self.address.to_string()),
+            ("mac", mac.to_string()),
+            ("owner-id", self.account.to_string()),
+            ("security-group-ids", groups.join("\n")),
+            ("subnet-id", self.subnet.to_string()),
+            ("subnet-ipv4-cidr-block", self.subnet_cidr.to_string()),
+            ("vpc-id", self.vpc.to_string()),
+            ("vpc-ipv4-cidr-block", self.vpc_cidr.to_string()),
+            ("vpc-ipv4-cidr-blocks", self.vpc_cidr.to_string()),
+        ];
+        let interface = interface.map(|(leaf, value)| (format!("network/interfaces/macs/{mac}/{leaf}"), value));
+        instance.map(|(leaf, value)| (leaf.to_owned(), value)).into_iter().chain(interface).collect()
+    }
+
+    /// The instance identity document, as JSON.
+    pub(super) fn identity_document(&self) -> String {
+        let micros = i64::try_from(self.launched.as_micros()).unwrap_or(i64::MAX);
+        let launched = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX);
+        let document = IdentityDocument {
+            account_id: self.account,
+            architecture: "x86_64",
+            availability_zone: ZONE,
+            image_id: self.image,
+            instance_id: self.instance,
+            pending_time: launched.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            private_ip: self.address,
+            region: REGION,
+            version: "2017-09-30",
+        };
+        serde_json::to_string_pretty(&document).unwrap_or_default()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct IdentityDocument {
+    account_id: AccountId,
+    architecture: &'static str,
+    availability_zone: &'static str,
+    image_id: ImageId,
+    instance_id: InstanceId,
+    pending_time: String,
+    private_ip: Ipv4Addr,
+    region: &'static str,
+    version: &'static str,
+}
