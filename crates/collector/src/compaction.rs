@@ -52,7 +52,7 @@ mod tests {
             let mut sizes: Vec<u64> = Vec::new();
             let mut written = 0;
             for _ in 0..count {
-                sizes.push(SMALL);
+                sizes.extend([SMALL]);
                 if let Some(range) = choose(&sizes, false) {
                     let merged = sizes[range.clone()].iter().sum();
                     written += merged / SMALL;

@@ -49,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 pub use connection::{Connection, ConnectionError};
 pub use health::Health;
 pub use pace::Pace;
+pub use recovery::RecoveryError;
 
 /// Where a collector keeps its state and what it listens on.
 #[derive(Clone, Debug)]
@@ -69,7 +70,7 @@ pub enum Error {
     #[error("another collector uses the state folder {}", path.display())]
     InUse { path: PathBuf },
     #[error("what the state folder holds cannot be read")]
-    Recovery(#[source] recovery::RecoveryError),
+    Recovery(#[source] RecoveryError),
     #[error("{address} cannot be listened on")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("no random numbers for the secrets")]

@@ -1,5 +1,7 @@
 //! The promise behind an acknowledgement: kill -9, reconnects and full disks lose nothing and double nothing.
 
+#![allow(clippy::unwrap_used)] // a test says by it what must not fail
+
 mod support;
 
 use std::{

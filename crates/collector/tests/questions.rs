@@ -1,5 +1,7 @@
 //! Questions: each filter, pages, accounts, watches, and who may ask.
 
+#![allow(clippy::unwrap_used)] // a test says by it what must not fail
+
 mod support;
 
 use std::time::Duration;

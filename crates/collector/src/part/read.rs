@@ -164,8 +164,10 @@ fn page_selection(metadata: &ParquetMetaData, groups: &[usize], stretch: &Stretc
     let mut base = 0;
     for group in groups {
         let rows = usize::try_from(metadata.row_group(*group).num_rows()).unwrap_or(0);
-        let pages = pages(metadata, *group, rows, stretch).unwrap_or_else(|| vec![0..rows]);
-        ranges.extend(pages.into_iter().map(|page| base + page.start..base + page.end));
+        match pages(metadata, *group, rows, stretch) {
+            Some(pages) => ranges.extend(pages.into_iter().map(|page| base + page.start..base + page.end)),
+            None => ranges.push(base..base + rows),
+        }
         base += rows;
     }
     RowSelection::from_consecutive_ranges(ranges.into_iter(), base)
