@@ -121,7 +121,7 @@ impl Dev {
     fn spawn(binary: &Path, state: &Path) -> Result<Child> {
         let log = File::create(state.join("dev.log")).context("cannot write the log of lucarne dev")?;
         let mut dev = program(binary, "dev --listen 127.0.0.1:0");
-        dev.arg("--state-dir").arg(state.join("state")).arg("--ready-file").arg(state.join("ready.json"));
+        dev.arg("--state-dir").arg(state).arg("--ready-file").arg(state.join("ready.json"));
         dev.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A group of its own: Ctrl-C reaches us, and we end it in order.
         dev.process_group(0).spawn().context("cannot run lucarne dev")
