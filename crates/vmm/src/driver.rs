@@ -64,6 +64,29 @@ pub struct Disk {
     pub format: DiskFormat,
 }
 
+/// Where a disk can go at a VM that has `disks`: whether it is there already, or why it cannot be.
+pub(crate) fn is_in_place(instance: InstanceId, disks: &[Disk], disk: &Disk) -> Result<bool, Error> {
+    let Disk { volume, slot, .. } = *disk;
+    if disks.iter().any(|known| known.volume == volume) {
+        return Ok(true);
+    }
+    if slot >= SLOTS {
+        return Err(Error::NoSlot { instance, slot });
+    }
+    let taken = disks.iter().any(|known| known.slot == slot);
+    if taken { Err(Error::SlotTaken { instance, slot }) } else { Ok(false) }
+}
+
+/// The same for all disks that a VM is started with.
+pub(crate) fn check_disks(spec: &MachineSpec) -> Result<(), Error> {
+    for (at, disk) in spec.disks.iter().enumerate() {
+        if is_in_place(spec.instance, &spec.disks[..at], disk)? {
+            return Err(Error::Impossible { reason: format!("{} is given twice", disk.volume) });
+        }
+    }
+    Ok(())
+}
+
 /// What a driver tells on its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {

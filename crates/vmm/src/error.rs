@@ -24,6 +24,8 @@ pub enum Error {
     GuestHolds { instance: InstanceId, volume: VolumeId, after: Duration },
     #[error("{instance} has no slot {slot}: slots are 0 to {}", crate::driver::SLOTS - 1)]
     NoSlot { instance: InstanceId, slot: u8 },
+    #[error("slot {slot} of {instance} has another disk")]
+    SlotTaken { instance: InstanceId, slot: u8 },
     #[error("the machine asked for cannot be: {reason}")]
     Impossible { reason: String },
     #[error("{} is not a usable disk image: {reason}", path.display())]
@@ -51,7 +53,7 @@ impl Error {
             Self::Missing { .. } => ErrorCode::HypervisorMissing,
             Self::Ended { .. } | Self::NoAnswer { .. } | Self::Refused { .. } => ErrorCode::HypervisorFailed,
             Self::Tool { .. } | Self::ToolTooSlow { .. } | Self::Process { .. } => ErrorCode::HypervisorFailed,
-            Self::NotRunning { .. } | Self::StillRunning { .. } => ErrorCode::IncorrectState,
+            Self::NotRunning { .. } | Self::StillRunning { .. } | Self::SlotTaken { .. } => ErrorCode::IncorrectState,
             Self::GuestHolds { .. } => ErrorCode::VolumeInUse,
             Self::NoSlot { .. } => ErrorCode::AttachmentLimitExceeded,
             Self::Impossible { .. } => ErrorCode::InvalidParameterValue,

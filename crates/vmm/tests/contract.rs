@@ -151,12 +151,12 @@ async fn a_disk_attached_while_it_runs_is_known_to_the_next_agent(start: Start) 
     driver.attach(spec.instance, &disk).await.unwrap();
     let rival = house.disk(3, 3);
     driver.create_volume(&rival.path, Bytes::mib(8), VolumeSource::Empty).await.unwrap();
-    assert_eq!(driver.attach(spec.instance, &rival).await.unwrap_err().code(), ErrorCode::HypervisorFailed);
+    assert_eq!(driver.attach(spec.instance, &rival).await.unwrap_err().code(), ErrorCode::IncorrectState);
     drop(driver);
     let driver = start(&house);
     let machines = driver.adopt().await.unwrap();
     assert_eq!(machines[0].disks, [spec.disks[0].clone(), disk.clone()]);
-    // The rival was let go of whole: its slot's neighbour takes it.
+    // Nothing of the rival was left in the VM.
     driver.attach(spec.instance, &Disk { slot: 4, ..rival }).await.unwrap();
     driver.stop(spec.instance, KILL).await.unwrap();
 }

@@ -153,6 +153,7 @@ async fn a_vm_that_was_started_by_half_is_ended_at_adoption() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    eventually("the process has its command line", || async { !house.processes().is_empty() }).await;
     assert!(driver.adopt().await.unwrap().is_empty());
     assert!(house.processes().is_empty());
     // The driver has waited for it already: it is this process's child too.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Acceleration;
 use crate::{
-    driver::{Boot, Disk, MachineSpec, SLOTS},
+    driver::{Boot, Disk, MachineSpec, SLOTS, check_disks},
     error::Error,
     record::Directory,
 };
@@ -70,9 +70,7 @@ fn check(spec: &MachineSpec) -> Result<(), Error> {
     if spec.vcpus.0 == 0 || spec.memory.as_mib() == 0 {
         return impossible("it needs at least one processor and 1 MiB of memory");
     }
-    if let Some(disk) = spec.disks.iter().find(|disk| disk.slot >= SLOTS) {
-        return Err(Error::NoSlot { instance: spec.instance, slot: disk.slot });
-    }
+    check_disks(spec)?;
     let boots_from_disk = matches!(spec.boot, Boot::FirstDisk);
     if boots_from_disk && !spec.disks.iter().any(|disk| disk.slot == 0) {
         return impossible("it boots from the disk in slot 0, and there is none");

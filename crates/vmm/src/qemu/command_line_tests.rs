@@ -94,6 +94,8 @@ fn a_machine_that_cannot_be_is_refused_before_anything_is_started() {
     assert!(refused(|spec| spec.memory = Bytes(4096)));
     assert!(refused(|spec| spec.disks.clear()));
     assert!(refused(|spec| spec.disks[1].slot = SLOTS));
+    assert!(refused(|spec| spec.disks[1].slot = 0));
+    assert!(refused(|spec| spec.disks[1].volume = spec.disks[0].volume));
     assert!(!refused(|_| {}));
 }
 

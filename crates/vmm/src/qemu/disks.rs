@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{User, command_line as names, locked, vm::Vm};
 use crate::{
-    driver::{Disk, SLOTS},
+    driver::{Disk, is_in_place},
     error::{Error, says_disk_full},
     files,
     volumes::Volumes,
@@ -29,11 +29,8 @@ impl Vm {
 
     /// Attached already: does nothing.
     pub(super) async fn attach(&self, disk: &Disk, user: Option<User>) -> Result<(), Error> {
-        if self.has_disk(disk.volume) {
+        if is_in_place(self.instance, &self.disks(), disk)? {
             return Ok(());
-        }
-        if disk.slot >= SLOTS {
-            return Err(Error::NoSlot { instance: self.instance, slot: disk.slot });
         }
         let node = names::node(disk)?;
         files::own(&disk.path, user)?;
