@@ -1,1 +1,6 @@
-//! stub
+//! What the benches share: a real `lucarne dev` to measure, and the tables in which they say what they found.
+//!
+//! Owns no figures: each bench is a program of its own in `src/bin`.
+
+pub mod cloud;
+pub mod figures;

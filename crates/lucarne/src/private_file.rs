@@ -17,7 +17,7 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
 
 fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        make_folder(folder)?;
+        make_folder(folder, 0o700)?;
     }
     let unfinished = unfinished(path);
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
@@ -33,9 +33,9 @@ fn unfinished(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A folder for its owner only, with its parents; one that exists is left as it is.
-pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+/// A folder with its parents; what exists is left as it is.
+pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
 #[cfg(test)]

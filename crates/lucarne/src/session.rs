@@ -62,7 +62,7 @@ pub(crate) struct Manners {
 impl Session {
     pub(crate) fn new(configuration: Configuration, manners: Manners) -> Result<Self, Failure> {
         check_endpoint(&configuration.endpoint, manners.allow_plaintext)?;
-        let cache = manners.keep_token.then(|| configuration.credentials.as_ref()).flatten();
+        let cache = manners.keep_token.then_some(configuration.credentials.as_ref()).flatten();
         Ok(Self {
             cache: cache.map(|credentials| token_path(&configuration.endpoint, credentials)),
             configuration,

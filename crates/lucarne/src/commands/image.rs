@@ -95,7 +95,7 @@ impl ImageCommand {
 pub(crate) async fn build_tiny(session: &Session, name: String, public: bool) -> Result<CreateImage, Failure> {
     let cache = folder("XDG_CACHE_HOME", ".cache").join("images");
     let progress = Progress::start("building the image tiny");
-    let out = cache.join("tiny");
+    let out = cache.join("ready");
     let build = tokio::task::spawn_blocking(move || (tiny::build(&cache, &out, |step| progress.say(step)), progress));
     let (built, progress) =
         build.await.map_err(|cause| Failure::local(LocalCode::ImageBuildFailed, cause.to_string()))?;

@@ -28,8 +28,9 @@ pub(crate) struct ControllerArgs {
     /// The collector's connection.json
     #[arg(long, value_name = "FILE")]
     collector: PathBuf,
-    #[command(flatten)]
-    life: Life,
+    /// Be killed when the parent process dies, however it dies
+    #[arg(long, hide = true)]
+    die_with_parent: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -43,8 +44,9 @@ pub(crate) struct CollectorArgs {
     /// Where the controller asks for them; a free port that it keeps, if not given
     #[arg(long, default_value = "127.0.0.1:0")]
     listen_query: SocketAddr,
-    #[command(flatten)]
-    life: Life,
+    /// Be killed when the parent process dies, however it dies
+    #[arg(long, hide = true)]
+    die_with_parent: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -89,12 +91,6 @@ pub(crate) struct AgentArgs {
     /// End the machines with the agent, rather than leave them for the next one to adopt
     #[arg(long)]
     stop_machines: bool,
-    #[command(flatten)]
-    life: Life,
-}
-
-#[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Life {
     /// Be killed when the parent process dies, however it dies
     #[arg(long, hide = true)]
     die_with_parent: bool,
@@ -102,7 +98,7 @@ pub(crate) struct Life {
 
 impl ControllerArgs {
     pub(crate) async fn run(&self, allow_plaintext: bool) -> Result<(), Failure> {
-        self.life.begin()?;
+        begin(self.die_with_parent)?;
         let mut settings = lucarne_control::Settings::new(self.state_dir.clone(), self.listen, self.collector.clone());
         settings.allow_plaintext = allow_plaintext;
         lucarne_control::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("controller", error))
@@ -111,7 +107,7 @@ impl ControllerArgs {
 
 impl CollectorArgs {
     pub(crate) async fn run(&self) -> Result<(), Failure> {
-        self.life.begin()?;
+        begin(self.die_with_parent)?;
         let settings = lucarne_collector::Settings {
             state_dir: self.state_dir.clone(),
             listen_ipfix: self.listen_ipfix,
@@ -123,7 +119,7 @@ impl CollectorArgs {
 
 impl AgentArgs {
     pub(crate) async fn run(&self) -> Result<(), Failure> {
-        self.life.begin()?;
+        begin(self.die_with_parent)?;
         let (state_dir, controller) = (self.state_dir.clone(), self.controller.clone());
         let mut settings = lucarne_host::Settings::new(state_dir, controller, self.name.clone(), self.address);
         settings.join_token = self.join_token()?;
@@ -158,26 +154,24 @@ fn failed(process: &str, error: impl std::error::Error) -> Failure {
     Failure::local(LocalCode::ProcessFailed, text)
 }
 
-impl Life {
-    /// Sets up what every process needs before anything else: its log, and its end with its parent's.
-    fn begin(self) -> Result<(), Failure> {
-        start_log();
-        if !self.die_with_parent {
-            return Ok(());
-        }
-        let parent = rustix::process::getppid();
-        let failed =
-            |cause: rustix::io::Errno| Failure::local(LocalCode::ProcessFailed, format!("--die-with-parent: {cause}"));
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(failed)?;
-        if rustix::process::getppid() == parent {
-            return Ok(());
-        }
-        Err(Failure::local(LocalCode::ProcessFailed, "the parent process died while this one began"))
+/// Sets up what every process needs before anything else: its log, and its end with its parent's.
+fn begin(die_with_parent: bool) -> Result<(), Failure> {
+    start_log();
+    if !die_with_parent {
+        return Ok(());
     }
+    let parent = rustix::process::getppid();
+    let failed =
+        |cause: rustix::io::Errno| Failure::local(LocalCode::ProcessFailed, format!("--die-with-parent: {cause}"));
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(failed)?;
+    if rustix::process::getppid() == parent {
+        return Ok(());
+    }
+    Err(Failure::local(LocalCode::ProcessFailed, "the parent process died while this one began"))
 }
 
 /// Logs to standard error, as much as `RUST_LOG` says.
-pub(crate) fn start_log() {
+fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());

@@ -33,7 +33,7 @@ pub(crate) struct DevArgs {
     /// So many hosts, each a process with an address of its own
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=200))]
     hosts: u8,
-    /// Where everything is kept; ~/.local/state/lucarne if not given
+    /// Where everything is kept; ~/.local/state/lucarne if not given, or /var/lib/lucarne for root
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Where the API answers; port 0 takes a free one

@@ -13,6 +13,9 @@ use crate::{
     private_file,
 };
 
+/// Others may pass through to what they own further in, and see nothing on the way.
+const PASSABLE: u32 = 0o711;
+
 /// A state folder that is ours as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct StateDir {
@@ -22,16 +25,20 @@ pub(crate) struct StateDir {
 }
 
 impl StateDir {
-    /// `$XDG_STATE_HOME/lucarne`, or its place in the home folder.
+    /// `$XDG_STATE_HOME/lucarne`, or its place in the home folder. Root's is elsewhere: VMs then run as a user who cannot
+    /// pass through root's home.
     pub(crate) fn default_path() -> PathBuf {
+        if rustix::process::geteuid().is_root() && std::env::var_os("XDG_STATE_HOME").is_none() {
+            return "/var/lib/lucarne".into();
+        }
         folder("XDG_STATE_HOME", ".local/state")
     }
 
     pub(crate) fn take(path: &Path) -> Result<Self, Failure> {
         let unusable = |why: String| Failure::local(LocalCode::FileUnwritable, format!("{}: {why}", path.display()));
-        private_file::make_folder(path).map_err(|cause| unusable(cause.to_string()))?;
+        private_file::make_folder(path, PASSABLE).map_err(|cause| unusable(cause.to_string()))?;
         let path = path.canonicalize().map_err(|cause| unusable(cause.to_string()))?;
-        private_file::make_folder(&path.join("logs")).map_err(|cause| unusable(cause.to_string()))?;
+        private_file::make_folder(&path.join("logs"), 0o700).map_err(|cause| unusable(cause.to_string()))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"));
         let lock = lock.map_err(|cause| unusable(cause.to_string()))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {

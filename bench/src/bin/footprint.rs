@@ -1,0 +1,86 @@
+//! How much memory the processes of an idle cloud take, beside libvirt's daemon where that is installed.
+//!
+//! Owns the scene: `lucarne dev` with one host and no instances, left alone for a while. The peer is what runs on a host
+//! of most private clouds; it has neither a switch nor a flow table. Its figure is taken from a daemon started here with
+//! nothing to do, and left out where the package `libvirt-daemon` is missing.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use lucarne_bench::{cloud::Cloud, figures::table};
+
+/// Long enough for allocations of the start to be given back.
+const SETTLE: Duration = Duration::from_secs(15);
+const PEER: &str = "/usr/sbin/libvirtd";
+
+/// The marks: process, MiB.
+const MARKS: [(&str, f64); 2] = [("controller", 100.0), ("host", 50.0)];
+
+fn main() -> Result<()> {
+    let cloud = Cloud::start(1)?;
+    let peer = Peer::start()?;
+    thread::sleep(SETTLE);
+    let mut rows = Vec::new();
+    for (pid, name) in cloud.processes()? {
+        let mark = MARKS.iter().find(|(marked, _)| *marked == name).map(|(_, mib)| format!("{mib:.0}"));
+        rows.push(row(&format!("lucarne {name}"), pid, mark)?);
+    }
+    match &peer {
+        Some(peer) => rows.push(row("libvirtd (peer)", peer.0.id(), None)?),
+        None => eprintln!("{PEER} is not there: install libvirt-daemon to see it beside"),
+    }
+    println!("{}", table(&["idle process", "RSS MiB", "PSS MiB", "private MiB", "at most MiB"], &rows));
+    Ok(())
+}
+
+fn row(name: &str, pid: u32, mark: Option<String>) -> Result<Vec<String>> {
+    let memory = Memory::of(pid)?;
+    let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
+    Ok(vec![name.into(), mib(memory.rss), mib(memory.pss), mib(memory.private), mark.unwrap_or_else(|| "-".into())])
+}
+
+/// In KiB, as the kernel says it.
+struct Memory {
+    rss: u64,
+    /// Pages shared with others count by their share.
+    pss: u64,
+    private: u64,
+}
+
+impl Memory {
+    fn of(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let field = |name: &str| -> Result<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let word = line.and_then(|line| line.split_whitespace().next());
+            word.and_then(|word| word.parse().ok()).with_context(|| format!("{path} has no {name}"))
+        };
+        Ok(Self { rss: field("Rss")?, pss: field("Pss")?, private: field("Private_Clean")? + field("Private_Dirty")? })
+    }
+}
+
+/// libvirt's daemon, in the foreground.
+struct Peer(Child);
+
+impl Peer {
+    fn start() -> Result<Option<Self>> {
+        if !fs::exists(PEER)? {
+            return Ok(None);
+        }
+        let child = Command::new(PEER).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        child.map(|child| Some(Self(child))).context("libvirtd cannot be run")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is as good.
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
