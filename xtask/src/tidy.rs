@@ -47,5 +47,5 @@ pub(crate) fn check() -> Result<()> {
         println!("{finding}");
     }
     println!("{}", sizes::summary(&tree));
-    if findings.is_empty() { Ok(()) } else { bail!("{} breaches of the rules of the house", findings.len()) }
+    if findings.is_empty() { Ok(()) } else { bail!("breaches of the rules of the house: {}", findings.len()) }
 }
