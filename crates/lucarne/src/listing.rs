@@ -99,9 +99,16 @@ pub(crate) async fn resolve_option<T: FromStr>(
     }
 }
 
-/// A filter that finds `text` and perhaps more: what would end a pattern stands as "any character".
+/// A filter's pattern that matches `text` and nothing else: a backslash takes the meaning from the signs of the language.
 fn pattern(text: &str) -> String {
-    text.replace([',', ';'], "?")
+    let mut pattern = String::with_capacity(text.len());
+    for sign in text.chars() {
+        if matches!(sign, '\\' | ',' | ';' | '*' | '?') {
+            pattern.push('\\');
+        }
+        pattern.push(sign);
+    }
+    pattern
 }
 
 /// Of what the filters found, the only one that really has the name. Terminated instances keep theirs for a while and do
@@ -178,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_name_with_the_filters_own_signs_is_still_found() {
-        assert_eq!(pattern("a,b;c"), "a?b?c");
+        assert_eq!(pattern(r"a,b;c*\d"), r"a\,b\;c\*\\d");
     }
 
     #[tokio::test]

@@ -28,9 +28,10 @@ use super::{
 };
 use crate::{
     commands::{flow::list_flows, instance::log},
+    dev::furnish,
     failure::{Failure, LocalCode},
-    kind::{HOST, IMAGE},
-    listing::{list, resolve},
+    kind::IMAGE,
+    listing::resolve,
     session::{answer, now, random_key},
     wait::Progress,
 };
@@ -217,7 +218,7 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
 }
 
 async fn two_hosts(stage: &Stage) -> Result<Vec<HostId>, Failure> {
-    let hosts = list(&stage.operator, &HOST, Some("state=up"), None).await?;
+    let hosts = furnish::hosts_up(&stage.operator).await?;
     let ids: Vec<HostId> = hosts.iter().filter_map(|host| host["id"].as_str()?.parse().ok()).take(2).collect();
     if ids.len() == 2 {
         return Ok(ids);

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::output;
+
 /// One thing that was expected, and what came instead or as expected.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Step {
@@ -45,7 +47,7 @@ impl Story {
     /// `aloud` prints each step as it comes.
     pub(crate) fn begin(chapter: &'static str, title: &'static str, aloud: bool) -> Self {
         if aloud {
-            println!("Chapter {chapter}: {title}");
+            say(&format!("Chapter {chapter}: {title}\n"));
         }
         Self { chapter, title, started: Instant::now(), aloud, steps: Vec::new() }
     }
@@ -61,7 +63,7 @@ impl Story {
         let (step, expected, seen) = (step.into(), expected.into(), seen.into());
         let step = Step { step, expected, seen, held, seconds: self.seconds() };
         if self.aloud {
-            print!("{}", told(&step));
+            say(&told(&step));
         }
         self.steps.push(step);
         held
@@ -71,7 +73,8 @@ impl Story {
         let seconds = self.seconds();
         let held = !self.steps.is_empty() && self.steps.iter().all(|step| step.held);
         if self.aloud {
-            println!("Chapter {} {} in {seconds:.1} s\n", self.chapter, if held { "held" } else { "DID NOT HOLD" });
+            let verdict = if held { "held" } else { "DID NOT HOLD" };
+            say(&format!("Chapter {} {verdict} in {seconds:.1} s\n\n", self.chapter));
         }
         Chapter { chapter: self.chapter, title: self.title, held, seconds, steps: self.steps }
     }
@@ -85,6 +88,11 @@ impl Report {
     pub(crate) fn new(chapters: Vec<Chapter>) -> Self {
         Self { held: !chapters.is_empty() && chapters.iter().all(|chapter| chapter.held), chapters }
     }
+}
+
+/// Who listens may have gone away; the chapter is still played to its end, so that it is cleared away.
+fn say(text: &str) {
+    let _ = output::print(text);
 }
 
 fn told(step: &Step) -> String {
