@@ -95,6 +95,7 @@ impl Exporter {
         Self { counters, task: tokio::spawn(worker.run(shutdown)) }
     }
 
+    #[cfg(test)]
     pub(crate) fn counts(&self) -> Counts {
         let Counters { acknowledged, dropped } = &*self.counters;
         Counts { acknowledged: acknowledged.load(Relaxed), dropped: dropped.load(Relaxed) }

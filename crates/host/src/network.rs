@@ -1,7 +1,7 @@
 //! The network of this host's VMs, as the agent sees it.
 //!
 //! Owns the trait, and the network of simulated VMs, which is none. The real one is
-//! [`SwitchNetwork`](crate::switch_network::SwitchNetwork). What the plan says is the reconciler's work.
+//! [`crate::switch_network`]'s. What the plan says is the reconciler's work.
 
 use std::{collections::BTreeMap, error::Error, io, path::PathBuf};
 

@@ -11,14 +11,14 @@ use crate::network::{Network, NetworkError};
 
 /// The switch in its thread.
 #[derive(Debug)]
-pub struct SwitchNetwork {
+pub(crate) struct SwitchNetwork {
     handle: SwitchHandle,
     /// As whom VMs run: the switch's sockets are theirs, so that they can send to them.
     owner: Option<(u32, u32)>,
 }
 
 impl SwitchNetwork {
-    pub fn new(handle: SwitchHandle, owner: Option<(u32, u32)>) -> Self {
+    pub(crate) fn new(handle: SwitchHandle, owner: Option<(u32, u32)>) -> Self {
         Self { handle, owner }
     }
 }

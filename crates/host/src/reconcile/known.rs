@@ -87,7 +87,7 @@ pub struct Failure {
 pub enum Prospect {
     /// The controller is away: what depends on it waits.
     Passing,
-    /// Worth [`ATTEMPTS`] tries.
+    /// Worth a few tries.
     Doubtful,
     /// The next try will not be better.
     Hopeless,
@@ -107,7 +107,7 @@ pub enum Product {
 }
 
 /// How often a step is tried before those that wait for it fail.
-pub const ATTEMPTS: u32 = 3;
+pub(super) const ATTEMPTS: u32 = 3;
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// A fault that is not met again for this long is forgotten.
 const FAULT_MEMORY: Duration = Duration::from_secs(3600);

@@ -39,16 +39,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A controller that keeps everything in memory and can be made unreachable.
 #[derive(Debug)]
-pub struct MemoryController {
+pub(crate) struct MemoryController {
     desired: watch::Sender<Desired>,
     reports: watch::Sender<Option<Report>>,
-    pub states_seen: Mutex<Vec<(InstanceId, ActualState)>>,
+    pub(crate) states_seen: Mutex<Vec<(InstanceId, ActualState)>>,
     away: AtomicBool,
     blobs: Mutex<HashMap<Digest, Bytes>>,
     /// How many of the next downloads are damaged.
-    pub damaged: AtomicUsize,
+    pub(crate) damaged: AtomicUsize,
     /// What streams carried, by token, each time that one was opened.
-    pub streams: Mutex<Vec<(String, pipe::UnboundedReceiver<Bytes>)>>,
+    pub(crate) streams: Mutex<Vec<(String, pipe::UnboundedReceiver<Bytes>)>>,
 }
 
 impl MemoryController {
@@ -64,23 +64,23 @@ impl MemoryController {
         }
     }
 
-    pub fn set_away(&self, away: bool) {
+    pub(crate) fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
     }
 
     /// Changes what is desired, as its next version.
-    pub fn wish(&self, change: impl FnOnce(&mut Desired)) {
+    pub(crate) fn wish(&self, change: impl FnOnce(&mut Desired)) {
         self.desired.send_modify(|desired| {
             change(desired);
             desired.version += 1;
         });
     }
 
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.desired.borrow().version
     }
 
-    pub fn store(&self, bytes: &'static [u8]) -> Blob {
+    pub(crate) fn store(&self, bytes: &'static [u8]) -> Blob {
         let blob = blob_of(bytes);
         self.blobs.lock().unwrap().insert(blob.digest.clone(), Bytes::from_static(bytes));
         blob
@@ -94,7 +94,7 @@ impl MemoryController {
     }
 
     /// Waits for a report of which `wanted` holds.
-    pub async fn reported(&self, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
+    pub(crate) async fn reported(&self, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
         let mut reports = self.reports.subscribe();
         let matches = |report: &Option<Report>| report.as_ref().is_some_and(&wanted);
         match tokio::time::timeout(PATIENCE, reports.wait_for(matches)).await {
@@ -104,14 +104,14 @@ impl MemoryController {
     }
 
     /// Waits until the instance is in `state`.
-    pub async fn reaches(&self, instance: u128, state: ActualState) -> ActualInstance {
+    pub(crate) async fn reaches(&self, instance: u128, state: ActualState) -> ActualInstance {
         let is = |actual: &&ActualInstance| actual.id == InstanceId::from_bits(instance) && actual.state == state;
         let report = self.reported(&format!("{state:?}"), |report| report.instances.iter().find(is).is_some()).await;
         report.instances.iter().find(is).unwrap().clone()
     }
 }
 
-pub fn blob_of(bytes: &[u8]) -> Blob {
+pub(crate) fn blob_of(bytes: &[u8]) -> Blob {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     let digest = Digest::from_bytes(digest.as_ref().try_into().unwrap());
     Blob { digest, size: lucarne_model::Bytes(bytes.len() as u64) }
@@ -166,7 +166,7 @@ impl Controller for MemoryController {
 
 /// Remembers the last plan.
 #[derive(Debug, Default)]
-pub struct PlanKeeper(pub Mutex<Plan>);
+pub(crate) struct PlanKeeper(pub(crate) Mutex<Plan>);
 
 #[async_trait]
 impl Network for PlanKeeper {
@@ -181,16 +181,16 @@ impl Network for PlanKeeper {
 }
 
 /// A host in a folder of its own. The agent on it can end and begin again.
-pub struct Bed {
+pub(crate) struct Bed {
     place: tempfile::TempDir,
-    pub controller: Arc<MemoryController>,
-    pub driver: Arc<Simulated>,
-    pub network: Arc<PlanKeeper>,
+    pub(crate) controller: Arc<MemoryController>,
+    pub(crate) driver: Arc<Simulated>,
+    pub(crate) network: Arc<PlanKeeper>,
     running: Option<(Agent, CancellationToken)>,
 }
 
 impl Bed {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let place = tempfile::tempdir().unwrap();
         let (driver, network) = (driver_at(place.path()), Arc::default());
         let mut bed = Self { place, controller: Arc::new(MemoryController::new()), driver, network, running: None };
@@ -199,7 +199,7 @@ impl Bed {
     }
 
     /// A new process: driver and network know nothing but what is on disk.
-    pub async fn begin(&mut self, at_end: AtEnd) -> Result<(), Error> {
+    pub(crate) async fn begin(&mut self, at_end: AtEnd) -> Result<(), Error> {
         self.driver = driver_at(self.place.path());
         self.network = Arc::default();
         let parts = Parts {
@@ -222,28 +222,39 @@ impl Bed {
         Ok(())
     }
 
-    pub async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         let (agent, shutdown) = self.running.take().unwrap();
         shutdown.cancel();
         agent.ended().await.unwrap();
     }
 
-    pub fn ports(&self) -> Vec<InstanceId> {
+    pub(crate) fn ports(&self) -> Vec<InstanceId> {
         self.network.0.lock().unwrap().ports.iter().map(|port| port.instance).collect()
     }
 
-    pub fn state_file(&self, name: &str) -> std::path::PathBuf {
+    /// Waits until the network has exactly these instances' ports.
+    pub(crate) async fn has_ports(&self, instances: &[InstanceId]) {
+        let wait = async {
+            while self.ports() != instances {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let had = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(had.is_ok(), "the ports are {:?}, not {instances:?}", self.ports());
+    }
+
+    pub(crate) fn state_file(&self, name: &str) -> std::path::PathBuf {
         self.place.path().join("state").join(name)
     }
 
     /// Desires the instance to run, and waits until it does.
-    pub async fn launch(&self, n: u128) {
+    pub(crate) async fn launch(&self, n: u128) {
         let wanted = self.instance(n, Power::Running, 1);
         self.controller.wish(|desired| put(desired, wanted));
         self.controller.reaches(n, ActualState::Running).await;
     }
 
-    pub fn instance(&self, n: u128, power: Power, generation: u64) -> DesiredInstance {
+    pub(crate) fn instance(&self, n: u128, power: Power, generation: u64) -> DesiredInstance {
         let (kernel, initramfs) = (self.controller.store(b"kernel"), self.controller.store(b"initramfs"));
         DesiredInstance {
             id: InstanceId::from_bits(n),
@@ -269,7 +280,7 @@ fn driver_at(place: &Path) -> Arc<Simulated> {
 }
 
 /// Puts the instance, and its interface, into the desired state, in the place of what is there of it.
-pub fn put(desired: &mut Desired, instance: DesiredInstance) {
+pub(crate) fn put(desired: &mut Desired, instance: DesiredInstance) {
     desired.instances.retain(|other| other.id != instance.id);
     desired.instances.push(instance);
     let endpoints = desired.instances.iter().map(|instance| Endpoint {
