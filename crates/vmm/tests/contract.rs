@@ -1,5 +1,7 @@
 //! What [`Driver`] promises, tried on both drivers: on real QEMU processes and on simulated VMs.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! What goes wrong with real QEMU processes and real files, and what the driver makes of it.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::{

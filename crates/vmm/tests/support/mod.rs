@@ -1,5 +1,5 @@
 //! What the tests of drivers share: a state directory that ends with its VMs, and a VM to put into it.
-#![allow(dead_code, unreachable_pub, missing_debug_implementations)] // each test binary uses its part
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub, missing_debug_implementations)] // each test binary uses its part
 
 pub mod guest;
 
