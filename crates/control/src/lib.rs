@@ -24,6 +24,8 @@ mod services;
 mod settings;
 mod settle;
 mod store;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod workflow;
 
