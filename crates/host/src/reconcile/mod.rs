@@ -161,10 +161,12 @@ impl<'a> Decision<'a> {
         let missing: Vec<_> = boot_blobs(wanted).filter(|blob| !self.known.blobs.contains_key(&blob.digest)).collect();
         missing.iter().for_each(|blob| self.take(Step::FetchBlob(Blob::clone(blob))));
         let disks_ready = wanted.volumes.iter().all(|attachment| self.is_free(attachment));
-        if missing.is_empty() && disks_ready && self.port_is_up(wanted) {
-            if let Some(spec) = self.machine_spec(wanted) {
-                self.take(Step::Start(Box::new(spec)));
-            }
+        if missing.is_empty()
+            && disks_ready
+            && self.port_is_up(wanted)
+            && let Some(spec) = self.machine_spec(wanted)
+        {
+            self.take(Step::Start(Box::new(spec)));
         }
     }
 
