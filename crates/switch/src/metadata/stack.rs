@@ -199,13 +199,13 @@ impl fmt::Debug for Stack {
 }
 
 /// The interface's device: IP packets in two queues.
-struct Link {
-    arrived: VecDeque<Vec<u8>>,
-    leaving: Vec<Vec<u8>>,
-    mtu: usize,
+pub(super) struct Link {
+    pub(super) arrived: VecDeque<Vec<u8>>,
+    pub(super) leaving: Vec<Vec<u8>>,
+    pub(super) mtu: usize,
 }
-struct Arrived(Vec<u8>);
-struct Leaving<'a>(&'a mut Vec<Vec<u8>>);
+pub(super) struct Arrived(Vec<u8>);
+pub(super) struct Leaving<'a>(&'a mut Vec<Vec<u8>>);
 
 impl Device for Link {
     type RxToken<'a> = Arrived;

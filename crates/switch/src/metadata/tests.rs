@@ -1,6 +1,6 @@
 //! The service as a guest sees it: HTTP over TCP in whole frames, through a guest's stack of `smoltcp`.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
 
 use lucarne_model::{
     AccountId, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId, SubnetId, VpcId,
@@ -8,13 +8,15 @@ use lucarne_model::{
 };
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
-    phy::{Loopback, Medium},
     socket::tcp,
     time::Instant,
     wire::{HardwareAddress, IpCidr},
 };
 
-use super::{stack::CONNECTIONS, *};
+use super::{
+    stack::{CONNECTIONS, Link},
+    *,
+};
 use crate::plan::{InstanceMetadata, PortPlan};
 
 const PORT: PortIndex = PortIndex(0);
@@ -68,8 +70,7 @@ struct Scene {
     metadata: Metadata,
     now: Moment,
     interface: Interface,
-    /// What the guest's stack sends comes out of the queue at its other end.
-    link: Loopback,
+    link: Link,
     sockets: SocketSet<'static>,
     next_port: u16,
 }
@@ -82,7 +83,7 @@ impl Scene {
     fn with(user_data: &str) -> Self {
         let mut metadata = Metadata::new(&[7; 32], 1, 1400);
         metadata.apply(&plan(user_data), |_| Some(PORT));
-        let mut link = Loopback::new(Medium::Ip);
+        let mut link = Link { arrived: VecDeque::new(), leaving: Vec::new(), mtu: 1400 };
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut link, Instant::ZERO);
         interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
         interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(10, 0, 1, 1)).unwrap();
@@ -102,16 +103,9 @@ impl Scene {
     /// Carries frames both ways until both sides are silent.
     fn carry(&mut self) {
         loop {
-            let mut sent = Vec::new();
-            // Sends only: what is in the link's queue before is never our own.
-            self.interface.poll_egress(
-                Instant::from_micros(self.now.as_micros() as i64),
-                &mut self.link,
-                &mut self.sockets,
-            );
-            while let Some(packet) = take(&mut self.link) {
-                sent.push(packet);
-            }
+            let now = Instant::from_micros(self.now.as_micros() as i64);
+            self.interface.poll(now, &mut self.link, &mut self.sockets);
+            let sent: Vec<_> = self.link.leaving.drain(..).collect();
             for packet in &sent {
                 let frame = [&MacAddress::ROUTER.0[..], &MAC.0, &[8, 0], packet].concat();
                 self.metadata.handle_frame(PORT, &frame);
@@ -120,12 +114,7 @@ impl Scene {
             self.metadata.poll(self.now, &mut answers);
             for (port, frame) in &answers {
                 assert_eq!((*port, &frame[..6]), (PORT, &MAC.0[..]));
-                give(&mut self.link, &frame[14..]);
-                self.interface.poll_ingress_single(
-                    Instant::from_micros(self.now.as_micros() as i64),
-                    &mut self.link,
-                    &mut self.sockets,
-                );
+                self.link.arrived.push_back(frame[14..].to_vec());
             }
             if sent.is_empty() && answers.is_empty() {
                 return;
@@ -183,20 +172,6 @@ impl Scene {
         self.now = end;
         self.carry();
     }
-}
-
-/// Takes what the guest's stack has sent.
-fn take(link: &mut Loopback) -> Option<Vec<u8>> {
-    use smoltcp::phy::{Device, RxToken};
-    let (received, _) = link.receive(Instant::ZERO)?;
-    Some(received.consume(<[u8]>::to_vec))
-}
-
-/// Puts a packet where the guest's stack receives.
-fn give(link: &mut Loopback, packet: &[u8]) {
-    use smoltcp::phy::{Device, TxToken};
-    let token = link.transmit(Instant::ZERO).unwrap();
-    token.consume(packet.len(), |into| into.copy_from_slice(packet));
 }
 
 fn body(answer: &str) -> &str {
@@ -303,8 +278,7 @@ fn what_is_not_ip_or_of_no_port_is_dropped_and_counted() {
     scene.metadata.handle_frame(PortIndex(1), &[8; 60]);
     assert_eq!(scene.metadata.dropped(), 3);
     for octets in 0..200u8 {
-        let frame: Vec<u8> =
-            [8, 0].into_iter().cycle().take(12).chain([8, 0]).chain(vec![octets; 60]).collect();
+        let frame: Vec<u8> = [8, 0].into_iter().cycle().take(12).chain([8, 0]).chain(vec![octets; 60]).collect();
         scene.metadata.handle_frame(PORT, &frame);
         scene.metadata.poll(scene.now, &mut Vec::new());
     }

@@ -177,3 +177,30 @@ fn a_dropped_handle_ends_the_switch() {
     drop(host.handle);
     while block_on(host.records.recv()).is_some() {}
 }
+
+/// Prints how many frames a second pass from one guest's socket through the switch to another's.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn frames_a_second_between_two_ports() {
+    /// An echo request from the web server's address to the other's, of 51 octets.
+    const FRAME: &[u8] =
+        b"\x02\x4c\x55\x43\x00\x01\x02\x00\x00\x00\x00\x00\x08\x00\x45\x00\x00\x25\x00\x00\x40\x00\x40\x01\
+        \x23\xbb\x0a\x00\x01\x0a\x0a\x00\x02\x14\x08\x00\xd4\x2e\x02\x2b\x00\x01neighbour";
+    let mut world = World::new();
+    let [sender, receiver] = [WEB, APP].map(|guest| {
+        world.guests[guest].kill();
+        std::fs::remove_file(world.path("guest", guest)).unwrap();
+        std::os::unix::net::UnixDatagram::bind(world.path("guest", guest)).unwrap()
+    });
+    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let switch = world.path("switch", WEB);
+    let sending = std::thread::spawn(move || (0..1_000_000).for_each(|_| drop(sender.send_to(FRAME, &switch))));
+    let (began, mut received) = (std::time::Instant::now(), 0u32);
+    while receiver.recv(&mut [0; 100]).is_ok() {
+        received += 1;
+    }
+    let seconds = began.elapsed().as_secs_f64() - 0.3;
+    sending.join().unwrap();
+    println!("{received} frames in {seconds:.2} s: {:.0} a second", f64::from(received) / seconds);
+    println!("{:#?}", counters(&world, 0).dropped);
+}

@@ -113,10 +113,15 @@ impl World {
         self.guests[from].tcp(client).close();
     }
 
+    /// Asks until an echo comes: `smoltcp` forgets the answer for which it has to ask the gateway's MAC first.
     pub(crate) fn ping(&mut self, from: usize, to: Ipv4Addr, data: &[u8]) {
-        self.guests[from].ping(to, 1, data);
         let mut answer = None;
+        let (mut asked, mut seq_no) = (None::<Instant>, 0);
         self.until("an echo is answered", |guests| {
+            if asked.is_none_or(|asked| asked.elapsed() > Duration::from_millis(200)) {
+                guests[from].ping(to, seq_no, data);
+                (asked, seq_no) = (Some(Instant::now()), seq_no + 1);
+            }
             answer = guests[from].pong(to);
             answer.is_some()
         });
@@ -189,7 +194,8 @@ impl World {
         }
     }
 
-    fn path(&self, side: &str, guest: usize) -> PathBuf {
+    /// Where the switch (`switch`) or the guest (`guest`) has its socket.
+    pub(crate) fn path(&self, side: &str, guest: usize) -> PathBuf {
         self.folder.path().join(format!("{side}-{guest}"))
     }
 }
