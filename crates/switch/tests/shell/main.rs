@@ -43,7 +43,7 @@ fn guests_of_one_host_reach_each_other_and_their_gateway() {
     let mut world = World::new();
     world.ping(WEB, Ipv4Addr::new(10, 0, 1, 1), b"gateway");
     world.ping(WEB, address(APP), b"neighbour");
-    world.exchange(APP, WEB, 8080, &SECRET.repeat(2000));
+    world.exchange(APP, WEB, 8080, &SECRET.repeat(1000));
     assert_eq!(counters(&world, 0).tunnel.frames_sent, 0);
 }
 
