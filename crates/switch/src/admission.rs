@@ -168,11 +168,14 @@ impl Switch {
         self.table.open(key, opening, &passage.headers.packet(), passage.now, &mut |record| out.record(record));
     }
 
-    /// An ICMP error passes exactly when the packet that it quotes belongs to a connection of this port that went the other
-    /// way. The errors are a flow of their own; a port that is said to be unreachable ends the connection as refused.
+    /// An ICMP error passes exactly when it goes to the sender of the packet that it quotes, and that packet belongs to a
+    /// connection of this port and went the other way. The errors are a flow of their own; a port that is said to be unreachable ends the connection as refused.
     fn decide_error(&mut self, passage: &Passage<'_>, out: &mut impl Output) -> Result<Hop, EndReason> {
         let Passage { port, direction, frame, headers, now } = *passage;
         let quoted = parse::quoted(frame, headers).ok_or(EndReason::Invalid)?;
+        if quoted.source != headers.destination {
+            return Err(EndReason::Invalid);
+        }
         let about = exchange::key(port.0, direction.reverse(), &quoted);
         let connection = self.table.find(about).ok_or(EndReason::Invalid)?;
         let key = exchange::key(port.0, direction, headers);

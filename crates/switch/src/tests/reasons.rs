@@ -312,6 +312,20 @@ fn what_belongs_to_no_connection_is_invalid() {
     }
 }
 
+/// A connection to one machine is no leave to send errors to another.
+#[test]
+fn an_icmp_error_to_somebody_else_than_it_quotes_is_invalid() {
+    let mut scene = Scene::new();
+    scene.send(FAR, WEB, udp(5000, 53, 20));
+    let about = Ends::between(FAR, WEB).frame(&udp(5000, 53, 20));
+    let before = scene.given_on();
+    scene.send(WEB, FAR_DATABASE, error_about(3, 3, &about));
+    assert_eq!(scene.given_on(), before);
+    assert_eq!(scene.switch.frame_counters().dropped["invalid"], 1);
+    scene.send(WEB, FAR, error_about(3, 3, &about));
+    assert_eq!(scene.given_on(), before + 1);
+}
+
 #[test]
 fn connections_older_than_the_switch_are_taken_up() {
     let mut scene = Scene::young(Settings::default());
