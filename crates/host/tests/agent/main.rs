@@ -1,4 +1,5 @@
 //! The agent as a whole, with simulated VMs and a controller in memory.
+#![allow(clippy::unwrap_used)]
 
 mod bed;
 
