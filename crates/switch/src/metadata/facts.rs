@@ -103,6 +103,8 @@ impl Facts {
             ("mac", mac.to_string()),
             ("placement/availability-zone", ZONE.into()),
             ("placement/region", REGION.into()),
+            // EC2 gives names here; the plan has only ids, which mean the same to whoever asks.
+            ("security-groups", groups.join("\n")),
             ("services/domain", "lucarne.internal".into()),
         ];
         let interface = [
