@@ -182,7 +182,7 @@ const RECORDS: &[ExpectedRecord] = &[
     },
 ];
 
-const PROBES_TIME: Duration = Duration::from_secs(100);
+const PROBES_TIME: Duration = Duration::from_secs(75);
 const RECORDS_TIME: Duration = Duration::from_secs(40);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
