@@ -114,7 +114,8 @@ async fn what_is_pointed_at_is_not_deleted_and_the_refusal_names_by_whom() {
     assert_eq!(problem.code, ErrorCode::DependencyViolation);
     assert!(problem.detail.contains(&subnet.id.to_string()), "{}", problem.detail);
     let (v, s) = (vpc.clone(), subnet.clone());
-    store.read(move |tx| Ok(assert_eq!(tx.referring::<Subnet>(Scope::Everything, v.id)?, [s]))).await.unwrap();
+    let referring = store.read(move |tx| tx.referring::<Subnet>(Scope::Everything, v.id)).await.unwrap();
+    assert_eq!(referring, [s]);
     store.write(move |tx| tx.delete(&subnet).and_then(|()| tx.delete(&vpc))).await.unwrap();
 }
 
@@ -130,9 +131,9 @@ async fn usage_follows_every_write_and_no_rolled_back_one() {
         Err(Problem::new(ErrorCode::DryRunOperation, "no"))
     };
     store.write(fail).await.unwrap_err();
-    store.read(|tx| Ok(assert_eq!(tx.used(alice(), Item::Vpcs)?, 1))).await.unwrap();
+    assert_eq!(store.read(|tx| tx.used(alice(), Item::Vpcs)).await.unwrap(), 1);
     store.write(move |tx| tx.delete(&first)).await.unwrap();
-    store.read(|tx| Ok(assert_eq!(tx.used(alice(), Item::Vpcs)?, 0))).await.unwrap();
+    assert_eq!(store.read(|tx| tx.used(alice(), Item::Vpcs)).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -224,7 +225,8 @@ async fn what_was_answered_is_there_after_a_restart_and_the_sequence_goes_on() {
     }
     let again = Store::open(copy.path()).unwrap();
     assert!(again.changes().sequence() > before);
-    again.read(move |tx| Ok(assert_eq!(tx.get::<Account>(Scope::Everything, alice())?, account))).await.unwrap();
+    let found = again.read(|tx| tx.get::<Account>(Scope::Everything, alice())).await.unwrap();
+    assert_eq!(found, account);
 }
 
 #[tokio::test]
