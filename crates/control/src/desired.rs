@@ -10,8 +10,8 @@ use lucarne_model::{
     HostId, InstanceId, VpcId,
     actual::HostDescription,
     desired::{
-        Desired, DesiredGroup, DesiredInstance, DesiredNetwork, DesiredSnapshot, DesiredSubnet, DesiredVolume, Endpoint,
-        Power, StreamRequest, TunnelPeer,
+        Desired, DesiredGroup, DesiredInstance, DesiredNetwork, DesiredSnapshot, DesiredSubnet, DesiredVolume,
+        Endpoint, Power, StreamRequest, TunnelPeer,
     },
     instance::{Instance, InstanceState},
     network::{NetworkInterface, Route, RouteTable, Subnet, Vpc},
@@ -35,7 +35,8 @@ pub(crate) fn compute(
 ) -> Result<Desired, Problem> {
     let placed = tx.referring::<InstanceRecord>(ALL, host)?;
     let volumes = tx.referring::<VolumeRecord>(ALL, host)?;
-    let vpcs: BTreeSet<VpcId> = placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc).collect();
+    let vpcs: BTreeSet<VpcId> =
+        placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc).collect();
     let networks = vpcs.into_iter().map(|vpc| network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
     let strays = strays(tx, host, mentioned)?;
     Ok(Desired {

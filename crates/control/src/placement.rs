@@ -110,9 +110,7 @@ pub(crate) fn choose(candidates: &[Candidate], demand: &Demand, wish: Wish) -> R
         PlacementStrategy::Pack => fitting.min_by_key(|c| (Reverse(c.companions), Reverse(c.fullness()), c.host)),
     };
     chosen.map(|candidate| candidate.host).ok_or_else(|| match up().max_by_key(|c| c.free().memory) {
-        Some(most) => {
-            Refusal::NoRoom { up: up().count(), needed: Amounts(*demand), most: Amounts(most.free()) }
-        }
+        Some(most) => Refusal::NoRoom { up: up().count(), needed: Amounts(*demand), most: Amounts(most.free()) },
         None => Refusal::NoHostUp { enrolled: candidates.len() },
     })
 }
@@ -142,12 +140,8 @@ mod tests {
             memory: Bytes::mib(memory),
             disk: Bytes::mib(disk),
         };
-        (0..40u128, state, amounts(), amounts(), 0..4u32).prop_map(move |(id, state, has, used, companions)| Candidate {
-            host: HostId::from_bits(id),
-            state,
-            capacity: capacity(has),
-            used: capacity(used),
-            companions,
+        (0..40u128, state, amounts(), amounts(), 0..4u32).prop_map(move |(id, state, has, used, companions)| {
+            Candidate { host: HostId::from_bits(id), state, capacity: capacity(has), used: capacity(used), companions }
         })
     }
 

@@ -75,12 +75,8 @@ pub(crate) fn snapshot(snapshot: &Snapshot, actual: &ActualSnapshot) -> Option<S
     if snapshot.state != SnapshotState::Pending {
         return None;
     }
-    let settled = |state| Snapshot {
-        state,
-        state_reason: actual.reason.clone(),
-        blob: actual.blob.clone(),
-        ..snapshot.clone()
-    };
+    let settled =
+        |state| Snapshot { state, state_reason: actual.reason.clone(), blob: actual.blob.clone(), ..snapshot.clone() };
     match (&actual.blob, &actual.reason) {
         (Some(_), _) => Some(settled(SnapshotState::Completed)),
         (None, Some(_)) => Some(settled(SnapshotState::Error)),

@@ -65,7 +65,9 @@ fn forget_ended(tx: &mut Tx<'_>) -> Result<(), Problem> {
     let now = tx.now();
     let over = |record: &InstanceRecord| {
         let instance = &record.instance;
-        instance.state == InstanceState::Terminated && instance.host.is_none() && now.since(instance.changed) > SHOW_ENDED
+        instance.state == InstanceState::Terminated
+            && instance.host.is_none()
+            && now.since(instance.changed) > SHOW_ENDED
     };
     for record in tx.list::<InstanceRecord>(Scope::Everything)?.into_iter().filter(over) {
         let jobs = tx.referring::<JobRecord>(Scope::Everything, record.instance.id)?;

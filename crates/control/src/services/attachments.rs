@@ -4,7 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use lucarne_api::{Call, Problem, bodies::NoQuery, bodies::storage::AttachVolume, input::{Json, Nothing}};
+use lucarne_api::{
+    Call, Problem,
+    bodies::NoQuery,
+    bodies::storage::AttachVolume,
+    input::{Json, Nothing},
+};
 use lucarne_model::{
     AccountId, ErrorCode, HostId, InstanceId, VolumeId,
     instance::{Attachment, InstanceState},
@@ -107,7 +112,8 @@ fn bind(tx: &mut Tx<'_>, record: &mut VolumeRecord, host: HostId) -> Result<(), 
             let mut chosen: HostRecord = tx.get(Scope::Everything, host)?;
             let free = chosen.host.description.capacity.disk - chosen.host.used.disk;
             if free < volume.size {
-                let detail = format!("the instance's host has {free} of disk left, {} needs {}", volume.id, volume.size);
+                let detail =
+                    format!("the instance's host has {free} of disk left, {} needs {}", volume.id, volume.size);
                 return Err(Problem::new(ErrorCode::InsufficientInstanceCapacity, detail));
             }
             chosen.promise(&Demand { disk: volume.size, ..Demand::default() });
@@ -120,9 +126,8 @@ fn bind(tx: &mut Tx<'_>, record: &mut VolumeRecord, host: HostId) -> Result<(), 
 
 fn detach(tx: &mut Tx<'_>, account: AccountId, volume: VolumeId) -> Result<VolumeRecord, Problem> {
     let mut record: VolumeRecord = tx.get(Scope::Account(account), volume)?;
-    let attached = record.volume.instance.filter(|_| {
-        matches!(record.volume.state, VolumeState::InUse | VolumeState::Error)
-    });
+    let attached =
+        record.volume.instance.filter(|_| matches!(record.volume.state, VolumeState::InUse | VolumeState::Error));
     let instance = attached.ok_or_else(|| {
         Problem::new(ErrorCode::IncorrectState, format!("{volume} is not attached, or is on its way"))
     })?;

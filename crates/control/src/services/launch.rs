@@ -206,4 +206,3 @@ fn boot_volume(tx: &mut Tx<'_>, record: &InstanceRecord) -> Result<Option<Volume
     tx.insert(&boot)?;
     Ok(Some(boot))
 }
-

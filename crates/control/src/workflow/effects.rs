@@ -82,12 +82,7 @@ fn volumes_of(tx: &Tx<'_>, record: &InstanceRecord) -> Result<Vec<VolumeRecord>,
 }
 
 /// All hosts, with how many of the instance's companions each has: those of its placement group, or of its subnet.
-fn candidates(
-    tx: &Tx<'_>,
-    fleet: &Fleet,
-    record: &InstanceRecord,
-    now: Moment,
-) -> Result<Vec<Candidate>, Problem> {
+fn candidates(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord, now: Moment) -> Result<Vec<Candidate>, Problem> {
     let placed = &record.instance;
     let group = &placed.placement.group;
     let near = match group {
@@ -126,12 +121,7 @@ fn give_room_back(tx: &mut Tx<'_>, record: &mut InstanceRecord, confirmed: bool)
 }
 
 /// Gives the interface and the volumes up. The instance stays for a while as a memory.
-fn end(
-    tx: &mut Tx<'_>,
-    record: &mut InstanceRecord,
-    reason: Option<StateReason>,
-    now: Moment,
-) -> Result<(), Problem> {
+fn end(tx: &mut Tx<'_>, record: &mut InstanceRecord, reason: Option<StateReason>, now: Moment) -> Result<(), Problem> {
     let volumes = volumes_of(tx, record)?;
     record.instance.volumes.clear();
     enter(record, InstanceState::Terminated, reason, now);

@@ -104,7 +104,9 @@ pub(crate) fn unfinished(tx: &Tx<'_>, instance: InstanceId) -> Result<Option<Job
 enum Look {
     /// A step was made, the name of which was given: look again.
     Moved,
-    Waiting { until: Option<Moment> },
+    Waiting {
+        until: Option<Moment>,
+    },
     Over,
 }
 

@@ -198,7 +198,9 @@ fn a_launch_that_its_host_never_answers_gives_up_at_its_deadline() {
     assert_eq!(world.job.job.step, "start");
     assert!(matches!(world.look(&Observed::Unknown), Decision::Wait { until: Some(_) }));
     world.now = world.now.plus(START_PATIENCE);
-    assert!(matches!(world.look(&Observed::Unknown), Decision::Fail(reason) if reason.code == ErrorCode::HostUnreachable));
+    assert!(
+        matches!(world.look(&Observed::Unknown), Decision::Fail(reason) if reason.code == ErrorCode::HostUnreachable)
+    );
 }
 
 #[test]
