@@ -8,17 +8,19 @@ mod header;
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
 use lucarne_model::{Bytes, storage::DiskFormat};
-use rustix::process::Resource;
 use serde::Deserialize;
 
-use crate::{error::Error, tool::Tool};
+use crate::{
+    error::Error,
+    limits::{ADDRESS_SPACE, CORE, CPU, FILE_SIZE, Limits, OPEN_FILES},
+    tool::Tool,
+};
 
 /// The largest disk that is taken, as the guest sees it.
 pub const MAX_VIRTUAL_SIZE: Bytes = Bytes::gib(16 << 10);
 
 /// What qemu-img may use for an image that may have been made to hurt it.
-const LIMITS: &[(Resource, u64)] =
-    &[(Resource::As, 1 << 30), (Resource::Cpu, 20), (Resource::Core, 0), (Resource::Fsize, 0), (Resource::Nofile, 64)];
+const LIMITS: &Limits = &[(ADDRESS_SPACE, 1 << 30), (CPU, 20), (CORE, 0), (FILE_SIZE, 0), (OPEN_FILES, 64)];
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A disk image that can be taken.

@@ -1,7 +1,7 @@
-//! The process of one VM: started with limits and as an unprivileged user, found again, watched to its end.
+//! The process of one VM: started as an unprivileged user, found again, watched to its end.
 //!
 //! Owns the process and its pidfd, by which a process is meant and never another that got its number later. What is run
-//! and why is [`crate::qemu`]'s.
+//! and why is [`crate::qemu`]'s, under which limits [`crate::limits`]'.
 //!
 //! A VM outlives the agent: its process gets no parent-death signal and a process group of its own, so that a Ctrl-C or
 //! a hang-up of the agent's terminal does not reach it.
@@ -15,21 +15,19 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::process::CommandExt,
     },
-    path::Path,
     process::{Command, Stdio},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
-use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, prlimit, waitid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::unix::AsyncFd;
 
 use crate::qemu::User;
 
-/// What a VM's process may use at most, beyond what its memory and disks are: no core dumps (they hold a tenant's
-/// memory), no locked memory, and files and threads enough for its disks.
-const LIMITS: [(Resource, u64); 3] = [(Resource::Core, 0), (Resource::Memlock, 64 << 10), (Resource::Nofile, 1024)];
+/// How long a process may be without arguments before it is taken for one that never has any.
+const EXEC_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A process that runs, or has run.
 #[derive(Clone, Debug)]
@@ -39,14 +37,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `program`; what it prints can be read from the pipe, and goes nowhere once the reader is gone.
-    pub(crate) fn spawn(program: &Path, arguments: &[String], user: Option<User>) -> io::Result<(Self, PipeReader)> {
+    /// Starts `command`; what it prints can be read from the pipe, and goes nowhere once the reader is gone.
+    pub(crate) fn spawn(mut command: Command, user: Option<User>) -> io::Result<(Self, PipeReader)> {
         let (said, says) = io::pipe()?;
-        let mut command = Command::new(program);
-        command.args(arguments).env_clear().current_dir("/").process_group(0);
-        if let Some(path) = std::env::var_os("PATH") {
-            command.env("PATH", path);
-        }
+        command.current_dir("/").process_group(0);
         command.stdin(Stdio::null()).stdout(says.try_clone()?).stderr(says);
         if let Some(User { uid, gid }) = user {
             // With a uid given, the child also loses root's supplementary groups.
@@ -59,9 +53,7 @@ impl Process {
             let mut child = child;
             child.kill().and_then(|()| child.wait())?;
         }
-        let process = process?;
-        limit(process.pid, &LIMITS);
-        Ok((process, said))
+        Ok((process?, said))
     }
 
     /// Takes hold of a process that runs.
@@ -92,20 +84,6 @@ impl Process {
     }
 }
 
-/// Sets limits on a process that has just been started. There is no way to set them before its first instruction that is
-/// not `unsafe`; at this point its loader has hardly begun. That it has ended already is not an error.
-pub(crate) fn limit(pid: u32, limits: &[(Resource, u64)]) {
-    let Ok(pid) = as_pid(pid) else { return };
-    for &(resource, most) in limits {
-        let most = Rlimit { current: Some(most), maximum: Some(most) };
-        if let Err(error) = prlimit(Some(pid), resource, most)
-            && error != rustix::io::Errno::SRCH
-        {
-            tracing::warn!(?resource, %error, "a limit could not be set");
-        }
-    }
-}
-
 /// Every process of this machine whose command line makes `wanted` say something, with what it says.
 pub(crate) fn find<T>(wanted: impl Fn(&[String]) -> Option<T>) -> io::Result<Vec<(u32, T)>> {
     let mut found = Vec::new();
@@ -117,8 +95,17 @@ pub(crate) fn find<T>(wanted: impl Fn(&[String]) -> Option<T>) -> io::Result<Vec
 }
 
 /// Empty for one that has ended, and for kernel threads.
+///
+/// In the middle of an exec(2), as a VM's process is when prlimit becomes QEMU, a process has no arguments either, but
+/// it has a program: then it is looked at again, for as long as a busy machine may need.
 fn arguments_of(pid: u32) -> Vec<String> {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let read = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut line = read();
+    let end = Instant::now() + EXEC_PATIENCE;
+    while line.is_empty() && fs::read_link(format!("/proc/{pid}/exe")).is_ok() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(1));
+        line = read();
+    }
     let text = String::from_utf8_lossy(&line);
     text.split_terminator('\0').map(str::to_owned).collect()
 }
@@ -130,14 +117,21 @@ fn as_pid(pid: u32) -> io::Result<Pid> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::{io::Read, path::Path};
 
     use super::*;
+    use crate::limits::{self, CORE};
+
+    /// As a VM's process is started: by way of prlimit.
+    fn spawn(program: &str, arguments: &[&str]) -> (Process, PipeReader) {
+        let mut command = limits::command(Path::new(program), "coreutils", &[(CORE, 0)]).unwrap();
+        command.args(arguments);
+        Process::spawn(command, None).unwrap()
+    }
 
     #[tokio::test]
     async fn the_end_of_a_child_is_told_with_how_and_leaves_no_zombie() {
-        let arguments = ["-c".to_owned(), "echo word; exit 3".to_owned()];
-        let (process, mut said) = Process::spawn(Path::new("sh"), &arguments, None).unwrap();
+        let (process, mut said) = spawn("sh", &["-c", "echo word; exit 3"]);
         assert_eq!(process.ended().await.as_deref(), Some("it exited with status 3"));
         let mut text = String::new();
         said.read_to_string(&mut text).unwrap();
@@ -148,13 +142,13 @@ mod tests {
     #[tokio::test]
     async fn a_process_is_found_by_its_command_line_and_killed_by_its_descriptor() {
         let mark = format!("3{:09}", std::process::id());
-        let (process, _said) = Process::spawn(Path::new("sleep"), std::slice::from_ref(&mark), None).unwrap();
         let is_ours = |arguments: &[String]| arguments.contains(&mark).then_some(());
-        let found = find(is_ours).unwrap();
-        assert_eq!(found, [(process.pid, ())]);
-        let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid)).unwrap();
-        assert!(limits.lines().any(|line| line.starts_with("Max core file size") && line.contains(" 0 ")), "{limits}");
-        process.kill();
-        assert_eq!(process.ended().await.as_deref(), Some("it was killed by signal 9"));
+        // Some of these looks fall into the exec by which prlimit becomes the program.
+        for round in 0..50 {
+            let (process, _said) = spawn("sleep", &[&mark]);
+            assert_eq!(find(is_ours).unwrap(), [(process.pid, ())], "round {round}");
+            process.kill();
+            assert_eq!(process.ended().await.as_deref(), Some("it was killed by signal 9"));
+        }
     }
 }

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Resource;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
@@ -20,7 +19,7 @@ use tokio::{
 
 use crate::{
     error::{Error, says_disk_full},
-    process,
+    limits::{self, Limits},
     qemu::User,
 };
 
@@ -35,48 +34,36 @@ pub(crate) struct Tool {
     pub(crate) package: &'static str,
     pub(crate) user: Option<User>,
     pub(crate) patience: Duration,
-    pub(crate) limits: &'static [(Resource, u64)],
+    pub(crate) limits: &'static Limits,
 }
 
 impl Tool {
     /// Runs it about the file at `about` and gives what it printed. A failure is an error with what it said.
     pub(crate) async fn run(&self, about: &Path, arguments: &[OsString]) -> Result<String, Error> {
-        let (success, printed, said) = timeout(self.patience, self.complete(arguments))
+        let failed = |said| Error::Tool { program: self.name(), path: about.into(), said };
+        let mut command = limits::command(&self.program, self.package, self.limits)?;
+        command.args(arguments);
+        let (success, printed, said) = timeout(self.patience, self.complete(command.into()))
             .await
             .map_err(|_| Error::ToolTooSlow { program: self.name(), path: about.into(), after: self.patience })?
-            .map_err(|error| self.not_run(about, error))?;
+            .map_err(|error| failed(error.to_string()))?;
         match success {
             true => Ok(printed),
             false if says_disk_full(&said) => Err(Error::DiskFull { path: about.into() }),
-            false => Err(Error::Tool { program: self.name(), path: about.into(), said }),
+            false => Err(failed(said)),
         }
     }
 
-    async fn complete(&self, arguments: &[OsString]) -> io::Result<(bool, String, String)> {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).env_clear().kill_on_drop(true);
-        if let Some(path) = std::env::var_os("PATH") {
-            command.env("PATH", path);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    async fn complete(&self, mut command: Command) -> io::Result<(bool, String, String)> {
+        command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(User { uid, gid }) = self.user {
             command.uid(uid).gid(gid);
         }
         let mut child = command.spawn()?;
-        if let Some(pid) = child.id() {
-            process::limit(pid, self.limits);
-        }
         let (printed, said) = (child.stdout.take(), child.stderr.take());
         let (printed, said, status) = tokio::try_join!(read_bounded(printed), read_bounded(said), child.wait())?;
         let said = if status.success() { said } else { format!("{} ({status})", said.trim()) };
         Ok((status.success(), printed, said))
-    }
-
-    fn not_run(&self, about: &Path, error: io::Error) -> Error {
-        match error.kind() {
-            io::ErrorKind::NotFound => Error::Missing { program: self.name(), package: self.package },
-            _ => Error::Tool { program: self.name(), path: about.into(), said: error.to_string() },
-        }
     }
 
     fn name(&self) -> String {

@@ -13,18 +13,18 @@ use std::{
 };
 
 use lucarne_model::{Bytes, storage::DiskFormat};
-use rustix::process::Resource;
 
 use crate::{
     driver::VolumeSource,
     error::Error,
     files::Draft,
     image,
+    limits::{CORE, Limits, OPEN_FILES},
     qemu::{Settings, User},
     tool::Tool,
 };
 
-const LIMITS: &[(Resource, u64)] = &[(Resource::Core, 0), (Resource::Nofile, 256)];
+const LIMITS: &Limits = &[(CORE, 0), (OPEN_FILES, 256)];
 
 /// The maker of volumes.
 #[derive(Clone, Debug)]

@@ -120,3 +120,13 @@ proptest! {
         prop_assert_eq!(instance_of(&line[..2], Path::new("/state/instances")), None);
     }
 }
+
+#[test]
+fn a_vm_is_known_by_its_arguments_also_before_prlimit_has_become_qemu() {
+    let instances = Path::new("/state/instances");
+    let qemu = [vec!["/usr/bin/qemu-system-x86_64".to_owned()], line(&spec())].concat();
+    let prlimit = ["/usr/bin/prlimit", "--core=0", "--nofile=1024", "--"].map(str::to_owned);
+    assert_eq!(instance_of(&[prlimit.to_vec(), qemu.clone()].concat(), instances), Some(spec().instance));
+    assert_eq!(instance_of(&qemu, instances), Some(spec().instance));
+    assert_eq!(instance_of(&qemu, Path::new("/elsewhere/instances")), None);
+}

@@ -5,7 +5,6 @@
 use std::{
     io::{self, PipeReader},
     os::fd::OwnedFd,
-    path::Path,
     sync::Mutex,
     time::Duration,
 };
@@ -27,6 +26,7 @@ use crate::{
     driver::{Disk, MachineSpec, SerialLine, Stop},
     error::Error,
     files,
+    limits::{self, CORE, LOCKED_MEMORY, Limits, OPEN_FILES},
     process::Process,
     qmp::{Qmp, QmpError},
     record::{Directory, Record},
@@ -34,6 +34,9 @@ use crate::{
     serial::Serial,
 };
 
+/// What a VM's process may use at most, beyond what its memory and disks are: no core dumps (they hold a tenant's
+/// memory), no locked memory, and files enough for its disks.
+const LIMITS: &Limits = &[(CORE, 0), (LOCKED_MEMORY, 64 << 10), (OPEN_FILES, 1024)];
 /// What is kept of a serial console, and of what QEMU itself prints.
 const CONSOLE: u64 = 256 << 10;
 const SAID: u64 = 16 << 10;
@@ -69,9 +72,10 @@ impl Vm {
         prepare(spec, &directory, user)?;
         let said = directory.said();
         let ring = Ring::open(&said, SAID).map_err(|error| Error::file("make", said, error))?;
-        let program = &shared.settings.qemu;
+        let mut command = limits::command(&shared.settings.qemu, "qemu-system-x86", LIMITS)?;
+        command.args(arguments);
         let (process, said) =
-            Process::spawn(program, &arguments, user).map_err(|error| not_spawned(instance, program, error))?;
+            Process::spawn(command, user).map_err(|source| Error::Process { doing: "start", instance, source })?;
         let said = tokio::spawn(keep_said(said, ring));
         let record = Record::new(spec.clone());
         let started = tokio::select! {
@@ -181,19 +185,7 @@ fn prepare(spec: &MachineSpec, directory: &Directory, user: Option<User>) -> Res
     if let Some(network) = spec.nic.guest_socket.parent() {
         files::own(network, user)?;
     }
-    if spec.nic.switch_socket.exists() {
-        files::own(&spec.nic.switch_socket, user)?;
-    }
     Record::new(spec.clone()).write(directory)
-}
-
-fn not_spawned(instance: InstanceId, program: &Path, error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            Error::Missing { program: program.display().to_string(), package: "qemu-system-x86" }
-        }
-        _ => Error::Process { doing: "start", instance, source: error },
-    }
 }
 
 /// Connects to QEMU's two sockets, which it makes shortly after its start.
