@@ -18,6 +18,7 @@ use super::{
 const NOW: Moment = Moment::from_secs(1_800_000_000);
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ipfix/golden/v1.ipfix");
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ipfix.md");
+const BOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/book/flows.md");
 
 type Bits = (u128, u128, u128, u128, u128, u64, u64);
 
@@ -258,6 +259,16 @@ fn write_golden_file() {
 fn the_documented_table_is_current() {
     let page = std::fs::read_to_string(PAGE).unwrap();
     assert!(page.contains(&markdown()), "docs/ipfix.md does not have this table:\n{}", markdown());
+}
+
+#[test]
+fn the_book_has_every_end_reason_with_its_code_and_meaning() {
+    let book = std::fs::read_to_string(BOOK).unwrap();
+    for reason in EndReason::ALL {
+        let begin = format!("| {} | `{}`", reason.code(), reason.name());
+        let row = book.lines().find(|line| line.starts_with(&begin));
+        assert!(row.is_some_and(|row| row.contains(reason.meaning().trim())), "docs/book/flows.md lacks {reason}");
+    }
 }
 
 #[test]
