@@ -3,7 +3,7 @@
 //! Owns the trait, and the network of simulated VMs, which is none. The real one is
 //! [`crate::switch_network`]'s. What the plan says is the reconciler's work.
 
-use std::{collections::BTreeMap, error::Error, io, path::PathBuf};
+use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
 use lucarne_switch::Plan;
@@ -24,12 +24,6 @@ pub trait Network: Send + Sync + std::fmt::Debug {
 pub enum NetworkError {
     #[error("the switch did not take the plan")]
     Switch(#[source] Box<dyn Error + Send + Sync>),
-    #[error("{path} could not be given to the user that VMs run as")]
-    Owner {
-        path: PathBuf,
-        #[source]
-        cause: io::Error,
-    },
 }
 
 /// No network: simulated VMs send nothing.

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use lucarne_api::bodies::host::HostSettings;
 use lucarne_model::{FlowRecord, HostId, actual::HostDescription};
-use lucarne_switch::{SwitchHandle, shell, tunnel::public_key};
+use lucarne_switch::{SwitchHandle, ports::unix::Owner, shell, tunnel::public_key};
 use lucarne_vmm::{
     driver::Driver,
     qemu::{self, Qemu},
@@ -103,16 +103,17 @@ fn network(
     if kind == DriverKind::Simulated {
         return Ok((Arc::new(NoNetwork), None));
     }
+    let user = rustix::process::geteuid().is_root().then_some(qemu::User::DEFAULT);
     let settings = shell::Settings {
         host,
         tunnel: SocketAddr::new(description.address, description.tunnel_port),
         private_key: identity.private_key(),
         metadata_key: identity.metadata_key(),
+        port_owner: user.map(|qemu::User { uid, gid }| Owner { uid, gid }),
     };
     let spawned = SwitchHandle::spawn(settings, lucarne_switch::Settings::default());
     let (handle, records) = spawned.map_err(|cause| Error::Switch { cause })?;
-    let user = rustix::process::geteuid().is_root().then_some(qemu::User::DEFAULT);
-    Ok((Arc::new(SwitchNetwork::new(handle, user.map(|user| (user.uid, user.gid)))), Some(records)))
+    Ok((Arc::new(SwitchNetwork::new(handle)), Some(records)))
 }
 
 /// Exports flow records as soon as it is known where to, and keeps what the controller said for the next start.

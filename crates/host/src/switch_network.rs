@@ -1,8 +1,8 @@
 //! The switch as the agent's network.
 //!
-//! Owns the giving of the switch's sockets to the user that VMs run as. Frames are the business of its own thread.
+//! Owns nothing but the translation. Frames are the business of the switch's own thread.
 
-use std::{collections::BTreeMap, os::unix::fs::chown};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use lucarne_switch::{Plan, SwitchHandle};
@@ -13,26 +13,18 @@ use crate::network::{Network, NetworkError};
 #[derive(Debug)]
 pub(crate) struct SwitchNetwork {
     handle: SwitchHandle,
-    /// As whom VMs run: the switch's sockets are theirs, so that they can send to them.
-    owner: Option<(u32, u32)>,
 }
 
 impl SwitchNetwork {
-    pub(crate) fn new(handle: SwitchHandle, owner: Option<(u32, u32)>) -> Self {
-        Self { handle, owner }
+    pub(crate) fn new(handle: SwitchHandle) -> Self {
+        Self { handle }
     }
 }
 
 #[async_trait]
 impl Network for SwitchNetwork {
     async fn apply(&self, plan: &Plan) -> Result<(), NetworkError> {
-        self.handle.apply(plan.clone()).await.map_err(|error| NetworkError::Switch(Box::new(error)))?;
-        let Some((user, group)) = self.owner else { return Ok(()) };
-        for port in &plan.ports {
-            chown(&port.socket, Some(user), Some(group))
-                .map_err(|cause| NetworkError::Owner { path: port.socket.clone(), cause })?;
-        }
-        Ok(())
+        self.handle.apply(plan.clone()).await.map_err(|error| NetworkError::Switch(Box::new(error)))
     }
 
     async fn dropped_frames(&self) -> BTreeMap<String, u64> {

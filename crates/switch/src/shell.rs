@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     FrameCounters, Plan, Switch,
+    ports::unix::Owner,
     tunnel::{Tunnel, TunnelCounters, TunnelError},
 };
 use poller::{Doorbell, Poller};
@@ -43,6 +44,8 @@ pub struct Settings {
     pub private_key: [u8; 32],
     /// Signs the tokens of the metadata service.
     pub metadata_key: [u8; 32],
+    /// As whom guests' hypervisors run, where that is another than us: the ports' sockets are theirs.
+    pub port_owner: Option<Owner>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -111,7 +114,7 @@ impl SwitchHandle {
         let core = Switch::new(settings.host, switch, flow_seed);
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (records, exported) = mpsc::channel(RECORDS);
-        let outlet = outlet::Outlet::new(tunnel, records, switch.mtu);
+        let outlet = outlet::Outlet::new(tunnel, records, settings.port_owner, switch.mtu);
         let worker = Worker::new(core, metadata, outlet, poller, bell.clone(), inbox);
         let thread = thread::Builder::new().name("switch".into());
         thread.spawn(move || worker.run()).map_err(system("thread"))?;

@@ -49,7 +49,7 @@ pub enum Boot {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nic {
     pub mac: MacAddress,
-    /// The switch's socket, to which QEMU sends.
+    /// The switch's socket, to which QEMU sends; whoever binds it sees to it that QEMU's user may.
     pub switch_socket: PathBuf,
     /// QEMU's own socket.
     pub guest_socket: PathBuf,

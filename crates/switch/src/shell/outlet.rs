@@ -19,7 +19,10 @@ use crate::{
     metadata::Outgoing,
     parse::ETHERNET,
     plan::PortPlan,
-    ports::{Batch, Port, unix::UnixPort},
+    ports::{
+        Batch, Port,
+        unix::{Owner, UnixPort},
+    },
     tunnel::{Tunnel, TunnelCounters},
 };
 
@@ -33,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Outlet {
     pub(super) tunnel: Tunnel,
     guests: Vec<Option<Guest>>,
+    /// Whose the guests' sockets are.
+    owner: Option<Owner>,
     /// Guests with frames that were not offered to them yet.
     fresh: Vec<usize>,
     pub(super) to_metadata: Vec<Outgoing>,
@@ -79,11 +84,11 @@ pub(super) type Bound = HashMap<InterfaceId, Guest>;
 
 impl Outlet {
     /// `mtu` is the largest IP packet of a guest.
-    pub(super) fn new(tunnel: Tunnel, records: mpsc::Sender<FlowRecord>, mtu: u16) -> Self {
+    pub(super) fn new(tunnel: Tunnel, records: mpsc::Sender<FlowRecord>, owner: Option<Owner>, mtu: u16) -> Self {
         let records = Records { sender: records, lost: 0, patience: None };
         let longest = usize::from(mtu) + ETHERNET;
         let (guests, fresh, to_metadata, counters) = Default::default();
-        Self { tunnel, guests, fresh, to_metadata, records, counters, longest }
+        Self { tunnel, guests, owner, fresh, to_metadata, records, counters, longest }
     }
 
     /// Room for frames of guests: one octet more than the switch takes, so that it sees what is oversized.
@@ -101,7 +106,7 @@ impl Outlet {
         let missing = plan.ports.iter().map(Place::of).filter(|place| !stands(place));
         missing
             .map(|place| {
-                let port = UnixPort::bind(&place.socket, &place.guest_socket)
+                let port = UnixPort::bind(&place.socket, &place.guest_socket, self.owner)
                     .map_err(|cause| ShellError::Port { path: place.socket.clone(), cause })?;
                 let waiting = Batch::new(WAITING, self.longest);
                 Ok((place.interface, Guest { plan: place, port, waiting, full: false }))

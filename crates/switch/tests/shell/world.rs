@@ -202,8 +202,13 @@ impl World {
 
 impl Host {
     fn start(host: usize, tunnel: SocketAddr) -> Self {
-        let settings =
-            shell::Settings { host: host_id(host), tunnel, private_key: secret(host), metadata_key: [9; 32] };
+        let settings = shell::Settings {
+            host: host_id(host),
+            tunnel,
+            private_key: secret(host),
+            metadata_key: [9; 32],
+            port_owner: None,
+        };
         let (handle, records) = SwitchHandle::spawn(settings, lucarne_switch::Settings::default()).unwrap();
         Self { handle, records }
     }
