@@ -2,6 +2,8 @@
 //!
 //! Owns [`Failure`]: either the controller's own problem document or something on this side of the wire.
 
+use std::error::Error;
+
 use lucarne_api::Problem;
 use lucarne_model::ErrorCode;
 use serde_json::{Value, json};
@@ -35,6 +37,12 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn local(code: LocalCode, detail: impl Into<String>) -> Self {
         Self::Local { code, detail: detail.into() }
+    }
+
+    /// The whole story of an error, cause by cause.
+    pub(crate) fn caused(code: LocalCode, error: &dyn Error) -> Self {
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        Self::local(code, causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
     }
 
     pub(crate) fn problem(code: ErrorCode, detail: impl Into<String>) -> Self {
@@ -92,6 +100,17 @@ mod tests {
         let failure = Failure::local(LocalCode::CredentialsMissing, "set LUCARNE_ACCESS_KEY_ID");
         assert_eq!(failure.told(false), "CredentialsMissing: set LUCARNE_ACCESS_KEY_ID");
         assert_eq!(failure.document()["code"], "CredentialsMissing");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Link(&'static str, #[source] Option<Box<Link>>);
+
+    #[test]
+    fn an_error_is_told_with_all_its_causes_on_one_line() {
+        let chain = Link("no kernel", Some(Box::new(Link("cannot read /boot", Some(Box::new(Link("no\nright", None)))))));
+        let failure = Failure::caused(LocalCode::ImageBuildFailed, &chain);
+        assert_eq!(failure.told(false), "ImageBuildFailed: no kernel: cannot read /boot: no right");
     }
 
     #[test]

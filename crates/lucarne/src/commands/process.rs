@@ -143,15 +143,16 @@ impl AgentArgs {
     }
 }
 
-/// The whole story of an error, cause by cause, on one line.
-fn failed(process: &str, error: impl std::error::Error) -> Failure {
-    let mut text = format!("the {process} ended: {error}");
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    Failure::local(LocalCode::ProcessFailed, text)
+/// A process that ended by an error, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("the {process} ended")]
+struct Ended<E: std::error::Error + 'static> {
+    process: &'static str,
+    source: E,
+}
+
+fn failed(process: &'static str, source: impl std::error::Error + 'static) -> Failure {
+    Failure::caused(LocalCode::ProcessFailed, &Ended { process, source })
 }
 
 /// Sets up what every process needs before anything else: its log, and its end with its parent's.

@@ -73,7 +73,7 @@ impl<'a> House<'a> {
         let file = self.state.of("controller").join("operator.json");
         self.controller = Some(Supervised::start(program.clone(), self.kill.clone()));
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
-        let http = http.map_err(|cause| Failure::local(LocalCode::ProcessFailed, cause.to_string()))?;
+        let http = http.map_err(|error| Failure::caused(LocalCode::ProcessFailed, &error))?;
         answers(&program, async || {
             let operator = lucarne_control::OperatorFile::read(&file).ok()?;
             // The file may be of the run before, with another address.
