@@ -18,7 +18,7 @@ use lucarne_model::{
 };
 use lucarne_vmm::driver::{Driver, Machine, MachineEvent, Stop};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
@@ -52,6 +52,7 @@ pub struct Agent {
     owner: JoinHandle<()>,
     links: Vec<JoinHandle<()>>,
     settings: watch::Receiver<Option<HostSettings>>,
+    hello_again: Arc<Notify>,
 }
 
 /// How long steps that are under way may take to finish when the agent ends.
@@ -94,6 +95,7 @@ impl Agent {
         let desired = Arc::new(desired);
         let (wishes, wished) = watch::channel(desired.clone());
         let (told, settings) = watch::channel(None);
+        let hello_again = Arc::new(Notify::new());
         let layout = folder.layout().clone();
         let owner = Owner {
             hands: Hands { driver, network: network.clone(), controller: controller.clone(), layout: layout.clone() },
@@ -111,7 +113,7 @@ impl Agent {
             _folder: folder,
         };
         let links = vec![
-            tokio::spawn(links::say_hello(controller.clone(), host, told, shutdown.clone())),
+            tokio::spawn(links::say_hello(controller.clone(), host, told, hello_again.clone(), shutdown.clone())),
             tokio::spawn(links::follow_desired(controller.clone(), layout, wishes, shutdown.clone())),
             tokio::spawn(links::send_reports(
                 (controller, network),
@@ -121,12 +123,17 @@ impl Agent {
                 shutdown.clone(),
             )),
         ];
-        Self { owner: tokio::spawn(owner.run(shutdown)), links, settings }
+        Self { owner: tokio::spawn(owner.run(shutdown)), links, settings, hello_again }
     }
 
     /// What the controller says to this host; none until it has answered.
     pub fn settings(&self) -> watch::Receiver<Option<HostSettings>> {
         self.settings.clone()
+    }
+
+    /// Notified, it makes the agent say hello again, by which [`settings`](Self::settings) become what they are by now.
+    pub fn hello_again(&self) -> Arc<Notify> {
+        self.hello_again.clone()
     }
 
     /// Waits until the agent has ended.

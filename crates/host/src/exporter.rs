@@ -15,6 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use lucarne_api::bodies::host::HostSettings;
 use lucarne_flows::ipfix::{Exporter as Encoder, Greeting};
 use lucarne_model::{FlowRecord, HostId, Moment};
 use tokio::{
@@ -23,7 +24,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{Notify, mpsc, watch},
     task::{JoinError, JoinHandle},
     time::{Instant, sleep_until, timeout},
 };
@@ -36,12 +37,20 @@ use queue::{BadAcknowledgement, Queue};
 const BATCH: usize = 256;
 /// How long the collector may take to accept a connection and answer the greeting.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// How long the collector may be away before the controller is asked, again and again, whether it is elsewhere now.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where flow records go, and how many may wait.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub(crate) collector: SocketAddr,
-    pub(crate) token: String,
+    /// What the controller said last, with the collector's address and token.
+    pub(crate) told: watch::Receiver<Option<HostSettings>>,
+    /// What holds until it has said anything.
+    pub(crate) until_told: HostSettings,
+    /// Notified to have the controller say it anew.
+    pub(crate) ask: Arc<Notify>,
+    /// How long the collector may be away before that.
+    pub(crate) patience: Duration,
     /// Random, drawn by each process anew; see [`Greeting`].
     pub(crate) session: u64,
     /// Whose records they are; its low bits name the observation domain.
@@ -54,8 +63,18 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// At most 50,000 records (15 MB), and 5 s for the end.
-    pub(crate) const fn new(collector: SocketAddr, token: String, session: u64, host: HostId) -> Self {
-        Self { collector, token, session, host, capacity: 50_000, flush: Duration::from_secs(5) }
+    pub(crate) fn new(
+        (told, until_told): (watch::Receiver<Option<HostSettings>>, HostSettings),
+        ask: Arc<Notify>,
+        session: u64,
+        host: HostId,
+    ) -> Self {
+        let (capacity, flush) = (50_000, Duration::from_secs(5));
+        Self { told, until_told, ask, patience: PATIENCE, session, host, capacity, flush }
+    }
+
+    fn destination(&self) -> HostSettings {
+        self.told.borrow().as_ref().unwrap_or(&self.until_told).clone()
     }
 }
 
@@ -171,22 +190,26 @@ impl Worker {
 
     /// Connects again and again, until all is done.
     async fn export(&mut self) {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut away) = (Backoff::default(), Instant::now());
         while !self.is_done() {
             let began = Instant::now();
-            let reason = match self.connect().await {
+            let HostSettings { collector, collector_token, .. } = self.settings.destination();
+            let reason = match self.connect(collector, collector_token).await {
                 Ok(connection) => {
-                    tracing::info!(collector = %self.settings.collector, "flow records go to the collector");
+                    tracing::info!(%collector, "flow records go to the collector");
                     backoff = Backoff::default();
-                    match self.converse(connection).await {
-                        Ok(()) => return,
-                        Err(reason) => reason,
-                    }
+                    let Err(reason) = self.converse(connection).await else { return };
+                    away = Instant::now();
+                    reason
                 }
                 Err(reason) => reason,
             };
-            let (collector, waiting) = (self.settings.collector, self.queue.len());
+            let waiting = self.queue.len();
             tracing::warn!(%collector, waiting, seconds = began.elapsed().as_secs(), "no connection to the collector: {reason}");
+            if away.elapsed() >= self.settings.patience {
+                away = Instant::now();
+                self.settings.ask.notify_one();
+            }
             self.collect_while(tokio::time::sleep(backoff.next_delay())).await;
         }
     }
@@ -195,8 +218,8 @@ impl Worker {
         !self.incoming.open && self.queue.is_empty()
     }
 
-    async fn connect(&mut self) -> Result<Connection, Broken> {
-        let Settings { collector, token, session, host, .. } = self.settings.clone();
+    async fn connect(&mut self, collector: SocketAddr, token: String) -> Result<Connection, Broken> {
+        let Settings { session, host, .. } = self.settings;
         let connecting = timeout(CONNECT_TIME, TcpStream::connect(collector));
         let stream = self.collect_while(connecting).await.map_err(|_| Broken::NoAnswer)??;
         stream.set_nodelay(true)?;

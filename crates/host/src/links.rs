@@ -11,7 +11,7 @@ use lucarne_model::{
     desired::Desired,
 };
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,25 +29,28 @@ const POLL_WAIT: Duration = Duration::from_secs(20);
 /// Used until the controller says another.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Says hello until it is heard; then the settings are the controller's.
+/// Says hello until it is heard, and again whenever `again` asks for it; the settings are what the controller said last.
 pub(crate) async fn say_hello(
     controller: Arc<dyn Controller>,
     host: HostDescription,
     settings: watch::Sender<Option<HostSettings>>,
+    again: Arc<Notify>,
     shutdown: CancellationToken,
 ) {
-    let heard = async {
+    let greet = async {
         let mut patience = Patience::new("say hello");
         loop {
             match controller.hello(&host).await {
-                Ok(told) => return told,
+                Ok(told) => {
+                    patience.answered();
+                    settings.send_replace(Some(told));
+                    again.notified().await;
+                }
                 Err(problem) => patience.wait(&problem).await,
             }
         }
     };
-    if let Some(told) = shutdown.run_until_cancelled(heard).await {
-        settings.send_replace(Some(told));
-    }
+    shutdown.run_until_cancelled(greet).await;
 }
 
 /// Follows the desired state. It is on disk before it is acted upon, as far as the disk takes it.

@@ -14,7 +14,7 @@ use lucarne_vmm::{
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -68,7 +68,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let parts = Parts { driver, network: network.clone(), controller, host };
     let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown).await?;
     let end_of_export = CancellationToken::new();
-    let export = tokio::spawn(export(id, identity, layout, agent.settings(), records, end_of_export.clone()));
+    let export = tokio::spawn(export(
+        id,
+        identity,
+        layout,
+        (agent.settings(), agent.hello_again()),
+        records,
+        end_of_export.clone(),
+    ));
     let ended = agent.ended().await;
     // The switch gives the last record of every flow; then the exporter has what there will be.
     network.stop().await;
@@ -121,19 +128,20 @@ async fn export(
     host: HostId,
     mut identity: Identity,
     layout: Layout,
-    mut told: watch::Receiver<Option<HostSettings>>,
+    (told, hello_again): (watch::Receiver<Option<HostSettings>>, Arc<Notify>),
     records: Option<Records>,
     shutdown: CancellationToken,
 ) {
-    let told = async {
-        let heard = async { told.wait_for(Option::is_some).await.ok().and_then(|heard| heard.clone()) };
+    let mut hearing = told.clone();
+    let heard = async {
+        let heard = async { hearing.wait_for(Option::is_some).await.ok().and_then(|heard| heard.clone()) };
         match (timeout(HELLO_PATIENCE, heard).await, &identity.settings) {
             (Ok(heard), _) => heard,
             (Err(_), Some(last)) => Some(last.clone()),
-            (Err(_), None) => told.wait_for(Option::is_some).await.ok().and_then(|heard| heard.clone()),
+            (Err(_), None) => hearing.wait_for(Option::is_some).await.ok().and_then(|heard| heard.clone()),
         }
     };
-    let Some(Some(settings)) = shutdown.run_until_cancelled(told).await else { return };
+    let Some(Some(settings)) = shutdown.run_until_cancelled(heard).await else { return };
     if identity.settings.as_ref() != Some(&settings) {
         identity.settings = Some(settings.clone());
         if let Err(error) = identity.save(&layout) {
@@ -142,7 +150,7 @@ async fn export(
     }
     let Some(records) = records else { return };
     let Some(session) = session() else { return tracing::error!("no random numbers: flow records are not exported") };
-    let settings = exporter::Settings::new(settings.collector, settings.collector_token, session, host);
+    let settings = exporter::Settings::new((told, settings), hello_again, session, host);
     match Exporter::spawn(settings, records, shutdown).join().await {
         Ok(counts) => tracing::info!(?counts, "flow records exported"),
         Err(error) => tracing::error!(%error, "the exporter of flow records broke off"),

@@ -58,8 +58,15 @@ impl Collector {
         Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap(), taken: Vec::new() }
     }
 
+    /// What a controller says of it.
+    fn as_told(&self) -> HostSettings {
+        let collector = self.listener.local_addr().unwrap();
+        HostSettings { host: HOST, collector, collector_token: "token".into(), heartbeat_millis: 1000 }
+    }
+
     fn settings(&self) -> Settings {
-        Settings::new(self.listener.local_addr().unwrap(), "token".into(), 77, HOST)
+        let (_, told) = watch::channel(None);
+        Settings::new((told, self.as_told()), Arc::default(), 77, HOST)
     }
 
     /// Takes one connection until there are `until` records, acknowledging only up to `acknowledged` of them.
@@ -158,6 +165,30 @@ async fn a_collector_that_acknowledges_what_was_never_sent_is_left_and_nothing_i
     stream.write_u64(1 << 40).await.unwrap();
     collector.serve(10, u64::MAX).await;
     assert_eq!(exporter.join().await.unwrap().acknowledged, 10);
+}
+
+#[tokio::test]
+async fn a_collector_that_is_elsewhere_now_is_asked_for_and_nothing_is_lost() {
+    let (mut old, mut new) = (Collector::new().await, Collector::new().await);
+    let (say, told) = watch::channel(None);
+    let settings = Settings { told, patience: Duration::from_millis(300), ..old.settings() };
+    let ask = settings.ask.clone();
+    let (sender, records) = mpsc::channel(64);
+    let exporter = Exporter::spawn(settings, records, CancellationToken::new());
+    send(&sender, 0..10).await;
+    old.serve(10, u64::MAX).await;
+    new.taken = old.taken.clone();
+    drop(old); // it is not there any more, neither its connections nor its port
+    send(&sender, 10..20).await;
+    drop(sender);
+    // Twice: an answer that changes nothing is not the end of it.
+    for _ in 0..2 {
+        tokio::time::timeout(Duration::from_secs(20), ask.notified()).await.expect("it asks");
+    }
+    say.send_replace(Some(new.as_told()));
+    new.serve(20, u64::MAX).await;
+    assert_eq!(exporter.join().await.unwrap(), Counts { acknowledged: 20, dropped: 0 });
+    assert_eq!(new.taken, (0..20).collect::<Vec<_>>());
 }
 
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +45,8 @@ pub(crate) struct MemoryController {
     pub(crate) states_seen: Mutex<Vec<(InstanceId, ActualState)>>,
     away: AtomicBool,
     blobs: Mutex<HashMap<Digest, Bytes>>,
+    /// Where it says that the collector is.
+    pub(crate) collector_port: AtomicU16,
     /// How many of the next downloads are damaged.
     pub(crate) damaged: AtomicUsize,
     /// What streams carried, by token, each time that one was opened.
@@ -59,6 +61,7 @@ impl MemoryController {
             states_seen: Mutex::default(),
             away: AtomicBool::new(false),
             blobs: Mutex::default(),
+            collector_port: AtomicU16::new(1),
             damaged: AtomicUsize::new(0),
             streams: Mutex::default(),
         }
@@ -125,7 +128,7 @@ impl Controller for MemoryController {
     async fn hello(&self, _: &HostDescription) -> Result<HostSettings, Problem> {
         self.answer(HostSettings {
             host: HostId::from_bits(1),
-            collector: (Ipv4Addr::LOCALHOST, 1).into(),
+            collector: (Ipv4Addr::LOCALHOST, self.collector_port.load(Ordering::SeqCst)).into(),
             collector_token: "token".into(),
             heartbeat_millis: 200,
         })
@@ -220,6 +223,10 @@ impl Bed {
         let folder = Folder::open(&self.place.path().join("state"))?;
         self.running = Some((Agent::start(parts, folder, pace, at_end, shutdown.clone()).await?, shutdown));
         Ok(())
+    }
+
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.running.as_ref().unwrap().0
     }
 
     pub(crate) async fn end(&mut self) {

@@ -3,9 +3,10 @@
 
 mod bed;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::StreamExt;
+use lucarne_api::bodies::host::HostSettings;
 use lucarne_host::AtEnd;
 use lucarne_model::{
     Bytes, ErrorCode, InstanceId, SnapshotId, VolumeId,
@@ -139,7 +140,7 @@ async fn a_full_disk_fails_the_volume_and_its_instance_with_that_reason() {
 #[tokio::test]
 async fn a_damaged_blob_is_fetched_again_and_never_kept() {
     let mut bed = Bed::start().await;
-    bed.controller.damaged.store(1, std::sync::atomic::Ordering::SeqCst);
+    bed.controller.damaged.store(1, Ordering::SeqCst);
     bed.launch(1).await;
     for entry in std::fs::read_dir(bed.state_file("blobs")).unwrap() {
         let entry = entry.unwrap();
@@ -236,5 +237,22 @@ async fn a_log_is_streamed_once_to_who_waits_for_it() {
     let log: Vec<_> = seen.collect::<Vec<_>>().await.concat();
     assert_eq!((token.as_str(), log.as_slice()), ("hard-to-guess", lucarne_vmm::simulated::BANNER.as_bytes()));
     assert!(bed.controller.streams.lock().unwrap().is_empty(), "it was opened twice");
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_asked_to_say_hello_again_hears_where_the_collector_is_now() {
+    let mut bed = Bed::start().await;
+    let mut settings = bed.agent().settings();
+    let told =
+        |port: u16| move |told: &Option<HostSettings>| told.as_ref().is_some_and(|told| told.collector.port() == port);
+    settings.wait_for(told(1)).await.unwrap();
+    bed.controller.collector_port.store(2, Ordering::SeqCst);
+    // Also through a time without a controller.
+    bed.controller.set_away(true);
+    bed.agent().hello_again().notify_one();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    bed.controller.set_away(false);
+    tokio::time::timeout(Duration::from_secs(20), settings.wait_for(told(2))).await.unwrap().unwrap();
     bed.end().await;
 }
