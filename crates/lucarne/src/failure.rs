@@ -40,8 +40,8 @@ impl Failure {
     }
 
     /// The whole story of an error, cause by cause.
-    pub(crate) fn caused(code: LocalCode, error: &dyn Error) -> Self {
-        let causes = std::iter::successors(Some(error), |error| error.source());
+    pub(crate) fn caused(code: LocalCode, error: &(dyn Error + 'static)) -> Self {
+        let causes = std::iter::successors(Some(error), |&error| error.source());
         Self::local(code, causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
     }
 
@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn an_error_is_told_with_all_its_causes_on_one_line() {
-        let chain = Link("no kernel", Some(Box::new(Link("cannot read /boot", Some(Box::new(Link("no\nright", None)))))));
+        let chain =
+            Link("no kernel", Some(Box::new(Link("cannot read /boot", Some(Box::new(Link("no\nright", None)))))));
         let failure = Failure::caused(LocalCode::ImageBuildFailed, &chain);
         assert_eq!(failure.told(false), "ImageBuildFailed: no kernel: cannot read /boot: no right");
     }

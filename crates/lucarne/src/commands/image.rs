@@ -97,8 +97,7 @@ pub(crate) async fn build_tiny(session: &Session, name: String, public: bool) ->
     let progress = Progress::start("building the image tiny");
     let out = cache.join("ready");
     let build = tokio::task::spawn_blocking(move || (tiny::build(&cache, &out, |step| progress.say(step)), progress));
-    let (built, progress) =
-        build.await.map_err(|error| Failure::caused(LocalCode::ImageBuildFailed, &error))?;
+    let (built, progress) = build.await.map_err(|error| Failure::caused(LocalCode::ImageBuildFailed, &error))?;
     let built = built.map_err(|error| Failure::caused(LocalCode::ImageBuildFailed, &error))?;
     progress.say("uploading the image tiny");
     let kernel = upload(session, &built.kernel).await?;
