@@ -181,6 +181,15 @@ impl Global {
 }
 
 impl Command {
+    /// How many threads its tasks need, if not as many as there are processors. Agents and collectors mostly wait, and on a
+    /// large machine the memory of idle threads would be most of what they have.
+    pub(crate) fn worker_threads(&self) -> Option<usize> {
+        match self {
+            Self::Collector(_) | Self::Host(HostCommand { verb: None, .. }) => Some(2),
+            _ => None,
+        }
+    }
+
     /// The nouns that ask the controller.
     async fn ask(&self, context: &Context) -> Result<(), Failure> {
         match self {

@@ -17,10 +17,11 @@ mod private_file;
 mod session;
 mod wait;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::Parser;
 use lucarne_model::ErrorCode;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     command_line::CommandLine,
@@ -30,7 +31,7 @@ use crate::{
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
-    let result = match tokio::runtime::Runtime::new() {
+    let result = match runtime(command_line.command.worker_threads()) {
         Ok(runtime) => {
             let result = runtime.block_on(command_line.run());
             // A thread may still wait for a key or a file: the process does not wait for it.
@@ -46,4 +47,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     ExitCode::from(failure.exit_code())
+}
+
+/// With one worker thread for each processor, if no number of them is given.
+fn runtime(worker_threads: Option<usize>) -> io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(count) = worker_threads {
+        builder.worker_threads(count);
+    }
+    builder.enable_all().build()
 }

@@ -127,6 +127,15 @@ fn host_with_a_verb_asks_and_without_one_is_the_agent() {
 }
 
 #[test]
+fn agents_and_collectors_have_two_threads_on_any_machine() {
+    let threads = |line: &str| parse(line).unwrap().command.worker_threads();
+    assert_eq!(threads("collector --state-dir d"), Some(2));
+    assert_eq!(threads("host --state-dir d --controller http://h:7070 --address 127.0.1.1 --name h"), Some(2));
+    assert_eq!(threads("controller --state-dir d --collector c.json"), None);
+    assert_eq!(threads("host list"), None);
+}
+
+#[test]
 fn every_command_says_what_it_does() {
     fn walk(command: &clap::Command, path: &str) {
         for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {

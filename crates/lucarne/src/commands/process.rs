@@ -11,6 +11,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use lucarne_host::{AtEnd, DriverKind};
 use lucarne_model::Bytes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -99,6 +100,7 @@ pub(crate) struct AgentArgs {
 impl ControllerArgs {
     pub(crate) async fn run(&self, allow_plaintext: bool) -> Result<(), Failure> {
         begin(self.die_with_parent)?;
+        open_as_many_files_as_allowed();
         let mut settings = lucarne_control::Settings::new(self.state_dir.clone(), self.listen, self.collector.clone());
         settings.allow_plaintext = allow_plaintext;
         lucarne_control::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("controller", error))
@@ -171,6 +173,15 @@ fn begin(die_with_parent: bool) -> Result<(), Failure> {
     Err(Failure::local(LocalCode::ProcessFailed, "the parent process died while this one began"))
 }
 
+/// Raises the soft limit of open files, which is 1024 almost everywhere and stands for programs that use `select(2)`, to
+/// the hard one: each host holds some three connections to its controller.
+fn open_as_many_files_as_allowed() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, ?limit, "the limit of open files stays as it is");
+    }
+}
+
 /// Logs to standard error, as much as `RUST_LOG` says.
 fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -195,4 +206,18 @@ fn shutdown_on_signals() -> Result<CancellationToken, Failure> {
         cancel.cancel();
     });
     Ok(shutdown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_may_open_as_many_files_as_the_system_lets_it() {
+        let limit = getrlimit(Resource::Nofile);
+        let lower = limit.maximum.map(|most| most - 1);
+        setrlimit(Resource::Nofile, Rlimit { current: lower, ..limit }).unwrap();
+        open_as_many_files_as_allowed();
+        assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
+    }
 }
