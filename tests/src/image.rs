@@ -15,13 +15,14 @@ pub fn upload(api: &Api, bytes: Vec<u8>) -> anyhow::Result<String> {
     blob["digest"].as_str().map(Into::into).context("no digest came")
 }
 
-/// An image with the marks of a kernel and an initramfs, and nothing behind them.
+/// An image with the marks of a kernel and an initramfs, and nothing behind them; each account's is another.
 pub fn fake(api: &Api, public: bool) -> anyhow::Result<String> {
     let mut kernel = vec![0; 0x1000];
     kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
     kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel.extend(api.account.bytes());
     let kernel = upload(api, kernel)?;
-    let initramfs = upload(api, b"070701 and nothing more".to_vec())?;
+    let initramfs = upload(api, format!("070701 of {}", api.account).into_bytes())?;
     make(api, &kernel, &initramfs, "", public)
 }
 

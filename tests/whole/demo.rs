@@ -15,7 +15,7 @@ fn the_chapter_networks_holds_on_real_machines_and_leaves_nothing() -> anyhow::R
     let accounts = operator.list("/v1/accounts")?.len();
     let report: Value = serde_json::from_str(&cloud.run(&operator, &["demo", "--output", "json"])?)?;
     let chapters = report["chapters"].as_array().cloned().unwrap_or_default();
-    ensure!(chapters.iter().any(|chapter| chapter["name"] == "networks"), "{report:#}");
+    ensure!(chapters.iter().any(|chapter| chapter["chapter"] == "networks"), "{report:#}");
     ensure!(chapters.iter().all(|chapter| chapter["held"] == true), "{report:#}");
     ensure!(operator.list("/v1/accounts")?.len() == accounts, "the demo left an account behind");
     let machines: Vec<u32> = (0..2).flat_map(|host| cloud.machines(host)).collect();

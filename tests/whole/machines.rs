@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const USER_DATA: &str = "#!/bin/sh
 echo \"probe: id $(metadata meta-data/instance-id)\"
 echo \"probe: address $(metadata meta-data/local-ipv4)\"
-wget -q -O - -T 3 http://169.254.169.254/latest/meta-data/instance-id || echo 'probe: refused without a token'
+timeout 3 wget -q -O - http://169.254.169.254/latest/meta-data/instance-id || echo 'probe: refused without a token'
 ";
 
 /// Types a line at the serial console, through `lucarne instance console`.
@@ -54,6 +54,14 @@ impl Guest<'_> {
     }
     fn await_state(&self, state: &str) -> anyhow::Result<Value> {
         self.api.await_state(&self.path(), "state", state, PATIENCE).with_context(|| self.cloud.logs())
+    }
+    /// Types until a shell answers: the console does not say when it listens.
+    fn await_shell(&self, word: &str) -> anyhow::Result<()> {
+        let answered = || {
+            type_line(self.cloud, self.api, &self.id, &format!("echo {word}-$((1+1))")).ok()?;
+            self.api.log(&self.id).ok()?.contains(&format!("{word}-2")).then_some(())
+        };
+        eventually(&format!("a shell says {word}"), BOOT, answered)
     }
     fn attach(&self, volume: &str) -> anyhow::Result<()> {
         let path = format!("/v1/volumes/{volume}");
@@ -143,11 +151,12 @@ fn stopped_started_rebooted(api: &Api, guest: &Guest<'_>) -> anyhow::Result<()> 
     ensure!(wrong.code() == "IncorrectState", "{wrong:?}");
     api.post(&format!("{}/start", guest.path()), &json!({}))?.ok()?;
     guest.await_state("running")?;
-    api.await_log(&guest.id, "lucarne: ready", BOOT)?;
+    guest.await_shell("started")?;
     api.post(&format!("{}/reboot", guest.path()), &json!({}))?.ok()?;
     guest.await_state("running")?;
+    guest.await_shell("rebooted")?;
     // A guest that powers itself off is a stopped instance, not one that is started again.
-    eventually("the guest listens", BOOT, || guest.run("poweroff -f", "").ok()?.into())?;
+    type_line(guest.cloud, api, &guest.id, "poweroff -f")?;
     let stopped = guest.await_state("stopped")?;
     ensure!(stopped["state_reason"] != Value::Null, "{stopped}");
     Ok(())

@@ -13,7 +13,7 @@ use lucarne_model::{
         Desired, DesiredGroup, DesiredInstance, DesiredNetwork, DesiredSnapshot, DesiredSubnet, DesiredVolume,
         Endpoint, Power, StreamRequest, TunnelPeer,
     },
-    instance::{Instance, InstanceState},
+    instance::InstanceState,
     network::{NetworkInterface, Route, RouteTable, Subnet, Vpc},
     security_group::SecurityGroup,
     storage::{Snapshot, SnapshotState, VolumeState},
@@ -56,8 +56,9 @@ pub(crate) fn topics(host: HostId, desired: &Desired) -> BTreeSet<String> {
     vpcs.chain([host.to_string()]).collect()
 }
 
-fn power(instance: &Instance) -> Power {
-    match instance.state {
+fn power(record: &InstanceRecord) -> Power {
+    match record.instance.state {
+        InstanceState::Stopping if record.forced => Power::Off,
         InstanceState::Pending | InstanceState::Running => Power::Running,
         InstanceState::Stopping | InstanceState::Stopped => Power::Stopped,
         InstanceState::ShuttingDown | InstanceState::Terminated => Power::Absent,
@@ -66,11 +67,11 @@ fn power(instance: &Instance) -> Power {
 
 /// Whether its port must be there.
 fn is_on(record: &InstanceRecord) -> bool {
-    power(&record.instance) != Power::Absent
+    power(record) != Power::Absent
 }
 
 fn instance(record: InstanceRecord) -> DesiredInstance {
-    let power = power(&record.instance);
+    let power = power(&record);
     let InstanceRecord { instance, boot, .. } = record;
     DesiredInstance {
         id: instance.id,

@@ -4,7 +4,7 @@
 //! heartbeat. What must outlive it is in the store.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -61,6 +61,13 @@ impl Fleet {
         self.lock().entry(host).or_default().at = Some(now);
     }
 
+    /// Frames that the host's switch dropped before they were flows, by reason.
+    pub(crate) fn dropped_frames(&self, host: HostId) -> BTreeMap<String, u64> {
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
+        spoken.map(|spoken| spoken.report.dropped_frames.clone()).unwrap_or_default()
+    }
+
     pub(crate) fn last_heard(&self, host: HostId) -> Option<Moment> {
         self.lock().get(&host).and_then(|heard| heard.at)
     }
@@ -78,7 +85,7 @@ impl Fleet {
         }
     }
 
-    /// Whether `report` says anything that the last one did not.
+    /// Whether `report` says anything that changes records, and that the last one did not. What it counts is taken note of.
     pub(crate) fn is_news(&self, host: HostId, report: &Report) -> bool {
         let same = |old: &Report| {
             old.version == report.version
@@ -87,7 +94,14 @@ impl Fleet {
                 && old.volumes == report.volumes
                 && old.snapshots == report.snapshots
         };
-        !self.lock().get(&host).and_then(|heard| heard.report.as_ref()).is_some_and(|spoken| same(&spoken.report))
+        let mut all = self.lock();
+        match all.get_mut(&host).and_then(|heard| heard.report.as_mut()) {
+            Some(spoken) => {
+                spoken.report.dropped_frames.clone_from(&report.dropped_frames);
+                !same(&spoken.report)
+            }
+            None => true,
+        }
     }
 
     /// Takes a report in, and gives the instances of which it says something new.
@@ -123,7 +137,8 @@ impl Fleet {
         spoken.map(|spoken| spoken.instances.keys().copied().collect()).unwrap_or_default()
     }
 
-    /// Gives `desired` its version: `sequence` if it differs from what the host was given last, else the same as then.
+    /// Gives `desired` its version: that of what the host was given last if it is the same, else a newer one, `sequence` if
+    /// that is newer. (A change that was committed after `sequence` was read may be in `desired` already.)
     pub(crate) fn number(&self, host: HostId, desired: &mut Desired, sequence: u64) {
         desired.version = 0;
         let content = fingerprint(desired);
@@ -131,7 +146,8 @@ impl Fleet {
         let heard = all.entry(host).or_default();
         let version = match heard.given {
             Some(given) if given.content == content => given.version,
-            _ => sequence,
+            Some(given) => sequence.max(given.version + 1),
+            None => sequence,
         };
         heard.given = Some(Given { content, version });
         desired.version = version;
@@ -178,6 +194,8 @@ mod tests {
         let mut other = Desired { streams: vec![vpc], ..Desired::default() };
         fleet.number(HOST, &mut other, 11);
         assert_eq!(other.version, 11);
+        fleet.number(HOST, &mut same, 11);
+        assert_eq!(same.version, 12, "what differs is never given the version that the host has");
     }
 
     #[test]

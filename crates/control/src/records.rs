@@ -24,6 +24,9 @@ pub(crate) struct InstanceRecord {
     #[serde(flatten)]
     pub(crate) instance: Instance,
     pub(crate) boot: BootSource,
+    /// Whether it is stopped without asking its guest.
+    #[serde(default)]
+    pub(crate) forced: bool,
 }
 
 impl Resource for InstanceRecord {
@@ -112,6 +115,9 @@ pub(crate) struct HostRecord {
     pub(crate) key_digest: String,
     /// Whether the operator wants no new instances there; kept apart from its state, which also says whether it is heard of.
     pub(crate) draining: bool,
+    /// Whether it has spoken with its key.
+    #[serde(default)]
+    pub(crate) has_spoken: bool,
 }
 
 impl Resource for HostRecord {

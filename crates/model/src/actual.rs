@@ -57,6 +57,9 @@ pub struct Host {
     /// What is promised to instances.
     pub used: Capacity,
     pub instances: u32,
+    /// Frames that its switch dropped before they became flows, by reason, since its agent started.
+    #[serde(default)]
+    pub dropped_frames: BTreeMap<String, u64>,
     pub enrolled: Moment,
     pub last_heard: Moment,
     #[serde(default)]

@@ -38,6 +38,8 @@ pub enum Power {
     Running,
     /// Shut down in order, then by force; disks stay.
     Stopped,
+    /// Ended at once, without asking the guest; disks stay.
+    Off,
     /// Ended, and all that it had on this host deleted.
     Absent,
 }

@@ -91,10 +91,13 @@ pub(crate) async fn upload_host_blob(
     controller: &Controller,
     call: Call<Caller, (), NoQuery, Upload>,
 ) -> Result<Created<Blob>, Problem> {
-    call.caller.host()?;
+    let host = call.caller.host()?;
     let incoming = controller.blobs.take(call.body.0).await?;
     let _held = controller.blobs.hold().await;
-    controller.blobs.place(incoming).await.map(Created)
+    let blob = controller.blobs.place(incoming).await?;
+    let digest = blob.digest.clone();
+    controller.store.write(move |tx| tx.note_upload(host, &digest)).await?;
+    Ok(Created(blob))
 }
 
 /// Deletes blobs that nothing is made of any more and that nobody brought lately.

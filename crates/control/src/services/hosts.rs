@@ -19,16 +19,19 @@ use lucarne_api::{
 };
 use lucarne_model::{
     AccountId, ErrorCode, HostId, InstanceId, Moment,
-    actual::{ActualInstance, ActualState, Capacity, Host, HostDescription, HostState, Report},
+    actual::{ActualInstance, ActualSnapshot, ActualState, Capacity, Host, HostDescription, HostState, Report},
     desired::Desired,
     instance::{InstanceState, StateReason},
     storage::{Snapshot, VolumeState},
 };
-use ring::digest;
 use subtle::ConstantTimeEq;
 
 use crate::{
-    Caller, Controller, desired, random,
+    Caller, Controller,
+    auth::secret,
+    desired,
+    fleet::Fleet,
+    random,
     records::{HostRecord, InstanceRecord, VolumeRecord},
     settle::{self, VolumeChange},
     store::{Scope, Tx},
@@ -44,11 +47,6 @@ pub(crate) const JOIN_TOKEN: &str = "join-token";
 /// What stands before id and secret in a host's key.
 const KEY_PREFIX: &str = "lucarne-host";
 
-fn digest_of(secret: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, secret.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Host id and secret of a host's key; none of another kind of token.
 pub(crate) fn parse_key(token: &str) -> Option<(HostId, &str)> {
     let (prefix, rest) = token.split_once('.')?;
@@ -57,13 +55,12 @@ pub(crate) fn parse_key(token: &str) -> Option<(HostId, &str)> {
     Some((host.parse().ok()?, secret))
 }
 
-/// The host whose key this is. A fast digest is enough for a secret of 256 random bits.
-pub(crate) async fn authenticate(controller: &Controller, host: HostId, secret: &str) -> Result<HostId, Problem> {
+/// The host whose secret this is.
+pub(crate) async fn authenticate(controller: &Controller, host: HostId, key: &str) -> Result<HostId, Problem> {
     let refused = || Problem::new(ErrorCode::AuthFailure, "the host's key is not valid; enrol the host again");
     let record = controller.store.read(move |tx| tx.find::<HostRecord>(Scope::Everything, host)).await?;
     let record = record.ok_or_else(refused)?;
-    let same: bool = record.key_digest.as_bytes().ct_eq(digest_of(secret).as_bytes()).into();
-    if same { Ok(host) } else { Err(refused()) }
+    if secret::matches(key, &record.key_digest) { Ok(host) } else { Err(refused()) }
 }
 
 pub(crate) async fn enrol_host(
@@ -72,7 +69,7 @@ pub(crate) async fn enrol_host(
 ) -> Result<Created<Enrolled>, Problem> {
     let EnrolHost { join_token, host } = call.body.0;
     let secret = random::secret();
-    let key_digest = digest_of(&secret);
+    let key_digest = secret::digest_of(secret.as_bytes());
     let enrol = move |tx: &mut Tx<'_>| {
         let known = tx.setting(JOIN_TOKEN)?.unwrap_or_default();
         let same: bool = known.as_bytes().ct_eq(join_token.as_bytes()).into();
@@ -88,11 +85,16 @@ pub(crate) async fn enrol_host(
     Ok(Created(Enrolled { host, host_key: format!("{KEY_PREFIX}.{host}.{secret}") }))
 }
 
-/// A host that was killed before it kept its key comes again with the same tunnel key, and is given a new one.
+/// A host that was killed before it kept its key comes again with the same tunnel key, and is given a new one. Once it has
+/// spoken with its key, nobody else is taken for it: its public key is known to many.
 fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> Result<HostId, Problem> {
     let hosts = tx.list::<HostRecord>(Scope::Everything)?;
     let same_machine = |record: &HostRecord| record.host.description.public_key == description.public_key;
     if let Some(mut record) = hosts.into_iter().find(same_machine) {
+        if record.has_spoken {
+            let detail = format!("{} has this tunnel key; enrol with an empty state folder", record.host.id);
+            return Err(Problem::new(ErrorCode::IncorrectState, detail));
+        }
         record.host.description = description;
         record.key_digest = key_digest;
         tx.put(&record)?;
@@ -105,11 +107,12 @@ fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> R
         state: HostState::Up,
         used: Capacity::default(),
         instances: 0,
+        dropped_frames: BTreeMap::new(),
         enrolled: tx.now(),
         last_heard: tx.now(),
         tags: Default::default(),
     };
-    tx.insert(&HostRecord { host: host.clone(), key_digest, draining: false })?;
+    tx.insert(&HostRecord { host: host.clone(), key_digest, draining: false, has_spoken: false })?;
     Ok(host.id)
 }
 
@@ -123,6 +126,7 @@ pub(crate) async fn hello_host(
         let mut record: HostRecord = tx.get(Scope::Everything, host)?;
         record.host.description = description;
         record.host.last_heard = tx.now();
+        record.has_spoken = true;
         tx.put(&record)
     };
     controller.store.write(describe).await?;
@@ -168,12 +172,25 @@ fn settle_report(tx: &mut Tx<'_>, host: HostId, report: &Report) -> Result<(), P
     }
     settle_volumes(tx, host, report, &actual)?;
     for actual in &report.snapshots {
-        if let Some(snapshot) = tx.find::<Snapshot>(Scope::Everything, actual.id)?
-            && let Some(settled) = settle::snapshot(&snapshot, actual)
-        {
-            tx.put(&settled)?;
-        }
+        settle_snapshot(tx, host, actual)?;
     }
+    Ok(())
+}
+
+/// Only of a volume that is on this host, and only with bytes that this host has brought.
+fn settle_snapshot(tx: &mut Tx<'_>, host: HostId, actual: &ActualSnapshot) -> Result<(), Problem> {
+    let Some(snapshot) = tx.find::<Snapshot>(Scope::Everything, actual.id)? else { return Ok(()) };
+    let Some(settled) = settle::snapshot(&snapshot, actual) else { return Ok(()) };
+    let volume = tx.find::<VolumeRecord>(Scope::Everything, snapshot.volume)?;
+    let is_here = volume.is_some_and(|record| record.volume.host == Some(host));
+    let is_brought = match &settled.blob {
+        Some(blob) => tx.has_uploaded(host, &blob.digest)?,
+        None => true,
+    };
+    if is_here && is_brought {
+        return tx.put(&settled);
+    }
+    tracing::warn!(%host, snapshot = %actual.id, "a host speaks of a snapshot that is not its own");
     Ok(())
 }
 
@@ -269,10 +286,11 @@ async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Probl
     Ok(desired)
 }
 
-fn shown(controller: &Controller, record: HostRecord, now: Moment) -> Host {
+fn shown(fleet: &Fleet, record: HostRecord, now: Moment) -> Host {
     let HostRecord { mut host, draining, .. } = record;
-    host.state = controller.fleet.state(host.id, draining, now);
-    host.last_heard = controller.fleet.last_heard(host.id).unwrap_or(host.last_heard);
+    host.state = fleet.state(host.id, draining, now);
+    host.dropped_frames = fleet.dropped_frames(host.id);
+    host.last_heard = fleet.last_heard(host.id).unwrap_or(host.last_heard);
     host
 }
 
@@ -280,11 +298,9 @@ pub(crate) async fn list_hosts(
     controller: &Controller,
     call: Call<Caller, (), ListQuery, Nothing>,
 ) -> Result<Json<Page<Host>>, Problem> {
-    let (scope, query) = (call.caller.scope(), call.query);
-    let page = controller.store.read(move |tx| tx.page::<HostRecord>(scope, &query)).await?;
-    let now = crate::clock::now();
-    let items = page.items.into_iter().map(|record| shown(controller, record, now)).collect();
-    Ok(Json(Page { items, next: page.next }))
+    let (scope, query, fleet) = (call.caller.scope(), call.query, controller.fleet.clone());
+    let show = move |tx: &Tx<'_>, record| Ok(shown(&fleet, record, tx.now()));
+    controller.store.read(move |tx| tx.page_shown(scope, &query, show)).await.map(Json)
 }
 
 pub(crate) async fn get_host(
@@ -293,7 +309,7 @@ pub(crate) async fn get_host(
 ) -> Result<Json<Host>, Problem> {
     let (scope, id) = (call.caller.scope(), call.path.0);
     let record = controller.store.read(move |tx| tx.get::<HostRecord>(scope, id)).await?;
-    Ok(Json(shown(controller, record, crate::clock::now())))
+    Ok(Json(shown(&controller.fleet, record, crate::clock::now())))
 }
 
 pub(crate) async fn drain_host(
@@ -323,5 +339,5 @@ async fn set_draining(
         Ok(record)
     };
     let record = controller.change(&call, set).await?;
-    Ok(Json(shown(controller, record, crate::clock::now())))
+    Ok(Json(shown(&controller.fleet, record, crate::clock::now())))
 }

@@ -39,11 +39,9 @@ pub(crate) async fn list_instances(
     controller: &Controller,
     call: Call<Caller, (), ListQuery, Nothing>,
 ) -> Result<Json<Page<Instance>>, Problem> {
-    let (scope, query) = (call.caller.scope(), call.query);
-    let page = controller.store.read(move |tx| tx.page::<InstanceRecord>(scope, &query)).await?;
-    let now = crate::clock::now();
-    let show = |record| shown::instance(&call.caller, &controller.fleet, record, now);
-    Ok(Json(Page { items: page.items.into_iter().map(show).collect(), next: page.next }))
+    let (scope, query, caller, fleet) = (call.caller.scope(), call.query, call.caller, controller.fleet.clone());
+    let show = move |tx: &Tx<'_>, record| Ok(shown::instance(&caller, &fleet, record, tx.now()));
+    controller.store.read(move |tx| tx.page_shown(scope, &query, show)).await.map(Json)
 }
 
 pub(crate) async fn get_instance(
@@ -97,12 +95,17 @@ pub(crate) async fn stop_instance(
     controller: &Controller,
     call: Call<Caller, (InstanceId,), NoQuery, Json<StopInstance>>,
 ) -> Result<Json<Instance>, Problem> {
-    let (scope, id) = (call.caller.scope(), call.path.0);
+    let (scope, id, force) = (call.caller.scope(), call.path.0, call.body.0.force);
     let stop = move |tx: &mut Tx<'_>| {
         let mut record: InstanceRecord = tx.get(scope, id)?;
         match record.instance.state {
-            InstanceState::Stopping | InstanceState::Stopped => return Ok(record),
-            InstanceState::Running => enter(&mut record, InstanceState::Stopping, tx.now()),
+            InstanceState::Stopped => return Ok(record),
+            // A guest that takes its time may still be stopped by force.
+            InstanceState::Stopping => record.forced |= force,
+            InstanceState::Running => {
+                record.forced = force;
+                enter(&mut record, InstanceState::Stopping, tx.now());
+            }
             other => return Err(wrong_state(id, other, "running")),
         }
         tx.put(&record)?;

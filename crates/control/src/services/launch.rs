@@ -88,7 +88,7 @@ fn plan(tx: &Tx<'_>, account: AccountId, request: &LaunchInstances) -> Result<Pl
     let subnet: Subnet = tx.get(Scope::Account(account), request.subnet)?;
     let groups = groups(tx, account, &subnet, &request.security_groups)?;
     let memory = request.memory.unwrap_or(DEFAULT_MEMORY.max(image.minimum_memory));
-    if memory < image.minimum_memory || memory > MOST_MEMORY || memory.0 % Bytes::mib(1).0 != 0 {
+    if memory < image.minimum_memory || memory > MOST_MEMORY || !memory.0.is_multiple_of(Bytes::mib(1).0) {
         let detail = format!(
             "memory is {memory}; it must be whole MiB, at least {}, which the image needs, and at most {MOST_MEMORY}",
             image.minimum_memory
@@ -157,7 +157,7 @@ fn make(
         changed: now,
         tags: request.tags.clone(),
     };
-    let mut record = InstanceRecord { instance, boot: plan.image.boot.clone() };
+    let mut record = InstanceRecord { instance, boot: plan.image.boot.clone(), forced: false };
     tx.insert(&interface(&record.instance))?;
     if let Some(boot) = boot_volume(tx, &record)? {
         record.instance.volumes.push(Attachment { volume: boot.volume.id, slot: 0 });

@@ -2,6 +2,8 @@
 //!
 //! Owns their SQL. What an idempotency key means is decided in [`crate::idempotency`], uploads in [`crate::blobs`].
 
+use std::fmt::Display;
+
 use lucarne_api::Problem;
 use lucarne_model::{AccountId, Moment, storage::Digest};
 
@@ -43,23 +45,23 @@ impl Tx<'_> {
         self.execute("DELETE FROM idempotency WHERE created < $1", [moment.as_micros() as i64]).map(|_| ())
     }
 
-    /// Notes that the account uploaded a blob itself.
-    pub(crate) fn note_upload(&mut self, account: AccountId, digest: &Digest) -> Result<(), Problem> {
-        let sql = "INSERT INTO upload (account, digest, created) VALUES ($1, $2, $3) \
-                   ON CONFLICT (account, digest) DO UPDATE SET created = excluded.created";
+    /// Notes that an account, or a host, uploaded a blob itself.
+    pub(crate) fn note_upload(&mut self, by: impl Display, digest: &Digest) -> Result<(), Problem> {
+        let sql = "INSERT INTO upload (uploader, digest, created) VALUES ($1, $2, $3) \
+                   ON CONFLICT (uploader, digest) DO UPDATE SET created = excluded.created";
         let created = self.now().as_micros() as i64;
-        self.execute(sql, (account.to_string(), digest.as_str(), created)).map(|_| ())
+        self.execute(sql, (by.to_string(), digest.as_str(), created)).map(|_| ())
     }
 
-    pub(crate) fn has_uploaded(&self, account: AccountId, digest: &Digest) -> Result<bool, Problem> {
-        let sql = "SELECT 1 FROM upload WHERE account = $1 AND digest = $2";
-        let row: Option<i64> = self.row(sql, (account.to_string(), digest.as_str()), |row| row.get(0))?;
+    pub(crate) fn has_uploaded(&self, by: impl Display, digest: &Digest) -> Result<bool, Problem> {
+        let sql = "SELECT 1 FROM upload WHERE uploader = $1 AND digest = $2";
+        let row: Option<i64> = self.row(sql, (by.to_string(), digest.as_str()), |row| row.get(0))?;
         Ok(row.is_some())
     }
 
     /// Digests of what the account uploaded and what was not forgotten since.
     pub(crate) fn uploads_of(&self, account: AccountId) -> Result<Vec<String>, Problem> {
-        let sql = "SELECT digest FROM upload WHERE account = $1";
+        let sql = "SELECT digest FROM upload WHERE uploader = $1";
         let mut statement = self.connection.prepare_cached(sql).map_err(unavailable)?;
         let rows = statement.query_map([account.to_string()], |row| row.get(0)).map_err(unavailable)?;
         rows.collect::<Result<_, _>>().map_err(unavailable)

@@ -2,6 +2,8 @@
 //!
 //! Owns each [`Effect`]. When one is due is decided in [`super::steps`].
 
+use std::collections::BTreeSet;
+
 use lucarne_api::Problem;
 use lucarne_model::{
     AccountId, Bytes, ErrorCode, HostId, Moment,
@@ -51,11 +53,10 @@ fn place(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord, now: Momen
     let unbound = |volume: &&mut VolumeRecord| volume.volume.host.is_none();
     let disk: Bytes = volumes.iter_mut().filter(unbound).map(|volume| volume.volume.size).sum();
     let demand = Demand { disk, ..record.demand() };
-    let bound = volumes.iter().find_map(|volume| volume.volume.host);
     let instance = &record.instance;
     let candidates = candidates(tx, fleet, record, now)?;
     let wished = instance.placement.host.map(|wished| resolve(&candidates, instance.account, wished));
-    let wish = Wish { host: wished.or(bound), strategy: instance.placement.strategy };
+    let wish = Wish { host: bound_to(&volumes, wished)?, strategy: instance.placement.strategy };
     let host = placement::choose(&candidates, &demand, wish)
         .map_err(|refusal| Problem::new(ErrorCode::InsufficientInstanceCapacity, refusal.to_string()))?;
     change_room(tx, host, |chosen| {
@@ -68,6 +69,16 @@ fn place(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord, now: Momen
     }
     record.instance.host = Some(host);
     Ok(())
+}
+
+/// The one host where it can be: the wished one, and where its volumes are.
+fn bound_to(volumes: &[VolumeRecord], wished: Option<HostId>) -> Result<Option<HostId>, Problem> {
+    let hosts: BTreeSet<HostId> = volumes.iter().filter_map(|volume| volume.volume.host).chain(wished).collect();
+    if hosts.len() > 1 {
+        let detail = "its volumes are not all on one host, or not on the wished one; a volume made from a snapshot can go anywhere";
+        return Err(Problem::new(ErrorCode::VolumeElsewhere, detail));
+    }
+    Ok(hosts.into_iter().next())
 }
 
 /// Tenants know hosts by names of their own.

@@ -115,7 +115,7 @@ impl<'a> Decision<'a> {
         match (self.known.running.get(&wanted.id), wanted.power) {
             (Some(running), Power::Running) if running.generation >= wanted.generation => self.disks(wanted, running),
             (Some(running), Power::Running | Power::Stopped) => self.stop(wanted, running, in_order),
-            (Some(running), Power::Absent) => self.stop(wanted, running, Stop::Kill),
+            (Some(running), Power::Off | Power::Absent) => self.stop(wanted, running, Stop::Kill),
             (None, Power::Running) if !self.known.ledger.is_over(wanted.id, wanted.generation) => self.prepare(wanted),
             (None, Power::Absent) if !self.known.forgotten.contains(&wanted.id) => self.take(Step::Forget(wanted.id)),
             (None, _) => {}

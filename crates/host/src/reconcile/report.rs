@@ -50,7 +50,7 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
             (ActualState::Failed, ended.generation)
         }
         (None, Some(ended), _) => (ActualState::Stopped, ended.generation),
-        (None, None, Power::Stopped) => (ActualState::Stopped, wanted.generation),
+        (None, None, Power::Stopped | Power::Off) => (ActualState::Stopped, wanted.generation),
         (None, None, Power::Running) => (ActualState::Preparing, wanted.generation),
     };
     let volumes = match (running, state) {

@@ -33,7 +33,7 @@ struct Wish {
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
-    let instance = (prop::bool::weighted(0.9), 0..3_u8, 0..2_u64);
+    let instance = (prop::bool::weighted(0.9), 0..4_u8, 0..2_u64);
     let volume = (prop::bool::weighted(0.9), any::<bool>(), prop::option::of(0..INSTANCES as usize));
     let instances = prop::collection::vec(instance, INSTANCES as usize);
     let volumes = prop::collection::vec(volume, VOLUMES as usize);
@@ -159,7 +159,7 @@ impl World {
             self.generations[n] += rise;
             // Whoever was once to be absent is never wanted again.
             let ended = self.said_absent.contains(&InstanceId::from_bits(n as u128));
-            let power = [Power::Running, Power::Stopped, Power::Absent][if ended { 2 } else { usize::from(*power) }];
+            let power = [Power::Running, Power::Stopped, Power::Off, Power::Absent][if ended { 3 } else { usize::from(*power) }];
             let attached = wish.volumes.iter().enumerate().filter(|(_, (.., to))| *to == Some(n));
             let attached = attached.filter(|(_, (spoken_of, present, _))| *spoken_of && *present);
             let volumes = attached.map(|(v, _)| Attachment { volume: VolumeId::from_bits(v as u128), slot: v as u8 });
@@ -348,7 +348,7 @@ proptest! {
             match wanted.power {
                 Power::Running if over => prop_assert_eq!(runs, None),
                 Power::Running => prop_assert!(runs.is_some_and(|generation| *generation >= wanted.generation)),
-                Power::Stopped | Power::Absent => prop_assert_eq!(runs, None),
+                Power::Stopped | Power::Off | Power::Absent => prop_assert_eq!(runs, None),
             }
             if wanted.power == Power::Absent {
                 prop_assert!(world.known.forgotten.contains(&wanted.id));

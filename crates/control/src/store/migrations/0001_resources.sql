@@ -40,12 +40,12 @@ CREATE TABLE idempotency (
 );
 CREATE INDEX idempotency_by_age ON idempotency (created);
 
--- Blobs that an account uploaded itself, and so may make images of.
+-- Blobs that an account uploaded itself, and so may make images of, or a host, and so may give as a snapshot.
 CREATE TABLE upload (
-    account TEXT NOT NULL,
+    uploader TEXT NOT NULL,
     digest TEXT NOT NULL,
     created BIGINT NOT NULL,
-    PRIMARY KEY (account, digest)
+    PRIMARY KEY (uploader, digest)
 );
 
 CREATE TABLE setting (
