@@ -102,8 +102,11 @@ mod tests {
         archive.finish()
     }
 
-    /// Reads an archive as the kernel does: (name, mode, content, device).
-    fn read(mut bytes: &[u8]) -> Vec<(String, u32, Vec<u8>, (u32, u32))> {
+    /// Name, mode, content, device.
+    type Read = (String, u32, Vec<u8>, (u32, u32));
+
+    /// Reads an archive as the kernel does.
+    fn read(mut bytes: &[u8]) -> Vec<Read> {
         let mut entries = vec![];
         loop {
             assert_eq!(&bytes[..6], b"070701");
