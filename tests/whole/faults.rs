@@ -33,24 +33,14 @@ fn code(ended: &Value) -> &str {
     ended.pointer("/state_reason/code").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A folder for `PATH` with links to all programs of the real one but QEMU's machine.
-fn programs_without_qemu(dir: &Path) -> anyhow::Result<PathBuf> {
+/// A folder for `PATH` with links to what an agent runs.
+fn programs(dir: &Path) -> anyhow::Result<PathBuf> {
     let bin = dir.join("bin");
     fs::create_dir(&bin)?;
-    for program in ["qemu-img", "sh"] {
+    for program in ["qemu-img", "qemu-system-x86_64", "prlimit", "sh"] {
         std::os::unix::fs::symlink(format!("/usr/bin/{program}"), bin.join(program))?;
     }
     Ok(bin)
-}
-
-fn restart_with_path(cloud: &mut Cloud, path: &Path) -> anyhow::Result<()> {
-    cloud.kill_host(0);
-    cloud.start_host(0, |command| {
-        command.env("PATH", path);
-    })?;
-    let operator = cloud.operator()?;
-    let host = operator.list("/v1/hosts")?[0]["id"].as_str().unwrap_or_default().to_owned();
-    operator.await_state(&format!("/v1/hosts/{host}"), "state", "up", PATIENCE).map(drop)
 }
 
 #[test]
@@ -59,22 +49,34 @@ fn a_host_without_qemu_and_one_whose_qemu_dies_say_so() -> anyhow::Result<()> {
     let tenant = cloud.tenant("first")?;
     let (_, subnet) = tenant.network()?;
     let disk = image::one_sector(&tenant)?;
-    let bin = programs_without_qemu(cloud.dir())?;
+    let bin = programs(cloud.dir())?;
+    let qemu = bin.join("qemu-system-x86_64");
     let body = json!({"image": disk, "subnet": subnet, "memory": 64 << 20});
+    let restart = |cloud: &mut Cloud| -> anyhow::Result<()> {
+        cloud.kill_host(0);
+        fs::remove_file(cloud.dir().join("host-0.log"))?;
+        cloud.start_host(0, |command| {
+            command.env("PATH", &bin);
+        })
+    };
 
-    restart_with_path(&mut cloud, &bin)?;
+    restart(&mut cloud)?;
+    cloud.hosts[0].as_mut().context("there is a host")?.await_log("this machine is a host", PATIENCE)?;
+    fs::remove_file(&qemu)?;
     let ended = failed_launch(&cloud, &tenant, body.clone())?;
     ensure!(code(&ended) == "HypervisorMissing", "{ended}\n{}", cloud.logs());
 
-    let dying = bin.join("qemu-system-x86_64");
-    fs::write(&dying, "#!/bin/sh\necho 'no such luck' >&2\nexit 1\n")?;
-    fs::set_permissions(&dying, fs::Permissions::from_mode(0o755))?;
-    restart_with_path(&mut cloud, &bin)?;
+    fs::write(&qemu, "#!/bin/sh\necho 'no such luck' >&2\nexit 1\n")?;
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755))?;
     let ended = failed_launch(&cloud, &tenant, body)?;
     ensure!(code(&ended) == "HypervisorFailed", "{ended}\n{}", cloud.logs());
     let said = ended.pointer("/state_reason/message").and_then(Value::as_str).unwrap_or_default();
     ensure!(said.contains("no such luck"), "the reason does not tell what QEMU said: {said}");
-    Ok(())
+
+    fs::remove_file(&qemu)?;
+    restart(&mut cloud)?;
+    let agent = cloud.hosts[0].as_mut().context("there is a host")?;
+    agent.await_log("apt-get install qemu-system-x86", PATIENCE).context("an agent without QEMU ends with the remedy")
 }
 
 /// A small file system of the test's own, unmounted at its end.

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use axum::{
-    body::to_bytes,
+    body::{HttpBody, to_bytes},
     extract::Request,
     http::{HeaderValue, header},
     middleware::Next,
@@ -33,6 +33,7 @@ const PROBLEM_BYTES: usize = 64 << 10;
 pub(super) async fn attach(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestInfo>().map(|info| info.id.clone()).unwrap_or_default();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let is_large = has_large_body(&request);
     let mut response = next.run(request).await;
     let media_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     if media_type == Some(Problem::MEDIA_TYPE.as_bytes()) {
@@ -45,11 +46,21 @@ pub(super) async fn attach(request: Request, next: Next) -> Response {
             }
         })
         .await;
+        // What was refused may not have been read to its end, and what is left of it is no next request.
+        if is_large {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
     response
+}
+
+/// Small bodies are drained by the server itself.
+fn has_large_body(request: &Request) -> bool {
+    const SMALL: u64 = 64 << 10;
+    request.body().size_hint().upper().is_none_or(|bytes| bytes > SMALL)
 }
 
 async fn named(response: Response, id: &str, log: impl FnOnce(&Problem)) -> Response {
