@@ -31,7 +31,9 @@ fn machines_outlive_a_killed_agent_and_are_adopted_with_their_network_by_the_nex
     let tenant = cloud.tenant("first")?;
     let (_, subnet) = tenant.network()?;
     let launch = |address: &str, user_data: &str| {
-        tenant.launch(json!({"image": image, "subnet": subnet, "memory": 128 << 20, "address": address, "user_data": user_data}))
+        tenant.launch(
+            json!({"image": image, "subnet": subnet, "memory": 128 << 20, "address": address, "user_data": user_data}),
+        )
     };
     let silent = launch("10.0.1.10", "")?;
     let pinging = launch("10.0.1.11", &pinger("10.0.1.10"))?;

@@ -28,15 +28,21 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let image = image::fake(api, false)?;
     let launched = api.post("/v1/instances", &json!({"image": image, "subnet": subnet}))?.ok()?;
     let text = |value: &Value, pointer: &str| {
-        value.pointer(pointer).and_then(Value::as_str).map(str::to_owned).with_context(|| format!("no {pointer} in {value}"))
+        value
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .with_context(|| format!("no {pointer} in {value}"))
     };
     let instance = text(&launched, "/instances/0/id")?;
-    api.await_state(&format!("/v1/instances/{instance}"), "state", "running", PATIENCE).with_context(|| cloud.logs())?;
+    api.await_state(&format!("/v1/instances/{instance}"), "state", "running", PATIENCE)
+        .with_context(|| cloud.logs())?;
     let volume = api.make("/v1/volumes", json!({"size": 1 << 20}), "/id")?;
     api.post(&format!("/v1/volumes/{volume}/attach"), &json!({"instance": instance}))?.ok()?;
     api.await_state(&format!("/v1/volumes/{volume}"), "state", "in-use", PATIENCE).with_context(|| cloud.logs())?;
     let group = api.make("/v1/security-groups", json!({"vpc": vpc, "name": "own"}), "/id")?;
-    let rule = json!({"direction": "ingress", "traffic": {"protocol": "all"}, "peer": {"kind": "cidr", "cidr": "10.0.0.0/8"}});
+    let rule =
+        json!({"direction": "ingress", "traffic": {"protocol": "all"}, "peer": {"kind": "cidr", "cidr": "10.0.0.0/8"}});
     let rule = api.make(&format!("/v1/security-groups/{group}/rules"), json!({"rule": rule}), "/id")?;
     let image_shown = api.get(&format!("/v1/images/{image}"))?.ok()?;
     let user = api.make("/v1/users", json!({"name": "reader", "role": "reader"}), "/id")?;
@@ -247,9 +253,7 @@ fn no_route_gives_a_tenant_anything_of_another() -> anyhow::Result<()> {
                 alternative,
                 most_alternatives: 1,
             };
-            let (places, alternatives) = match build(&operation, &mut builder)? {
-                Built { places, alternatives, .. } => (places, alternatives),
-            };
+            let Built { places, alternatives, .. } = build(&operation, &mut builder)?;
             for crossed in 0..places {
                 builder.crossed = crossed;
                 builder.places = 0;
@@ -331,7 +335,8 @@ fn nobody_without_credentials_is_answered() -> anyhow::Result<()> {
         let path = build(operation, &mut builder)?.path;
         for authorization in ["", "Bearer nonsense", "Bearer lucarne-host.host-00000000000000000.00", "Basic YTpi"] {
             let request = stranger.request(operation.method.clone(), format!("{}{path}", tenant.endpoint));
-            let request = if authorization.is_empty() { request } else { request.header("authorization", authorization) };
+            let request =
+                if authorization.is_empty() { request } else { request.header("authorization", authorization) };
             let answer = Api::send(request)?;
             ensure!(answer.status == 401 && answer.code() == "AuthFailure", "{} {path}: {answer:?}", operation.method);
         }

@@ -85,7 +85,8 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(at: &Path, size: &str) -> anyhow::Result<Self> {
         fs::create_dir_all(at)?;
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).status()?;
+        let done =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).status()?;
         ensure!(done.success(), "a tmpfs could not be mounted; this test needs root");
         Ok(Self(at.to_owned()))
     }
@@ -132,7 +133,11 @@ fn a_full_disk_at_the_controller_refuses_an_upload_and_nothing_else() -> anyhow:
     let upload = tenant.request(Method::POST, "/v1/blobs").body(vec![1; 4 << 20]);
     let refused = Api::send(upload)?;
     ensure!((refused.status, refused.code()) == (507, "InsufficientStorage"), "{refused:?}");
-    ensure!(fs::read_dir(cloud.dir().join("k/blobs"))?.flatten().all(|entry| entry.metadata().is_ok_and(|m| m.len() == 0 || m.is_dir())));
+    ensure!(
+        fs::read_dir(cloud.dir().join("k/blobs"))?
+            .flatten()
+            .all(|entry| entry.metadata().is_ok_and(|m| m.len() == 0 || m.is_dir()))
+    );
     tenant.network()?;
     image::upload(&tenant, vec![1; 1 << 20]).map(drop)?;
     cloud.kill_controller();
@@ -152,12 +157,9 @@ fn an_image_that_is_not_what_it_says_is_refused() -> anyhow::Result<()> {
         let answer = tenant.post("/v1/images", &json!({"name": "bad", "source": source}))?;
         Ok((answer.status, answer.code().to_owned()))
     };
-    for (bytes, format) in [
-        (torn, Value::Null),
-        (vec![1; 700], Value::Null),
-        (vec![1; 512], json!("qcow2")),
-        (Vec::new(), json!("raw")),
-    ] {
+    for (bytes, format) in
+        [(torn, Value::Null), (vec![1; 700], Value::Null), (vec![1; 512], json!("qcow2")), (Vec::new(), json!("raw"))]
+    {
         let answer = disk(bytes, format.clone())?;
         ensure!(answer == (400, "InvalidImage.Unreadable".into()), "{format}: {answer:?}");
     }

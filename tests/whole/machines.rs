@@ -105,7 +105,9 @@ fn user_data_and_metadata(api: &Api, guest: &Guest<'_>) -> anyhow::Result<()> {
     let log = api.await_log(&guest.id, "lucarne: ready", BOOT).with_context(|| guest.cloud.logs())?;
     let shown = guest.await_state("running")?;
     let address = shown["address"].as_str().unwrap_or_default();
-    for wanted in [format!("probe: id {}", guest.id), format!("probe: address {address}"), "probe: refused without".into()] {
+    for wanted in
+        [format!("probe: id {}", guest.id), format!("probe: address {address}"), "probe: refused without".into()]
+    {
         ensure!(log.contains(&wanted), "no `{wanted}` in:\n{log}");
     }
     guest.run("echo typed-$((40+2))", "typed-42")

@@ -108,7 +108,8 @@ fn repeated(api: &Api) -> anyhow::Result<()> {
     let before = api.list("/v1/vpcs")?.len();
     expect(&send("10.7.0.0/16", "dry-run", "true")?, 412, "DryRunOperation")?;
     ensure!(api.list("/v1/vpcs")?.len() == before);
-    let (first, second) = (send("10.7.0.0/16", "idempotency-key", "k1")?.ok()?, send("10.7.0.0/16", "idempotency-key", "k1")?.ok()?);
+    let (first, second) =
+        (send("10.7.0.0/16", "idempotency-key", "k1")?.ok()?, send("10.7.0.0/16", "idempotency-key", "k1")?.ok()?);
     ensure!(first == second && api.list("/v1/vpcs")?.len() == before + 1);
     expect(&send("10.8.0.0/16", "idempotency-key", "k1")?, 409, "IdempotentParameterMismatch")
 }
@@ -149,12 +150,15 @@ fn slow_and_endless_requests_end_and_others_are_served_meanwhile() -> anyhow::Re
     let endpoint = cloud.endpoint();
     let slow = std::thread::scope(|scope| -> anyhow::Result<_> {
         let head = scope.spawn(|| raw(&endpoint, b"POST /v1/vpcs HTTP/1.1\r\nhost: x\r\n", Duration::from_secs(40)));
-        let body = b"POST /v1/tokens HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
+        let body =
+            b"POST /v1/tokens HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
         let body = scope.spawn(|| raw(&endpoint, body, Duration::from_secs(40)));
         for _ in 0..20 {
             tenant.get("/v1/vpcs")?.ok()?;
         }
-        let join = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<(String, Duration)>>| thread.join().expect("it ended");
+        let join = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<(String, Duration)>>| {
+            thread.join().expect("it ended")
+        };
         Ok((join(head)?, join(body)?))
     })?;
     let ((_, head), (answer, body)) = slow;
@@ -180,7 +184,9 @@ fn an_account_that_asks_too_fast_is_told_when_to_come_back_and_others_are_not_sl
     let answers = (0..40).map(|_| hasty.get("/v1/vpcs")).collect::<anyhow::Result<Vec<_>>>()?;
     let refused: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 429).collect();
     ensure!(refused.len() > 10, "only {} of 40 were refused", refused.len());
-    ensure!(refused.iter().all(|answer| answer.code() == "RequestLimitExceeded" && answer.body["retry_after"].is_u64()));
+    ensure!(
+        refused.iter().all(|answer| answer.code() == "RequestLimitExceeded" && answer.body["retry_after"].is_u64())
+    );
     calm.get("/v1/vpcs")?.ok().map(drop)
 }
 

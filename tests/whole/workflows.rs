@@ -19,7 +19,11 @@ fn room_and_leftovers(operator: &Api, tenant: &Api) -> anyhow::Result<Value> {
     Ok(json!([hosts, instances, tenant.list("/v1/interfaces")?, tenant.list("/v1/volumes")?]))
 }
 
-fn kill_at(cloud: &mut Cloud, point: &str, begin: impl FnOnce(&Cloud) -> anyhow::Result<String>) -> anyhow::Result<String> {
+fn kill_at(
+    cloud: &mut Cloud,
+    point: &str,
+    begin: impl FnOnce(&Cloud) -> anyhow::Result<String>,
+) -> anyhow::Result<String> {
     cloud.kill_controller();
     cloud.start_controller(Some(point))?;
     let instance = begin(cloud)?;
@@ -85,9 +89,13 @@ fn a_launch_that_fails_is_undone_across_a_kill_at_every_step() -> anyhow::Result
     let before = room_and_leftovers(&operator, &tenant)?;
     // More than any host has: the host is never chosen, and the launch is undone from its second step on.
     let too_large = json!({"image": disk, "subnet": subnet, "memory": 200u64 << 30});
-    for point in ["launch.place.before", "launch.place.undo-before", "launch.place.undo-after", "launch.admit.undo-before",
-        "launch.admit.undo-after"]
-    {
+    for point in [
+        "launch.place.before",
+        "launch.place.undo-before",
+        "launch.place.undo-after",
+        "launch.admit.undo-before",
+        "launch.admit.undo-after",
+    ] {
         let instance = kill_at(&mut cloud, point, |_| tenant.launch(too_large.clone()))?;
         let run = || -> anyhow::Result<()> {
             let ended = tenant.await_state(&format!("/v1/instances/{instance}"), "state", "terminated", PATIENCE)?;
@@ -109,7 +117,11 @@ fn a_launch_that_is_terminated_half_way_leaves_nothing() -> anyhow::Result<()> {
     cloud.kill_controller();
     cloud.start_controller(Some("launch.start.before"))?;
     let instance = tenant.launch(json!({"image": disk, "subnet": subnet}))?;
-    cloud.controller.as_mut().context("there is a controller")?.await_log("holding at launch.start.before", PATIENCE)?;
+    cloud
+        .controller
+        .as_mut()
+        .context("there is a controller")?
+        .await_log("holding at launch.start.before", PATIENCE)?;
     tenant.delete(&format!("/v1/instances/{instance}"))?.ok()?;
     cloud.kill_controller();
     cloud.start_controller(None)?;
@@ -127,7 +139,11 @@ fn a_host_that_vanishes_during_a_launch_ends_it_with_a_reason_and_is_told_when_i
     cloud.kill_controller();
     cloud.start_controller(Some("launch.start.before"))?;
     let instance = tenant.launch(json!({"image": disk, "subnet": subnet}))?;
-    cloud.controller.as_mut().context("there is a controller")?.await_log("holding at launch.start.before", PATIENCE)?;
+    cloud
+        .controller
+        .as_mut()
+        .context("there is a controller")?
+        .await_log("holding at launch.start.before", PATIENCE)?;
     // It runs on the host, and the controller does not know it yet.
     cloud.kill_host(0);
     cloud.kill_controller();

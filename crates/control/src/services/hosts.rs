@@ -124,6 +124,10 @@ pub(crate) async fn hello_host(
     controller.fleet.heard(host, crate::clock::now());
     let describe = move |tx: &mut Tx<'_>| {
         let mut record: HostRecord = tx.get(Scope::Everything, host)?;
+        // Hosts say hello again while the collector is away: that alone is nothing to write down.
+        if record.has_spoken && record.host.description == description {
+            return Ok(());
+        }
         record.host.description = description;
         record.host.last_heard = tx.now();
         record.has_spoken = true;

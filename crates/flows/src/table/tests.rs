@@ -24,7 +24,7 @@ fn owner() -> Arc<Owner> {
 }
 
 fn key(n: u16) -> FlowKey {
-    FlowKey::new(1, 0x0a00_0001, 0x0a00_0002, n, 80, if n % 2 == 0 { TCP } else { UDP })
+    FlowKey::new(1, 0x0a00_0001, 0x0a00_0002, n, 80, if n.is_multiple_of(2) { TCP } else { UDP })
 }
 
 fn opening(direction: Direction, phase: Phase, epoch: u32) -> Opening {
@@ -81,11 +81,11 @@ impl Run {
 
     fn packet(&mut self, flow: u16, direction: Direction, bytes: u32, flags: u16) {
         self.note(direction, bytes);
-        let packet = packet(bytes, if flow % 2 == 0 { flags } else { 0 });
+        let packet = packet(bytes, if flow.is_multiple_of(2) { flags } else { 0 });
         match self.table.find(key(flow)) {
             Some(slot) => self.table.count(slot, direction, &packet, self.now),
             None => {
-                let phase = if flow % 2 == 0 { Phase::SynSent } else { Phase::Asked };
+                let phase = if flow.is_multiple_of(2) { Phase::SynSent } else { Phase::Asked };
                 let opening = opening(direction, phase, self.epoch);
                 self.table.open(key(flow), opening, &packet, self.now, &mut |record| self.records.push(record));
             }

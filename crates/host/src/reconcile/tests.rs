@@ -159,7 +159,8 @@ impl World {
             self.generations[n] += rise;
             // Whoever was once to be absent is never wanted again.
             let ended = self.said_absent.contains(&InstanceId::from_bits(n as u128));
-            let power = [Power::Running, Power::Stopped, Power::Off, Power::Absent][if ended { 3 } else { usize::from(*power) }];
+            let power = [Power::Running, Power::Stopped, Power::Off, Power::Absent]
+                [if ended { 3 } else { usize::from(*power) }];
             let attached = wish.volumes.iter().enumerate().filter(|(_, (.., to))| *to == Some(n));
             let attached = attached.filter(|(_, (spoken_of, present, _))| *spoken_of && *present);
             let volumes = attached.map(|(v, _)| Attachment { volume: VolumeId::from_bits(v as u128), slot: v as u8 });
