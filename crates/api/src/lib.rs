@@ -18,7 +18,7 @@ pub use table::{Access, Call, Route};
 
 /// The OpenAPI document of this build, as it stands in `docs/openapi.json`.
 pub fn openapi_json() -> String {
-    let mut text = format!("{:#}", openapi::document(ROUTES));
+    let mut text = format!("{:#}", openapi::sorted(openapi::document(ROUTES)));
     text.push('\n');
     text
 }

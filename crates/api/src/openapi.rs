@@ -2,6 +2,8 @@
 //!
 //! Owns its composition. Version 3.0.3, because the client generator reads that one.
 
+use std::collections::BTreeMap;
+
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -83,8 +85,10 @@ fn query_parameters(schema: &Value, generator: &schemars::SchemaGenerator) -> Ve
     let name = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
     let object = name.and_then(|name| generator.definitions().get(name)).unwrap_or(schema);
     let required: Vec<_> = object.get("required").and_then(Value::as_array).into_iter().flatten().collect();
-    let properties = object.get("properties").and_then(Value::as_object).into_iter().flatten();
+    let properties: BTreeMap<_, _> =
+        object.get("properties").and_then(Value::as_object).into_iter().flatten().collect();
     properties
+        .into_iter()
         .map(|(name, property)| {
             let mut property = without_null(property.clone());
             let description = property.as_object_mut().and_then(|object| object.remove("description"));
@@ -118,5 +122,18 @@ fn without_null(mut schema: Value) -> Value {
             only
         }
         None => schema,
+    }
+}
+
+/// The same with all fields in the order of their names. Whether `serde_json` keeps the order of insertion depends on what
+/// else is built; the document must not.
+pub(crate) fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields: BTreeMap<String, Value> = fields.into_iter().collect();
+            fields.into_iter().map(|(name, value)| (name, sorted(value))).collect::<Map<_, _>>().into()
+        }
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
+        other => other,
     }
 }
