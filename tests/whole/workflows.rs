@@ -8,6 +8,7 @@ use lucarne_tests::{
     cloud::{Cloud, Driver},
     eventually, image,
 };
+use reqwest::Method;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -107,50 +108,90 @@ fn a_launch_that_fails_is_undone_across_a_kill_at_every_step() -> anyhow::Result
     Ok(())
 }
 
+/// A cloud of one host whose controller has begun a launch and stays before its host is known to run it.
+struct HalfWay {
+    cloud: Cloud,
+    operator: Api,
+    tenant: Api,
+    instance: String,
+    before: Value,
+}
+
+impl HalfWay {
+    fn reach() -> anyhow::Result<Self> {
+        let mut cloud = Cloud::start(Driver::Simulated, 1)?;
+        let (operator, tenant) = (cloud.operator()?, cloud.tenant("first")?);
+        let (_, subnet) = tenant.network()?;
+        let disk = image::one_sector(&tenant)?;
+        let before = room_and_leftovers(&operator, &tenant)?;
+        cloud.kill_controller();
+        cloud.start_controller(Some("launch.start.before"))?;
+        let instance = tenant.launch(json!({"image": disk, "subnet": subnet}))?;
+        let controller = cloud.controller.as_mut().context("there is a controller")?;
+        controller.await_log("holding at launch.start.before", PATIENCE)?;
+        Ok(Self { cloud, operator, tenant, instance, before })
+    }
+
+    fn path(&self) -> String {
+        format!("/v1/instances/{}", self.instance)
+    }
+
+    fn restart_controller(&mut self) -> anyhow::Result<()> {
+        self.cloud.kill_controller();
+        self.cloud.start_controller(None)
+    }
+
+    fn nothing_is_left(&self) -> anyhow::Result<()> {
+        nothing_is_left(&self.operator, &self.tenant, &self.before).with_context(|| self.cloud.logs())
+    }
+}
+
 #[test]
 fn a_launch_that_is_terminated_half_way_leaves_nothing() -> anyhow::Result<()> {
-    let mut cloud = Cloud::start(Driver::Simulated, 1)?;
-    let (operator, tenant) = (cloud.operator()?, cloud.tenant("first")?);
-    let (_, subnet) = tenant.network()?;
-    let disk = image::one_sector(&tenant)?;
-    let before = room_and_leftovers(&operator, &tenant)?;
-    cloud.kill_controller();
-    cloud.start_controller(Some("launch.start.before"))?;
-    let instance = tenant.launch(json!({"image": disk, "subnet": subnet}))?;
-    cloud
-        .controller
-        .as_mut()
-        .context("there is a controller")?
-        .await_log("holding at launch.start.before", PATIENCE)?;
-    tenant.delete(&format!("/v1/instances/{instance}"))?.ok()?;
-    cloud.kill_controller();
-    cloud.start_controller(None)?;
-    tenant.await_state(&format!("/v1/instances/{instance}"), "state", "terminated", PATIENCE)?;
-    nothing_is_left(&operator, &tenant, &before).with_context(|| cloud.logs())
+    let mut half = HalfWay::reach()?;
+    half.tenant.delete(&half.path())?.ok()?;
+    half.restart_controller()?;
+    half.tenant.await_state(&half.path(), "state", "terminated", PATIENCE)?;
+    half.nothing_is_left()
 }
 
 #[test]
 fn a_host_that_vanishes_during_a_launch_ends_it_with_a_reason_and_is_told_when_it_comes_back() -> anyhow::Result<()> {
-    let mut cloud = Cloud::start(Driver::Simulated, 1)?;
-    let (operator, tenant) = (cloud.operator()?, cloud.tenant("first")?);
-    let (_, subnet) = tenant.network()?;
-    let disk = image::one_sector(&tenant)?;
-    let before = room_and_leftovers(&operator, &tenant)?;
-    cloud.kill_controller();
-    cloud.start_controller(Some("launch.start.before"))?;
-    let instance = tenant.launch(json!({"image": disk, "subnet": subnet}))?;
-    cloud
-        .controller
-        .as_mut()
-        .context("there is a controller")?
-        .await_log("holding at launch.start.before", PATIENCE)?;
+    let mut half = HalfWay::reach()?;
     // It runs on the host, and the controller does not know it yet.
-    cloud.kill_host(0);
-    cloud.kill_controller();
-    cloud.start_controller(None)?;
-    let path = format!("/v1/instances/{instance}");
-    let ended = tenant.await_state(&path, "state", "terminated", PATIENCE).with_context(|| cloud.logs())?;
+    half.cloud.kill_host(0);
+    half.restart_controller()?;
+    let ended = half.tenant.await_state(&half.path(), "state", "terminated", PATIENCE);
+    let ended = ended.with_context(|| half.cloud.logs())?;
     ensure!(ended.pointer("/state_reason/code") == Some(&json!("HostUnreachable")), "{ended}");
-    cloud.start_host(0, |_| {})?;
-    nothing_is_left(&operator, &tenant, &before).with_context(|| cloud.logs())
+    half.cloud.start_host(0, |_| {})?;
+    half.nothing_is_left()
+}
+
+#[test]
+fn a_launch_whose_answer_was_lost_with_the_controller_is_not_done_twice() -> anyhow::Result<()> {
+    let mut cloud = Cloud::start(Driver::Simulated, 1)?;
+    let tenant = cloud.tenant("first")?;
+    let (_, subnet) = tenant.network()?;
+    let image = image::fake(&tenant, false)?;
+    cloud.kill_controller();
+    cloud.start_controller(Some("launch.admit.after"))?;
+    let launch = || {
+        let request = tenant.request(Method::POST, "/v1/instances").header("idempotency-key", "one launch");
+        Api::send(request.json(&json!({"image": image, "subnet": subnet})))
+    };
+    let lost = std::thread::scope(|scope| -> anyhow::Result<_> {
+        let request = scope.spawn(launch);
+        let controller = cloud.controller.as_mut().context("there is a controller")?;
+        controller.await_log("holding at launch.admit.after", PATIENCE)?;
+        cloud.kill_controller();
+        Ok(request.join().expect("the request ended"))
+    })?;
+    ensure!(lost.is_err(), "an answer came from a controller that was killed: {lost:?}");
+    cloud.start_controller(None)?;
+    let again = launch()?.ok()?;
+    let instance = again.pointer("/instances/0/id").and_then(Value::as_str).context("no instance")?;
+    tenant.await_state(&format!("/v1/instances/{instance}"), "state", "running", PATIENCE)?;
+    ensure!(tenant.list("/v1/instances")?.len() == 1, "the launch was done twice");
+    Ok(())
 }

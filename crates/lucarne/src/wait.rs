@@ -52,9 +52,12 @@ pub(crate) struct Goal {
 }
 
 impl Goal {
-    /// `terminated` and `error` are dead ends for every other goal.
-    pub(crate) const fn state(state: &'static str) -> Self {
-        Self { state, hopeless: &["terminated", "shutting-down", "error"], patience: Duration::from_secs(300) }
+    /// `terminated` and `error` are dead ends for every other goal, and `stopped` for what is starting. What is shutting
+    /// down is waited for: it will say why.
+    pub(crate) fn state(state: &'static str) -> Self {
+        let hopeless: &[&str] =
+            if state == "running" { &["terminated", "stopped", "error"] } else { &["terminated", "error"] };
+        Self { state, hopeless, patience: Duration::from_secs(300) }
     }
 
     /// Whether it is reached (`Some(true)`), given up (`Some(false)`) or still open.
@@ -107,6 +110,9 @@ mod tests {
         assert_eq!(running.judge("pending"), None);
         assert_eq!(running.judge("running"), Some(true));
         assert_eq!(running.judge("terminated"), Some(false));
+        assert_eq!(running.judge("stopped"), Some(false));
+        assert_eq!(Goal::state("stopped").judge("running"), None);
+        assert_eq!(Goal::state("terminated").judge("shutting-down"), None);
         assert_eq!(Goal::state("terminated").judge("terminated"), Some(true));
     }
 

@@ -31,6 +31,7 @@ pub(crate) async fn launch_instances(
 ) -> Result<Created<Launched>, Problem> {
     let (account, request) = (call.caller.account, call.body.0.clone());
     let launched = controller.change(&call, move |tx| launch::admit(tx, account, &request)).await?;
+    engine::hold_at("launch.admit.after").await;
     launched.jobs.iter().for_each(|job| controller.workflows.follow(*job));
     Ok(Created(launched))
 }

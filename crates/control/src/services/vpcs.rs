@@ -14,7 +14,7 @@ use lucarne_api::{
 use lucarne_model::{
     AccountId, Cidr, ErrorCode, Tags, VpcId,
     flow::Direction,
-    network::{Route, RouteTable, RouteTarget, Vpc},
+    network::{Route, RouteTable, RouteTarget, Subnet, Vpc},
     security_group::{Peer, Rule, RuleSpec, SecurityGroup, Traffic},
 };
 
@@ -147,6 +147,11 @@ pub(crate) async fn delete_vpc(
     let (scope, id) = (call.caller.scope(), call.path.0);
     let delete = move |tx: &mut Tx<'_>| {
         let vpc: Vpc = tx.get(scope, id)?;
+        // Named rather than what the VPC was born with, which the user did not make.
+        if let Some(subnet) = tx.referring::<Subnet>(scope, id)?.first() {
+            let detail = format!("{id} is still used by {}", subnet.id);
+            return Err(Problem::new(ErrorCode::DependencyViolation, detail));
+        }
         let main: RouteTable = tx.get(scope, vpc.main_route_table)?;
         tx.delete(&main)?;
         let default: SecurityGroup = tx.get(scope, vpc.default_security_group)?;

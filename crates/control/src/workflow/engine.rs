@@ -186,17 +186,20 @@ fn is_final(problem: &Problem, job: &JobRecord) -> bool {
     !passing && job.job.kind == JobKind::Launch && job.job.state == JobState::Running
 }
 
-/// Says where it is and stays there, if this is where it was told to.
 async fn hold(job: &JobRecord, edge: &str) {
-    static HOLD: OnceLock<Option<String>> = OnceLock::new();
-    let Some(point) = HOLD.get_or_init(|| std::env::var(HOLD_VARIABLE).ok()) else { return };
     let kind = match job.job.kind {
         JobKind::Launch => "launch",
         JobKind::Terminate => "terminate",
     };
     let undo = if job.job.state == JobState::Undoing { "undo-" } else { "" };
-    let here = format!("{kind}.{}.{undo}{edge}", job.job.step);
-    if here == *point {
+    hold_at(&format!("{kind}.{}.{undo}{edge}", job.job.step)).await;
+}
+
+/// Says where it is and stays there, if this is where it was told to.
+pub(crate) async fn hold_at(here: &str) {
+    static HOLD: OnceLock<Option<String>> = OnceLock::new();
+    let point = HOLD.get_or_init(|| std::env::var(HOLD_VARIABLE).ok());
+    if point.as_deref() == Some(here) {
         tracing::warn!("holding at {here}");
         std::future::pending::<()>().await;
     }
