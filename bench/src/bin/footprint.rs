@@ -30,9 +30,9 @@ fn main() -> Result<()> {
         let mark = MARKS.iter().find(|(marked, _)| *marked == name).map(|(_, mib)| format!("{mib:.0}"));
         rows.push(row(&format!("lucarne {name}"), pid, mark)?);
     }
-    match &peer {
-        Some(peer) => rows.push(row("libvirtd (peer)", peer.0.id(), None)?),
-        None => eprintln!("{PEER} is not there: install libvirt-daemon to see it beside"),
+    match peer.as_ref().and_then(|peer| row("libvirtd (peer)", peer.0.id(), None).ok()) {
+        Some(row) => rows.push(row),
+        None => eprintln!("{PEER} is not there or ended at once: install and set up libvirt-daemon to see it beside"),
     }
     println!("{}", table(&["idle process", "RSS MiB", "PSS MiB", "private MiB", "at most MiB"], &rows));
     Ok(())

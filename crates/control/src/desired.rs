@@ -3,7 +3,11 @@
 //! Owns the derivation, and what a host must wait on to hear of changes. It is always the whole: what a host lost or never
 //! got is told again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use lucarne_api::Problem;
 use lucarne_model::{
@@ -21,7 +25,7 @@ use lucarne_model::{
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
-    store::{Scope, Tx},
+    store::{Scope, Stamp, Tx},
 };
 
 const ALL: Scope = Scope::Everything;
@@ -32,12 +36,13 @@ pub(crate) fn compute(
     host: HostId,
     mentioned: &[InstanceId],
     streams: Vec<StreamRequest>,
+    cache: &Networks,
 ) -> Result<Desired, Problem> {
     let placed = tx.referring::<InstanceRecord>(ALL, host)?;
     let volumes = tx.referring::<VolumeRecord>(ALL, host)?;
     let vpcs: BTreeSet<VpcId> =
         placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc).collect();
-    let networks = vpcs.into_iter().map(|vpc| network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
+    let networks = vpcs.into_iter().map(|vpc| cache.network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
     let strays = strays(tx, host, mentioned)?;
     Ok(Desired {
         version: 0,
@@ -50,10 +55,43 @@ pub(crate) fn compute(
     })
 }
 
-/// What `host` must be woken for: itself, and every VPC of which it has an interface.
-pub(crate) fn topics(host: HostId, desired: &Desired) -> BTreeSet<String> {
-    let vpcs = desired.networks.iter().map(|network| network.vpc.to_string());
-    vpcs.chain([host.to_string()]).collect()
+/// Networks as they were computed last: a VPC on many hosts is read from the store once for each change, not once a host.
+#[derive(Debug, Default)]
+pub(crate) struct Networks {
+    known: Mutex<HashMap<VpcId, (Stamp, DesiredNetwork)>>,
+}
+
+impl Networks {
+    fn network(&self, tx: &Tx<'_>, vpc: VpcId) -> Result<DesiredNetwork, Problem> {
+        let stamp = tx.stamp(vpc)?;
+        let known = |all: &HashMap<VpcId, (Stamp, DesiredNetwork)>| {
+            all.get(&vpc).filter(|(of, _)| *of == stamp).map(|(_, network)| network.clone())
+        };
+        if let Some(network) = known(&self.lock()) {
+            return Ok(network);
+        }
+        let network = network(tx, vpc)?;
+        self.lock().insert(vpc, (stamp, network.clone()));
+        Ok(network)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<VpcId, (Stamp, DesiredNetwork)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a host must be woken for beside itself: every VPC of which it has an interface.
+pub(crate) fn topics(desired: &Desired) -> BTreeSet<String> {
+    desired.networks.iter().map(|network| network.vpc.to_string()).collect()
+}
+
+/// How long changes elsewhere in its VPCs are gathered before a host is told: in a large network they are many, and each
+/// concerns every host. What concerns the host itself does not wait.
+pub(crate) fn gather(desired: &Desired) -> Duration {
+    const FOR_EACH: Duration = Duration::from_millis(2);
+    const LONGEST: Duration = Duration::from_secs(1);
+    let endpoints: usize = desired.networks.iter().map(|network| network.endpoints.len()).sum();
+    (FOR_EACH * u32::try_from(endpoints).unwrap_or(u32::MAX)).min(LONGEST)
 }
 
 fn power(record: &InstanceRecord) -> Power {

@@ -45,6 +45,7 @@ pub(crate) use auth::Caller;
 use auth::{Policies, Principals, Throttle, TokenKey};
 use blobs::BlobStore;
 use collector_client::CollectorClient;
+use desired::Networks;
 use fleet::Fleet;
 use services::streams::Streams;
 use store::Store;
@@ -87,6 +88,7 @@ pub(crate) struct Controller {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) workflows: Workflows,
     pub(crate) streams: Streams,
+    pub(crate) networks: Arc<Networks>,
 }
 
 impl Controller {
@@ -103,6 +105,7 @@ impl Controller {
             collector: CollectorClient::new(settings.collector.clone()),
             workflows: Workflows::new(store.clone(), fleet.clone()),
             streams: Streams::default(),
+            networks: Arc::default(),
             fleet,
             store,
             settings,

@@ -264,28 +264,35 @@ pub(crate) async fn get_desired(
 /// The host's desired state, as soon as it is another than that of the version `have`.
 async fn newer_than(controller: &Controller, host: HostId, have: Option<u64>) -> Result<Desired, Problem> {
     // Heard of first and computed then, so that no change falls between.
-    let mut topics = BTreeSet::from([host.to_string()]);
-    let mut changes = controller.store.changes().subscribe(topics.clone());
+    let changes = controller.store.changes();
+    let mut own = changes.subscribe([host.to_string()]);
+    let mut topics = BTreeSet::new();
+    let mut others = changes.subscribe([]);
     loop {
         let desired = compute(controller, host).await?;
         if have != Some(desired.version) {
             return Ok(desired);
         }
-        let concerned = desired::topics(host, &desired);
-        if concerned == topics {
-            changes.changed().await;
-            tokio::time::sleep(GATHER).await;
-        } else {
-            changes = controller.store.changes().subscribe(concerned.clone());
+        let concerned = desired::topics(&desired);
+        if concerned != topics {
+            others = changes.subscribe(concerned.clone());
             topics = concerned;
+            continue;
         }
+        tokio::select! {
+            () = own.changed() => {}
+            () = others.changed() => drop(tokio::time::timeout(desired::gather(&desired), own.changed()).await),
+        }
+        tokio::time::sleep(GATHER).await;
     }
 }
 
 async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Problem> {
     let sequence = controller.store.changes().sequence();
     let (mentioned, streams) = (controller.fleet.mentioned(host), controller.streams.of(host));
-    let mut desired = controller.store.read(move |tx| desired::compute(tx, host, &mentioned, streams)).await?;
+    let networks = controller.networks.clone();
+    let compute = move |tx: &Tx<'_>| desired::compute(tx, host, &mentioned, streams, &networks);
+    let mut desired = controller.store.read(compute).await?;
     controller.fleet.number(host, &mut desired, sequence);
     Ok(desired)
 }

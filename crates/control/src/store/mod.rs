@@ -35,7 +35,7 @@ pub(crate) use filter::Filter;
 pub(crate) use resource::{Item, Resource, Scope};
 pub(crate) use resources::AccessKeyRecord;
 pub(crate) use small_tables::Remembered;
-pub(crate) use tx::{Tx, not_found};
+pub(crate) use tx::{Stamp, Tx, not_found};
 
 /// Readers at one time; more would only wait for the same processors.
 const READERS: usize = 8;

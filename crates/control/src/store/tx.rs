@@ -11,6 +11,10 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::{Item, Resource, Scope};
 
+/// See [`Tx::stamp`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp(i64, i64, i64);
+
 /// A transaction that reads, and in [`Store::write`](super::Store::write) also writes.
 #[derive(Debug)]
 pub(crate) struct Tx<'c> {
@@ -60,6 +64,15 @@ impl<'c> Tx<'c> {
             scope.condition()
         );
         self.bodies(&sql, (scope.parameter(), R::KIND, to.to_string()))
+    }
+
+    /// Changes with every change of any resource that points at `to`: how many there are, how often they were changed, and
+    /// when the last of them was made.
+    pub(crate) fn stamp(&self, to: impl Display) -> Result<Stamp, Problem> {
+        let sql = "SELECT COUNT(*), COALESCE(SUM(version), 0), COALESCE(MAX(created), 0) \
+                   FROM reference JOIN resource ON kind = from_kind AND id = from_id WHERE to_id = $1";
+        let stamp = self.row(sql, [to.to_string()], |row| Ok(Stamp(row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(stamp.unwrap_or_default())
     }
 
     /// How many resources of a kind point at `to`.
