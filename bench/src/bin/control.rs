@@ -76,7 +76,7 @@ impl Scene {
         Ok(Self { operator, image })
     }
 
-    /// Accounts with a network each, and room for what they launch.
+    /// Accounts with ten networks each, and room for what they launch.
     async fn tenants(&self) -> anyhow::Result<Vec<Tenant>> {
         let quota = json!({"instances": 20_000, "vcpus": 20_000, "memory": Bytes::gib(100_000), "vpcs": 20, "volumes": 1,
             "volume_bytes": 1, "snapshots": 1, "images": 1, "requests_per_second": 100_000, "request_burst": 100_000});
@@ -87,10 +87,10 @@ impl Scene {
             let text = |pointer: &str| made.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let (key, secret) = (text("/access_key/access_key/id"), text("/access_key/secret_access_key"));
             let principal = Principal::sign_in(&self.operator.endpoint, key, secret).await?;
-            let vpc = principal.make("/v1/vpcs", json!({"cidr": "10.0.0.0/16"})).await?;
             let mut subnets = Vec::new();
-            for subnet in 0..SUBNETS {
-                let body = json!({"vpc": vpc, "cidr": format!("10.0.{subnet}.0/24")});
+            for _ in 0..SUBNETS {
+                let vpc = principal.make("/v1/vpcs", json!({"cidr": "10.0.0.0/16"})).await?;
+                let body = json!({"vpc": vpc, "cidr": "10.0.0.0/24"});
                 subnets.push(principal.make("/v1/subnets", body).await?);
             }
             tenants.push(Tenant { principal, subnets, image: self.image.clone() });
@@ -192,7 +192,12 @@ impl Principal {
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
-    let response = request.send().await?;
+    // A connection that was idle for long may be closed by the server in the instant in which it is used again.
+    let again = request.try_clone();
+    let response = match (request.send().await, again) {
+        (Err(error), Some(again)) if error.is_request() => again.send().await?,
+        (answer, _) => answer?,
+    };
     let status = response.status();
     let body = response.text().await?;
     anyhow::ensure!(status.is_success(), "{status}: {body}");
