@@ -5,7 +5,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,60 +23,99 @@ use lucarne_model::{
     security_group::SecurityGroup,
     storage::{Snapshot, SnapshotState, VolumeState},
 };
+use serde::Serialize;
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
-    store::{Scope, Stamp, Tx},
+    store::{Changes, Scope, Tx},
 };
 
 const ALL: Scope = Scope::Everything;
 
-/// Everything that `host` should be, but for its version. `mentioned` are the instances that it speaks of.
+/// Everything that `host` should be, but for its version, and a fingerprint of it. `mentioned` are the instances that it
+/// speaks of.
 pub(crate) fn compute(
     tx: &Tx<'_>,
     host: HostId,
     mentioned: &[InstanceId],
     streams: Vec<StreamRequest>,
     cache: &Networks,
-) -> Result<Desired, Problem> {
+) -> Result<(Desired, Fingerprint), Problem> {
     let placed = tx.referring::<InstanceRecord>(ALL, host)?;
     let volumes = tx.referring::<VolumeRecord>(ALL, host)?;
     let vpcs: BTreeSet<VpcId> =
         placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc).collect();
     let networks = vpcs.into_iter().map(|vpc| cache.network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
-    let strays = strays(tx, host, mentioned)?;
-    Ok(Desired {
-        version: 0,
-        peers: peers(tx, host, &networks)?,
+    let strays = strays(tx, host, &placed, mentioned)?;
+    let mut desired = Desired {
         instances: placed.into_iter().map(instance).chain(strays).collect(),
         snapshots: snapshots(tx, &volumes)?,
         volumes: volumes.into_iter().map(volume).collect(),
-        networks,
         streams,
-    })
+        ..Desired::default()
+    };
+    // The networks' own are known: they are most of it.
+    let fingerprint = networks.iter().fold(Fingerprint::of(&desired), |all, known| all.and(known.fingerprint));
+    let peers: BTreeMap<HostId, &TunnelPeer> =
+        networks.iter().flat_map(|known| &known.peers).map(|peer| (peer.host, peer)).collect();
+    desired.peers = peers.into_values().filter(|peer| peer.host != host).cloned().collect();
+    desired.networks = networks.iter().map(|known| known.network.clone()).collect();
+    Ok((desired, fingerprint))
+}
+
+/// Equal contents have equal fingerprints within one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint(u64);
+
+impl Fingerprint {
+    pub(crate) fn of(content: &impl Serialize) -> Self {
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_vec(content).unwrap_or_default().hash(&mut hasher);
+        Self(hasher.finish())
+    }
+
+    fn and(self, other: Self) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (self.0, other.0).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// A network, and the hosts that it is on.
+#[derive(Debug)]
+struct KnownNetwork {
+    network: DesiredNetwork,
+    peers: Vec<TunnelPeer>,
+    fingerprint: Fingerprint,
+    as_of: u64,
 }
 
 /// Networks as they were computed last: a VPC on many hosts is read from the store once for each change, not once a host.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Networks {
-    known: Mutex<HashMap<VpcId, (Stamp, DesiredNetwork)>>,
+    changes: Arc<Changes>,
+    known: Mutex<HashMap<VpcId, Arc<KnownNetwork>>>,
 }
 
 impl Networks {
-    fn network(&self, tx: &Tx<'_>, vpc: VpcId) -> Result<DesiredNetwork, Problem> {
-        let stamp = tx.stamp(vpc)?;
-        let known = |all: &HashMap<VpcId, (Stamp, DesiredNetwork)>| {
-            all.get(&vpc).filter(|(of, _)| *of == stamp).map(|(_, network)| network.clone())
-        };
-        if let Some(network) = known(&self.lock()) {
-            return Ok(network);
-        }
-        let network = network(tx, vpc)?;
-        self.lock().insert(vpc, (stamp, network.clone()));
-        Ok(network)
+    pub(crate) fn new(changes: Arc<Changes>) -> Self {
+        Self { changes, known: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<VpcId, (Stamp, DesiredNetwork)>> {
+    fn network(&self, tx: &Tx<'_>, vpc: VpcId) -> Result<Arc<KnownNetwork>, Problem> {
+        let known = self.lock().get(&vpc).cloned();
+        if let Some(known) = known.filter(|known| self.changes.is_unchanged_since(&vpc.to_string(), known.as_of)) {
+            return Ok(known);
+        }
+        let network = network(tx, vpc)?;
+        let peers = peers(tx, &network)?;
+        let fingerprint = Fingerprint::of(&(&network, &peers));
+        let computed = Arc::new(KnownNetwork { network, peers, fingerprint, as_of: tx.as_of() });
+        self.lock().insert(vpc, computed.clone());
+        Ok(computed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<VpcId, Arc<KnownNetwork>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -130,9 +170,15 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
 
 /// Instances that the host has though they are not its own: it was silent when they were ended, or it is a copy of another.
 /// Instances that the store has never heard of are left alone: a store that was set back must not end machines.
-fn strays(tx: &Tx<'_>, host: HostId, mentioned: &[InstanceId]) -> Result<Vec<DesiredInstance>, Problem> {
+fn strays(
+    tx: &Tx<'_>,
+    host: HostId,
+    placed: &[InstanceRecord],
+    mentioned: &[InstanceId],
+) -> Result<Vec<DesiredInstance>, Problem> {
+    let own: BTreeSet<InstanceId> = placed.iter().map(|record| record.instance.id).collect();
     let mut strays = Vec::new();
-    for id in mentioned {
+    for id in mentioned.iter().filter(|id| !own.contains(id)) {
         if let Some(record) = tx.find::<InstanceRecord>(ALL, id)?
             && record.instance.host != Some(host)
         {
@@ -201,10 +247,9 @@ fn endpoints(tx: &Tx<'_>, vpc: VpcId) -> Result<Vec<Endpoint>, Problem> {
     Ok(tx.referring::<NetworkInterface>(ALL, vpc)?.into_iter().filter_map(endpoint).collect())
 }
 
-fn peers(tx: &Tx<'_>, host: HostId, networks: &[DesiredNetwork]) -> Result<Vec<TunnelPeer>, Problem> {
-    let others = networks.iter().flat_map(|network| &network.endpoints).map(|endpoint| endpoint.host);
-    let others: BTreeSet<HostId> = others.filter(|other| *other != host).collect();
-    others.into_iter().map(|other| tx.get(ALL, other).map(peer)).collect()
+fn peers(tx: &Tx<'_>, network: &DesiredNetwork) -> Result<Vec<TunnelPeer>, Problem> {
+    let hosts: BTreeSet<HostId> = network.endpoints.iter().map(|endpoint| endpoint.host).collect();
+    hosts.into_iter().map(|host| tx.get(ALL, host).map(peer)).collect()
 }
 
 fn peer(record: HostRecord) -> TunnelPeer {

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,10 +12,9 @@ use std::{
 use lucarne_model::{
     HostId, InstanceId, Moment,
     actual::{ActualInstance, HostState, Report},
-    desired::Desired,
 };
 
-use crate::workflow::steps::Observed;
+use crate::{desired::Fingerprint, workflow::steps::Observed};
 
 /// What was heard of all hosts since the controller started.
 #[derive(Debug)]
@@ -43,7 +41,7 @@ struct Spoken {
 /// The desired state that a host was given last.
 #[derive(Clone, Copy, Debug)]
 struct Given {
-    content: u64,
+    content: Fingerprint,
     version: u64,
 }
 
@@ -137,11 +135,9 @@ impl Fleet {
         spoken.map(|spoken| spoken.instances.keys().copied().collect()).unwrap_or_default()
     }
 
-    /// Gives `desired` its version: that of what the host was given last if it is the same, else a newer one, `sequence` if
-    /// that is newer. (A change that was committed after `sequence` was read may be in `desired` already.)
-    pub(crate) fn number(&self, host: HostId, desired: &mut Desired, sequence: u64) {
-        desired.version = 0;
-        let content = fingerprint(desired);
+    /// The version of a desired state with this fingerprint: that of what the host was given last if it is the same, else a
+    /// newer one, `sequence` if that is newer. (A change that was committed after `sequence` was read may be in it already.)
+    pub(crate) fn number(&self, host: HostId, content: Fingerprint, sequence: u64) -> u64 {
         let mut all = self.lock();
         let heard = all.entry(host).or_default();
         let version = match heard.given {
@@ -150,15 +146,8 @@ impl Fleet {
             None => sequence,
         };
         heard.given = Some(Given { content, version });
-        desired.version = version;
+        version
     }
-}
-
-/// Equal contents have equal fingerprints within one process.
-fn fingerprint(desired: &Desired) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(desired).unwrap_or_default().hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]
@@ -181,21 +170,10 @@ mod tests {
     #[test]
     fn equal_desired_states_keep_their_version() {
         let fleet = Fleet::new(Moment::EPOCH, TIMEOUT);
-        let mut first = Desired::default();
-        fleet.number(HOST, &mut first, 7);
-        let mut same = Desired::default();
-        fleet.number(HOST, &mut same, 9);
-        assert_eq!((first.version, same.version), (7, 7));
-        let vpc = lucarne_model::desired::StreamRequest {
-            token: "t".into(),
-            instance: InstanceId::from_bits(1),
-            kind: lucarne_model::desired::StreamKind::Log,
-        };
-        let mut other = Desired { streams: vec![vpc], ..Desired::default() };
-        fleet.number(HOST, &mut other, 11);
-        assert_eq!(other.version, 11);
-        fleet.number(HOST, &mut same, 11);
-        assert_eq!(same.version, 12, "what differs is never given the version that the host has");
+        let [one, other] = ["one", "other"].map(|content| Fingerprint::of(&content));
+        assert_eq!((fleet.number(HOST, one, 7), fleet.number(HOST, one, 9)), (7, 7));
+        assert_eq!(fleet.number(HOST, other, 11), 11);
+        assert_eq!(fleet.number(HOST, one, 11), 12, "what differs is never given the version that the host has");
     }
 
     #[test]

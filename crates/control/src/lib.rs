@@ -105,7 +105,7 @@ impl Controller {
             collector: CollectorClient::new(settings.collector.clone()),
             workflows: Workflows::new(store.clone(), fleet.clone()),
             streams: Streams::default(),
-            networks: Arc::default(),
+            networks: Arc::new(Networks::new(store.changes().clone())),
             fleet,
             store,
             settings,

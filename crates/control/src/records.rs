@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     placement::Demand,
-    store::{Item, Resource},
+    store::{Item, Resource, held},
 };
 
 /// An instance and what it boots from: its image may be deleted while it lives.
@@ -46,7 +46,7 @@ impl Resource for InstanceRecord {
         if instance.state == InstanceState::Terminated {
             return host.into_iter().collect();
         }
-        let groups = instance.security_groups.iter().map(ToString::to_string);
+        let groups = instance.security_groups.iter().map(ToString::to_string).chain(self.placement_group());
         let volumes = instance.volumes.iter().map(|attachment| attachment.volume.to_string());
         [instance.vpc.to_string(), instance.subnet.to_string()]
             .into_iter()
@@ -68,6 +68,12 @@ impl Resource for InstanceRecord {
 }
 
 impl InstanceRecord {
+    /// Its placement group, as something to point at: so those of one group are found.
+    pub(crate) fn placement_group(&self) -> Option<String> {
+        let Instance { account, placement, .. } = &self.instance;
+        placement.group.as_ref().map(|name| held(account, name))
+    }
+
     /// What it takes of its host, its volumes apart.
     pub(crate) fn demand(&self) -> Demand {
         Demand { vcpus: self.instance.vcpus, memory: self.instance.memory, disk: Bytes::ZERO }

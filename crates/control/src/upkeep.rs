@@ -57,7 +57,12 @@ fn note_host(tx: &mut Tx<'_>, host: HostId, state: HostState) -> Result<(), Prob
     let mut record: HostRecord = tx.get(Scope::Everything, host)?;
     tracing::info!(%host, name = record.host.description.name, ?state, "a host's state changed");
     record.host.state = state;
-    tx.put(&record)
+    tx.put(&record)?;
+    // Workflows wait for what their host says, or for its silence.
+    for placed in tx.referring::<InstanceRecord>(Scope::Everything, host)? {
+        tx.touch(placed.instance.id);
+    }
+    Ok(())
 }
 
 /// An instance that still has a host is kept: that host has yet to confirm that nothing of it is left.

@@ -11,12 +11,13 @@ use lucarne_model::{
     network::{NetworkInterface, Subnet},
 };
 
-use crate::store::{Scope, Tx};
+use crate::store::{Tx, held};
 
-/// The subnet's addresses that interfaces hold.
+/// The subnet's addresses that interfaces hold. From references alone: a subnet can have thousands.
 pub(crate) fn taken(tx: &Tx<'_>, subnet: &Subnet) -> Result<BTreeSet<Ipv4Addr>, Problem> {
-    let interfaces = tx.referring::<NetworkInterface>(Scope::Everything, subnet.id)?;
-    Ok(interfaces.into_iter().map(|interface| interface.address).collect())
+    let prefix = held(subnet.id, "");
+    let beside = tx.references_beside::<NetworkInterface>(subnet.id)?;
+    Ok(beside.into_keys().filter_map(|to| to.strip_prefix(&prefix)?.parse().ok()).collect())
 }
 
 fn is_given_out(cidr: &Cidr, address: Ipv4Addr) -> bool {
@@ -56,10 +57,10 @@ fn check_wish(subnet: &Subnet, address: Ipv4Addr, taken: &BTreeSet<Ipv4Addr>) ->
 
 /// A hardware address that no interface of the VPC has.
 pub(crate) fn fresh_mac(tx: &Tx<'_>, subnet: &Subnet) -> Result<MacAddress, Problem> {
-    let others = tx.referring::<NetworkInterface>(Scope::Everything, subnet.vpc)?;
     loop {
         let mac = MacAddress::from_bits(crate::random::bits() as u64);
-        if mac != MacAddress::ROUTER && others.iter().all(|other| other.mac != mac) {
+        let holders = tx.count_referring::<NetworkInterface>(held(subnet.vpc, mac))?;
+        if mac != MacAddress::ROUTER && holders == 0 {
             return Ok(mac);
         }
     }

@@ -88,9 +88,8 @@ pub(crate) async fn enrol_host(
 /// A host that was killed before it kept its key comes again with the same tunnel key, and is given a new one. Once it has
 /// spoken with its key, nobody else is taken for it: its public key is known to many.
 fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> Result<HostId, Problem> {
-    let hosts = tx.list::<HostRecord>(Scope::Everything)?;
-    let same_machine = |record: &HostRecord| record.host.description.public_key == description.public_key;
-    if let Some(mut record) = hosts.into_iter().find(same_machine) {
+    let same_machine = |record: &&HostRecord| record.host.description.public_key == description.public_key;
+    if let Some(mut record) = tx.with_all(|hosts| hosts.into_iter().find(same_machine).cloned())? {
         if record.has_spoken {
             let detail = format!("{} has this tunnel key; enrol with an empty state folder", record.host.id);
             return Err(Problem::new(ErrorCode::IncorrectState, detail));
@@ -131,7 +130,12 @@ pub(crate) async fn hello_host(
         record.host.description = description;
         record.host.last_heard = tx.now();
         record.has_spoken = true;
-        tx.put(&record)
+        tx.put(&record)?;
+        // Where it is reached may be new: the other hosts of its networks hear of it.
+        for placed in tx.referring::<InstanceRecord>(Scope::Everything, host)? {
+            tx.touch(placed.instance.vpc);
+        }
+        Ok(())
     };
     controller.store.write(describe).await?;
     let collector = controller.collector.connection().await.map_err(|error| {
@@ -292,9 +296,8 @@ async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Probl
     let (mentioned, streams) = (controller.fleet.mentioned(host), controller.streams.of(host));
     let networks = controller.networks.clone();
     let compute = move |tx: &Tx<'_>| desired::compute(tx, host, &mentioned, streams, &networks);
-    let mut desired = controller.store.read(compute).await?;
-    controller.fleet.number(host, &mut desired, sequence);
-    Ok(desired)
+    let (desired, fingerprint) = controller.store.read(compute).await?;
+    Ok(Desired { version: controller.fleet.number(host, fingerprint, sequence), ..desired })
 }
 
 fn shown(fleet: &Fleet, record: HostRecord, now: Moment) -> Host {

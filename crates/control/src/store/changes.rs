@@ -19,7 +19,15 @@ use tokio::sync::Notify;
 pub(crate) struct Changes {
     sequence: AtomicU64,
     next_subscriber: AtomicU64,
-    topics: Mutex<HashMap<String, HashMap<u64, Arc<Notify>>>>,
+    topics: Mutex<HashMap<String, Topic>>,
+}
+
+/// A topic that somebody waits for.
+#[derive(Debug)]
+struct Topic {
+    waiting: HashMap<u64, Arc<Notify>>,
+    /// The sequence number of its last change, or that of when it was first waited for.
+    changed: u64,
 }
 
 impl Changes {
@@ -39,8 +47,10 @@ impl Changes {
         let woken = Arc::new(Notify::new());
         let topics: Vec<String> = topics.into_iter().collect();
         let mut all = self.lock();
+        let changed = self.sequence();
         for topic in &topics {
-            all.entry(topic.clone()).or_default().insert(subscriber, woken.clone());
+            let topic = all.entry(topic.clone()).or_insert_with(|| Topic { waiting: HashMap::new(), changed });
+            topic.waiting.insert(subscriber, woken.clone());
         }
         drop(all);
         Subscription { changes: self.clone(), subscriber, topics, woken }
@@ -53,14 +63,23 @@ impl Changes {
 
     /// One step of the sequence, then everyone who waits for one of `topics` wakes.
     pub(super) fn publish<'t>(&self, topics: impl IntoIterator<Item = &'t str>) {
-        self.sequence.fetch_add(1, Ordering::SeqCst);
-        let all = self.lock();
-        let waiting = topics.into_iter().filter_map(|topic| all.get(topic)).flat_map(HashMap::values);
-        // A permit is kept for who is not waiting at this instant, so that no change is missed between two waits.
-        waiting.for_each(|subscriber| subscriber.notify_one());
+        let mut all = self.lock();
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
+        for name in topics {
+            let Some(topic) = all.get_mut(name) else { continue };
+            topic.changed = sequence;
+            // A permit is kept for who is not waiting at this instant, so that no change is missed between two waits.
+            topic.waiting.values().for_each(|subscriber| subscriber.notify_one());
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, HashMap<u64, Arc<Notify>>>> {
+    /// Whether what was read of `topic` in a transaction as of `sequence` still holds. Known only of topics that somebody
+    /// waits for; of others it is denied.
+    pub(crate) fn is_unchanged_since(&self, topic: &str, sequence: u64) -> bool {
+        self.lock().get(topic).is_some_and(|topic| topic.changed <= sequence)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Topic>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,9 +109,9 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let mut all = self.changes.lock();
         for topic in &self.topics {
-            if let Some(subscribers) = all.get_mut(topic) {
-                subscribers.remove(&self.subscriber);
-                if subscribers.is_empty() {
+            if let Some(Topic { waiting, .. }) = all.get_mut(topic) {
+                waiting.remove(&self.subscriber);
+                if waiting.is_empty() {
                     all.remove(topic);
                 }
             }

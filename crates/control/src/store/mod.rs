@@ -6,6 +6,7 @@
 //! writes any. With several controllers on one database, [`Changes`] would be carried by its notifications.
 
 mod changes;
+mod decoded;
 mod filter;
 mod page;
 mod resource;
@@ -33,9 +34,9 @@ use tokio::sync::{Semaphore, oneshot};
 pub(crate) use changes::{Changes, Subscription};
 pub(crate) use filter::Filter;
 pub(crate) use resource::{Item, Resource, Scope};
-pub(crate) use resources::AccessKeyRecord;
+pub(crate) use resources::{AccessKeyRecord, held};
 pub(crate) use small_tables::Remembered;
-pub(crate) use tx::{Stamp, Tx, not_found};
+pub(crate) use tx::{Tx, not_found};
 
 /// Readers at one time; more would only wait for the same processors.
 const READERS: usize = 8;
@@ -146,8 +147,9 @@ impl Shared {
             Some(connection) => connection,
             None => connect(&self.path).map_err(tx::unavailable)?,
         };
+        let as_of = self.changes.sequence();
         let snapshot = connection.unchecked_transaction().map_err(tx::unavailable)?;
-        let answer = f(&Tx::new(&snapshot));
+        let answer = f(&Tx::reading(&snapshot, as_of));
         drop(snapshot);
         self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         answer
@@ -171,6 +173,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // Plans are made for the SQL and not for its parameters: otherwise SQLite prepares many statements anew at each use.
+    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
 }

@@ -8,7 +8,7 @@ use lucarne_model::{AccountId, ErrorCode, Tags};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// A kind of document in the store.
-pub(crate) trait Resource: Serialize + DeserializeOwned {
+pub(crate) trait Resource: Serialize + DeserializeOwned + Clone + Send + 'static {
     /// The kind's name, in the store and in errors.
     const KIND: &'static str;
     /// What is answered for an id that does not exist, or not for the one who asks.

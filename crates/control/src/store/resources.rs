@@ -3,6 +3,8 @@
 //! Owns those two lists for each kind, and [`AccessKeyRecord`]. Kinds of which more is kept than the API shows are in
 //! [`crate::records`].
 
+use std::fmt::Display;
+
 use lucarne_model::{
     AccountId, ErrorCode, ImageId, InterfaceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId,
     VpcId,
@@ -121,8 +123,14 @@ impl Resource for NetworkInterface {
     common_fields!("network-interface", InvalidInterfaceNotFound, InterfaceId);
     fn references(&self) -> Vec<String> {
         let places = [self.vpc.to_string(), self.subnet.to_string(), self.instance.to_string()];
-        places.into_iter().chain(ids(&self.groups)).collect()
+        let held = [held(self.subnet, self.address), held(self.vpc, self.mac)];
+        places.into_iter().chain(held).chain(ids(&self.groups)).collect()
     }
+}
+
+/// What an interface holds of a subnet or VPC, as something to point at: who looks for it finds its holder.
+pub(crate) fn held(within: impl Display, address: impl Display) -> String {
+    format!("{within}/{address}")
 }
 
 impl Resource for Image {

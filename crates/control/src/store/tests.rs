@@ -236,3 +236,44 @@ async fn a_write_that_panics_ends_alone() {
     assert_eq!(problem.code, ErrorCode::Internal);
     insert(&store, vpc(alice(), "after")).await.unwrap();
 }
+
+/// Left to itself, SQLite walks through all instances to find those of one host: they stand in the wanted order.
+#[tokio::test]
+async fn what_refers_to_something_is_found_from_the_reference() {
+    let (store, _dir) = open();
+    let plan = store.read(|tx| tx.plan_of_referring::<Subnet>()).await.unwrap();
+    assert!(plan.first().is_some_and(|step| step.contains("reference_backwards")), "{plan:?}");
+}
+
+#[tokio::test]
+async fn a_write_that_is_refused_leaves_nothing_where_all_of_a_kind_are_looked_at() {
+    let (store, _dir) = open();
+    let names = || store.write(|tx| tx.with_all(|all: Vec<&Vpc>| all.len()));
+    insert(&store, vpc(alice(), "kept")).await.unwrap();
+    assert_eq!(names().await.unwrap(), 1);
+    let refused = store.write(|tx| {
+        tx.insert(&vpc(alice(), "refused"))?;
+        assert_eq!(tx.with_all(|all: Vec<&Vpc>| all.len())?, 2);
+        Err::<(), _>(Problem::new(ErrorCode::IncorrectState, "no"))
+    });
+    refused.await.unwrap_err();
+    assert_eq!(names().await.unwrap(), 1);
+    insert(&store, vpc(alice(), "second")).await.unwrap();
+    assert_eq!(names().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn what_is_waited_for_is_known_to_be_unchanged_until_it_changes() {
+    let (store, _dir) = open();
+    let vpc = vpc(alice(), "a");
+    let topic = vpc.id.to_string();
+    insert(&store, vpc.clone()).await.unwrap();
+    let is_unchanged = |as_of| store.changes().is_unchanged_since(&topic, as_of);
+    let before = store.changes().sequence();
+    assert!(!is_unchanged(before), "nobody waits for it, so nobody knows");
+    let _waiting = store.changes().subscribe([topic.clone()]);
+    assert!(is_unchanged(before));
+    insert(&store, subnet(&vpc)).await.unwrap();
+    assert!(!is_unchanged(before));
+    assert!(is_unchanged(store.changes().sequence()));
+}

@@ -3,30 +3,43 @@
 //! Owns the SQL over the resource tables. The rows of settings, uploads and idempotency keys are in
 //! [`super::small_tables`], pages in [`super::page`].
 
-use std::{collections::BTreeSet, fmt::Display};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use lucarne_api::Problem;
 use lucarne_model::{AccountId, ErrorCode, Moment};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
-use super::{Item, Resource, Scope};
+use super::{Item, Resource, Scope, decoded::Decoded};
 
-/// See [`Tx::stamp`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stamp(i64, i64, i64);
+/// Joins from left to right. SQLite takes it as the order to go in (and PostgreSQL as any other join): left to choose, it
+/// walks through all resources of a kind, because they stand in the wanted order, and asks for the reference of each.
+const FOLLOWED_BY: &str = "CROSS JOIN";
 
 /// A transaction that reads, and in [`Store::write`](super::Store::write) also writes.
 #[derive(Debug)]
 pub(crate) struct Tx<'c> {
     pub(super) connection: &'c Connection,
     now: Moment,
+    as_of: u64,
     touched: BTreeSet<String>,
+    /// The writer's, in a transaction that writes.
+    decoded: Option<&'c RefCell<Decoded>>,
 }
 
 impl<'c> Tx<'c> {
-    pub(super) fn new(connection: &'c Connection) -> Self {
-        Self { connection, now: crate::clock::now(), touched: BTreeSet::new() }
+    /// A transaction that reads what was committed at least up to `as_of`.
+    pub(super) fn reading(connection: &'c Connection, as_of: u64) -> Self {
+        Self { connection, now: crate::clock::now(), as_of, touched: BTreeSet::new(), decoded: None }
     }
+
+    pub(super) fn writing(connection: &'c Connection, as_of: u64, decoded: &'c RefCell<Decoded>) -> Self {
+        Self { decoded: Some(decoded), ..Self::reading(connection, as_of) }
+    }
+
     pub(super) fn into_touched(self) -> BTreeSet<String> {
         self.touched
     }
@@ -34,6 +47,11 @@ impl<'c> Tx<'c> {
     /// When the transaction began.
     pub(crate) fn now(&self) -> Moment {
         self.now
+    }
+
+    /// A sequence number of [`Changes`](super::Changes) up to which this transaction sees everything; it may see more.
+    pub(crate) fn as_of(&self) -> u64 {
+        self.as_of
     }
 
     /// The resource, or the problem that its kind has for an id that does not exist: the same for another tenant's.
@@ -58,21 +76,38 @@ impl<'c> Tx<'c> {
 
     /// All resources of a kind whose references contain `to`, oldest first.
     pub(crate) fn referring<R: Resource>(&self, scope: Scope, to: impl Display) -> Result<Vec<R>, Problem> {
-        let sql = format!(
-            "SELECT resource.body FROM reference JOIN resource ON kind = from_kind AND id = from_id \
-             WHERE {} AND from_kind = $2 AND to_id = $3 ORDER BY created, id",
-            scope.condition()
-        );
-        self.bodies(&sql, (scope.parameter(), R::KIND, to.to_string()))
+        self.bodies(&referring(scope), (scope.parameter(), R::KIND, to.to_string()))
     }
 
-    /// Changes with every change of any resource that points at `to`: how many there are, how often they were changed, and
-    /// when the last of them was made.
-    pub(crate) fn stamp(&self, to: impl Display) -> Result<Stamp, Problem> {
-        let sql = "SELECT COUNT(*), COALESCE(SUM(version), 0), COALESCE(MAX(created), 0) \
-                   FROM reference JOIN resource ON kind = from_kind AND id = from_id WHERE to_id = $1";
-        let stamp = self.row(sql, [to.to_string()], |row| Ok(Stamp(row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        Ok(stamp.unwrap_or_default())
+    /// The steps in which SQLite answers [`Tx::referring`].
+    #[cfg(test)]
+    pub(super) fn plan_of_referring<R: Resource>(&self) -> Result<Vec<String>, Problem> {
+        let sql = format!("EXPLAIN QUERY PLAN {}", referring(Scope::Everything));
+        let mut statement = self.connection.prepare(&sql).map_err(unavailable)?;
+        let steps = statement.query_map((Scope::Everything.parameter(), R::KIND, ""), |row| row.get(3));
+        steps.and_then(Iterator::collect).map_err(unavailable)
+    }
+
+    /// Looks at all resources of a kind, in no order. Where this transaction writes, the writer has them decoded already:
+    /// for kinds that are few, and that many writes look at as a whole.
+    pub(crate) fn with_all<R: Resource, T>(&self, look: impl FnOnce(Vec<&R>) -> T) -> Result<T, Problem> {
+        let load = || self.list::<R>(Scope::Everything);
+        match self.decoded {
+            Some(decoded) => Ok(look(decoded.borrow_mut().all(load)?.collect())),
+            None => Ok(look(load()?.iter().collect())),
+        }
+    }
+
+    /// What resources of a kind that point at `to` point at, and how many of them at each.
+    pub(crate) fn references_beside<R: Resource>(&self, to: impl Display) -> Result<BTreeMap<String, u32>, Problem> {
+        let sql = format!(
+            "SELECT beside.to_id, COUNT(*) FROM reference AS wanted {FOLLOWED_BY} reference AS beside \
+             WHERE wanted.from_kind = $1 AND wanted.to_id = $2 \
+             AND beside.from_kind = wanted.from_kind AND beside.from_id = wanted.from_id GROUP BY beside.to_id"
+        );
+        let mut statement = self.connection.prepare_cached(&sql).map_err(unavailable)?;
+        let counts = statement.query_map((R::KIND, to.to_string()), |row| Ok((row.get(0)?, row.get(1)?)));
+        counts.and_then(Iterator::collect).map_err(unavailable)
     }
 
     /// How many resources of a kind point at `to`.
@@ -104,6 +139,7 @@ impl<'c> Tx<'c> {
         self.refer::<R>(&id, &resource.references())?;
         self.count(resource, 1)?;
         self.note(resource);
+        self.decode_as(&id, Some(resource));
         Ok(())
     }
 
@@ -126,6 +162,7 @@ impl<'c> Tx<'c> {
         }
         self.note(&old);
         self.note(resource);
+        self.decode_as(&id, Some(resource));
         Ok(())
     }
 
@@ -141,6 +178,7 @@ impl<'c> Tx<'c> {
         self.refer::<R>(&id, &[])?;
         self.count(&old, -1)?;
         self.note(&old);
+        self.decode_as::<R>(&id, None);
         Ok(())
     }
 
@@ -181,6 +219,12 @@ impl<'c> Tx<'c> {
         Ok(())
     }
 
+    fn decode_as<R: Resource>(&self, id: &str, resource: Option<&R>) {
+        if let Some(decoded) = self.decoded {
+            decoded.borrow_mut().set(id, resource);
+        }
+    }
+
     fn note<R: Resource>(&mut self, resource: &R) {
         self.touched.insert(resource.id().to_string());
         self.touched.extend(resource.references());
@@ -210,6 +254,14 @@ impl<'c> Tx<'c> {
         }
         Ok(all)
     }
+}
+
+fn referring(scope: Scope) -> String {
+    format!(
+        "SELECT resource.body FROM reference {FOLLOWED_BY} resource \
+         WHERE {} AND from_kind = $2 AND to_id = $3 AND kind = from_kind AND id = from_id ORDER BY created, id",
+        scope.condition()
+    )
 }
 
 pub(crate) fn not_found<R: Resource>(id: &str) -> Problem {

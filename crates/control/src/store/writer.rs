@@ -3,6 +3,7 @@
 //! Owns the transaction and its end, and the sequence number on disk. Who asked hears only after the commit.
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     iter,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,7 +15,7 @@ use lucarne_model::ErrorCode;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::{Changes, Tx, tx::unavailable};
+use super::{Changes, Tx, decoded::Decoded, tx::unavailable};
 
 /// Writes that share a commit at most, so that the first of them does not wait for long.
 const BATCH: usize = 64;
@@ -59,10 +60,15 @@ pub(super) fn first_sequence(connection: &Connection) -> rusqlite::Result<u64> {
 
 /// Writes until the store is closed.
 pub(super) fn run(mut connection: Connection, waiting: &Receiver<Work>, changes: &Changes) {
+    let decoded = RefCell::default();
     while let Ok(first) = waiting.recv() {
         let batch = iter::once(first).chain(waiting.try_iter()).take(BATCH);
         let mut settlements = Vec::new();
-        let outcome = commit(&mut connection, batch, changes, &mut settlements).map_err(unavailable);
+        let outcome = commit(&mut connection, batch, changes, &decoded, &mut settlements).map_err(unavailable);
+        match &outcome {
+            Ok(_) => decoded.borrow_mut().committed(),
+            Err(_) => decoded.borrow_mut().rolled_back(),
+        }
         if let Ok(touched) = &outcome
             && !touched.is_empty()
         {
@@ -78,12 +84,13 @@ fn commit(
     connection: &mut Connection,
     batch: impl Iterator<Item = Work>,
     changes: &Changes,
+    decoded: &RefCell<Decoded>,
     settlements: &mut Vec<Settlement>,
 ) -> rusqlite::Result<BTreeSet<String>> {
-    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut touched = BTreeSet::new();
     for work in batch {
-        let (settlement, topics) = run_one(&mut transaction, work)?;
+        let (settlement, topics) = run_one(&transaction, work, changes.sequence(), decoded)?;
         settlements.push(settlement);
         touched.extend(topics);
         // SQLite ends the whole transaction by itself on some errors, such as a full disk. To go on would be to write
@@ -102,15 +109,26 @@ fn commit(
     Ok(touched)
 }
 
-fn run_one(transaction: &mut Transaction<'_>, work: Work) -> rusqlite::Result<(Settlement, BTreeSet<String>)> {
-    let savepoint = transaction.savepoint()?;
-    let mut tx = Tx::new(&savepoint);
+fn run_one(
+    transaction: &Transaction<'_>,
+    work: Work,
+    as_of: u64,
+    decoded: &RefCell<Decoded>,
+) -> rusqlite::Result<(Settlement, BTreeSet<String>)> {
+    let now = |sql| transaction.prepare_cached(sql).and_then(|mut statement| statement.execute(()));
+    now("SAVEPOINT one")?;
+    let mut tx = Tx::writing(transaction, as_of, decoded);
     let settlement = work(&mut tx);
     let touched = tx.into_touched();
     if settlement.keep {
-        savepoint.commit()?;
+        now("RELEASE one")?;
         return Ok((settlement, touched));
     }
-    // Dropped, a savepoint rolls back.
+    // On some errors SQLite has rolled all back by itself.
+    if !transaction.is_autocommit() {
+        now("ROLLBACK TO one")?;
+        now("RELEASE one")?;
+    }
+    decoded.borrow_mut().rolled_back();
     Ok((settlement, BTreeSet::new()))
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns each [`Effect`]. When one is due is decided in [`super::steps`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lucarne_api::Problem;
 use lucarne_model::{
@@ -94,22 +94,18 @@ fn volumes_of(tx: &Tx<'_>, record: &InstanceRecord) -> Result<Vec<VolumeRecord>,
 
 /// All hosts, with how many of the instance's companions each has: those of its placement group, or of its subnet.
 fn candidates(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord, now: Moment) -> Result<Vec<Candidate>, Problem> {
-    let placed = &record.instance;
-    let group = &placed.placement.group;
-    let near = match group {
-        Some(_) => tx.list::<InstanceRecord>(Scope::Account(placed.account))?,
-        None => tx.referring::<InstanceRecord>(Scope::Everything, placed.subnet)?,
-    };
-    let companion = |other: &&InstanceRecord| other.instance.placement.group == *group;
-    let companions: Vec<HostId> = near.iter().filter(companion).filter_map(|other| other.instance.host).collect();
-    let candidate = |record: HostRecord| Candidate {
+    let near = record.placement_group().unwrap_or_else(|| record.instance.subnet.to_string());
+    let companions = tx.references_beside::<InstanceRecord>(near)?;
+    let companions: BTreeMap<HostId, u32> =
+        companions.into_iter().filter_map(|(to, count)| Some((to.parse().ok()?, count))).collect();
+    let candidate = |record: &HostRecord| Candidate {
         host: record.host.id,
         state: fleet.state(record.host.id, record.draining, now),
         capacity: record.host.description.capacity,
         used: record.host.used,
-        companions: companions.iter().filter(|host| **host == record.host.id).count() as u32,
+        companions: companions.get(&record.host.id).copied().unwrap_or_default(),
     };
-    Ok(tx.list::<HostRecord>(Scope::Everything)?.into_iter().map(candidate).collect())
+    tx.with_all(|hosts| hosts.into_iter().map(candidate).collect())
 }
 
 fn change_room(tx: &mut Tx<'_>, host: HostId, change: impl FnOnce(&mut HostRecord)) -> Result<(), Problem> {

@@ -26,8 +26,10 @@ use crate::{
     store::{Scope, Store, Tx},
 };
 
-/// A job that waits is looked at this often even if nobody says anything: that its host fell silent is no event.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A job that waits is looked at this often even if nobody says anything, should a wake-up ever be missing.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How soon a step that could not be written is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// A step at which this process stops working on jobs, such as `launch.place.after`, for tests that kill it there.
 pub(crate) const HOLD_VARIABLE: &str = "LUCARNE_HOLD_AT";
@@ -126,7 +128,7 @@ async fn drive(workflows: &Workflows, id: JobId) {
             }
             Err(problem) => {
                 tracing::warn!(%id, %problem, "a workflow's step could not be written; it is tried again");
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(TRY_AGAIN).await;
             }
         }
     }
