@@ -165,6 +165,7 @@ fn measure_table(scene: &Scene) -> anyhow::Result<f64> {
         subnet: SubnetId::from_bits(1),
         vpc: VPC,
         host: HERE,
+        location: lucarne_model::flow::Location::default(),
         groups: Vec::new(),
     });
     let headers: Vec<_> = scene.frames.iter().map(headers_of).collect::<anyhow::Result<_>>()?;
@@ -376,11 +377,11 @@ fn plan() -> Plan {
         account: AccountId::from_bits(1),
         vni: 1,
         cidr,
-        subnets: vec![DesiredSubnet { id: subnet, cidr, routes }],
+        subnets: vec![DesiredSubnet { id: subnet, cidr, routes, acl: Vec::new() }],
         groups: vec![DesiredGroup { id: group, rules }],
         endpoints: machines.map(endpoint).collect(),
     };
-    Plan { networks: vec![network], ports: [GUEST, NEIGHBOUR].map(port_plan).to_vec(), peers: Vec::new() }
+    Plan { networks: vec![network], ports: [GUEST, NEIGHBOUR].map(port_plan).to_vec(), peers: Vec::new(), mitigations: Vec::new() }
 }
 
 fn port_plan(address: u32) -> PortPlan {
@@ -397,5 +398,6 @@ fn port_plan(address: u32) -> PortPlan {
             user_data: None,
             launched: Moment::EPOCH,
         },
+        flow_interval: None,
     }
 }

@@ -8,16 +8,16 @@
 use std::{net::IpAddr, sync::Arc};
 
 use arrow_array::{
-    Array, ArrayRef, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt8Array, UInt16Array,
-    UInt64Array,
+    Array, ArrayRef, ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt8Array,
+    UInt16Array, UInt32Array, UInt64Array,
     builder::{ListBuilder, StringBuilder},
-    types::{UInt8Type, UInt16Type, UInt64Type},
+    types::{UInt8Type, UInt16Type, UInt32Type, UInt64Type},
 };
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use lucarne_model::{
-    AccountId, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, Moment, RuleId, SecurityGroupId, SubnetId,
-    VpcId,
-    flow::{Direction, Verdict},
+    AccountId, ConnState, EndReason, FlowRecord, History, HostId, InstanceId, InterfaceId, MitigationId, Moment, RuleId,
+    SecurityGroupId, SubnetId, VpcId,
+    flow::{self, Direction, Location, Path, RoundTrip, Verdict},
 };
 
 use crate::Kept;
@@ -47,6 +47,8 @@ enum Time {}
 enum TextOrNull {}
 enum NumberOrNull {}
 enum Texts {}
+/// Five numbers side by side, or none of them.
+enum TimesOrNull {}
 
 /// What has a name in the API.
 trait Named: Sized + Copy {
@@ -64,6 +66,12 @@ macro_rules! named {
 }
 named!(Verdict { Accept = "accept", Reject = "reject" });
 named!(Direction { Ingress = "ingress", Egress = "egress" });
+named!(Path {
+    SameHost = "same-host", OtherHost = "other-host", OtherLocation = "other-location", Internet = "internet",
+    Site = "site", Peer = "peer", Service = "service", Nowhere = "nowhere"
+});
+type FlowSide = flow::Side;
+named!(FlowSide { Initiator = "initiator", Responder = "responder" });
 
 /// By name, of a closed vocabulary.
 enum Name {}
@@ -142,6 +150,7 @@ macro_rules! numbers {
 numbers! {
     u8, UInt8Array, UInt8Type;
     u16, UInt16Array, UInt16Type;
+    u32, UInt32Array, UInt32Type;
     u64, UInt64Array, UInt64Type;
 }
 
@@ -176,6 +185,35 @@ impl Layout<Vec<SecurityGroupId>> for Texts {
         let values = array.value(row);
         let texts = values.as_any().downcast_ref::<StringArray>()?;
         texts.iter().map(|text| text?.parse().ok()).collect()
+    }
+}
+
+fn round_trip_fields() -> Fields {
+    let names = ["count", "min", "mean", "max", "smoothed"];
+    names.iter().map(|name| Field::new(*name, DataType::UInt32, false)).collect()
+}
+
+impl Layout<Option<RoundTrip>> for TimesOrNull {
+    type Array = StructArray;
+    const NULLABLE: bool = true;
+    fn data_type() -> DataType {
+        DataType::Struct(round_trip_fields())
+    }
+    fn write<'a>(values: impl Iterator<Item = &'a Option<RoundTrip>>) -> ArrayRef {
+        let nothing = RoundTrip { count: 0, min: 0, mean: 0, max: 0, smoothed: 0 };
+        let (nulls, values): (Vec<bool>, Vec<RoundTrip>) =
+            values.map(|value| (value.is_some(), value.unwrap_or(nothing))).unzip();
+        let parts: [fn(&RoundTrip) -> u32; 5] = [|r| r.count, |r| r.min, |r| r.mean, |r| r.max, |r| r.smoothed];
+        let columns = parts.map(|part| Arc::new(values.iter().map(part).collect::<UInt32Array>()) as ArrayRef);
+        Arc::new(StructArray::new(round_trip_fields(), columns.to_vec(), Some(nulls.into())))
+    }
+    fn read(array: &StructArray, row: usize) -> Option<Option<RoundTrip>> {
+        if array.is_null(row) {
+            return Some(None);
+        }
+        let part = |at: usize| Some(array.columns().get(at)?.as_any().downcast_ref::<UInt32Array>()?.value(row));
+        let (count, min, mean, max, smoothed) = (part(0)?, part(1)?, part(2)?, part(3)?, part(4)?);
+        Some(Some(RoundTrip { count, min, mean, max, smoothed }))
     }
 }
 
@@ -238,11 +276,14 @@ columns! {
     subnet: SubnetId, Text;
     vpc: VpcId, Text;
     host: HostId, Text;
+    location: Location, Text;
     groups: Vec<SecurityGroupId>, Texts;
     rule: Option<RuleId>, TextOrNull;
     verdict: Verdict, Name;
     end_reason: EndReason, Text;
     direction: Direction, Name;
+    path: Path, Name;
+    side: FlowSide, Name;
     start: Moment, Time;
     end: Moment, Time;
     packets: u64, Number;
@@ -255,7 +296,19 @@ columns! {
     icmp_type: Option<u8>, NumberOrNull;
     icmp_code: Option<u8>, NumberOrNull;
     tos: u8, Number;
+    ttl: u8, Number;
     tcp_flags: u16, Number;
+    source_prefix_length: Option<u8>, NumberOrNull;
+    destination_prefix_length: Option<u8>, NumberOrNull;
+    next_hop: Option<IpAddr>, TextOrNull;
+    history: History, Text;
+    conn_state: ConnState, Text;
+    round_trip: Option<RoundTrip>, TimesOrNull;
+    retransmissions: u32, Number;
+    zero_windows: u32, Number;
+    ingress_interface: u32, Number;
+    egress_interface: u32, Number;
+    mitigation: Option<MitigationId>, TextOrNull;
 }
 
 fn column<'a, A: Array + 'static>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a A, BadColumn> {
@@ -295,6 +348,12 @@ mod tests {
         }
         for direction in [Direction::Ingress, Direction::Egress] {
             assert_eq!(serde_json::to_value(direction).unwrap(), direction.name());
+        }
+        for path in Path::ALL {
+            assert_eq!(serde_json::to_value(path).unwrap(), path.name());
+        }
+        for side in [FlowSide::Initiator, FlowSide::Responder] {
+            assert_eq!(serde_json::to_value(side).unwrap(), side.name());
         }
     }
 

@@ -4,18 +4,23 @@
 //! - [`phase`]: where a connection stands, and why it ended.
 //! - [`table`]: all flows of a host; the connection table of the security groups is this table.
 //! - [`ipfix`]: records as messages for collectors, and back.
+//! - [`router_view`]: a network's flows as one router would have seen them.
+//! - [`export`]: records as text files that other people's programs read.
 //!
 //! Pure: time comes in as a [`Moment`](lucarne_model::Moment), records go out through a closure. Which packets are
 //! allowed is the switch's decision; the table only asks for it again when a new plan may have changed it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod export;
 pub mod ipfix;
 pub mod key;
 pub mod phase;
+pub mod router_view;
 mod settings;
 pub mod table;
 
 pub use key::FlowKey;
-pub use phase::{Phase, Side};
+pub use lucarne_model::flow::Side;
+pub use phase::Phase;
 pub use settings::Settings;
 pub use table::{Emit, FlowTable, Judgement, Opening, Owner, Packet, Question, Slot};

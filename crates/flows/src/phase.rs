@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lucarne_model::{
     EndReason,
+    flow::Side,
     security_group::{ICMP, TCP, UDP},
 };
 
@@ -16,13 +17,6 @@ pub const FIN: u16 = 0x01;
 pub const SYN: u16 = 0x02;
 pub const RST: u16 = 0x04;
 pub const ACK: u16 = 0x10;
-
-/// Who sent a packet: the side that opened the connection or the other one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Initiator,
-    Responder,
-}
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AccountId, Bytes, Cidr, HostId, ImageId, InstanceId, InterfaceId, MacAddress, SecurityGroupId, SnapshotId,
     SubnetId, Vcpus, VolumeId, VpcId,
+    mitigation::DesiredMitigation,
     network::Route,
+    network_acl::AclEntry,
     security_group::Rule,
     storage::{Blob, BootSource},
 };
@@ -30,6 +32,9 @@ pub struct Desired {
     pub peers: Vec<TunnelPeer>,
     /// Streams that a user waits for.
     pub streams: Vec<StreamRequest>,
+    /// What the operator has ordered against abuse and concerns an interface of this host.
+    #[serde(default)]
+    pub mitigations: Vec<DesiredMitigation>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +65,9 @@ pub struct DesiredInstance {
     pub user_data: Option<String>,
     /// The `Name` tag; the metadata service tells it and DHCP gives it as the host name.
     pub name: Option<String>,
+    /// How often its flows that go on are reported, in milliseconds; none leaves it to the host.
+    #[serde(default)]
+    pub flow_interval_millis: Option<u64>,
     /// Boot volume of a disk image at slot 0, data volumes behind it.
     pub volumes: Vec<crate::instance::Attachment>,
 }
@@ -113,6 +121,9 @@ pub struct DesiredSubnet {
     pub id: SubnetId,
     pub cidr: Cidr,
     pub routes: Vec<Route>,
+    /// The entries of its network ACL, lowest number first. Empty means that there is no ACL and all may pass.
+    #[serde(default)]
+    pub acl: Vec<AclEntry>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

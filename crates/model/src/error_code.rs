@@ -46,6 +46,8 @@ error_codes! {
     InvalidVpcNotFound = "InvalidVpcId.NotFound", 404, "No such VPC";
     InvalidSubnetNotFound = "InvalidSubnetId.NotFound", 404, "No such subnet";
     InvalidRouteTableNotFound = "InvalidRouteTableId.NotFound", 404, "No such route table";
+    InvalidNetworkAclNotFound = "InvalidNetworkAclId.NotFound", 404, "No such network ACL";
+    InvalidAclEntryNotFound = "InvalidNetworkAclEntry.NotFound", 404, "No such entry of the network ACL";
     InvalidGroupNotFound = "InvalidGroupId.NotFound", 404, "No such security group";
     InvalidRuleNotFound = "InvalidSecurityGroupRuleId.NotFound", 404, "No such security group rule";
     InvalidInterfaceNotFound = "InvalidNetworkInterfaceId.NotFound", 404, "No such network interface";
@@ -53,6 +55,8 @@ error_codes! {
     InvalidVolumeNotFound = "InvalidVolumeId.NotFound", 404, "No such volume";
     InvalidSnapshotNotFound = "InvalidSnapshotId.NotFound", 404, "No such snapshot";
     InvalidImageNotFound = "InvalidImageId.NotFound", 404, "No such image";
+    InvalidFlowLogNotFound = "InvalidFlowLogId.NotFound", 404, "No such flow log";
+    InvalidMitigationNotFound = "InvalidMitigationId.NotFound", 404, "No such mitigation";
     InvalidJobNotFound = "InvalidJobId.NotFound", 404, "No such job";
     AmbiguousName = "AmbiguousName", 409, "More than one resource has this name";
     InvalidCidr = "InvalidParameterValue.Cidr", 400, "The network is not usable here";
@@ -64,6 +68,7 @@ error_codes! {
     InvalidGroupDuplicate = "InvalidGroup.Duplicate", 409, "The VPC has a group of this name";
     AccountDuplicate = "AccountAlreadyExists", 409, "An account of this name exists";
     UserDuplicate = "UserAlreadyExists", 409, "A user of this name exists in the account";
+    AclEntryExists = "NetworkAclEntryAlreadyExists", 409, "The network ACL has an entry of this number and direction";
     RouteExists = "RouteAlreadyExists", 409, "The route table has a route for this destination";
     VolumeInUse = "VolumeInUse", 409, "The volume is attached";
     VolumeElsewhere = "VolumeOnOtherHost", 409, "The volume lies on another host than the instance";

@@ -106,6 +106,10 @@ ids! {
     HostId = "host", "host";
     UserId = "user", "user";
     JobId = "job", "job";
+    NetworkAclId = "acl", "network ACL";
+    FlowLogId = "fl", "flow log";
+    FindingId = "find", "finding";
+    MitigationId = "mit", "mitigation";
 }
 
 /// An account: 12 decimal digits, the owner of every resource.

@@ -8,10 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccountId, Cidr, InstanceId, InterfaceId, MacAddress, Moment, RouteTableId, SecurityGroupId, SubnetId, Tags, VpcId,
+    AccountId, Cidr, InstanceId, InterfaceId, MacAddress, Moment, NetworkAclId, RouteTableId, SecurityGroupId,
+    SubnetId, Tags, VpcId,
 };
 
-/// An address space of its own. Born with a main route table and a default security group.
+/// An address space of its own. Born with a main route table, a default network ACL and a default security group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vpc {
     pub id: VpcId,
@@ -20,6 +21,8 @@ pub struct Vpc {
     /// The Geneve network identifier, 24 bits, unique among live VPCs.
     pub vni: u32,
     pub main_route_table: RouteTableId,
+    /// The ACL that new subnets get.
+    pub default_network_acl: NetworkAclId,
     pub default_security_group: SecurityGroupId,
     pub created: Moment,
     #[serde(default)]
@@ -34,6 +37,8 @@ pub struct Subnet {
     pub cidr: Cidr,
     /// The table that routes what leaves the subnet's interfaces; the VPC's main one unless associated.
     pub route_table: RouteTableId,
+    /// The ACL that judges what enters and leaves; the VPC's default one unless associated.
+    pub network_acl: NetworkAclId,
     pub available_addresses: u32,
     pub created: Moment,
     #[serde(default)]

@@ -10,7 +10,7 @@ use lucarne_flows::{FlowKey, Owner};
 use lucarne_model::{
     Cidr, EndReason, HostId, InstanceId, InterfaceId, Moment, SecurityGroupId, SubnetId,
     desired::{self, DesiredNetwork},
-    flow::Direction,
+    flow::{Direction, Location},
     network::RouteTarget,
     security_group::Rule,
 };
@@ -25,6 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Fabric {
     host: HostId,
+    location: Location,
     /// Rises with each plan that differs from the one before; never 0.
     pub(crate) epoch: u32,
     plan: Plan,
@@ -100,9 +101,9 @@ pub(crate) struct Port {
 pub(crate) type Gone = (PortIndex, EndReason);
 
 impl Fabric {
-    pub(crate) fn new(host: HostId) -> Self {
+    pub(crate) fn new(host: HostId, location: Location) -> Self {
         let (plan, networks, endpoints, by_vni, ports, by_interface) = Default::default();
-        Self { host, epoch: 1, plan, networks, endpoints, by_vni, ports, by_interface }
+        Self { host, location, epoch: 1, plan, networks, endpoints, by_vni, ports, by_interface }
     }
 
     /// Makes `plan` hold; returns the ports that it takes away.
@@ -206,6 +207,7 @@ impl Fabric {
             subnet: endpoint.subnet,
             vpc: plan.vpc,
             host: self.host,
+            location: self.location.clone(),
             groups: endpoint.groups.clone(),
         };
         let of_port = network.groups.iter().filter(|group| endpoint.groups.contains(&group.id));

@@ -2,11 +2,12 @@
 //!
 //! Owns the shape of the input to [`crate::switch::Switch::apply`]. The host agent makes it from its desired state.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use lucarne_model::{
     AccountId, ImageId, InstanceId, InterfaceId, Moment, VpcId,
     desired::{DesiredNetwork, TunnelPeer},
+    mitigation::DesiredMitigation,
 };
 
 /// The whole of what the switch should do; applying the same plan twice changes nothing.
@@ -15,6 +16,8 @@ pub struct Plan {
     pub networks: Vec<DesiredNetwork>,
     pub ports: Vec<PortPlan>,
     pub peers: Vec<TunnelPeer>,
+    /// What the operator has ordered against abuse; the first that is meant for a flow holds.
+    pub mitigations: Vec<DesiredMitigation>,
 }
 
 /// The port of one instance on this host. Its address, MAC and groups stand in the network's endpoints.
@@ -29,6 +32,8 @@ pub struct PortPlan {
     /// Where QEMU binds its own, to which frames for the VM are sent.
     pub guest_socket: PathBuf,
     pub metadata: InstanceMetadata,
+    /// How often a flow that goes on is reported; none leaves it to the flow table's settings.
+    pub flow_interval: Option<Duration>,
 }
 
 /// What 169.254.169.254 tells the instance, beside its address, MAC and groups.

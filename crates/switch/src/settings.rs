@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use lucarne_model::flow::Location;
+
 /// The switch's constants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Where this host stands, as flow records tell it.
+    pub location: Location,
     pub flows: lucarne_flows::Settings,
     /// The largest IP packet that a guest may send, told to it by DHCP. Leaves room for the tunnel's headers.
     pub mtu: u16,
@@ -17,6 +21,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            location: Location::default(),
             flows: lucarne_flows::Settings::default(),
             mtu: 1400,
             lease: Duration::from_secs(3600),

@@ -110,11 +110,12 @@ impl SwitchHandle {
         let address = tunnel.address().map_err(system("address of the tunnel's socket"))?;
         let bell = Doorbell::new().map_err(system("event descriptor"))?;
         let poller = Poller::new(&bell, &tunnel).map_err(system("poll descriptor"))?;
-        let metadata = crate::metadata::Metadata::new(&settings.metadata_key, metadata_seed, switch.mtu);
+        let mtu = switch.mtu;
+        let metadata = crate::metadata::Metadata::new(&settings.metadata_key, metadata_seed, mtu);
         let core = Switch::new(settings.host, switch, flow_seed);
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (records, exported) = mpsc::channel(RECORDS);
-        let outlet = outlet::Outlet::new(tunnel, records, settings.port_owner, switch.mtu);
+        let outlet = outlet::Outlet::new(tunnel, records, settings.port_owner, mtu);
         let worker = Worker::new(core, metadata, outlet, poller, bell.clone(), inbox);
         let thread = thread::Builder::new().name("switch".into());
         thread.spawn(move || worker.run()).map_err(system("thread"))?;

@@ -31,7 +31,8 @@ impl Switch {
     /// collide in the flow table.
     pub fn new(host: HostId, settings: Settings, seed: u64) -> Self {
         let table = FlowTable::new(settings.flows, seed);
-        Self { settings, fabric: Fabric::new(host), table, tally: Tally::default() }
+        let fabric = Fabric::new(host, settings.location.clone());
+        Self { settings, fabric, table, tally: Tally::default() }
     }
 
     /// Makes `plan` hold from the next frame on. The same plan again changes nothing. Flows of ports that go away end at

@@ -9,13 +9,16 @@ use std::{
 };
 
 use lucarne_model::{
-    AccountId, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, Moment, SubnetId, VpcId,
-    flow::{Direction, Verdict},
+    AccountId, ConnState, EndReason, FlowLoss, FlowRecord, History, HostId, InstanceId, InterfaceId, Moment,
+    SecurityGroupId, SubnetId, VpcId,
+    flow::{Direction, Location, Path, Side, Verdict},
 };
 
 use super::{
     Mark,
-    elements::{SENDER_NEXT_RECORD, SENDER_SESSION},
+    elements::{COMMON_PROPERTIES, Element, GROUPS, SENDER_NEXT_RECORD, SENDER_SESSION, group_list},
+    encode::{MAX_GROUPS, MAX_TOLD_SETS},
+    loss,
     template::{Kind, Refusal, Template},
     wire::{
         FIRST_DATA_SET, HEADER_LENGTH, Header, OPTIONS_TEMPLATE_SET, Reader, SET_HEADER_LENGTH, TEMPLATE_SET,
@@ -53,6 +56,8 @@ pub enum DecodeError {
 pub struct Decoded {
     pub header: Header,
     pub records: Vec<FlowRecord>,
+    /// What the sender could not keep.
+    pub losses: Vec<FlowLoss>,
     /// For the collector's own log; whoever reads the network ignores them.
     pub marks: Vec<Mark>,
     /// Flow records that lack elements of ours, and so belong to nobody that we know.
@@ -70,6 +75,8 @@ pub struct Decoder {
     templates: HashMap<(u32, u16), Template>,
     /// The sequence number that each domain's next message should have; none after sets that could not be counted.
     expected: HashMap<u32, Option<u32>>,
+    /// By observation domain and number: the sets of groups of the dictionary.
+    group_sets: HashMap<(u32, u64), Vec<SecurityGroupId>>,
 }
 
 impl Decoder {
@@ -119,7 +126,7 @@ impl Decoder {
 
     /// Forgets one template, or all of a kind where `id` is that of the set (RFC 7011 section 8.1).
     fn withdraw(&mut self, domain: u32, id: u16, options: bool) {
-        let is_options = |template: &Template| matches!(template.kind, Kind::Options | Kind::Marks);
+        let is_options = |template: &Template| !matches!(template.kind, Kind::Flows | Kind::Foreign);
         if id < FIRST_DATA_SET {
             self.templates.retain(|(of, _), template| *of != domain || is_options(template) != options);
         } else {
@@ -130,7 +137,15 @@ impl Decoder {
 
 impl Decoded {
     const fn empty(header: Header) -> Self {
-        Self { header, records: Vec::new(), marks: Vec::new(), foreign: 0, unknown_sets: 0, lost: 0 }
+        Self {
+            header,
+            records: Vec::new(),
+            losses: Vec::new(),
+            marks: Vec::new(),
+            foreign: 0,
+            unknown_sets: 0,
+            lost: 0,
+        }
     }
 }
 
@@ -202,8 +217,15 @@ impl Reading<'_> {
         // Fewer octets than the shortest record are padding.
         while body.left() >= template.shortest {
             match template.kind {
-                Kind::Flows => self.decoded.records.push(flow(template, &mut body, set)?),
+                Kind::Flows => {
+                    let domain = self.decoded.header.domain;
+                    self.decoded.records.push(flow(template, &mut body, set, (domain, &self.decoder.group_sets))?);
+                }
+                Kind::GroupSets => {
+                    group_set(template, &mut body, set, (self.decoded.header.domain, &mut self.decoder.group_sets))?
+                }
                 Kind::Marks => self.decoded.marks.push(mark(template, &mut body, set)?),
+                Kind::Losses => self.decoded.losses.push(told_loss(template, &mut body, set)?),
                 Kind::Foreign | Kind::Options => skip(template, &mut body, set)?,
             }
             self.decoded.foreign += u64::from(template.kind == Kind::Foreign);
@@ -213,15 +235,53 @@ impl Reading<'_> {
     }
 }
 
-fn flow(template: &Template, body: &mut Reader<'_>, set: u16) -> Result<FlowRecord, DecodeError> {
+/// The dictionary of a session: by domain and number.
+type GroupSets = HashMap<(u32, u64), Vec<SecurityGroupId>>;
+
+fn flow(
+    template: &Template,
+    body: &mut Reader<'_>,
+    set: u16,
+    (domain, group_sets): (u32, &GroupSets),
+) -> Result<FlowRecord, DecodeError> {
     let mut record = blank();
     for column in &template.columns {
         let value = body.value(column.length).map_err(|_| DecodeError::Truncated { set })?;
+        if template.uses_dictionary && column.is(&COMMON_PROPERTIES) {
+            let number = unsigned(value).map_err(|_| DecodeError::Value { element: COMMON_PROPERTIES.name })?;
+            record.groups = group_sets.get(&(domain, number)).cloned().unwrap_or_default();
+            continue;
+        }
         if let Some(field) = column.field {
             (field.take)(value, &mut record).map_err(|_| DecodeError::Value { element: field.element.name })?;
         }
     }
     Ok(record)
+}
+
+/// Takes an entry of the dictionary; one session's is bounded, and what is beyond the bound is not remembered.
+fn group_set(
+    template: &Template,
+    body: &mut Reader<'_>,
+    set: u16,
+    (domain, group_sets): (u32, &mut GroupSets),
+) -> Result<(), DecodeError> {
+    let (mut number, mut groups) = (0, None);
+    for column in &template.columns {
+        let value = body.value(column.length).map_err(|_| DecodeError::Truncated { set })?;
+        let bad = |element: &Element| DecodeError::Value { element: element.name };
+        if column.is(&COMMON_PROPERTIES) {
+            number = unsigned(value).map_err(|_| bad(&COMMON_PROPERTIES))?;
+        } else if column.is(&GROUPS) {
+            groups = group_list(value).map_err(|_| bad(&GROUPS))?;
+        }
+    }
+    if let Some(groups) = groups.filter(|groups| groups.len() <= MAX_GROUPS)
+        && (group_sets.len() < MAX_TOLD_SETS * 16 || group_sets.contains_key(&(domain, number)))
+    {
+        group_sets.insert((domain, number), groups);
+    }
+    Ok(())
 }
 
 fn mark(template: &Template, body: &mut Reader<'_>, set: u16) -> Result<Mark, DecodeError> {
@@ -235,6 +295,18 @@ fn mark(template: &Template, body: &mut Reader<'_>, set: u16) -> Result<Mark, De
         }
     }
     Ok(mark)
+}
+
+fn told_loss(template: &Template, body: &mut Reader<'_>, set: u16) -> Result<FlowLoss, DecodeError> {
+    let mut told = loss::blank();
+    for column in &template.columns {
+        let value = body.value(column.length).map_err(|_| DecodeError::Truncated { set })?;
+        let ours = |element: &&Element| (column.number, column.enterprise) == (element.number, element.enterprise);
+        if let Some((at, element)) = loss::ELEMENTS.iter().enumerate().find(|(_, element)| ours(element)) {
+            loss::take(at, value, &mut told).map_err(|_| DecodeError::Value { element: element.name })?;
+        }
+    }
+    Ok(told)
 }
 
 fn skip(template: &Template, body: &mut Reader<'_>, set: u16) -> Result<(), DecodeError> {
@@ -255,11 +327,14 @@ fn blank() -> FlowRecord {
         subnet: SubnetId::from_bits(0),
         vpc: VpcId::from_bits(0),
         host: HostId::from_bits(0),
+        location: Location::default(),
         groups: Vec::new(),
         rule: None,
         verdict: Verdict::Reject,
         end_reason: EndReason::Invalid,
         direction: Direction::Ingress,
+        path: Path::Nowhere,
+        side: Side::Initiator,
         start: Moment::EPOCH,
         end: Moment::EPOCH,
         packets: 0,
@@ -273,5 +348,17 @@ fn blank() -> FlowRecord {
         icmp_code: None,
         tos: 0,
         tcp_flags: 0,
+        ttl: 0,
+        source_prefix_length: None,
+        destination_prefix_length: None,
+        next_hop: None,
+        history: History::default(),
+        conn_state: ConnState::Oth,
+        round_trip: None,
+        retransmissions: 0,
+        zero_windows: 0,
+        ingress_interface: 0,
+        egress_interface: 0,
+        mitigation: None,
     }
 }

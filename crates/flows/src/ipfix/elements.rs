@@ -3,15 +3,20 @@
 //! Owns numbers, names, types and how each value is written and read. Everything else of IPFIX derives from [`FIELDS`]:
 //! a new field of the record is one row here, and a new golden file in the tests.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use lucarne_model::{
-    AccountId, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, RuleId, SecurityGroupId, SubnetId, VpcId,
-    flow::{Direction, Verdict},
+    AccountId, ConnState, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, MitigationId, Moment, RuleId,
+    SecurityGroupId, SubnetId, VpcId,
+    flow::{Direction, Path, RoundTrip, Side, Verdict},
 };
 
 use super::{
-    encode::put_groups,
+    encode::{MAX_GROUPS, put_groups},
+    loss::{LOSS_CAUSE, LOST_RECORDS},
     wire::{
         BadValue, ENTERPRISE_BIT, ID_LENGTH, Reader, VARIABLE, id, moment, put_id, put_length, put_moment, unsigned,
     },
@@ -31,6 +36,7 @@ pub enum DataType {
     Unsigned32 = 3,
     Unsigned64 = 4,
     String = 13,
+    DateTimeMilliseconds = 15,
     DateTimeMicroseconds = 16,
     Ipv4Address = 18,
     Ipv6Address = 19,
@@ -47,6 +53,7 @@ impl DataType {
             Self::Unsigned32 => "unsigned32",
             Self::Unsigned64 => "unsigned64",
             Self::String => "string",
+            Self::DateTimeMilliseconds => "dateTimeMilliseconds",
             Self::DateTimeMicroseconds => "dateTimeMicroseconds",
             Self::Ipv4Address => "ipv4Address",
             Self::Ipv6Address => "ipv6Address",
@@ -78,6 +85,13 @@ pub enum When {
     IcmpV6,
 }
 
+/// What the records of one sender have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// When its clock of uptimes was 0: of whole milliseconds.
+    pub init: Moment,
+}
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
@@ -88,7 +102,7 @@ pub struct Field {
     /// Whether a record without it is not one of ours.
     pub required: bool,
     pub meaning: &'static str,
-    pub(super) put: fn(&FlowRecord, &mut Vec<u8>),
+    pub(super) put: fn(&FlowRecord, &Sender, &mut Vec<u8>),
     pub(super) take: fn(&[u8], &mut FlowRecord) -> Result<(), BadValue>,
 }
 
@@ -98,23 +112,30 @@ const fn element(number: u16, enterprise: Option<u32>, name: &'static str, data_
         DataType::Unsigned8 => 1,
         DataType::Unsigned16 => 2,
         DataType::Unsigned32 | DataType::Ipv4Address => 4,
-        DataType::Unsigned64 | DataType::DateTimeMicroseconds => 8,
+        DataType::Unsigned64 | DataType::DateTimeMilliseconds | DataType::DateTimeMicroseconds => 8,
         DataType::Ipv6Address => 16,
         DataType::String | DataType::BasicList => VARIABLE,
     };
     Element { number, enterprise, name, data_type, length }
 }
 
-const fn iana(number: u16, name: &'static str, data_type: DataType) -> Element {
+pub(super) const fn iana(number: u16, name: &'static str, data_type: DataType) -> Element {
     element(number, None, name, data_type)
 }
 
-const fn own(number: u16, name: &'static str, data_type: DataType) -> Element {
+pub(super) const fn own(number: u16, name: &'static str, data_type: DataType) -> Element {
     element(number, Some(ENTERPRISE), name, data_type)
 }
 
 /// The element inside the list of groups.
 pub(super) const SECURITY_GROUP_ID: Element = own(7, "securityGroupId", DataType::OctetArray);
+/// Names a set of groups that an options record has listed (the pattern of RFC 5473): the dictionary beside the list.
+pub(super) const COMMON_PROPERTIES: Element = iana(137, "commonPropertiesId", DataType::Unsigned64);
+pub(super) const GROUPS: Element = iana(291, "basicList", DataType::BasicList);
+/// Who sends, and when its clock of uptimes was 0.
+pub(super) const DOMAIN: Element = iana(149, "observationDomainId", DataType::Unsigned32);
+pub(super) const PROCESS: Element = iana(143, "meteringProcessId", DataType::Unsigned32);
+pub(super) const INIT_TIME: Element = iana(160, "systemInitTimeMilliseconds", DataType::DateTimeMilliseconds);
 /// The two values of a [`Mark`](super::Mark).
 pub(super) const SENDER_SESSION: Element = own(32, "senderSession", DataType::Unsigned64);
 pub(super) const SENDER_NEXT_RECORD: Element = own(33, "senderNextRecord", DataType::Unsigned64);
@@ -147,11 +168,11 @@ macro_rules! fields {
 }
 
 /// For values that only repeat, for other collectors, what another element tells us in full.
-const NOTHING: fn(&[u8], &mut FlowRecord) -> Result<(), BadValue> = |_, _| Ok(());
+const SHADOW: fn(&[u8], &mut FlowRecord) -> Result<(), BadValue> = |_, _| Ok(());
 
 macro_rules! number {
     ($field:ident) => {
-        |r, out| out.extend_from_slice(&r.$field.to_be_bytes())
+        |r, _, out| out.extend_from_slice(&r.$field.to_be_bytes())
     };
     (take $field:ident) => {
         |v, r| unsigned(v).map(|number| r.$field = number)
@@ -159,10 +180,18 @@ macro_rules! number {
 }
 macro_rules! identity {
     ($field:ident) => {
-        |r, out| put_id(r.$field.bits(), out)
+        |r, _, out| put_id(r.$field.bits(), out)
     };
     (take $field:ident $type:ident) => {
         |v, r| id(v).map(|bits| r.$field = $type::from_bits(bits))
+    };
+}
+macro_rules! round_trip {
+    ($part:ident) => {
+        |r, _, out| out.extend_from_slice(&r.round_trip.map_or(0, |r| r.$part).to_be_bytes())
+    };
+    (take $part:ident) => {
+        |v, r| unsigned(v).map(|number: u32| set_round_trip(number, |r| &mut r.$part, &mut r.round_trip))
     };
 }
 
@@ -172,7 +201,7 @@ fields! {
         number!(flow_id), number!(take flow_id);
     "account" (required) Always own(1, "accountId", DataType::Unsigned64),
         "The account, as the number that its 12 digits make.",
-        |r, out| out.extend_from_slice(&r.account.number().to_be_bytes()),
+        |r, _, out| out.extend_from_slice(&r.account.number().to_be_bytes()),
         |v, r| unsigned(v).and_then(|n| AccountId::from_number(n).ok_or(BadValue)).map(|account| r.account = account);
     "vpc" (required) Always own(2, "vpcId", DataType::OctetArray),
         "The digits behind `vpc-` as octets: 4 zero bits, then 68.", identity!(vpc), identity!(take vpc VpcId);
@@ -184,44 +213,85 @@ fields! {
         "The digits behind `i-`.", identity!(instance), identity!(take instance InstanceId);
     "host" (required) Always own(6, "hostId", DataType::OctetArray),
         "The digits behind `host-`.", identity!(host), identity!(take host HostId);
-    "groups" (required) Always iana(291, "basicList", DataType::BasicList),
+    "groups" (required) Always GROUPS,
         "All of the interface's groups: a list (RFC 6313, semantic allOf) of `securityGroupId`.",
-        |r, out| put_groups(&r.groups, out), take_groups;
+        |r, _, out| put_groups(&r.groups, out), take_groups;
+    "groups" Always COMMON_PROPERTIES,
+        "The same set of groups by its number in the dictionary (options template 267); 0 is the empty set.",
+        |r, _, out| out.extend_from_slice(&group_set_id(&r.groups).to_be_bytes()), SHADOW;
     "rule" Always Element { length: VARIABLE, ..own(8, "ruleId", DataType::OctetArray) },
-        "The digits behind `sgr-` of the rule that allowed it; of length 0 when no rule did.",
-        put_rule, take_rule;
+        "The digits behind `sgr-` of the rule that decided; of length 0 when none did.",
+        |r, _, out| put_optional_id(r.rule.map(RuleId::bits), out),
+        |v, r| optional_id(v).map(|bits| r.rule = bits.map(RuleId::from_bits));
     "verdict" (required) Always own(9, "verdict", DataType::Unsigned8),
-        "0 accept, 1 reject.", |r, out| out.push(u8::from(r.verdict == Verdict::Reject)), take_verdict;
+        "0 accept, 1 reject.", |r, _, out| out.push(u8::from(r.verdict == Verdict::Reject)), take_verdict;
     "end_reason" (required) Always own(10, "sessionEndReason", DataType::Unsigned8),
         "Why the record ended: the code in the table of end reasons.",
-        |r, out| out.push(r.end_reason.code()),
+        |r, _, out| out.push(r.end_reason.code()),
         |v, r| unsigned(v).and_then(|c| EndReason::from_code(c).ok_or(BadValue)).map(|reason| r.end_reason = reason);
     "end_reason" Always iana(136, "flowEndReason", DataType::Unsigned8),
-        "The end reason as IANA's coarser list has it.", |r, out| out.push(r.end_reason.flow_end_reason()), NOTHING;
+        "The end reason as IANA's coarser list has it.", |r, _, out| out.push(r.end_reason.flow_end_reason()), SHADOW;
     "end_reason" Always iana(233, "firewallEvent", DataType::Unsigned8),
-        "The end reason as a firewall tells it.", |r, out| out.push(r.end_reason.firewall_event()), NOTHING;
+        "Verdict and end reason as a firewall tells them.", |r, _, out| out.push(r.firewall_event()), SHADOW;
     "end_reason" Always iana(89, "forwardingStatus", DataType::Unsigned8),
-        "0x40 forwarded; 0x80 and above dropped, and why.", |r, out| out.push(r.end_reason.forwarding_status()), NOTHING;
+        "0x40 forwarded; 0x80 and above dropped, and why.", |r, _, out| out.push(r.forwarding_status()), SHADOW;
     "direction" (required) Always iana(61, "flowDirection", DataType::Unsigned8),
-        "0 to the instance, 1 from it.", |r, out| out.push(u8::from(r.direction == Direction::Egress)), take_direction;
+        "0 to the instance, 1 from it.", |r, _, out| out.push(u8::from(r.direction == Direction::Egress)), take_direction;
+    "side" Always iana(239, "biflowDirection", DataType::Unsigned8),
+        "Who sent these packets: 1 the flow's initiator, 2 the responder.",
+        |r, _, out| out.push(if r.side == Side::Initiator { 1 } else { 2 }), take_side;
     "start" (required) Always iana(154, "flowStartMicroseconds", DataType::DateTimeMicroseconds),
         "The first packet of the interval.",
-        |r, out| put_moment(r.start, out), |v, r| moment(v).map(|start| r.start = start);
+        |r, _, out| put_moment(r.start, out), |v, r| moment(v).map(|start| r.start = start);
     "end" (required) Always iana(155, "flowEndMicroseconds", DataType::DateTimeMicroseconds),
         "The last packet of the interval.",
-        |r, out| put_moment(r.end, out), |v, r| moment(v).map(|end| r.end = end);
+        |r, _, out| put_moment(r.end, out), |v, r| moment(v).map(|end| r.end = end);
+    "start" Always iana(152, "flowStartMilliseconds", DataType::DateTimeMilliseconds),
+        "The same in milliseconds since 1970.",
+        |r, _, out| out.extend_from_slice(&r.start.as_millis().to_be_bytes()), SHADOW;
+    "end" Always iana(153, "flowEndMilliseconds", DataType::DateTimeMilliseconds),
+        "The same in milliseconds since 1970.",
+        |r, _, out| out.extend_from_slice(&r.end.as_millis().to_be_bytes()), SHADOW;
+    "start" Always iana(22, "flowStartSysUpTime", DataType::Unsigned32),
+        "The same in milliseconds since the sender's `systemInitTimeMilliseconds`, modulo 2^32.",
+        |r, sender, out| put_uptime(r.start, sender, out), SHADOW;
+    "end" Always iana(21, "flowEndSysUpTime", DataType::Unsigned32),
+        "The same in milliseconds since the sender's `systemInitTimeMilliseconds`, modulo 2^32.",
+        |r, sender, out| put_uptime(r.end, sender, out), SHADOW;
     "packets" (required) Always iana(2, "packetDeltaCount", DataType::Unsigned64),
         "Packets of the interval.", number!(packets), number!(take packets);
     "bytes" (required) Always iana(1, "octetDeltaCount", DataType::Unsigned64),
         "Bytes of the interval's IP packets, headers included.", number!(bytes), number!(take bytes);
     "source" (required) Ipv4 iana(8, "sourceIPv4Address", DataType::Ipv4Address),
-        "The source address.", |r, out| put_ipv4(r.source, out), |v, r| ipv4(v).map(|ip| r.source = ip);
+        "The source address.", |r, _, out| put_ipv4(r.source, out), |v, r| ipv4(v).map(|ip| r.source = ip);
     "destination" (required) Ipv4 iana(12, "destinationIPv4Address", DataType::Ipv4Address),
-        "The destination address.", |r, out| put_ipv4(r.destination, out), |v, r| ipv4(v).map(|ip| r.destination = ip);
+        "The destination address.", |r, _, out| put_ipv4(r.destination, out), |v, r| ipv4(v).map(|ip| r.destination = ip);
     "source" (required) Ipv6 iana(27, "sourceIPv6Address", DataType::Ipv6Address),
-        "The source address.", |r, out| put_ipv6(r.source, out), |v, r| ipv6(v).map(|ip| r.source = ip);
+        "The source address.", |r, _, out| put_ipv6(r.source, out), |v, r| ipv6(v).map(|ip| r.source = ip);
     "destination" (required) Ipv6 iana(28, "destinationIPv6Address", DataType::Ipv6Address),
-        "The destination address.", |r, out| put_ipv6(r.destination, out), |v, r| ipv6(v).map(|ip| r.destination = ip);
+        "The destination address.", |r, _, out| put_ipv6(r.destination, out), |v, r| ipv6(v).map(|ip| r.destination = ip);
+    "source_prefix_length" Ipv4 iana(9, "sourceIPv4PrefixLength", DataType::Unsigned8),
+        "Of the subnet or route that it falls under; 0 where it is not known.", put_source_prefix, take_source_prefix;
+    "destination_prefix_length" Ipv4 iana(13, "destinationIPv4PrefixLength", DataType::Unsigned8),
+        "Of the subnet or route that it falls under; 0 where it is not known.",
+        put_destination_prefix, take_destination_prefix;
+    "source_prefix_length" Ipv6 iana(29, "sourceIPv6PrefixLength", DataType::Unsigned8),
+        "Of the subnet or route that it falls under; 0 where it is not known.", put_source_prefix, take_source_prefix;
+    "destination_prefix_length" Ipv6 iana(30, "destinationIPv6PrefixLength", DataType::Unsigned8),
+        "Of the subnet or route that it falls under; 0 where it is not known.",
+        put_destination_prefix, take_destination_prefix;
+    "next_hop" Ipv4 iana(15, "ipNextHopIPv4Address", DataType::Ipv4Address),
+        "The virtual router's next hop; unspecified where there is none.",
+        |r, _, out| put_ipv4(r.next_hop.unwrap_or(NO_HOP), out), |v, r| ipv4(v).map(|ip| r.next_hop = hop(ip));
+    "next_hop" Ipv6 iana(62, "ipNextHopIPv6Address", DataType::Ipv6Address),
+        "The virtual router's next hop; unspecified where there is none.",
+        |r, _, out| put_ipv6(r.next_hop.unwrap_or(NO_HOP_V6), out), |v, r| ipv6(v).map(|ip| r.next_hop = hop(ip));
+    "ingress_interface" Always iana(10, "ingressInterface", DataType::Unsigned32),
+        "The index of the virtual router's port where the packets came in; 0 where it is not known.",
+        number!(ingress_interface), number!(take ingress_interface);
+    "egress_interface" Always iana(14, "egressInterface", DataType::Unsigned32),
+        "The index of the virtual router's port where they went out; 0 where they were dropped.",
+        number!(egress_interface), number!(take egress_interface);
     "source_port" (required) Always iana(7, "sourceTransportPort", DataType::Unsigned16),
         "0 where the protocol has no ports.", number!(source_port), number!(take source_port);
     "destination_port" (required) Always iana(11, "destinationTransportPort", DataType::Unsigned16),
@@ -230,6 +300,8 @@ fields! {
         "The IANA protocol number.", number!(protocol), number!(take protocol);
     "tos" (required) Always iana(5, "ipClassOfService", DataType::Unsigned8),
         "The type-of-service byte of the first packet.", number!(tos), number!(take tos);
+    "ttl" Always iana(192, "ipTTL", DataType::Unsigned8),
+        "The time to live of the first packet, or its hop limit.", number!(ttl), number!(take ttl);
     "tcp_flags" (required) Always iana(6, "tcpControlBits", DataType::Unsigned16),
         "The union of the TCP flags.", number!(tcp_flags), number!(take tcp_flags);
     "icmp_type" IcmpV4 iana(176, "icmpTypeIPv4", DataType::Unsigned8),
@@ -240,6 +312,42 @@ fields! {
         "The type of the first packet.", put_icmp_type, take_icmp_type;
     "icmp_code" IcmpV6 iana(179, "icmpCodeIPv6", DataType::Unsigned8),
         "The code of the first packet.", put_icmp_code, take_icmp_code;
+    "location" Always own(11, "location", DataType::String),
+        "Where the host stands.", |r, _, out| put_text(r.location.as_str(), out),
+        |v, r| text(v).and_then(|t| t.parse().map_err(|_| BadValue)).map(|location| r.location = location);
+    "path" Always own(12, "flowPath", DataType::Unsigned8),
+        "Between whom: 1 same host, 2 other host, 3 other location, 4 internet, 5 site, 6 peer VPC, 7 the virtual \
+         router's own services, 8 dropped before a path was known.",
+        |r, _, out| out.push(r.path.code()),
+        |v, r| unsigned(v).and_then(|code| Path::from_code(code).ok_or(BadValue)).map(|path| r.path = path);
+    "history" Always own(13, "history", DataType::String),
+        "What happened in the connection so far, in Zeek's letters.",
+        |r, _, out| put_text(&r.history.to_string(), out),
+        |v, r| text(v).and_then(|t| t.parse().map_err(|_| BadValue)).map(|history| r.history = history);
+    "conn_state" Always own(14, "connState", DataType::Unsigned8),
+        "Zeek's conn_state: the code in the table of states.",
+        |r, _, out| out.push(r.conn_state.code()),
+        |v, r| unsigned(v).and_then(|c| ConnState::from_code(c).ok_or(BadValue)).map(|state| r.conn_state = state);
+    "round_trip" Always own(15, "roundTripCount", DataType::Unsigned32),
+        "How often a round trip was measured in the interval; 0 makes the next four 0.",
+        round_trip!(count), round_trip!(take count);
+    "round_trip" Always own(16, "roundTripMinMicroseconds", DataType::Unsigned32),
+        "The shortest, from the port to the receiver and back.", round_trip!(min), round_trip!(take min);
+    "round_trip" Always own(17, "roundTripMeanMicroseconds", DataType::Unsigned32),
+        "The mean.", round_trip!(mean), round_trip!(take mean);
+    "round_trip" Always own(18, "roundTripMaxMicroseconds", DataType::Unsigned32),
+        "The longest.", round_trip!(max), round_trip!(take max);
+    "round_trip" Always own(19, "roundTripSmoothedMicroseconds", DataType::Unsigned32),
+        "Smoothed as in RFC 6298, since the flow's first packet.", round_trip!(smoothed), round_trip!(take smoothed);
+    "retransmissions" Always own(20, "retransmissionDeltaCount", DataType::Unsigned32),
+        "TCP packets of the interval whose data had been sent before.",
+        number!(retransmissions), number!(take retransmissions);
+    "zero_windows" Always own(21, "zeroWindowDeltaCount", DataType::Unsigned32),
+        "TCP packets of the interval that closed the window.", number!(zero_windows), number!(take zero_windows);
+    "mitigation" Always Element { length: VARIABLE, ..own(22, "mitigationId", DataType::OctetArray) },
+        "The digits behind `mit-` of the operator's order that cut or capped it; of length 0 when none did.",
+        |r, _, out| put_optional_id(r.mitigation.map(MitigationId::bits), out),
+        |v, r| optional_id(v).map(|bits| r.mitigation = bits.map(MitigationId::from_bits));
 }
 
 /// The row that reads an element, if we have one.
@@ -250,7 +358,7 @@ pub(super) fn find(number: u16, enterprise: Option<u32>) -> Option<&'static Fiel
 /// Our own elements, each once: what collectors elsewhere must be told of.
 pub fn own_elements() -> impl Iterator<Item = Element> {
     let fields = FIELDS.iter().map(|field| field.element).filter(|element| element.enterprise.is_some());
-    fields.chain([SECURITY_GROUP_ID, SENDER_SESSION, SENDER_NEXT_RECORD])
+    fields.chain([SECURITY_GROUP_ID, SENDER_SESSION, SENDER_NEXT_RECORD, LOST_RECORDS, LOSS_CAUSE])
 }
 
 /// The table as Markdown, for `docs/ipfix.md`.
@@ -275,35 +383,69 @@ pub fn markdown() -> String {
 }
 
 fn take_groups(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
+    if let Some(groups) = group_list(value)? {
+        record.groups = groups;
+    }
+    Ok(())
+}
+
+/// The groups of a basicList; none when it is a list of something else.
+pub(super) fn group_list(value: &[u8]) -> Result<Option<Vec<SecurityGroupId>>, BadValue> {
     let mut list = Reader(value);
     let mut head = || Some((list.u8().ok()?, list.u16().ok()?, list.u16().ok()?));
     let (_semantic, number, length) = head().ok_or(BadValue)?;
     let enterprise = if number & ENTERPRISE_BIT == 0 { None } else { Some(list.u32().map_err(|_| BadValue)?) };
     let inner = SECURITY_GROUP_ID;
     if (number & !ENTERPRISE_BIT, enterprise) != (inner.number, inner.enterprise) {
-        return Ok(()); // a list of something else
+        return Ok(None);
     }
-    record.groups.clear();
+    let mut groups = Vec::new();
     while list.left() > 0 {
         let bits = list.value(length).map_err(|_| BadValue).and_then(id)?;
-        record.groups.push(SecurityGroupId::from_bits(bits));
+        groups.push(SecurityGroupId::from_bits(bits));
     }
-    Ok(())
+    Ok(Some(groups))
 }
 
-fn put_rule(record: &FlowRecord, out: &mut Vec<u8>) {
-    match record.rule {
-        Some(rule) => {
+fn put_optional_id(bits: Option<u128>, out: &mut Vec<u8>) {
+    match bits {
+        Some(bits) => {
             put_length(usize::from(ID_LENGTH), out);
-            put_id(rule.bits(), out);
+            put_id(bits, out);
         }
         None => put_length(0, out),
     }
 }
 
-fn take_rule(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    record.rule = if value.is_empty() { None } else { Some(RuleId::from_bits(id(value)?)) };
-    Ok(())
+fn optional_id(value: &[u8]) -> Result<Option<u128>, BadValue> {
+    if value.is_empty() { Ok(None) } else { id(value).map(Some) }
+}
+
+fn put_text(text: &str, out: &mut Vec<u8>) {
+    put_length(text.len(), out);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn text(value: &[u8]) -> Result<&str, BadValue> {
+    std::str::from_utf8(value).map_err(|_| BadValue)
+}
+
+fn put_uptime(moment: Moment, sender: &Sender, out: &mut Vec<u8>) {
+    let uptime = moment.as_millis().wrapping_sub(sender.init.as_millis());
+    out.extend_from_slice(&(uptime as u32).to_be_bytes());
+}
+
+/// The number of a set of groups in the dictionary: a hash (FNV-1a) of the ids, so that a set has the same one at every
+/// host and after every restart.
+pub fn group_set_id(groups: &[SecurityGroupId]) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let groups = &groups[..groups.len().min(MAX_GROUPS)];
+    if groups.is_empty() {
+        return 0;
+    }
+    let bytes = groups.iter().flat_map(|group| group.bits().to_be_bytes());
+    bytes.fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME)).max(1)
 }
 
 fn take_verdict(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
@@ -322,6 +464,43 @@ fn take_direction(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue>
         _ => return Err(BadValue),
     };
     Ok(())
+}
+
+fn take_side(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
+    record.side = match unsigned(value)? {
+        1u8 => Side::Initiator,
+        2 => Side::Responder,
+        _ => return Err(BadValue),
+    };
+    Ok(())
+}
+
+/// Makes room for the measurement when its count, which comes first, is not 0.
+fn set_round_trip(number: u32, part: fn(&mut RoundTrip) -> &mut u32, round_trip: &mut Option<RoundTrip>) {
+    if number != 0 {
+        let nothing = RoundTrip { count: 0, min: 0, mean: 0, max: 0, smoothed: 0 };
+        *part(round_trip.get_or_insert(nothing)) = number;
+    }
+}
+
+fn put_source_prefix(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
+    out.push(record.source_prefix_length.unwrap_or(0));
+}
+fn put_destination_prefix(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
+    out.push(record.destination_prefix_length.unwrap_or(0));
+}
+fn take_source_prefix(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
+    unsigned(value).map(|length: u8| record.source_prefix_length = (length > 0).then_some(length))
+}
+fn take_destination_prefix(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
+    unsigned(value).map(|length: u8| record.destination_prefix_length = (length > 0).then_some(length))
+}
+
+const NO_HOP: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const NO_HOP_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+fn hop(address: IpAddr) -> Option<IpAddr> {
+    (!address.is_unspecified()).then_some(address)
 }
 
 /// Only asked for records of two IPv4 addresses; see [`super::encode`].
@@ -348,10 +527,10 @@ fn ipv6(value: &[u8]) -> Result<IpAddr, BadValue> {
     <[u8; 16]>::try_from(value).map(IpAddr::from).map_err(|_| BadValue)
 }
 
-fn put_icmp_type(record: &FlowRecord, out: &mut Vec<u8>) {
+fn put_icmp_type(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
     out.push(record.icmp_type.unwrap_or(0));
 }
-fn put_icmp_code(record: &FlowRecord, out: &mut Vec<u8>) {
+fn put_icmp_code(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
     out.push(record.icmp_code.unwrap_or(0));
 }
 

@@ -3,16 +3,17 @@
 //! Owns the [`Exporter`]: which template a record takes, how sets are packed into messages of bounded size, and the
 //! sequence numbers. When templates must be sent again is known to the caller, who knows its transport.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
-use lucarne_model::{FlowRecord, Moment, SecurityGroupId};
+use lucarne_model::{FlowLoss, FlowRecord, Moment, SecurityGroupId};
 
 use super::{
     Mark,
     elements::{
-        DataType, ENTERPRISE, Element, FIELDS, Field, SECURITY_GROUP_ID, SENDER_NEXT_RECORD, SENDER_SESSION,
-        TYPE_RECORD, When, own_elements,
+        COMMON_PROPERTIES, DOMAIN, DataType, ENTERPRISE, Element, FIELDS, Field, GROUPS, INIT_TIME, PROCESS,
+        SECURITY_GROUP_ID, SENDER_NEXT_RECORD, SENDER_SESSION, Sender, TYPE_RECORD, When, group_set_id, own_elements,
     },
+    loss,
     wire::{
         ENTERPRISE_BIT, FIRST_DATA_SET, HEADER_LENGTH, Header, OPTIONS_TEMPLATE_SET, SET_HEADER_LENGTH, TEMPLATE_SET,
         put_id, put_length,
@@ -23,9 +24,14 @@ use super::{
 pub const MAX_GROUPS: usize = 32;
 
 /// The message that the largest record and the largest template fit in.
-const MIN_MESSAGE: usize = 600;
+const MIN_MESSAGE: usize = 900;
 const TYPE_RECORD_TEMPLATE: u16 = FIRST_DATA_SET + 8;
 const MARK_TEMPLATE: u16 = FIRST_DATA_SET + 9;
+const GROUP_SET_TEMPLATE: u16 = FIRST_DATA_SET + 11;
+const SENDER_TEMPLATE: u16 = FIRST_DATA_SET + 12;
+/// Sets of groups that an exporter remembers to have sent, and a decoder to have read.
+pub(super) const MAX_TOLD_SETS: usize = 4096;
+const LOSS_TEMPLATE: u16 = FIRST_DATA_SET + 10;
 
 /// Which rows of the table a record has values for; each layout is a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +79,9 @@ pub struct Exporter {
     /// Data records sent so far, modulo 2^32.
     sequence: u32,
     templates_due: bool,
+    sender: Sender,
+    /// The sets of groups that the dictionary has been sent since the templates.
+    told_sets: HashSet<u64>,
 }
 
 impl Exporter {
@@ -82,14 +91,22 @@ impl Exporter {
     pub const STREAM: usize = u16::MAX as usize;
 
     /// An exporter whose messages are at most [`Exporter::DATAGRAM`] octets; the first brings the templates.
-    pub const fn new(domain: u32) -> Self {
-        Self { domain, limit: Self::DATAGRAM, sequence: 0, templates_due: true }
+    pub fn new(domain: u32) -> Self {
+        let (sender, told_sets) = (Sender::default(), HashSet::new());
+        Self { domain, limit: Self::DATAGRAM, sequence: 0, templates_due: true, sender, told_sets }
     }
 
     /// Messages of at most `octets`, within what the format allows and what one record needs.
     #[must_use]
     pub fn with_limit(mut self, octets: usize) -> Self {
         self.limit = octets.clamp(MIN_MESSAGE, Self::STREAM);
+        self
+    }
+
+    /// Counts uptimes from `init`, when the sender started; else from 1970.
+    #[must_use]
+    pub const fn with_init(mut self, init: Moment) -> Self {
+        self.sender = Sender { init };
         self
     }
 
@@ -104,8 +121,10 @@ impl Exporter {
         let mut scratch = Vec::with_capacity(256);
         for record in records {
             let layout = Layout::of(record);
+            packer.tell_groups(&record.groups);
             scratch.clear();
-            layout.fields().for_each(|field| (field.put)(record, &mut scratch));
+            let sender = packer.exporter.sender;
+            layout.fields().for_each(|field| (field.put)(record, &sender, &mut scratch));
             packer.add(layout.template(), &scratch);
         }
         packer.finish()
@@ -120,11 +139,24 @@ impl Exporter {
         packer.finish()
     }
 
+    /// The messages that carry losses, as options data.
+    pub fn encode_losses(&mut self, losses: &[FlowLoss], now: Moment) -> Vec<Vec<u8>> {
+        let mut packer = self.begin(now);
+        let mut scratch = Vec::with_capacity(64);
+        for told in losses {
+            scratch.clear();
+            loss::put(told, &mut scratch);
+            packer.add(LOSS_TEMPLATE, &scratch);
+        }
+        packer.finish()
+    }
+
     fn begin(&mut self, now: Moment) -> Packer<'_> {
         let export_time = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
         let templates_due = std::mem::take(&mut self.templates_due);
         let mut packer = Packer { exporter: self, export_time, messages: Vec::new(), open: None };
         if templates_due {
+            packer.exporter.told_sets.clear();
             packer.add_templates();
         }
         packer
@@ -155,9 +187,32 @@ impl Packer<'_> {
         }
         self.add(OPTIONS_TEMPLATE_SET, &template(TYPE_RECORD_TEMPLATE, Some(2), &TYPE_RECORD));
         self.add(OPTIONS_TEMPLATE_SET, &template(MARK_TEMPLATE, Some(1), &[SENDER_SESSION, SENDER_NEXT_RECORD]));
+        self.add(OPTIONS_TEMPLATE_SET, &template(LOSS_TEMPLATE, Some(loss::SCOPE), &loss::ELEMENTS));
+        self.add(OPTIONS_TEMPLATE_SET, &template(GROUP_SET_TEMPLATE, Some(1), &[COMMON_PROPERTIES, GROUPS]));
+        self.add(OPTIONS_TEMPLATE_SET, &template(SENDER_TEMPLATE, Some(1), &[DOMAIN, PROCESS, INIT_TIME]));
         for element in own_elements() {
             self.add(TYPE_RECORD_TEMPLATE, &type_record(&element));
         }
+        let Exporter { domain, sender, .. } = *self.exporter;
+        let process = domain; // one process meters for one domain
+        let told = [&domain.to_be_bytes()[..], &process.to_be_bytes(), &sender.init.as_millis().to_be_bytes()];
+        self.add(SENDER_TEMPLATE, &told.concat());
+    }
+
+    /// Puts a set of groups into the dictionary, before its first record.
+    fn tell_groups(&mut self, groups: &[SecurityGroupId]) {
+        let set = group_set_id(groups);
+        let told = &mut self.exporter.told_sets;
+        if set == 0 || told.contains(&set) {
+            return;
+        }
+        if told.len() >= MAX_TOLD_SETS {
+            told.clear(); // they are sent again as they come up
+        }
+        told.insert(set);
+        let mut record = set.to_be_bytes().to_vec();
+        put_groups(groups, &mut record);
+        self.add(GROUP_SET_TEMPLATE, &record);
     }
 
     /// Appends one record to a set of id `set`, in a new message where the open one has no room.

@@ -8,6 +8,7 @@ mod decode;
 pub mod elements;
 mod encode;
 mod greeting;
+mod loss;
 mod template;
 #[cfg(test)]
 mod tests;

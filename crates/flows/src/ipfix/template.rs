@@ -4,7 +4,8 @@
 //! the [`Decoder`](super::Decoder)'s matter.
 
 use super::{
-    elements::{FIELDS, Field, SENDER_NEXT_RECORD, SENDER_SESSION, find},
+    elements::{COMMON_PROPERTIES, Element, FIELDS, Field, GROUPS, SENDER_NEXT_RECORD, SENDER_SESSION, find},
+    loss,
     wire::{ENTERPRISE_BIT, Reader, Truncated, VARIABLE},
 };
 
@@ -28,6 +29,10 @@ pub(super) enum Kind {
     Flows,
     /// How far a sender's records were taken.
     Marks,
+    /// What a sender could not keep.
+    Losses,
+    /// Entries of the dictionary of sets of groups.
+    GroupSets,
     /// Flow records of somebody else's making.
     Foreign,
     /// Options that say nothing to us.
@@ -40,6 +45,8 @@ pub(super) struct Template {
     pub(super) kind: Kind,
     /// Octets of the shortest record; never 0.
     pub(super) shortest: usize,
+    /// Whether its records name their groups by the dictionary alone.
+    pub(super) uses_dictionary: bool,
 }
 
 /// Why a template is refused.
@@ -70,11 +77,16 @@ impl Template {
             return Err(Refusal::NoLength);
         }
         let kind = kind(&columns, options);
-        Ok(Self { columns, kind, shortest })
+        let uses_dictionary = !columns.iter().any(|column| column.is(&GROUPS));
+        Ok(Self { columns, kind, shortest, uses_dictionary })
     }
 }
 
 impl Column {
+    pub(super) fn is(&self, element: &Element) -> bool {
+        (self.number, self.enterprise) == (element.number, element.enterprise)
+    }
+
     fn parse(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
         let number = reader.u16()?;
         let length = reader.u16()?;
@@ -87,10 +99,14 @@ impl Column {
 fn kind(columns: &[Column], options: bool) -> Kind {
     let has = |number, enterprise| columns.iter().any(|c| c.number == number && c.enterprise == enterprise);
     let covers = |of| columns.iter().any(|column| column.field.is_some_and(|field| field.of == of));
-    let marks = [SENDER_SESSION, SENDER_NEXT_RECORD];
+    let has_all = |elements: &[Element]| elements.iter().all(|element| has(element.number, element.enterprise));
     if options {
-        let ours = marks.iter().all(|element| has(element.number, element.enterprise));
-        return if ours { Kind::Marks } else { Kind::Options };
+        return match () {
+            () if has_all(&[SENDER_SESSION, SENDER_NEXT_RECORD]) => Kind::Marks,
+            () if has_all(&loss::ELEMENTS) => Kind::Losses,
+            () if has_all(&[COMMON_PROPERTIES, GROUPS]) => Kind::GroupSets,
+            () => Kind::Options,
+        };
     }
     let ours = FIELDS.iter().filter(|field| field.required).all(|field| covers(field.of));
     // `end_reason` and `groups` are also told by elements that anybody sends; without the codes of ours they are foreign.

@@ -4,9 +4,9 @@
 use proptest::prelude::*;
 
 use lucarne_model::{
-    AccountId, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, Moment, RuleId, SecurityGroupId, SubnetId,
-    VpcId,
-    flow::{Direction, Verdict},
+    AccountId, ConnState, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, MitigationId, Moment, RuleId,
+    SecurityGroupId, SubnetId, VpcId,
+    flow::{Direction, Path, RoundTrip, Side, Verdict},
 };
 
 use super::{
@@ -26,6 +26,37 @@ fn identities() -> impl Strategy<Value = Bits> {
     any::<Bits>()
 }
 
+#[derive(Clone, Debug)]
+struct More {
+    location: String,
+    path: Path,
+    side: Side,
+    ttl: u8,
+    prefixes: (Option<u8>, Option<u8>),
+    has_hop: bool,
+    history: String,
+    conn_state: ConnState,
+    round_trip: Option<RoundTrip>,
+    counts: [u32; 4],
+    mitigation: Option<MitigationId>,
+}
+
+prop_compose! {
+    /// What a record has beside its identity, key and counters.
+    fn more()(
+        (location, history) in ("[a-z0-9.-]{1,64}", "[SHADFRIQTWshadfriqtw]{0,12}"),
+        (path, conn_state) in (prop::sample::select(&Path::ALL[..]), prop::sample::select(ConnState::ALL)),
+        (responds, ttl, has_hop, counts) in any::<(bool, u8, bool, [u32; 4])>(),
+        prefixes in (prop::option::of(1u8..=128), prop::option::of(1u8..=128)),
+        round_trip in prop::option::of((1u32.., any::<[u32; 4]>())),
+        mitigation in prop::option::of(any::<u128>().prop_map(MitigationId::from_bits)),
+    ) -> More {
+        let side = if responds { Side::Responder } else { Side::Initiator };
+        let round_trip = round_trip.map(|(count, [min, mean, max, smoothed])| RoundTrip { count, min, mean, max, smoothed });
+        More { location, path, side, ttl, prefixes, has_hop, history, conn_state, round_trip, counts, mitigation }
+    }
+}
+
 prop_compose! {
     /// Any record that the flow table could make, and stranger ones.
     fn record()(
@@ -41,6 +72,7 @@ prop_compose! {
         ],
         (source_port, destination_port, protocol, tos, tcp_flags) in any::<(u16, u16, u8, u8, u16)>(),
         icmp in prop::option::of(any::<(u8, u8)>()),
+        more in more(),
     ) -> FlowRecord {
         FlowRecord {
             flow_id,
@@ -50,11 +82,14 @@ prop_compose! {
             subnet: SubnetId::from_bits(subnet),
             vpc: VpcId::from_bits(vpc),
             host: HostId::from_bits(host),
+            location: more.location.parse().unwrap(),
             groups,
             rule,
             verdict: if reject { Verdict::Reject } else { Verdict::Accept },
             end_reason: reason,
             direction: if egress { Direction::Egress } else { Direction::Ingress },
+            path: more.path,
+            side: more.side,
             start: Moment(start),
             end: Moment(end),
             packets,
@@ -67,7 +102,19 @@ prop_compose! {
             icmp_type: icmp.map(|(icmp_type, _)| icmp_type),
             icmp_code: icmp.map(|(_, code)| code),
             tos,
+            ttl: more.ttl,
             tcp_flags,
+            source_prefix_length: more.prefixes.0,
+            destination_prefix_length: more.prefixes.1,
+            next_hop: more.has_hop.then_some(source).filter(|hop| !hop.is_unspecified()),
+            history: more.history.parse().unwrap(),
+            conn_state: more.conn_state,
+            round_trip: more.round_trip,
+            retransmissions: more.counts[0],
+            zero_windows: more.counts[1],
+            ingress_interface: more.counts[2],
+            egress_interface: more.counts[3],
+            mitigation: more.mitigation,
         }
     }
 }
@@ -81,11 +128,14 @@ fn fixed_records() -> Vec<FlowRecord> {
         subnet: SubnetId::from_bits(3),
         vpc: VpcId::from_bits(4),
         host: HostId::from_bits(5),
+        location: "east-1".parse().unwrap(),
         groups: vec![SecurityGroupId::from_bits(6), SecurityGroupId::from_bits(7)],
         rule: Some(RuleId::from_bits(8)),
         verdict: Verdict::Accept,
         end_reason: EndReason::FinBothSides,
         direction: Direction::Egress,
+        path: Path::OtherHost,
+        side: Side::Initiator,
         start: Moment(1_800_000_000_123_456),
         end: Moment(1_800_000_001_999_999),
         packets: 10,
@@ -98,11 +148,25 @@ fn fixed_records() -> Vec<FlowRecord> {
         icmp_type: None,
         icmp_code: None,
         tos: 0x10,
+        ttl: 64,
         tcp_flags: 0x01b,
+        source_prefix_length: Some(24),
+        destination_prefix_length: Some(16),
+        next_hop: None,
+        history: "ShADadFf".parse().unwrap(),
+        conn_state: ConnState::Sf,
+        round_trip: Some(RoundTrip { count: 3, min: 100, mean: 150, max: 200, smoothed: 120 }),
+        retransmissions: 1,
+        zero_windows: 2,
+        ingress_interface: 2,
+        egress_interface: 1,
+        mitigation: None,
     };
     let ping = FlowRecord {
         groups: vec![],
         rule: None,
+        round_trip: None,
+        mitigation: Some(MitigationId::from_bits(9)),
         verdict: Verdict::Reject,
         end_reason: EndReason::DeniedByGroupAtDestination,
         direction: Direction::Ingress,
@@ -132,7 +196,7 @@ proptest! {
         let mut decoder = Decoder::new();
         for part in records.chunks(15) {
             let messages = exporter.encode(part, NOW);
-            prop_assert!(messages.iter().all(|message| message.len() <= limit.max(600)));
+            prop_assert!(messages.iter().all(|message| message.len() <= limit.max(900)));
             prop_assert_eq!(read_all(&mut decoder, &messages), part);
         }
     }

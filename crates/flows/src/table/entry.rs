@@ -5,15 +5,15 @@
 use std::{net::IpAddr, sync::Arc};
 
 use lucarne_model::{
-    AccountId, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, Moment, RuleId, SecurityGroupId, SubnetId,
-    VpcId,
-    flow::{Direction, Verdict},
+    AccountId, ConnState, EndReason, FlowRecord, History, HostId, InstanceId, InterfaceId, Moment, RuleId,
+    SecurityGroupId, SubnetId, VpcId,
+    flow::{Direction, Location, Path, Side, Verdict},
     security_group::ICMP,
 };
 
 use crate::{
     key::{FlowKey, flow_id},
-    phase::{Phase, Side},
+    phase::Phase,
 };
 
 /// Whose flow it is: what the records of one port have in common. A port gets a new one when its groups change.
@@ -25,6 +25,7 @@ pub struct Owner {
     pub subnet: SubnetId,
     pub vpc: VpcId,
     pub host: HostId,
+    pub location: Location,
     pub groups: Vec<SecurityGroupId>,
 }
 
@@ -111,11 +112,14 @@ impl Line {
             subnet: owner.subnet,
             vpc: owner.vpc,
             host: owner.host,
+            location: owner.location.clone(),
             groups: owner.groups.clone(),
             rule: cold.rule,
             verdict: if key.reason().is_some() { Verdict::Reject } else { Verdict::Accept },
             end_reason,
             direction,
+            path: Path::Nowhere,
+            side: self.side(),
             start: if self.packets > 0 { self.first.min(self.last) } else { self.last },
             end: self.last,
             packets: self.packets,
@@ -128,7 +132,19 @@ impl Line {
             icmp_type: icmp.map(|[kind, _]| kind),
             icmp_code: icmp.map(|[_, code]| code),
             tos: self.tos,
+            ttl: 0,
             tcp_flags: self.tcp_flags,
+            source_prefix_length: None,
+            destination_prefix_length: None,
+            next_hop: None,
+            history: History::default(),
+            conn_state: ConnState::Oth,
+            round_trip: None,
+            retransmissions: 0,
+            zero_windows: 0,
+            ingress_interface: 0,
+            egress_interface: 0,
+            mitigation: None,
         }
     }
 }

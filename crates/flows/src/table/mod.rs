@@ -18,7 +18,10 @@ mod wheel;
 
 use std::sync::Arc;
 
-use lucarne_model::{EndReason, FlowRecord, Moment, RuleId, flow::Direction};
+use lucarne_model::{
+    EndReason, FlowRecord, Moment, RuleId,
+    flow::{Direction, Side},
+};
 
 use entry::{Cold, DIRECTIONS, Line, Lines, side_by_side};
 pub use entry::{Owner, Packet};
@@ -28,7 +31,7 @@ use wheel::Wheel;
 use crate::{
     Settings,
     key::{FlowKey, Seed},
-    phase::{Phase, Side},
+    phase::Phase,
 };
 
 /// The place of a flow in the table. Holds until the flow ends.

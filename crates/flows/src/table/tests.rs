@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use lucarne_model::{
     AccountId, HostId, InstanceId, InterfaceId, SubnetId, VpcId,
+    flow::Location,
     security_group::{TCP, UDP},
 };
 use proptest::prelude::*;
@@ -19,6 +20,7 @@ fn owner() -> Arc<Owner> {
         subnet: SubnetId::from_bits(1),
         vpc: VpcId::from_bits(1),
         host: HostId::from_bits(1),
+        location: Location::default(),
         groups: Vec::new(),
     })
 }

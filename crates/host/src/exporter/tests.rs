@@ -4,8 +4,8 @@ use std::{net::Ipv4Addr, ops::Range};
 
 use lucarne_flows::ipfix::{Decoder, HEADER_LENGTH, Header};
 use lucarne_model::{
-    AccountId, EndReason, InstanceId, InterfaceId, SubnetId, VpcId,
-    flow::{Direction, Verdict},
+    AccountId, ConnState, EndReason, History, InstanceId, InterfaceId, SubnetId, VpcId,
+    flow::{Direction, Location, Path, Side, Verdict},
 };
 use proptest::prelude::*;
 use tokio::{
@@ -26,11 +26,14 @@ fn record(number: u64) -> FlowRecord {
         subnet: SubnetId::from_bits(3),
         vpc: VpcId::from_bits(4),
         host: HOST,
+        location: Location::default(),
         groups: Vec::new(),
         rule: None,
         verdict: Verdict::Accept,
         end_reason: EndReason::Idle,
         direction: Direction::Egress,
+        path: Path::SameHost,
+        side: Side::Initiator,
         start: Moment::from_secs(1_768_478_400),
         end: Moment::from_secs(1_768_478_401),
         packets: 1,
@@ -44,6 +47,18 @@ fn record(number: u64) -> FlowRecord {
         icmp_code: None,
         tos: 0,
         tcp_flags: 0,
+        ttl: 64,
+        source_prefix_length: None,
+        destination_prefix_length: None,
+        next_hop: None,
+        history: History::default(),
+        conn_state: ConnState::Oth,
+        round_trip: None,
+        retransmissions: 0,
+        zero_windows: 0,
+        ingress_interface: 0,
+        egress_interface: 0,
+        mitigation: None,
     }
 }
 

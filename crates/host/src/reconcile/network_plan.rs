@@ -4,6 +4,8 @@
 //! before its VM and goes after it. Carrying the plan out is the switch's work.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::time::Duration;
+
 use lucarne_model::{
     InterfaceId, Moment,
     desired::{Desired, DesiredInstance, Endpoint, Power},
@@ -26,7 +28,12 @@ pub(crate) fn network_plan(desired: &Desired, known: &Known, layout: &Layout) ->
         let endpoint = endpoint_of(desired, instance.interface)?;
         Some(port(instance, endpoint, known, layout))
     });
-    Plan { networks: desired.networks.clone(), ports: ports.collect(), peers: desired.peers.clone() }
+    Plan {
+        networks: desired.networks.clone(),
+        ports: ports.collect(),
+        peers: desired.peers.clone(),
+        mitigations: desired.mitigations.clone(),
+    }
 }
 
 fn needs_port(instance: &DesiredInstance, known: &Known) -> bool {
@@ -55,6 +62,7 @@ fn port(instance: &DesiredInstance, endpoint: &Endpoint, known: &Known, layout: 
             user_data: instance.user_data.clone(),
             launched,
         },
+        flow_interval: instance.flow_interval_millis.map(Duration::from_millis),
     }
 }
 

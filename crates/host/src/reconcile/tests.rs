@@ -92,6 +92,7 @@ fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) ->
         user_data: None,
         name: None,
         volumes,
+        flow_interval_millis: None,
     }
 }
 

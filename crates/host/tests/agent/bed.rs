@@ -277,6 +277,7 @@ impl Bed {
             user_data: None,
             name: None,
             volumes: Vec::<Attachment>::new(),
+            flow_interval_millis: None,
         }
     }
 }

@@ -41,7 +41,12 @@ fn plan(user_data: &str) -> Plan {
         user_data: Some(user_data.to_owned()),
         launched: Moment::from_secs(1_000),
     };
-    let subnet = DesiredSubnet { id: endpoint.subnet, cidr: "10.0.1.0/24".parse().unwrap(), routes: Vec::new() };
+    let subnet = DesiredSubnet {
+        id: endpoint.subnet,
+        cidr: "10.0.1.0/24".parse().unwrap(),
+        routes: Vec::new(),
+        acl: Vec::new(),
+    };
     Plan {
         ports: vec![PortPlan {
             interface: endpoint.interface,
@@ -51,6 +56,7 @@ fn plan(user_data: &str) -> Plan {
             socket: "unused".into(),
             guest_socket: "unused".into(),
             metadata,
+            flow_interval: None,
         }],
         networks: vec![DesiredNetwork {
             vpc,
@@ -62,6 +68,7 @@ fn plan(user_data: &str) -> Plan {
             endpoints: vec![endpoint],
         }],
         peers: Vec::new(),
+        mitigations: Vec::new(),
     }
 }
 

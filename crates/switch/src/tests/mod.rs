@@ -121,6 +121,7 @@ fn network(machines: &[u128], vni: u32) -> DesiredNetwork {
         id: SubnetId::from_bits((vpc(any).bits() << 8) + third),
         cidr: format!("10.0.{third}.0/24").parse().unwrap(),
         routes: vec![local.clone()],
+        acl: Vec::new(),
     };
     DesiredNetwork {
         vpc: vpc(any),
@@ -147,6 +148,7 @@ fn port_plan(machine: u128) -> PortPlan {
             user_data: None,
             launched: Moment::EPOCH,
         },
+        flow_interval: None,
     }
 }
 
@@ -158,6 +160,7 @@ fn plan() -> Plan {
         ],
         ports: [WEB, APP, DATABASE, OTHER_TENANT].map(port_plan).to_vec(),
         peers: Vec::new(),
+        mitigations: Vec::new(),
     }
 }
 

@@ -174,6 +174,7 @@ impl World {
                 port: self.tap.ends[host].local_addr().unwrap().port(),
                 public_key: tunnel::public_key(&secret(other)),
             }],
+            mitigations: Vec::new(),
         }
     }
 
@@ -191,6 +192,7 @@ impl World {
                 user_data: Some(USER_DATA.to_owned()),
                 launched: Moment::EPOCH,
             },
+            flow_interval: None,
         }
     }
 
@@ -274,6 +276,7 @@ fn network() -> DesiredNetwork {
         id: SubnetId::from_bits(number.into()),
         cidr: format!("10.0.{number}.0/24").parse().unwrap(),
         routes: vec![local.clone()],
+        acl: Vec::new(),
     };
     let group = SecurityGroupId::from_bits(1);
     let endpoint = |guest: usize| Endpoint {
