@@ -9,7 +9,7 @@
 use std::{collections::HashMap, hint::black_box, net::Ipv4Addr, time::Instant};
 
 use anyhow::{Context, ensure};
-use lucarne_flows::{FlowKey, FlowTable, Opening, Owner, Phase, Side};
+use lucarne_flows::{Allowed, FarEnd, FlowKey, FlowTable, Grounds, Opening, Owner, Phase, Side};
 use lucarne_model::{
     AccountId, Cidr, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId, SecurityGroupId,
     SubnetId, VpcId,
@@ -167,6 +167,9 @@ fn measure_table(scene: &Scene) -> anyhow::Result<f64> {
         host: HERE,
         location: lucarne_model::flow::Location::default(),
         groups: Vec::new(),
+        prefix_length: 16,
+        interface_index: 2,
+        interval: None,
     });
     let headers: Vec<_> = scene.frames.iter().map(headers_of).collect::<anyhow::Result<_>>()?;
     // Opened in another order than they are used in, as in life.
@@ -175,7 +178,8 @@ fn measure_table(scene: &Scene) -> anyhow::Result<f64> {
     for headers in &in_order {
         let (direction, side, owner) = (Direction::Egress, Side::Initiator, owner.clone());
         let phase = Phase::Established;
-        let opening = Opening { direction, side, phase, owner, rule: None, memo: 1, epoch: 1 };
+        let allowed = Allowed { owner, grounds: Grounds::Nothing, far: FarEnd::UNKNOWN };
+        let opening = Opening { direction, side, phase, allowed, memo: 1, epoch: 1 };
         table.open(key(headers), opening, &headers.packet(), scene.now, &mut |_| {});
     }
     Ok(measure(
@@ -216,7 +220,8 @@ fn measure_whole(scene: Scene) -> f64 {
 
 /// SYNs of connections that are not known, into a table that has room for them.
 fn measure_first() -> anyhow::Result<f64> {
-    let flows = lucarne_flows::Settings { capacity: 1 << 22, ..lucarne_flows::Settings::default() };
+    let flows =
+        lucarne_flows::Settings { capacity: 1 << 22, port_capacity: 1 << 22, ..lucarne_flows::Settings::default() };
     let mut switch = Switch::new(HERE, Settings { flows, ..Settings::default() }, 7);
     let now = Moment::from_secs(1_000_000);
     switch.apply(&plan(), now, &mut Sink);
@@ -327,6 +332,7 @@ fn frame((source, destination): (u32, u32), ports: (u16, u16), flags: u8) -> [u8
     ip[20..22].copy_from_slice(&ports.0.to_be_bytes());
     ip[22..24].copy_from_slice(&ports.1.to_be_bytes());
     (ip[32], ip[33]) = (5 << 4, flags);
+    ip[34] = 0x40; // a window that is open
     frame
 }
 
@@ -381,7 +387,12 @@ fn plan() -> Plan {
         groups: vec![DesiredGroup { id: group, rules }],
         endpoints: machines.map(endpoint).collect(),
     };
-    Plan { networks: vec![network], ports: [GUEST, NEIGHBOUR].map(port_plan).to_vec(), peers: Vec::new(), mitigations: Vec::new() }
+    Plan {
+        networks: vec![network],
+        ports: [GUEST, NEIGHBOUR].map(port_plan).to_vec(),
+        peers: Vec::new(),
+        mitigations: Vec::new(),
+    }
 }
 
 fn port_plan(address: u32) -> PortPlan {

@@ -12,7 +12,7 @@ use lucarne_model::{
 /// A connection as one port sees it: `local` is the guest's side. Both directions have the same key, so that one look-up
 /// finds the connection whichever way a packet goes.
 ///
-/// A flow that is dropped has a key of its own, made with [`FlowKey::rejected`]: drops do not mix with a connection that
+/// A flow that is dropped has a key of its own, made with [`FlowKey::because`]: drops do not mix with a connection that
 /// happens to have the same addresses, and each reason has its own record.
 ///
 /// Two words, compared and hashed as such: `local << 32 | remote`, and
@@ -40,17 +40,22 @@ impl FlowKey {
         }
     }
 
-    /// The key of the packets between the same ends that were dropped for `reason`.
-    pub const fn rejected(self, reason: EndReason) -> Self {
+    /// The key of the packets between the same ends that are counted apart for `reason`.
+    pub const fn because(self, reason: EndReason) -> Self {
         Self { rest: self.rest & !(0x1f << REASON_SHIFT) | (reason.code() as u64) << REASON_SHIFT, ..self }
     }
 
-    /// The key shared by all that is dropped at this port for the same reason and with the same protocol.
-    pub const fn aggregated(self) -> Self {
+    /// The key under which the flows of this port, protocol and reason are counted together when there are too many.
+    pub const fn gathered(self) -> Self {
         Self { addresses: 0, rest: self.rest & !(0xffff_ffff << 8) }
     }
 
-    /// Why its packets are dropped; none for a connection.
+    /// Whether it stands for many flows, and so has no addresses.
+    pub const fn is_gathered(self) -> bool {
+        self.addresses == 0
+    }
+
+    /// Why its packets are only counted, and not followed; none for a connection.
     pub const fn reason(self) -> Option<EndReason> {
         EndReason::from_code((self.rest >> REASON_SHIFT) as u8 & 0x1f)
     }
@@ -144,7 +149,7 @@ mod tests {
         ) {
             let key = FlowKey::new(port, local, remote, local_port, remote_port, protocol);
             for reason in [None].into_iter().chain(EndReason::ALL.iter().copied().map(Some)) {
-                let key = reason.map_or(key, |reason| key.rejected(reason));
+                let key = reason.map_or(key, |reason| key.because(reason));
                 prop_assert_eq!(key.reason(), reason);
                 prop_assert_eq!((key.port(), key.protocol()), (port, protocol));
                 prop_assert_eq!((key.local().to_bits(), key.remote().to_bits()), (local, remote));

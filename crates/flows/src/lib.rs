@@ -12,6 +12,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod export;
+mod grounds;
 pub mod ipfix;
 pub mod key;
 pub mod phase;
@@ -19,8 +20,9 @@ pub mod router_view;
 mod settings;
 pub mod table;
 
+pub use grounds::{Denial, Grounds};
 pub use key::FlowKey;
 pub use lucarne_model::flow::Side;
 pub use phase::Phase;
 pub use settings::Settings;
-pub use table::{Emit, FlowTable, Judgement, Opening, Owner, Packet, Question, Slot};
+pub use table::{Allowed, Emit, FarEnd, FlowTable, Judgement, Opening, Owner, Packet, Question, Rejection, Slot};

@@ -25,8 +25,8 @@ pub enum Phase {
     /// No flow: the place in the table is free.
     #[default]
     Free,
-    /// Packets that are dropped.
-    Rejected,
+    /// No connection: packets that are only counted, because they are dropped or too many to be followed.
+    Tally,
     /// TCP: a SYN without an answer.
     SynSent,
     /// TCP: the answer came, the initiator's acknowledgement is missing.
@@ -57,7 +57,7 @@ impl Phase {
     /// The phase after a packet of `side`. Packets that change nothing, or come too late, leave it as it is.
     pub fn step(self, side: Side, protocol: u8, tcp_flags: u16) -> Self {
         match (self, side) {
-            (Self::Rejected | Self::OneWay, _) => self,
+            (Self::Tally | Self::OneWay, _) => self,
             (Self::Asked, Side::Responder) => Self::Answered,
             _ if protocol == TCP && self.end_reason().is_none() => self.step_tcp(side, tcp_flags),
             _ => self,
@@ -94,7 +94,7 @@ impl Phase {
         match self {
             Self::Established => tcp_flags & (SYN | FIN | RST) == 0,
             Self::Asked => matches!(side, Side::Initiator),
-            Self::Answered | Self::OneWay | Self::Rejected => true,
+            Self::Answered | Self::OneWay | Self::Tally => true,
             _ => false,
         }
     }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_settled_phase_is_one_that_no_step_changes() {
         let all = [
-            Phase::Rejected,
+            Phase::Tally,
             Phase::SynSent,
             Phase::SynAnswered,
             Phase::Established,

@@ -5,8 +5,10 @@ use std::time::Duration;
 /// How many flows are kept, for how long, and how often they are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Entries kept at once. A full table gives up an idle entry for each new one. About 200 bytes each when in use.
+    /// Flows kept at once, both directions. A full table gives up one for each new one. 265 bytes each when in use.
     pub capacity: usize,
+    /// Flows of one port kept at once, so that a guest that opens too many pushes out its own and not those of others.
+    pub port_capacity: usize,
     /// How often a flow that goes on is reported.
     pub interval: Duration,
     /// How long a TCP handshake may take, from its first SYN.
@@ -19,7 +21,7 @@ pub struct Settings {
     pub icmp_idle: Duration,
     /// For all protocols without a time of their own.
     pub other_idle: Duration,
-    /// How long an ended connection's late packets still count as its own, before its record is made.
+    /// How long an ended connection's late packets still count as its own, before its record is made: at most 100 s.
     pub linger: Duration,
     /// How soon a dropped flow is first reported; after that at each `interval` as long as packets come.
     pub first_reject: Duration,
@@ -28,7 +30,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            capacity: 1 << 20,
+            capacity: 1_000_000,
+            port_capacity: 250_000,
             interval: Duration::from_secs(10),
             half_open: Duration::from_secs(20),
             tcp_idle: Duration::from_secs(3 * 3600),

@@ -33,6 +33,21 @@ pub enum Happening {
     ZeroWindow = b'w',
 }
 
+impl Happening {
+    pub const ALL: [Self; 10] = [
+        Self::Syn,
+        Self::Handshake,
+        Self::Ack,
+        Self::Data,
+        Self::Fin,
+        Self::Reset,
+        Self::Inconsistent,
+        Self::MultiFlag,
+        Self::Retransmission,
+        Self::ZeroWindow,
+    ];
+}
+
 /// The letters that a history may have, each at its code less one. The last two, a bad checksum and a gap in the content,
 /// are read but never written: a switch sees every packet, and leaves checksums to the ends.
 const ALPHABET: &[u8; 12] = b"shadfriqtwcg";

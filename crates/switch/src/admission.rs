@@ -1,16 +1,15 @@
 //! Admission: is this packet's flow allowed at this port? One look-up in the flow table for each packet.
 //!
 //! Owns the order of the questions: a known connection passes by its entry alone; one that was judged under an older plan
-//! is judged again; what is new is judged by the groups, then routed, then begins a flow. Whatever is refused is counted in
-//! a flow of its own, with its reason.
+//! is judged again; what is new is judged by the operator's orders, the groups and the network ACL, then routed, then
+//! begins a flow. Whatever is refused is counted in a flow of its own, with its reason.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use lucarne_flows::{FlowKey, Opening, Phase, Side, Slot, phase::RST};
-use lucarne_model::{EndReason, Moment, RuleId, flow::Direction};
+use lucarne_flows::{Allowed, Denial, FlowKey, Grounds, Opening, Phase, Question, Rejection, Side, Slot, phase::RST};
+use lucarne_model::{EndReason, Moment, flow::Direction};
 
 use crate::{
     exchange::{self, Beginning},
-    fabric::Port,
     output::{Output, PortIndex},
     parse::{self, Headers},
     routing::Hop,
@@ -31,7 +30,7 @@ pub(crate) struct Passage<'a> {
 struct Start {
     phase: Phase,
     side: Side,
-    rule: Option<RuleId>,
+    allowed: Allowed,
 }
 
 impl Switch {
@@ -44,35 +43,39 @@ impl Switch {
         }
         match self.decide(passage, out) {
             Ok(hop) => Some(hop),
-            Err(reason) => {
-                self.reject(passage, reason, out);
+            Err(denial) => {
+                self.reject(passage, denial, out);
                 None
             }
         }
     }
 
     /// Drops a packet, in a flow of the port.
-    pub(crate) fn reject(&mut self, passage: &Passage<'_>, reason: EndReason, out: &mut impl Output) {
-        self.tally.rejected(reason);
+    pub(crate) fn reject(&mut self, passage: &Passage<'_>, denial: Denial, out: &mut impl Output) {
+        self.tally.rejected(denial.reason);
         let Some(port) = self.fabric.port(passage.port) else { return };
         let key = exchange::key(passage.port.0, passage.direction, passage.headers);
-        let (packet, flow) = (passage.headers.packet(), (key, passage.direction));
-        self.table.reject(flow, reason, &port.owner, &packet, passage.now, &mut |record| out.record(record));
+        let (direction, owner, epoch) = (passage.direction, &port.owner, self.fabric.epoch);
+        let rejection = Rejection { direction, denial, owner, epoch };
+        self.table.reject(key, rejection, &passage.headers.packet(), passage.now, &mut |record| out.record(record));
     }
 
     #[inline]
-    fn decide(&mut self, passage: &Passage<'_>, out: &mut impl Output) -> Result<Hop, EndReason> {
+    fn decide(&mut self, passage: &Passage<'_>, out: &mut impl Output) -> Result<Hop, Denial> {
         let Passage { port, direction, headers, now, .. } = *passage;
         if headers.fragment {
-            return Err(EndReason::TtlOrFragment);
+            return Err(EndReason::TtlOrFragment.into());
         }
         if exchange::is_error(headers) {
             return self.decide_error(passage, out);
         }
         let key = exchange::key(port.0, direction, headers);
-        match self.find(key, passage, out) {
+        match self.find(key, passage, out)? {
             Some((slot, hop)) => {
                 check_ttl(headers, hop)?;
+                if hop.capped {
+                    self.take_token(&self.table.question(slot), now)?;
+                }
                 self.table.count(slot, direction, &headers.packet(), now);
                 Ok(hop)
             }
@@ -82,104 +85,127 @@ impl Switch {
 
     /// The connection with this key, if it still is one under the present plan.
     #[inline]
-    fn find(&mut self, key: FlowKey, passage: &Passage<'_>, out: &mut impl Output) -> Option<(Slot, Hop)> {
-        let slot = self.table.find(key)?;
+    fn find(
+        &mut self,
+        key: FlowKey,
+        passage: &Passage<'_>,
+        out: &mut impl Output,
+    ) -> Result<Option<(Slot, Hop)>, Denial> {
+        let Some(slot) = self.table.find(key) else { return Ok(None) };
         if exchange::opens_tcp(passage.headers)
             && let Some(reason) = self.table.phase(slot).end_reason()
         {
             // The ports are used again before the old connection's late packets have been waited for.
             self.table.finish(slot, reason, &mut |record| out.record(record));
-            return None;
+            return Ok(None);
         }
         match self.table.memo(slot, passage.direction, self.fabric.epoch) {
-            Some(memo) => Some((slot, Hop::from_memo(memo))),
-            None => self.judge_known(slot, key, passage.direction, out).map(|hop| (slot, hop)),
+            Some(memo) => Ok(Some((slot, Hop::from_memo(memo)))),
+            None => Ok(self.judge_known(slot, passage, out)?.map(|hop| (slot, hop))),
         }
     }
 
-    /// Judges a connection under a new plan, or routes the first packet of its other direction; ends it when that fails.
-    fn judge_known(&mut self, slot: Slot, key: FlowKey, direction: Direction, out: &mut impl Output) -> Option<Hop> {
-        let judgement = self.fabric.judge_again(&self.table.question(slot)).map_err(|_| EndReason::RuleChange);
-        let renewed = judgement.and_then(|owned| Ok((owned, self.hop(key, direction)?)));
-        match renewed {
-            Ok(((owner, rule), hop)) => {
-                self.table.renew(slot, direction, hop.memo(), self.fabric.epoch, owner, rule);
-                Some(hop)
+    /// Judges a connection under a new plan, or the first packet of its other direction; ends it when that fails.
+    fn judge_known(&mut self, slot: Slot, passage: &Passage<'_>, out: &mut impl Output) -> Result<Option<Hop>, Denial> {
+        let (question, direction) = (self.table.question(slot), passage.direction);
+        let judged = self.fabric.port(passage.port).ok_or(EndReason::NoRoute.into());
+        let judged = judged.and_then(|port| self.fabric.judge(port, &question));
+        let denial = match judged.and_then(|allowed| Ok((allowed, self.hop(&question, passage)?))) {
+            Ok((allowed, hop)) => {
+                self.table.renew(slot, direction, hop.memo(), self.fabric.epoch, allowed);
+                return Ok(Some(hop));
             }
-            Err(reason) => {
-                self.table.finish(slot, reason, &mut |record| out.record(record));
-                None
+            Err(denial) => denial,
+        };
+        if denial.reason == EndReason::DeniedByNetworkAcl && !self.table.was_used(slot, direction) {
+            // An ACL knows no connections: one whose answers it rejects stays what it is, one without an answer.
+            return Err(denial);
+        }
+        self.table.cut(slot, &denial, &mut |record| out.record(record));
+        Ok(None)
+    }
+
+    /// Where packets of this flow and direction go, if the subnet's ACL lets them.
+    fn hop(&self, flow: &Question, passage: &Passage<'_>) -> Result<Hop, Denial> {
+        let port = self.fabric.port(passage.port).ok_or(EndReason::NoRoute)?;
+        self.fabric.check_acl(port, flow.key, passage.direction, passage.headers.icmp)?;
+        let hop = match passage.direction {
+            Direction::Egress => self.fabric.route(port, flow.key.remote().to_bits())?,
+            Direction::Ingress => Hop::ARRIVED,
+        };
+        Ok(Hop { capped: self.fabric.mitigation(port, flow).is_some(), ..hop })
+    }
+
+    /// Lets a packet of a flow with an order to cap it pass, if it is within the cap.
+    fn take_token(&mut self, flow: &Question, now: Moment) -> Result<(), Denial> {
+        let Self { fabric, caps, .. } = self;
+        let port = fabric.port_of(flow.key).ok_or(EndReason::NoRoute)?;
+        fabric.mitigation(port, flow).map_or(Ok(()), |mitigation| caps.check(mitigation, now))
+    }
+
+    fn begin(&mut self, key: FlowKey, passage: &Passage<'_>, out: &mut impl Output) -> Result<Hop, Denial> {
+        let flow = Question { key, direction: passage.direction, icmp: passage.headers.icmp };
+        let (start, hop) = match passage.direction {
+            Direction::Egress => (self.judge_first(&flow, passage)?, self.hop(&flow, passage)?),
+            // What enters meets the subnet's ACL before the interface's groups.
+            Direction::Ingress => {
+                let hop = self.hop(&flow, passage)?;
+                (self.judge_first(&flow, passage)?, hop)
             }
-        }
-    }
-
-    fn hop(&self, key: FlowKey, direction: Direction) -> Result<Hop, EndReason> {
-        match (direction, self.fabric.port_of(key)) {
-            (Direction::Egress, Some(port)) => self.fabric.route(port, key.remote().to_bits()),
-            _ => Ok(Hop::ARRIVED),
-        }
-    }
-
-    fn begin(&mut self, key: FlowKey, passage: &Passage<'_>, out: &mut impl Output) -> Result<Hop, EndReason> {
-        let port = self.fabric.port_of(key).ok_or(EndReason::NoRoute)?;
-        let start = self.judge_first(port, key, passage)?;
-        let hop = self.hop(key, passage.direction)?;
+        };
         check_ttl(passage.headers, hop)?;
-        let owner = port.owner.clone();
-        self.open(key, start, owner, hop, passage, out);
+        if hop.capped {
+            self.take_token(&flow, passage.now)?;
+        }
+        self.open(key, start, hop, passage, out);
         Ok(hop)
     }
 
     /// What a packet of no known flow may begin.
-    fn judge_first(&self, port: &Port, key: FlowKey, passage: &Passage<'_>) -> Result<Start, EndReason> {
+    fn judge_first(&self, flow: &Question, passage: &Passage<'_>) -> Result<Start, Denial> {
         let Passage { direction, headers, now, .. } = *passage;
-        let rule = self.fabric.judge(port, key, direction, headers.icmp);
+        let port = self.fabric.port(passage.port).ok_or(EndReason::NoRoute)?;
+        let judgement = self.fabric.judge(port, flow);
         let young = now < port.appeared.plus(self.settings.pickup);
-        match (exchange::beginning(headers), rule) {
-            (Beginning::Opens(phase), Ok(rule)) => Ok(Start { phase, side: Side::Initiator, rule: Some(rule) }),
-            (Beginning::MidStream, rule) if young && headers.tcp_flags & RST == 0 => {
-                let (side, rule) = match rule {
-                    Ok(rule) => (Side::Initiator, rule),
+        match (exchange::beginning(headers), judgement) {
+            (Beginning::Opens(phase), Ok(allowed)) => Ok(Start { phase, side: Side::Initiator, allowed }),
+            (Beginning::MidStream, judgement) if young && headers.tcp_flags & RST == 0 => {
+                let (side, allowed) = match judgement {
+                    Ok(allowed) => (Side::Initiator, allowed),
                     // Then the other side may have opened it.
-                    Err(denied) => {
-                        let opened = self.fabric.judge(port, key, direction.reverse(), headers.icmp);
-                        (Side::Responder, opened.map_err(|_| denied)?)
+                    Err(denial) => {
+                        let opened = self.fabric.judge(port, &Question { direction: direction.reverse(), ..*flow });
+                        (Side::Responder, opened.map_err(|_| denial)?)
                     }
                 };
-                Ok(Start { phase: Phase::Established, side, rule: Some(rule) })
+                Ok(Start { phase: Phase::Established, side, allowed })
             }
-            (_, Err(denied)) => Err(denied),
-            (Beginning::MidStream | Beginning::Stray, Ok(_)) => Err(EndReason::Invalid),
+            (_, Err(denial)) => Err(denial),
+            (Beginning::MidStream | Beginning::Stray, Ok(_)) => Err(EndReason::Invalid.into()),
         }
     }
 
-    fn open(
-        &mut self,
-        key: FlowKey,
-        start: Start,
-        owner: std::sync::Arc<lucarne_flows::Owner>,
-        hop: Hop,
-        passage: &Passage<'_>,
-        out: &mut impl Output,
-    ) {
-        let Start { phase, side, rule } = start;
+    fn open(&mut self, key: FlowKey, start: Start, hop: Hop, passage: &Passage<'_>, out: &mut impl Output) {
+        let Start { phase, side, allowed } = start;
         let (direction, memo, epoch) = (passage.direction, hop.memo(), self.fabric.epoch);
-        let opening = Opening { direction, side, phase, owner, rule, memo, epoch };
+        let opening = Opening { direction, side, phase, allowed, memo, epoch };
         self.table.open(key, opening, &passage.headers.packet(), passage.now, &mut |record| out.record(record));
     }
 
     /// An ICMP error passes exactly when it goes to the sender of the packet that it quotes, and that packet belongs to a
-    /// connection of this port and went the other way. The errors are a flow of their own; a port that is said to be unreachable ends the connection as refused.
-    fn decide_error(&mut self, passage: &Passage<'_>, out: &mut impl Output) -> Result<Hop, EndReason> {
+    /// connection of this port and went the other way. The errors are a flow of their own; a port that is said to be
+    /// unreachable ends the connection as refused.
+    fn decide_error(&mut self, passage: &Passage<'_>, out: &mut impl Output) -> Result<Hop, Denial> {
         let Passage { port, direction, frame, headers, now } = *passage;
         let quoted = parse::quoted(frame, headers).ok_or(EndReason::Invalid)?;
         if quoted.source != headers.destination {
-            return Err(EndReason::Invalid);
+            return Err(EndReason::Invalid.into());
         }
         let about = exchange::key(port.0, direction.reverse(), &quoted);
         let connection = self.table.find(about).ok_or(EndReason::Invalid)?;
         let key = exchange::key(port.0, direction, headers);
-        let hop = self.hop(key, direction)?;
+        let flow = Question { key, direction, icmp: headers.icmp };
+        let hop = self.hop(&flow, passage)?;
         check_ttl(headers, hop)?;
         let from_responder =
             self.table.question(connection).direction != direction && headers.source == quoted.destination;
@@ -189,9 +215,10 @@ impl Switch {
         match self.table.find(key) {
             Some(slot) => self.table.count(slot, direction, &headers.packet(), now),
             None => {
-                let start = Start { phase: Phase::OneWay, side: Side::Initiator, rule: None };
-                let owner = self.fabric.port(port).map(|port| port.owner.clone()).ok_or(EndReason::NoRoute)?;
-                self.open(key, start, owner, hop, passage, out);
+                let port = self.fabric.port(port).ok_or(EndReason::NoRoute)?;
+                let allowed = self.fabric.allowed(port, &flow, Grounds::Nothing);
+                let start = Start { phase: Phase::OneWay, side: Side::Initiator, allowed };
+                self.open(key, start, hop, passage, out);
             }
         }
         Ok(hop)

@@ -11,7 +11,9 @@ use lucarne_model::{
     Cidr, EndReason, HostId, InstanceId, InterfaceId, Moment, SecurityGroupId, SubnetId,
     desired::{self, DesiredNetwork},
     flow::{Direction, Location},
+    mitigation::DesiredMitigation,
     network::RouteTarget,
+    network_acl::AclEntry,
     security_group::Rule,
 };
 
@@ -19,6 +21,7 @@ use crate::{
     counters::PortCounters,
     output::PortIndex,
     plan::{Plan, PortPlan},
+    routing::interface_index,
 };
 
 /// All networks, and the ports of this host.
@@ -49,6 +52,8 @@ pub(crate) struct Network {
 pub(crate) struct Subnet {
     pub(crate) id: SubnetId,
     pub(crate) cidr: Cidr,
+    /// The lowest number first.
+    pub(crate) acl: Vec<AclEntry>,
     /// The longest prefix first.
     pub(crate) routes: Vec<(Cidr, NextHop)>,
 }
@@ -70,6 +75,8 @@ pub(crate) struct Endpoint {
     pub(crate) place: Place,
     pub(crate) vni: u32,
     pub(crate) subnet: SubnetId,
+    /// Of its subnet.
+    pub(crate) prefix_length: u8,
     pub(crate) groups: Vec<SecurityGroupId>,
 }
 
@@ -137,6 +144,11 @@ impl Fabric {
         self.ports.get_mut(index.as_usize())?.as_mut()
     }
 
+    /// The operator's orders; the first that is meant for a flow holds.
+    pub(crate) fn mitigations(&self) -> &[DesiredMitigation] {
+        &self.plan.mitigations
+    }
+
     /// The port under which a flow is kept.
     pub(crate) fn port_of(&self, key: FlowKey) -> Option<&Port> {
         self.port(PortIndex(key.port()))
@@ -174,6 +186,7 @@ impl Fabric {
         let subnet = |subnet: &desired::DesiredSubnet| Subnet {
             id: subnet.id,
             cidr: subnet.cidr,
+            acl: subnet.acl.clone(),
             routes: compile_routes(subnet, &by_interface),
         };
         self.networks.push(Network {
@@ -181,11 +194,16 @@ impl Fabric {
             by_address: numbered().map(|(endpoint, number)| (endpoint.address.to_bits(), number)).collect(),
             by_mac: numbered().map(|(endpoint, number)| (endpoint.mac.0, number)).collect(),
         });
+        let prefix_of = |id: SubnetId| {
+            let subnet = network.subnets.iter().find(|subnet| subnet.id == id);
+            subnet.map_or(0, |subnet| subnet.cidr.prefix())
+        };
         self.endpoints.extend(network.endpoints.iter().map(|endpoint| Endpoint {
             mac: endpoint.mac.0,
             place: if endpoint.host == self.host { Place::Nowhere } else { Place::There(endpoint.host) },
             vni: network.vni,
             subnet: endpoint.subnet,
+            prefix_length: prefix_of(endpoint.subnet),
             groups: endpoint.groups.clone(),
         }));
     }
@@ -200,6 +218,7 @@ impl Fabric {
         let Some((at, network, endpoint, subnet)) = found.filter(|(_, network, ..)| network.vpc == plan.vpc) else {
             return;
         };
+        let index = self.by_interface.get(&plan.interface).copied().unwrap_or_else(|| self.vacancy());
         let owner = Owner {
             account: plan.account,
             instance: plan.instance,
@@ -209,6 +228,9 @@ impl Fabric {
             host: self.host,
             location: self.location.clone(),
             groups: endpoint.groups.clone(),
+            prefix_length: self.networks[at].subnets[subnet].cidr.prefix(),
+            interface_index: interface_index(index),
+            interval: plan.flow_interval,
         };
         let of_port = network.groups.iter().filter(|group| endpoint.groups.contains(&group.id));
         let mut port = Port {
@@ -223,21 +245,19 @@ impl Fabric {
             host_name: plan.metadata.host_name.clone(),
             appeared: now,
         };
-        let index = self.by_interface.get(&plan.interface).copied().unwrap_or_else(|| self.vacancy());
         if let Some(old) = self.port(index) {
             (port.counters, port.appeared) = (old.counters, old.appeared);
         }
         self.by_interface.insert(plan.interface, index);
+        if index.as_usize() == self.ports.len() {
+            self.ports.push(None);
+        }
         self.ports[index.as_usize()] = Some(port);
     }
 
     /// The lowest number without a port.
-    fn vacancy(&mut self) -> PortIndex {
-        let free = self.ports.iter().position(Option::is_none);
-        PortIndex(free.unwrap_or_else(|| {
-            self.ports.push(None);
-            self.ports.len() - 1
-        }) as u32)
+    fn vacancy(&self) -> PortIndex {
+        PortIndex(self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len()) as u32)
     }
 
     /// Takes away the ports that are not in `plan`, or whose guest is another one there.

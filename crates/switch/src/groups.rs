@@ -1,11 +1,11 @@
-//! Security groups: may this connection be opened at this port?
+//! Judging a flow: may this connection be opened at this port?
 //!
-//! Owns the question to the rules; what a rule matches is
+//! Owns the question to the rules of the security groups; what a rule matches is
 //! [`RuleSpec::matches`](lucarne_model::security_group::RuleSpec::matches), shared with whoever explains a verdict. Asked
 //! once for a connection and plan: the answer is kept in the flow table.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use lucarne_flows::{FlowKey, Judgement, Question};
+use lucarne_flows::{Allowed, Denial, Grounds, Judgement, Question};
 use lucarne_model::{EndReason, RuleId, flow::Direction};
 
 use crate::{
@@ -14,29 +14,40 @@ use crate::{
 };
 
 impl Fabric {
-    /// The rule that allows a connection whose first packet goes this way, or the reason why none does.
-    pub(crate) fn judge(
-        &self,
-        port: &Port,
-        key: FlowKey,
-        direction: Direction,
-        icmp: [u8; 2],
-    ) -> Result<RuleId, EndReason> {
+    /// By which rule a connection may be opened, or the reason why it may not. An order of the operator comes before the
+    /// tenant's rules.
+    pub(crate) fn judge(&self, port: &Port, question: &Question) -> Judgement {
+        self.check_blocks(port, question)?;
+        let rule = self.rule(port, question)?;
+        Ok(self.allowed(port, question, Grounds::Rule(rule)))
+    }
+
+    /// What the flow table is told of a connection that may pass.
+    pub(crate) fn allowed(&self, port: &Port, question: &Question, grounds: Grounds) -> Allowed {
+        let far = self.far_end(port, question.key.remote().to_bits());
+        Allowed { owner: port.owner.clone(), grounds, far }
+    }
+
+    /// The rule that allows a connection with this first packet.
+    fn rule(&self, port: &Port, question: &Question) -> Result<RuleId, Denial> {
+        let Question { key, direction, icmp } = *question;
         let (protocol, number) = (key.protocol(), exchange::rule_port(key, direction, icmp));
         let peer = self.neighbour(port, key.remote().to_bits());
         let in_group = |group| peer.is_some_and(|peer| peer.groups.contains(&group));
         let mut rules = port.rules.iter();
         let found = rules.find(|rule| rule.spec.matches(direction, protocol, number, key.remote(), in_group));
-        found.map(|rule| rule.id).ok_or(match direction {
+        let denied = match direction {
             Direction::Egress => EndReason::DeniedByGroupAtSource,
             Direction::Ingress => EndReason::DeniedByGroupAtDestination,
-        })
+        };
+        found.map(|rule| rule.id).ok_or_else(|| denied.into())
     }
 
-    /// The same for a connection that the flow table knows.
+    /// Judges a connection that the flow table knows and that is silent.
     pub(crate) fn judge_again(&self, question: &Question) -> Judgement {
         let port = self.port_of(question.key).ok_or(EndReason::InstanceStopped)?;
-        let rule = self.judge(port, question.key, question.direction, question.icmp)?;
-        Ok((port.owner.clone(), Some(rule)))
+        let allowed = self.judge(port, question)?;
+        self.check_acl(port, question.key, question.direction, question.icmp)?;
+        Ok(allowed)
     }
 }

@@ -90,7 +90,10 @@ impl Switch {
             frame[..6].copy_from_slice(&endpoint.mac);
         }
         match place {
-            Place::Here(to) => self.deliver(to, frame, headers, now, out),
+            Place::Here(to) => {
+                let arriving = Headers { ttl: headers.ttl - u8::from(hop.routed), ..*headers };
+                self.deliver(to, frame, &arriving, now, out);
+            }
             Place::There(host) => {
                 self.tally.to_tunnel += 1;
                 out.to_tunnel(host, vni, frame);
@@ -103,7 +106,7 @@ impl Switch {
         if let Some(port) = self.fabric.port_mut(passage.port) {
             port.count(passage.direction, passage.headers.length);
         }
-        self.reject(passage, EndReason::SourceCheck, out);
+        self.reject(passage, EndReason::SourceCheck.into(), out);
     }
 
     fn answer_arp(&mut self, from: PortIndex, frame: &[u8], out: &mut impl Output) {

@@ -15,6 +15,8 @@ pub mod geneve;
 mod groups;
 mod guest;
 mod metadata;
+mod mitigation;
+mod network_acl;
 pub mod output;
 pub mod parse;
 pub mod plan;

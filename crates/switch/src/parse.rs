@@ -51,6 +51,12 @@ pub struct Headers {
     pub tos: u8,
     /// The lower 12 bits of the header's 13th and 14th octet without the data offset (RFC 9293 section 3.1).
     pub tcp_flags: u16,
+    /// These three of TCP; zeros elsewhere.
+    pub sequence: u32,
+    pub acknowledgement: u32,
+    pub window: u16,
+    /// Octets behind the header of TCP, UDP or ICMP.
+    pub data: u16,
     /// Type and code.
     pub icmp: [u8; 2],
     /// The identifier of an ICMP echo.
@@ -70,7 +76,17 @@ impl Headers {
 
     /// What the flow table counts.
     pub const fn packet(&self) -> Packet {
-        Packet { bytes: self.length as u32, tcp_flags: self.tcp_flags, tos: self.tos, icmp: self.icmp }
+        Packet {
+            bytes: self.length as u32,
+            tcp_flags: self.tcp_flags,
+            data: self.data,
+            sequence: self.sequence,
+            acknowledgement: self.acknowledgement,
+            window: self.window,
+            tos: self.tos,
+            ttl: self.ttl,
+            icmp: self.icmp,
+        }
     }
 
     /// The address at the other end from the guest, when the packet goes this way.
@@ -131,8 +147,8 @@ fn parse_ipv4(packet: &[u8]) -> Result<Headers, Malformed> {
 /// The header without its options, of which the length has been checked.
 fn read_fixed(fixed: &[u8; 20]) -> Headers {
     Headers {
-        source: address(fixed, 12),
-        destination: address(fixed, 16),
+        source: quad(fixed, 12),
+        destination: quad(fixed, 16),
         length: word(fixed, 2),
         header_length: (fixed[0] & 0xf) * 4,
         protocol: fixed[9],
@@ -170,6 +186,9 @@ fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed
             }
             (headers.source_port, headers.destination_port) = (word(tcp, 0), word(tcp, 2));
             headers.tcp_flags = word(tcp, 12) & 0x0fff;
+            (headers.sequence, headers.acknowledgement) = (quad(tcp, 4), quad(tcp, 8));
+            headers.window = word(tcp, 14);
+            headers.data = (payload.len() - offset) as u16;
         }
         UDP => {
             let Some(udp) = payload.first_chunk::<8>() else { return Err(Malformed::BadTransportHeader) };
@@ -178,11 +197,13 @@ fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed
                 return Err(Malformed::BadTransportHeader);
             }
             (headers.source_port, headers.destination_port) = (word(udp, 0), word(udp, 2));
+            headers.data = (length - 8) as u16;
         }
         ICMP => {
             let Some(icmp) = payload.first_chunk::<8>() else { return Err(Malformed::BadTransportHeader) };
             headers.icmp = [icmp[0], icmp[1]];
             headers.echo_id = word(icmp, 4);
+            headers.data = (payload.len() - 8) as u16;
         }
         _ => {}
     }
@@ -212,7 +233,8 @@ pub(crate) fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn address(bytes: &[u8; 20], at: usize) -> u32 {
+/// Four octets: an address, or a sequence number.
+fn quad(bytes: &[u8; 20], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 

@@ -12,6 +12,7 @@ use lucarne_model::{EndReason, HostId, InterfaceId, Moment};
 use crate::{
     counters::{FrameCounters, Malformed, PortCounters, Tally},
     fabric::Fabric,
+    mitigation::Caps,
     output::{Output, PortIndex},
     plan::Plan,
     settings::Settings,
@@ -24,6 +25,7 @@ pub struct Switch {
     pub(crate) fabric: Fabric,
     pub(crate) table: FlowTable,
     pub(crate) tally: Tally,
+    pub(crate) caps: Caps,
 }
 
 impl Switch {
@@ -32,7 +34,7 @@ impl Switch {
     pub fn new(host: HostId, settings: Settings, seed: u64) -> Self {
         let table = FlowTable::new(settings.flows, seed);
         let fabric = Fabric::new(host, settings.location.clone());
-        Self { settings, fabric, table, tally: Tally::default() }
+        Self { settings, fabric, table, tally: Tally::default(), caps: Caps::default() }
     }
 
     /// Makes `plan` hold from the next frame on. The same plan again changes nothing. Flows of ports that go away end at
@@ -41,6 +43,7 @@ impl Switch {
         for (port, why) in self.fabric.apply(plan, now) {
             self.table.finish_port(port.0, why, &mut |record| out.record(record));
         }
+        self.caps.keep(self.fabric.mitigations());
     }
 
     /// The port of an interface, while it is in the plan.

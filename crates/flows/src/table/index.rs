@@ -32,6 +32,11 @@ impl Index {
         Self { words: vec![0; size], mask: size - 1, used: 0 }
     }
 
+    /// Bytes of memory.
+    pub(super) fn footprint(&self) -> usize {
+        self.words.capacity() * size_of::<u64>()
+    }
+
     /// The slot under `hash` for which `is_it` holds.
     #[inline]
     pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {

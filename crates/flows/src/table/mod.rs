@@ -12,24 +12,30 @@
 mod entry;
 mod expiry;
 mod index;
+mod measure;
+#[cfg(test)]
+mod measure_tests;
+mod room;
 #[cfg(test)]
 mod tests;
 mod wheel;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use lucarne_model::{
-    EndReason, FlowRecord, Moment, RuleId,
+    EndReason, FlowRecord, Moment,
     flow::{Direction, Side},
 };
 
 use entry::{Cold, DIRECTIONS, Line, Lines, side_by_side};
-pub use entry::{Owner, Packet};
+pub use entry::{FarEnd, Owner, Packet};
 use index::Index;
+use room::Room;
 use wheel::Wheel;
 
 use crate::{
     Settings,
+    grounds::{Denial, Grounds},
     key::{FlowKey, Seed},
     phase::Phase,
 };
@@ -38,7 +44,13 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(u32);
 
-/// What the switch decides about a new connection: by which rule it is allowed and how it starts.
+impl Slot {
+    const fn as_usize(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What the switch decides about a new connection: why it is allowed and how it starts.
 #[derive(Clone, Debug)]
 pub struct Opening {
     /// Of the packet with which it is taken into the table.
@@ -46,10 +58,17 @@ pub struct Opening {
     /// Who sent that packet: the responder, when a connection is taken up in mid-stream.
     pub side: Side,
     pub phase: Phase,
-    pub owner: Arc<Owner>,
-    pub rule: Option<RuleId>,
+    pub allowed: Allowed,
     pub memo: u32,
     pub epoch: u32,
+}
+
+/// Under whose groups and on what grounds a connection is allowed, and where its other end is.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    pub owner: Arc<Owner>,
+    pub grounds: Grounds,
+    pub far: FarEnd,
 }
 
 /// A connection that should be judged again.
@@ -62,8 +81,18 @@ pub struct Question {
     pub icmp: [u8; 2],
 }
 
-/// The answer: under whose groups and by which rule it is allowed, or why it is not.
-pub type Judgement = Result<(Arc<Owner>, Option<RuleId>), EndReason>;
+/// The answer to a [`Question`].
+pub type Judgement = Result<Allowed, Denial>;
+
+/// What the switch decides about a packet that it drops.
+#[derive(Clone, Copy, Debug)]
+pub struct Rejection<'a> {
+    pub direction: Direction,
+    pub denial: Denial,
+    pub owner: &'a Arc<Owner>,
+    /// Of the plan under which it is dropped.
+    pub epoch: u32,
+}
 
 /// Takes the records that an operation brings forth.
 pub type Emit<'a> = &'a mut dyn FnMut(FlowRecord);
@@ -76,10 +105,8 @@ pub struct FlowTable {
     index: Index,
     lines: Vec<Lines>,
     cold: Vec<Cold>,
-    free: Vec<u32>,
     wheel: Wheel,
-    /// Where the search for something to give up goes on.
-    hand: usize,
+    room: Room,
 }
 
 impl FlowTable {
@@ -87,24 +114,33 @@ impl FlowTable {
     /// used.
     pub fn new(settings: Settings, seed: u64) -> Self {
         let capacity = settings.capacity.clamp(1, (u32::MAX / 4) as usize);
+        let port_capacity = settings.port_capacity.max(1);
         Self {
-            settings: Settings { capacity, ..settings },
+            settings: Settings { capacity, port_capacity, ..settings },
             seed: Seed::expand(seed),
             index: Index::new(),
             lines: Vec::with_capacity(capacity),
             cold: Vec::with_capacity(capacity),
-            free: Vec::new(),
             wheel: Wheel::new(),
-            hand: 0,
+            room: Room::default(),
         }
     }
 
-    /// Entries in use.
-    pub fn len(&self) -> usize {
-        self.lines.len() - self.free.len()
+    /// Flows in the table.
+    pub const fn len(&self) -> usize {
+        self.room.live()
     }
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes of memory that the table uses, without the owners that flows share.
+    pub fn footprint(&self) -> usize {
+        size_of_val(self.lines.as_slice())
+            + size_of_val(self.cold.as_slice())
+            + self.index.footprint()
+            + self.wheel.footprint()
+            + self.room.footprint()
     }
 
     /// The flow with this key.
@@ -116,18 +152,23 @@ impl FlowTable {
     /// The memo of one direction, if it is of this epoch.
     #[inline]
     pub fn memo(&self, slot: Slot, direction: Direction, epoch: u32) -> Option<u32> {
-        let line = &self.lines[slot.0 as usize][side_by_side(direction)];
+        let line = &self.lines[slot.as_usize()][side_by_side(direction)];
         (line.epoch == epoch).then_some(line.memo)
     }
 
     #[inline]
     pub fn phase(&self, slot: Slot) -> Phase {
-        self.lines[slot.0 as usize][0].phase
+        self.lines[slot.as_usize()][0].phase
+    }
+
+    /// Whether a packet ever went this way.
+    pub fn was_used(&self, slot: Slot, direction: Direction) -> bool {
+        self.lines[slot.as_usize()][side_by_side(direction)].was_used()
     }
 
     /// What to judge when a connection's memo is old.
     pub fn question(&self, slot: Slot) -> Question {
-        let lines = &self.lines[slot.0 as usize];
+        let lines = &self.lines[slot.as_usize()];
         let opener = usize::from(!lines[0].opened);
         Question { key: lines[0].key, direction: DIRECTIONS[opener], icmp: lines[opener].icmp }
     }
@@ -135,28 +176,39 @@ impl FlowTable {
     /// Counts a packet of a flow that is known.
     #[inline]
     pub fn count(&mut self, slot: Slot, direction: Direction, packet: &Packet, now: Moment) {
-        let line = &mut self.lines[slot.0 as usize][side_by_side(direction)];
-        line.count(packet, now);
-        if !line.phase.is_settled(line.side(), packet.tcp_flags) {
-            let next = line.phase.step(line.side(), line.key.protocol(), packet.tcp_flags);
-            self.enter(slot, next, now);
+        let line = &mut self.lines[slot.as_usize()][side_by_side(direction)];
+        let is_first = line.packets == 0;
+        line.packets += 1;
+        line.bytes += u64::from(packet.bytes);
+        line.last = now;
+        line.tcp_flags |= packet.tcp_flags;
+        let is_settled = line.phase.is_settled(line.side(), packet.tcp_flags);
+        if is_first | !line.tells_nothing(packet) | !is_settled {
+            self.count_more(slot, direction, packet, now, is_first);
         }
     }
 
+    /// The rest of a packet that is the first of its interval, tells something, or may change the phase.
+    #[inline(never)]
+    fn count_more(&mut self, slot: Slot, direction: Direction, packet: &Packet, now: Moment, is_first: bool) {
+        let at = side_by_side(direction);
+        let line = &mut self.lines[slot.as_usize()][at];
+        if is_first {
+            self.cold[slot.as_usize()].begin(at, packet, now);
+            line.icmp = packet.icmp;
+        }
+        let next = line.phase.step(line.side(), line.key.protocol(), packet.tcp_flags);
+        if !line.tells_nothing(packet) {
+            self.take_note(slot, direction, packet, now);
+        }
+        self.enter(slot, next, now);
+    }
+
     /// Writes a new judgement of a connection and the memo of one direction.
-    pub fn renew(
-        &mut self,
-        slot: Slot,
-        direction: Direction,
-        memo: u32,
-        epoch: u32,
-        owner: Arc<Owner>,
-        rule: Option<RuleId>,
-    ) {
-        let line = &mut self.lines[slot.0 as usize][side_by_side(direction)];
+    pub fn renew(&mut self, slot: Slot, direction: Direction, memo: u32, epoch: u32, allowed: Allowed) {
+        let line = &mut self.lines[slot.as_usize()][side_by_side(direction)];
         (line.memo, line.epoch) = (memo, epoch);
-        let cold = &mut self.cold[slot.0 as usize];
-        (cold.owner, cold.rule, cold.judged) = (owner, rule, epoch);
+        self.cold[slot.as_usize()].allow(allowed, epoch);
     }
 
     /// The responder said, beside the connection, that nobody listens: ICMP port unreachable.
@@ -170,45 +222,54 @@ impl FlowTable {
     pub fn open(&mut self, key: FlowKey, opening: Opening, packet: &Packet, now: Moment, emit: Emit<'_>) -> Slot {
         let direction = opening.direction;
         let (memo, epoch) = (opening.memo, opening.epoch);
-        let slot = self.occupy(key, opening, now, emit);
-        let line = &mut self.lines[slot.0 as usize][side_by_side(direction)];
+        self.make_room(key.port(), now, emit);
+        let slot = self.place(key, opening, now);
+        let line = &mut self.lines[slot.as_usize()][side_by_side(direction)];
         (line.memo, line.epoch) = (memo, epoch);
         self.count(slot, direction, packet, now);
         slot
     }
 
-    /// Counts a packet that is dropped for `reason`, in a flow beside any connection with the same `key`. When the table
-    /// is nearly full, new ones share one flow for each port, protocol and reason, without addresses: a flood is still
-    /// counted to the last packet, and costs neither room nor records.
-    pub fn reject(
-        &mut self,
-        (key, direction): (FlowKey, Direction),
-        reason: EndReason,
-        owner: &Arc<Owner>,
-        packet: &Packet,
-        now: Moment,
-        emit: Emit<'_>,
-    ) {
-        let key = key.rejected(reason);
-        let slot = self.find(key).unwrap_or_else(|| {
-            let key = if self.is_crowded() { key.aggregated() } else { key };
-            self.find(key).unwrap_or_else(|| {
-                let (side, owner) = (Side::Initiator, Arc::clone(owner));
-                let opening = Opening { direction, side, phase: Phase::Rejected, owner, rule: None, memo: 0, epoch: 0 };
-                self.occupy(key, opening, now, emit)
-            })
+    /// Counts a packet that is dropped, in a flow beside any connection with the same `key`. When the table is nearly full
+    /// or the port has all the flows that it may, new ones share one flow for each port, protocol and reason, without
+    /// addresses: a flood is still counted to the last packet, and costs neither room nor records.
+    pub fn reject(&mut self, key: FlowKey, rejection: Rejection<'_>, packet: &Packet, now: Moment, emit: Emit<'_>) {
+        let Rejection { direction, denial, owner, epoch } = rejection;
+        let key = key.because(denial.reason);
+        let found = self.find(key).or_else(|| {
+            self.gathers(key.port()).then_some(())?;
+            self.find(key.gathered())
         });
+        let slot = match found {
+            Some(slot) => slot,
+            None => {
+                let key = if self.gathers(key.port()) { key.gathered() } else { key };
+                let allowed = Allowed { owner: Arc::clone(owner), grounds: denial.grounds, far: FarEnd::UNKNOWN };
+                self.make_room(key.port(), now, emit);
+                let (side, phase) = (Side::Initiator, Phase::Tally);
+                self.place(key, Opening { direction, side, phase, allowed, memo: 0, epoch }, now)
+            }
+        };
+        let line = &mut self.lines[slot.as_usize()][side_by_side(direction)];
+        if line.epoch != epoch {
+            line.epoch = epoch;
+            self.cold[slot.as_usize()].set_grounds(denial.grounds);
+        }
         self.count(slot, direction, packet, now);
+    }
+
+    /// Ends a live connection that is denied now, and reports it.
+    pub fn cut(&mut self, slot: Slot, denial: &Denial, emit: Emit<'_>) {
+        if let Grounds::Mitigation(_) = denial.grounds {
+            self.cold[slot.as_usize()].set_grounds(denial.grounds);
+        }
+        self.finish(slot, denial.end_of_live(), emit);
     }
 
     /// Ends a flow, whatever its phase, and reports it.
     pub fn finish(&mut self, slot: Slot, reason: EndReason, emit: Emit<'_>) {
-        let at = slot.0 as usize;
-        let key = self.lines[at][0].key;
         self.report(slot, reason, emit);
-        self.index.remove(key.hash(self.seed), slot.0);
-        self.lines[at] = Lines::default();
-        self.free.push(slot.0);
+        self.vacate(slot);
     }
 
     /// Ends every flow: the agent stops. Dropped and ended flows keep their own reason.
@@ -230,27 +291,25 @@ impl FlowTable {
         }
     }
 
-    fn is_crowded(&self) -> bool {
-        self.len() >= self.settings.capacity - self.settings.capacity / 8
-    }
-
     /// One record for each direction that was ever used. At the end of a connection even without packets in the interval,
-    /// so that its end is told; of dropped flows, which have no end, only with packets.
+    /// so that its end is told; of flows that are only counted, which have no end, only with packets.
     fn report(&mut self, slot: Slot, reason: EndReason, emit: Emit<'_>) {
-        let cold = &self.cold[slot.0 as usize];
+        let cold = &mut self.cold[slot.as_usize()];
         let says_end = !matches!(reason, EndReason::ActiveSlice);
-        for (direction, line) in DIRECTIONS.into_iter().zip(&mut self.lines[slot.0 as usize]) {
-            let ends = says_end && line.phase != Phase::Rejected && line.was_used();
+        for (at, direction) in DIRECTIONS.into_iter().enumerate() {
+            let line = &mut self.lines[slot.as_usize()][at];
+            let ends = says_end && line.phase != Phase::Tally && line.was_used();
             if line.packets > 0 || ends {
-                emit(line.record(direction, cold, reason));
-                line.clear();
+                emit(cold.record(line, direction, reason));
+                (line.packets, line.bytes, line.tcp_flags) = (0, 0, 0);
+                cold.measures[at].clear();
             }
         }
     }
 
     /// Moves a connection to `next`; when that ends it, its record is made after the linger time.
     fn enter(&mut self, slot: Slot, next: Phase, now: Moment) {
-        let lines = &mut self.lines[slot.0 as usize];
+        let lines = &mut self.lines[slot.as_usize()];
         if lines[0].phase == next {
             return;
         }
@@ -258,70 +317,22 @@ impl FlowTable {
         for line in lines {
             line.phase = next;
         }
-        let cold = &mut self.cold[slot.0 as usize];
         if next.end_reason().is_some() {
-            cold.ended = now;
             self.arm(slot, now.plus(self.settings.linger), now);
         } else if was_handshake && !next.is_handshake() {
             // Its timer stood at the limit of the handshake; from here on it is reported at each interval.
-            let slice = cold.interval_began.plus(self.settings.interval);
+            let slice = self.cold[slot.as_usize()].interval_began.plus(self.interval(slot));
             self.arm(slot, slice, now);
         }
     }
 
+    /// How often the flow is reported.
+    fn interval(&self, slot: Slot) -> Duration {
+        self.cold[slot.as_usize()].owner.interval.unwrap_or(self.settings.interval)
+    }
+
     fn arm(&mut self, slot: Slot, due: Moment, now: Moment) {
-        self.cold[slot.0 as usize].stamp = self.wheel.arm(slot.0, due, now);
-    }
-
-    /// Takes a place for a new flow, if need be another's.
-    fn occupy(&mut self, key: FlowKey, opening: Opening, now: Moment, emit: Emit<'_>) -> Slot {
-        if self.len() >= self.settings.capacity {
-            self.evict(emit);
-        }
-        let Opening { direction, side, phase, owner, rule, epoch, .. } = opening;
-        let mut lines = [Line { key, phase, ..Line::default() }; 2];
-        let initiator = if side == Side::Initiator { direction } else { direction.reverse() };
-        lines[side_by_side(initiator)].opened = true;
-        let cold = Cold { owner, rule, interval_began: now, ended: Moment::EPOCH, judged: epoch, stamp: 0 };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.lines[slot as usize] = lines;
-                self.cold[slot as usize] = cold;
-                Slot(slot)
-            }
-            None => {
-                self.lines.push(lines);
-                self.cold.push(cold);
-                Slot(self.lines.len() as u32 - 1)
-            }
-        };
-        self.index.insert(key.hash(self.seed), slot.0);
-        let first_look = if phase == Phase::Rejected { self.settings.first_reject } else { self.first_deadline(slot) };
-        self.arm(slot, now.plus(first_look), now);
-        slot
-    }
-
-    /// Gives up one flow: of the next few in turn the least worth, and among equals the longest silent. That is not the
-    /// oldest of all, which would cost every packet the upkeep of a list. Only where nothing but open connections stands
-    /// in a long row does one of them go.
-    fn evict(&mut self, emit: Emit<'_>) {
-        const ROW: usize = 16;
-        const ROWS: usize = 16;
-        let count = self.lines.len();
-        let mut victim = None;
-        for _ in 0..ROWS {
-            let row = (0..ROW.min(count)).map(|n| (self.hand + n) % count);
-            let value = |at: usize| (self.lines[at][0].phase.worth(), last_packet(&self.lines[at]), at);
-            let least = row.filter(|at| self.lines[*at][0].phase != Phase::Free).map(value).min();
-            self.hand = (self.hand + ROW) % count;
-            victim = victim.into_iter().chain(least).min();
-            if victim.is_some_and(|(worth, ..)| worth < Phase::Established.worth()) {
-                break;
-            }
-        }
-        let Some((_, _, victim)) = victim else { return };
-        let reason = own_reason(&self.lines[victim][0]).unwrap_or(EndReason::EvictedForSpace);
-        self.finish(Slot(victim as u32), reason, emit);
+        self.wheel.arm(slot.0, due, now, &mut self.cold);
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use lucarne_model::{
     AccountId, HostId, InstanceId, InterfaceId, SubnetId, VpcId,
-    flow::Location,
+    flow::{Location, Path, Verdict},
     security_group::{TCP, UDP},
 };
 use proptest::prelude::*;
@@ -22,15 +22,35 @@ fn owner() -> Arc<Owner> {
         host: HostId::from_bits(1),
         location: Location::default(),
         groups: Vec::new(),
+        prefix_length: 24,
+        interface_index: 2,
+        interval: None,
     })
 }
 
+/// Flows of the first three in four are of port 1, the rest of port 2.
 fn key(n: u16) -> FlowKey {
-    FlowKey::new(1, 0x0a00_0001, 0x0a00_0002, n, 80, if n.is_multiple_of(2) { TCP } else { UDP })
+    let port = if n % 4 == 3 { 2 } else { 1 };
+    FlowKey::new(port, 0x0a00_0001, 0x0a00_0002, n, 80, if n.is_multiple_of(2) { TCP } else { UDP })
 }
 
 fn opening(direction: Direction, phase: Phase, epoch: u32) -> Opening {
-    Opening { direction, side: Side::Initiator, phase, owner: owner(), rule: None, memo: 5, epoch }
+    Opening { direction, side: Side::Initiator, phase, allowed: allowed(), memo: 5, epoch }
+}
+
+pub(super) fn allowed() -> Allowed {
+    let far = FarEnd { path: Path::SameHost, prefix_length: 24, interface_index: 3 };
+    Allowed { owner: owner(), grounds: Grounds::Nothing, far }
+}
+
+/// A small table.
+pub(super) fn settings() -> Settings {
+    Settings { capacity: 16, ..Settings::default() }
+}
+
+/// What a packet that is dropped for this reason is given with.
+fn rejection<'a>(reason: EndReason, owner: &'a Arc<Owner>) -> Rejection<'a> {
+    Rejection { direction: Direction::Ingress, denial: reason.into(), owner, epoch: 1 }
 }
 
 fn packet(bytes: u32, tcp_flags: u16) -> Packet {
@@ -71,7 +91,10 @@ struct Run {
 
 impl Run {
     fn new(capacity: usize) -> Self {
-        let settings = Settings { capacity, ..Settings::default() };
+        Self::with(Settings { capacity, ..Settings::default() })
+    }
+
+    fn with(settings: Settings) -> Self {
         let (sent, records, now) = (BTreeMap::new(), Vec::new(), Moment::from_secs(1000));
         Self { table: FlowTable::new(settings, 3), now, epoch: 1, sent, records }
     }
@@ -99,14 +122,14 @@ impl Run {
             Step::Packet { flow, direction, bytes, flags } => self.packet(flow, direction, bytes, flags),
             Step::Reject { flow, reason } => {
                 self.note(Direction::Ingress, 40);
-                let (flow, emit) = ((key(flow), Direction::Ingress), &mut |record| self.records.push(record));
-                self.table.reject(flow, reason, &owner(), &packet(40, SYN), self.now, emit);
+                let (owner, emit) = (owner(), &mut |record| self.records.push(record));
+                self.table.reject(key(flow), rejection(reason, &owner), &packet(40, SYN), self.now, emit);
             }
             Step::Wait(span) => {
                 self.now = self.now.plus(span);
                 self.poll(&mut |question| match question.key.local_port() % 3 {
-                    0 => Err(EndReason::NoRoute),
-                    _ => Ok((owner(), None)),
+                    0 => Err(EndReason::NoRoute.into()),
+                    _ => Ok(allowed()),
                 });
             }
             Step::NewEpoch => self.epoch += 1,
@@ -135,9 +158,11 @@ impl Run {
 proptest! {
     #[test]
     fn every_packet_is_in_exactly_one_record(
-        capacity in prop_oneof![Just(4usize), Just(16), Just(1024)], steps in prop::collection::vec(step(), 1..300),
+        capacity in prop_oneof![Just(1usize), Just(4), Just(16), Just(1024)],
+        port_capacity in prop_oneof![Just(1usize), Just(8), Just(1024)],
+        steps in prop::collection::vec(step(), 1..300),
     ) {
-        let mut run = Run::new(capacity);
+        let mut run = Run::with(Settings { capacity, port_capacity, ..Settings::default() });
         for step in &steps {
             run.perform(step);
             prop_assert!(run.table.len() <= capacity);
@@ -156,7 +181,7 @@ fn every_flow_ends_by_itself_when_packets_stop() {
     }
     let settings = Settings::default();
     run.now = run.now.plus(settings.half_open.max(settings.udp_idle));
-    run.poll(&mut |_| Ok((owner(), None)));
+    run.poll(&mut |_| Ok(allowed()));
     assert!(run.table.is_empty());
     assert!(run.records.iter().any(|record| record.end_reason == EndReason::NoAnswerFromVm));
 }
@@ -169,7 +194,7 @@ fn a_memo_holds_in_its_epoch_only_and_for_its_direction() {
     assert_eq!(run.table.memo(slot, Direction::Egress, 1), Some(5));
     assert_eq!(run.table.memo(slot, Direction::Egress, 2), None);
     assert_eq!(run.table.memo(slot, Direction::Ingress, 1), None);
-    run.table.renew(slot, Direction::Ingress, 9, 2, owner(), None);
+    run.table.renew(slot, Direction::Ingress, 9, 2, allowed());
     assert_eq!(run.table.memo(slot, Direction::Ingress, 2), Some(9));
 }
 
@@ -192,19 +217,99 @@ fn a_connection_is_reported_one_interval_after_its_first_packet() {
         run.packet(0, direction, 40, flags);
     }
     run.now = run.now.plus(Settings::default().interval);
-    run.poll(&mut |_| Ok((owner(), None)));
+    run.poll(&mut |_| Ok(allowed()));
     assert_eq!(run.records.len(), 2);
     assert!(run.records.iter().all(|record| record.end_reason == EndReason::ActiveSlice));
 }
 
+/// UDP exchanges of port 1: odd numbers that are not 3 beyond a multiple of 4.
+fn ask(run: &mut Run, n: u16) {
+    run.packet(n * 4 + 1, Direction::Egress, 40, 0);
+}
+fn answer(run: &mut Run, n: u16) {
+    run.packet(n * 4 + 1, Direction::Ingress, 40, 0);
+}
+fn is_there(run: &Run, n: u16) -> bool {
+    run.table.find(key(n * 4 + 1)).is_some()
+}
+
 #[test]
-fn what_stands_in_the_way_of_a_new_flow_is_the_silent_unanswered_one() {
+fn a_flood_of_attempts_is_gathered_and_leaves_the_answered_alone() {
+    let mut run = Run::new(8);
+    ask(&mut run, 0);
+    answer(&mut run, 0);
+    for n in 1..1000 {
+        ask(&mut run, n);
+    }
+    assert!(is_there(&run, 0) && is_there(&run, 999));
+    assert!(run.records.is_empty(), "a flood makes no records");
+    run.table.finish_all(EndReason::AgentRestart, &mut |record| run.records.push(record));
+    let gathered: Vec<_> = run.records.iter().filter(|r| r.end_reason == EndReason::EvictedForSpace).collect();
+    assert_eq!(gathered.len(), 1);
+    assert_eq!((gathered[0].packets, gathered[0].bytes), (993, 993 * 40));
+    assert_eq!((gathered[0].verdict, gathered[0].side), (Verdict::Accept, Side::Initiator));
+    assert!(gathered[0].source.is_unspecified() && gathered[0].destination.is_unspecified());
+    assert_eq!(run.recorded(), run.sent);
+}
+
+#[test]
+fn an_open_connection_that_is_given_up_has_a_record_of_its_own() {
     let mut run = Run::new(2);
+    for n in 0..3 {
+        ask(&mut run, n);
+        answer(&mut run, n);
+        run.now = run.now.plus(Duration::from_secs(1));
+    }
+    assert!(!is_there(&run, 0) && is_there(&run, 1) && is_there(&run, 2), "the longest silent goes");
+    assert_eq!(run.records.iter().map(|r| r.end_reason).collect::<Vec<_>>(), [EndReason::EvictedForSpace; 2]);
+    assert!(run.records.iter().all(|record| !record.source.is_unspecified()));
+}
+
+#[test]
+fn a_port_with_too_many_flows_pushes_out_its_own() {
+    let settings = Settings { capacity: 1000, port_capacity: 100, ..Settings::default() };
+    let mut run = Run::with(settings);
+    for n in (3..403).step_by(4) {
+        run.packet(n, Direction::Egress, 40, 0); // of port 2
+    }
+    for n in 200..5000 {
+        ask(&mut run, n);
+    }
+    assert!((3..403).step_by(4).all(|n| run.table.find(key(n)).is_some()));
+    assert_eq!(run.table.len(), 200);
+}
+
+#[test]
+fn a_million_flows_fit_in_256_mebibytes() {
+    let settings = Settings { capacity: 1_000_000, port_capacity: 1_000_000, ..Settings::default() };
+    let (mut table, owner, now) = (FlowTable::new(settings, 3), owner(), Moment::from_secs(1000));
+    for n in 0..1_000_000u32 {
+        let allowed = Allowed { owner: Arc::clone(&owner), ..allowed() };
+        let (direction, side) = (Direction::Egress, Side::Initiator);
+        let opening = Opening { direction, side, phase: Phase::SynSent, allowed, memo: 0, epoch: 1 };
+        let key = FlowKey::new(1, 0x0a00_0001, n, 1, 80, TCP);
+        let slot = table.open(key, opening, &packet(40, SYN), now, &mut |_| {});
+        table.count(slot, Direction::Ingress, &packet(40, SYN | ACK), now);
+        table.count(slot, Direction::Egress, &packet(40, ACK), now);
+    }
+    assert_eq!(table.len(), 1_000_000);
+    let bytes = table.footprint();
+    assert!(bytes <= 256 << 20, "{bytes} bytes");
+    assert!(bytes >= 250 << 20, "the documentation says 252 MiB, it is {bytes} bytes");
+}
+
+#[test]
+fn a_flow_is_reported_as_often_as_its_owner_wants() {
+    let mut run = Run::new(4);
     run.packet(1, Direction::Egress, 40, 0);
-    run.packet(1, Direction::Ingress, 40, 0);
-    run.now = run.now.plus(Duration::from_secs(1));
-    run.packet(3, Direction::Egress, 40, 0);
-    run.packet(5, Direction::Egress, 40, 0);
-    assert!(run.table.find(key(1)).is_some() && run.table.find(key(5)).is_some());
-    assert_eq!(run.records[0].end_reason, EndReason::EvictedForSpace);
+    let slot = run.table.find(key(1)).unwrap();
+    let owner = Arc::new(Owner { interval: Some(Duration::from_secs(1)), ..(*owner()).clone() });
+    run.table.renew(slot, Direction::Egress, 0, 1, Allowed { owner, ..allowed() });
+    for second in 0..30 {
+        run.packet(1, Direction::Egress, 40, 0);
+        run.now = Moment::from_secs(1000 + second).plus(Duration::from_millis(500));
+        run.poll(&mut |_| Ok(allowed()));
+    }
+    // The first look was set before the owner changed.
+    assert_eq!(run.records.len(), 20);
 }

@@ -4,7 +4,9 @@
 
 mod accounting;
 mod answers;
+mod denials;
 mod frames;
+mod ground_truth;
 mod junk;
 mod paths;
 mod reasons;
@@ -16,8 +18,9 @@ use lucarne_model::{
     AccountId, EndReason, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId,
     SecurityGroupId, SubnetId, VpcId,
     desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint},
-    flow::Direction,
+    flow::{Direction, Verdict},
     network::{Route, RouteTarget},
+    network_acl::AclEntry,
     security_group::{Peer, Rule, RuleSpec, Traffic},
 };
 
@@ -112,6 +115,12 @@ fn groups() -> Vec<DesiredGroup> {
     let of_members =
         vec![rule(20, Direction::Ingress, Traffic::All, members), rule(21, Direction::Egress, Traffic::All, members)];
     vec![DesiredGroup { id: SERVERS, rules: servers }, DesiredGroup { id: MEMBERS, rules: of_members }]
+}
+
+/// An entry for all traffic whose id is its number.
+fn acl_entry(number: u16, direction: Direction, action: Verdict, cidr: &str) -> AclEntry {
+    let (id, traffic, cidr) = (RuleId::from_bits(number.into()), Traffic::All, cidr.parse().unwrap());
+    AclEntry { id, number, direction, action, traffic, cidr }
 }
 
 fn network(machines: &[u128], vni: u32) -> DesiredNetwork {

@@ -1,13 +1,12 @@
-//! One ground truth for each reason for which a flow can end here: the packets that bring it about, and the record.
+//! How flows end, case by case: the packets that bring an end about, and what its record says.
 //!
-//! Four of the 24 cannot occur yet, because what causes them does not exist: network ACLs, abuse mitigation, rate limits,
-//! and policies that ask for encryption.
+//! That no reason is without its ground truth is proved beside, in [`ground_truth`](super::ground_truth).
 
 use std::{collections::BTreeSet, time::Duration};
 
 use lucarne_model::{
     EndReason,
-    flow::{Direction, Verdict},
+    flow::{Direction, Side, Verdict},
 };
 
 use super::{frames::*, *};
@@ -267,9 +266,15 @@ fn a_full_table_gives_up_what_is_worth_least() {
     for port in 0..100 {
         scene.send(FAR, WEB, tcp(50000 + port, 80, SYN));
     }
-    let evicted = scene.records(WEB).iter().filter(|record| record.end_reason == EndReason::EvictedForSpace).count();
-    assert_eq!(evicted, 101 - 16);
-    assert!(scene.out.records.iter().all(|record| record.source_port != 40000), "the open connection stays");
+    assert!(scene.out.records.is_empty(), "the open connection stays, and the flood makes no records");
+    scene.wait(seconds(3));
+    let gathered = scene.record(WEB, IN);
+    // 16 places: the connection's, that of what is gathered, and 14 of the flood.
+    assert_eq!(
+        (gathered.end_reason, gathered.verdict, gathered.packets),
+        (EndReason::EvictedForSpace, Verdict::Accept, 86)
+    );
+    assert_eq!((gathered.side, gathered.source_port), (Side::Initiator, 0));
 }
 
 #[test]
