@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use lucarne_model::{
+    MitigationId,
+    mitigation::{DesiredMitigation, MitigationAction, MitigationTarget},
+};
 use proptest::prelude::*;
 
 use super::{frames::*, *};
@@ -20,6 +24,17 @@ enum Step {
     Rule(usize),
     /// Stops an instance or starts it again.
     Port(usize),
+    /// Gives the subnets other ACLs: rejecting entries of these numbers among accepting ones.
+    Acl(Vec<u16>),
+    /// Gives other orders.
+    Orders(Vec<DesiredMitigation>),
+    /// One machine tries so many ports of another.
+    Flood {
+        from: usize,
+        to: usize,
+        attempts: u16,
+        port: u16,
+    },
 }
 
 const MACHINES: [u128; 5] = [WEB, APP, DATABASE, FAR, FAR_DATABASE];
@@ -40,6 +55,25 @@ fn shape() -> impl Strategy<Value = Shape> {
     (kinds, prop_oneof![8 => Just(64u8), 1 => Just(1)]).prop_map(|(shape, ttl)| shape.ttl(ttl))
 }
 
+fn mitigation() -> impl Strategy<Value = DesiredMitigation> {
+    let action = prop_oneof![
+        Just(MitigationAction::Block),
+        (1u32..20).prop_map(|packets_per_second| MitigationAction::Cap { packets_per_second }),
+    ];
+    let port = prop_oneof![Just(80u16), Just(53), Just(443)];
+    let target = (prop::option::of(0usize..5), prop::option::of(port), prop::option::of(any::<bool>()));
+    (any::<u8>(), target, action).prop_map(|(id, (machine, port, egress), action)| DesiredMitigation {
+        id: MitigationId::from_bits(id.into()),
+        target: MitigationTarget {
+            instance: machine.map(|at| instance(MACHINES[at])),
+            port,
+            direction: egress.map(|egress| if egress { Direction::Egress } else { Direction::Ingress }),
+            ..MitigationTarget::default()
+        },
+        action,
+    })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let spoofed = prop_oneof![9 => Just(None), 1 => any::<u8>().prop_map(Some)];
     prop_oneof![
@@ -48,6 +82,10 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0u64..15_000_000).prop_map(Step::Wait),
         1 => (0usize..5).prop_map(Step::Rule),
         1 => (0usize..3).prop_map(Step::Port),
+        1 => prop::collection::vec(1u16..40, 0..4).prop_map(Step::Acl),
+        1 => prop::collection::vec(mitigation(), 0..3).prop_map(Step::Orders),
+        1 => (0usize..5, 0usize..5, 1u16..60, prop_oneof![Just(80u16), Just(444)])
+            .prop_map(|(from, to, attempts, port)| Step::Flood { from, to, attempts, port }),
     ]
 }
 
@@ -95,7 +133,33 @@ fn perform(scene: &mut Scene, step: &Step, gone: &mut Ledger) {
             }
             scene.apply();
         }
+        Step::Acl(numbers) => {
+            for subnet in &mut scene.plan.networks[0].subnets {
+                subnet.acl = if numbers.is_empty() { Vec::new() } else { mixed_acl(numbers) };
+            }
+            scene.apply();
+        }
+        Step::Orders(orders) => {
+            scene.plan.mitigations.clone_from(orders);
+            scene.apply();
+        }
+        Step::Flood { from, to, attempts, port } => {
+            for attempt in 0..*attempts {
+                send(scene, MACHINES[*from], MACHINES[*to], &tcp(50_000 + attempt, *port, SYN), None);
+            }
+        }
     }
+}
+
+/// Entries that reject one end or the other by their number, and behind them ones that accept all.
+fn mixed_acl(numbers: &[u16]) -> Vec<AclEntry> {
+    let cidrs = ["10.0.2.20/32", "10.0.2.60/32", "10.0.1.0/24"];
+    let direction = |number| if number % 2 == 0 { Direction::Egress } else { Direction::Ingress };
+    let reject = |number: &u16| {
+        acl_entry(*number, direction(*number), Verdict::Reject, cidrs[usize::from(*number) % cidrs.len()])
+    };
+    let accept = |number| acl_entry(number, direction(number), Verdict::Accept, "0.0.0.0/0");
+    numbers.iter().map(reject).chain([accept(100), accept(101)]).collect()
 }
 
 fn send(scene: &mut Scene, from: u128, to: u128, shape: &Shape, source: Option<u8>) {
@@ -110,9 +174,9 @@ fn send(scene: &mut Scene, from: u128, to: u128, shape: &Shape, source: Option<u
     scene.switch.handle_guest_frame(port, &mut ends.frame(shape), scene.now, &mut scene.out);
 }
 
-fn check(capacity: usize, steps: &[Step]) -> Result<(), TestCaseError> {
+fn check(capacity: usize, port_capacity: usize, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut settings = Settings::default();
-    settings.flows.capacity = capacity;
+    (settings.flows.capacity, settings.flows.port_capacity) = (capacity, port_capacity);
     let mut scene = Scene::young(settings);
     let mut counted = Ledger::default();
     for step in steps {
@@ -127,6 +191,7 @@ fn check(capacity: usize, steps: &[Step]) -> Result<(), TestCaseError> {
     for record in &scene.out.records {
         recorded.add(record.interface, record.direction, record.packets, record.bytes);
         prop_assert!(record.start <= record.end, "{:?}", record);
+        prop_assert_eq!(record.verdict == Verdict::Reject, record.forwarding_status() >= 0x80);
     }
     prop_assert_eq!(recorded.0, counted.0);
     let frames = scene.switch.frame_counters();
@@ -140,10 +205,14 @@ proptest! {
 
     #[test]
     fn the_records_of_a_port_add_up_to_its_counters(steps in prop::collection::vec(step(), 1..120)) {
-        check(1 << 12, &steps)?;
+        check(1 << 12, 1 << 12, &steps)?;
     }
 
-    /// With so little room that flows are given up and refused ones share an entry.
+    /// With so little room that flows are given up, and gathered, and refused ones share an entry.
     #[test]
-    fn they_do_in_a_full_table_too(steps in prop::collection::vec(step(), 1..120)) { check(8, &steps)?; }
+    fn they_do_in_a_full_table_too(
+        capacity in 1usize..32, port_capacity in 1usize..32, steps in prop::collection::vec(step(), 1..120),
+    ) {
+        check(capacity, port_capacity, &steps)?;
+    }
 }

@@ -85,8 +85,10 @@ fn every_end_reason_has_its_ground_truth() {
 }
 
 type Sent = (u128, u128, Shape);
+/// From, to, and what.
+type ToSend = (u128, u128, fn() -> Shape);
 
-const OPENING: [(u128, u128, fn() -> Shape); 3] =
+const OPENING: [ToSend; 3] =
     [(FAR, WEB, || tcp(40000, 80, SYN)), (WEB, FAR, || tcp(80, 40000, SYN | ACK)), (FAR, WEB, || tcp(40000, 80, ACK))];
 
 /// FAR has opened a connection to WEB's port 80.
