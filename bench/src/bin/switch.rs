@@ -323,7 +323,7 @@ fn frame((source, destination): (u32, u32), ports: (u16, u16), flags: u8) -> [u8
     frame[6..12].copy_from_slice(&mac(source).0);
     frame[12] = 8;
     let ip = &mut frame[14..];
-    (ip[0], ip[3], ip[8], ip[9]) = (0x45, (FRAME - 14) as u8, 64, 6);
+    (ip[0], ip[3], ip[8], ip[9]) = (0x45, 40, 64, 6); // what is behind the headers only pads the frame
     ip[12..16].copy_from_slice(&source.to_be_bytes());
     ip[16..20].copy_from_slice(&destination.to_be_bytes());
     let sum: u32 = ip[..20].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();

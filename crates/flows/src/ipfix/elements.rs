@@ -74,6 +74,36 @@ pub struct Element {
     pub length: u16,
 }
 
+/// What kind of value it is and in which unit, as the type records of RFC 5610 number them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Semantics {
+    pub(super) kind: u8,
+    pub(super) unit: u16,
+}
+
+impl Element {
+    /// Of our own elements.
+    pub(super) fn semantics(&self) -> Semantics {
+        const DEFAULT: u8 = 0;
+        const QUANTITY: u8 = 1;
+        const DELTA_COUNTER: u8 = 3;
+        const IDENTIFIER: u8 = 4;
+        const NO_UNIT: u16 = 0;
+        const PACKETS: u16 = 3;
+        const FLOWS: u16 = 4;
+        const MICROSECONDS: u16 = 7;
+        let (kind, unit) = match self.name {
+            _ if self.data_type == DataType::String => (DEFAULT, NO_UNIT),
+            "roundTripCount" => (QUANTITY, NO_UNIT),
+            name if name.starts_with("roundTrip") => (QUANTITY, MICROSECONDS),
+            "lostRecordDeltaCount" => (DELTA_COUNTER, FLOWS),
+            name if name.ends_with("DeltaCount") => (DELTA_COUNTER, PACKETS),
+            _ => (IDENTIFIER, NO_UNIT),
+        };
+        Semantics { kind, unit }
+    }
+}
+
 /// Which records have a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {

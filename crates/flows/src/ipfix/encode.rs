@@ -11,7 +11,8 @@ use super::{
     Mark,
     elements::{
         COMMON_PROPERTIES, DOMAIN, DataType, ENTERPRISE, Element, FIELDS, Field, GROUPS, INIT_TIME, PROCESS,
-        SECURITY_GROUP_ID, SENDER_NEXT_RECORD, SENDER_SESSION, Sender, TYPE_RECORD, When, group_set_id, own_elements,
+        SECURITY_GROUP_ID, SENDER_NEXT_RECORD, SENDER_SESSION, Semantics, Sender, TYPE_RECORD, When, group_set_id,
+        own_elements,
     },
     loss,
     wire::{
@@ -295,15 +296,14 @@ fn put_specifier(element: &Element, out: &mut Vec<u8>) {
 
 /// What an element of ours is, for collectors that do not know it (RFC 5610 section 3.9).
 fn type_record(element: &Element) -> Vec<u8> {
-    const IDENTIFIER: u8 = 4;
-    const NO_UNIT: u16 = 0;
+    let Semantics { kind, unit } = element.semantics();
     debug_assert!(element.data_type != DataType::BasicList);
     let mut out = Vec::with_capacity(32);
     out.extend_from_slice(&ENTERPRISE.to_be_bytes());
     out.extend_from_slice(&element.number.to_be_bytes());
     out.push(element.data_type as u8);
-    out.push(IDENTIFIER);
-    out.extend_from_slice(&NO_UNIT.to_be_bytes());
+    out.push(kind);
+    out.extend_from_slice(&unit.to_be_bytes());
     put_length(element.name.len(), &mut out);
     out.extend_from_slice(element.name.as_bytes());
     out

@@ -5,6 +5,8 @@
 //! connection to our collector. Sockets, files and the queue of what is not yet acknowledged belong to the callers.
 
 mod decode;
+#[cfg(test)]
+mod described_tests;
 pub mod elements;
 mod encode;
 mod greeting;

@@ -15,7 +15,7 @@ use super::{
     *,
 };
 
-const NOW: Moment = Moment::from_secs(1_800_000_000);
+pub(super) const NOW: Moment = Moment::from_secs(1_800_000_000);
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ipfix/golden/v1.ipfix");
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ipfix.md");
 const BOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/book/flows.md");
@@ -119,7 +119,7 @@ prop_compose! {
     }
 }
 
-fn fixed_records() -> Vec<FlowRecord> {
+pub(super) fn fixed_records() -> Vec<FlowRecord> {
     let tcp = FlowRecord {
         flow_id: 0x1122_3344_5566_7788,
         account: AccountId::from_bits(12345),
@@ -272,7 +272,7 @@ proptest! {
 }
 
 /// A message of domain 7 and sequence 0 with these sets.
-fn message_of(sets: &[(u16, &[u8])]) -> Vec<u8> {
+pub(super) fn message_of(sets: &[(u16, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (id, content) in sets {
         body.extend(id.to_be_bytes());
@@ -284,7 +284,7 @@ fn message_of(sets: &[(u16, &[u8])]) -> Vec<u8> {
 }
 
 /// The first template and the first record of a message of one IPv4 record.
-fn only_template_and_record(message: &[u8]) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn only_template_and_record(message: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let mut rest = &message[HEADER_LENGTH..];
     let (mut template, mut data) = (Vec::new(), Vec::new());
     while !rest.is_empty() {
