@@ -6,12 +6,14 @@
 
 use axum::http::Method;
 use lucarne_model::{
-    AccountId, ErrorCode, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, JobId, RouteTableId, RuleId,
-    SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
+    AccountId, ErrorCode, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId,
+    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
     actual::{Host, Report},
+    flow_log::FlowLog,
     identity::{AccessKey, Account, Quota, User},
     instance::Instance,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
+    network_acl::{AclEntry, NetworkAcl},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
 };
@@ -20,7 +22,8 @@ use crate::{
     Access, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, flow::*, host::*, identity::*, instance::*, network::*, storage::*,
+        ChangeTags, ListQuery, NoQuery, Page, flow::*, flow_log::*, host::*, identity::*, instance::*, mitigation::*,
+        network::*, storage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -73,7 +76,7 @@ routes! {
     /// Lets a drained host take instances again.
     Provide POST "/v1/hosts/{host}/resume" resume_host((HostId,), NoQuery, Nothing) -> Json<Host>;
 
-    /// Makes a VPC with its main route table and its default security group.
+    /// Makes a VPC with its main route table, its default network ACL and its default security group.
     Administer POST "/v1/vpcs" create_vpc((), NoQuery, Json<CreateVpc>) -> Created<Vpc>;
     /// Lists VPCs.
     Read GET "/v1/vpcs" list_vpcs((), ListQuery, Nothing) -> Json<Page<Vpc>>;
@@ -106,6 +109,23 @@ routes! {
     /// Takes a route away.
     Administer POST "/v1/route-tables/{route_table}/routes/delete"
         delete_route((RouteTableId,), NoQuery, Json<DeleteRoute>) -> Json<RouteTable>;
+    /// Makes a network ACL, which rejects everything until it has entries.
+    Administer POST "/v1/network-acls" create_network_acl((), NoQuery, Json<CreateNetworkAcl>) -> Created<NetworkAcl>;
+    /// Lists network ACLs.
+    Read GET "/v1/network-acls" list_network_acls((), ListQuery, Nothing) -> Json<Page<NetworkAcl>>;
+    /// Shows a network ACL.
+    Read GET "/v1/network-acls/{network_acl}" get_network_acl((NetworkAclId,), NoQuery, Nothing) -> Json<NetworkAcl>;
+    /// Deletes a network ACL that is neither default nor associated.
+    Administer DELETE "/v1/network-acls/{network_acl}" delete_network_acl((NetworkAclId,), NoQuery, Nothing) -> Done;
+    /// Adds an entry to a network ACL.
+    Administer POST "/v1/network-acls/{network_acl}/entries"
+        add_acl_entry((NetworkAclId,), NoQuery, Json<AddAclEntry>) -> Created<AclEntry>;
+    /// Takes an entry away; live flows that are not allowed any more are cut.
+    Administer DELETE "/v1/network-acls/{network_acl}/entries/{entry}"
+        remove_acl_entry((NetworkAclId, RuleId), NoQuery, Nothing) -> Done;
+    /// Has a subnet judged by a network ACL of its VPC.
+    Administer PUT "/v1/subnets/{subnet}/network-acl"
+        associate_network_acl((SubnetId,), NoQuery, Json<AssociateNetworkAcl>) -> Json<Subnet>;
     /// Makes a security group, which allows everything out and nothing in.
     Administer POST "/v1/security-groups"
         create_security_group((), NoQuery, Json<CreateSecurityGroup>) -> Created<SecurityGroup>;
@@ -181,9 +201,29 @@ routes! {
     Operate PUT "/v1/tags/{resource}" change_tags((String,), NoQuery, Json<ChangeTags>) -> Json<Tags>;
 
     /// Lists flow records, newest first.
-    Read GET "/v1/flows" list_flows((), FlowsQuery, Nothing) -> Json<Page<FlowRecord>>;
+    Read GET "/v1/flows" list_flows((), FlowsQuery, Nothing) -> Json<Page<TenantFlowRecord>>;
     /// Follows flow records as they come.
     Read GET "/v1/flows/watch" watch_flows((), FlowsQuery, Nothing) -> Lines;
+    /// Gives a network's flows as a file, folded as one router between its subnets would have seen them.
+    Read GET "/v1/flows/export" export_flows((), ExportQuery, Nothing) -> Download;
+    /// Makes a flow log: a standing order for flow records.
+    Administer POST "/v1/flow-logs" create_flow_log((), NoQuery, Json<CreateFlowLog>) -> Created<FlowLog>;
+    /// Lists flow logs, without how far their deliveries are.
+    Read GET "/v1/flow-logs" list_flow_logs((), ListQuery, Nothing) -> Json<Page<FlowLog>>;
+    /// Shows a flow log and how far its delivery is.
+    Read GET "/v1/flow-logs/{flow_log}" get_flow_log((FlowLogId,), NoQuery, Nothing) -> Json<FlowLog>;
+    /// Changes a flow log.
+    Administer PATCH "/v1/flow-logs/{flow_log}" edit_flow_log((FlowLogId,), NoQuery, Json<EditFlowLog>) -> Json<FlowLog>;
+    /// Deletes a flow log; what it has delivered stays where it is.
+    Administer DELETE "/v1/flow-logs/{flow_log}" delete_flow_log((FlowLogId,), NoQuery, Nothing) -> Done;
+    /// Orders that traffic is blocked or capped.
+    Provide POST "/v1/mitigations" create_mitigation((), NoQuery, Json<CreateMitigation>) -> Created<Mitigation>;
+    /// Lists mitigations.
+    Provide GET "/v1/mitigations" list_mitigations((), ListQuery, Nothing) -> Json<Page<Mitigation>>;
+    /// Shows a mitigation.
+    Provide GET "/v1/mitigations/{mitigation}" get_mitigation((MitigationId,), NoQuery, Nothing) -> Json<Mitigation>;
+    /// Ends a mitigation.
+    Provide DELETE "/v1/mitigations/{mitigation}" delete_mitigation((MitigationId,), NoQuery, Nothing) -> Done;
     /// Lists jobs: the workflows of launches and terminations.
     Read GET "/v1/jobs" list_jobs((), ListQuery, Nothing) -> Json<Page<Job>>;
     /// Shows a job.

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use lucarne_model::{FlowEvent, FlowWatch};
+use lucarne_model::{FlowEvent, FlowRecord, FlowWatch, TenantFlowRecord};
 use tokio::sync::mpsc;
 
 use crate::Kept;
@@ -49,9 +49,7 @@ impl Watchers {
         watchers.retain(|watcher| !watcher.lines.is_closed());
         for watcher in watchers.iter_mut() {
             for Kept { record, .. } in records {
-                if watcher.watch.matches(record)
-                    && !(watcher.tell_missed() && watcher.tell(&FlowEvent::Record(Box::new(record.clone()))))
-                {
+                if watcher.watch.matches(record) && !(watcher.tell_missed() && watcher.tell(&event(record))) {
                     watcher.missed += 1;
                 }
             }
@@ -68,6 +66,11 @@ impl Watchers {
     fn lock(&self) -> MutexGuard<'_, Vec<Watcher>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a watcher is told of a record: what a tenant may see, whoever watches.
+fn event(record: &FlowRecord) -> FlowEvent {
+    FlowEvent::Record(Box::new(TenantFlowRecord::from(record)))
 }
 
 impl Watcher {
@@ -109,7 +112,7 @@ mod tests {
         let mut lines = watchers.add(FlowWatch { account, filter: Default::default() }).unwrap();
         watchers.publish(&records);
         let expected = records.iter().filter(|kept| kept.record.account == account);
-        let expected: Vec<_> = expected.map(|kept| FlowEvent::Record(Box::new(kept.record.clone()))).collect();
+        let expected: Vec<_> = expected.map(|kept| event(&kept.record)).collect();
         assert_eq!(events(&mut lines), expected);
     }
 
@@ -124,7 +127,7 @@ mod tests {
         assert_eq!(events(&mut lines).len(), QUEUE);
         watchers.tell_missed();
         watchers.publish(&records[..1]);
-        let last = FlowEvent::Record(Box::new(records[0].record.clone()));
+        let last = event(&records[0].record);
         assert_eq!(events(&mut lines), [FlowEvent::Missed(50), last]);
     }
 

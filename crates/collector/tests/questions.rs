@@ -177,7 +177,10 @@ async fn a_watch_tells_of_records_as_they_become_durable() {
     }
     let events = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let events: Vec<FlowEvent> = events.map(|line| serde_json::from_slice(line).unwrap()).collect();
-    assert_eq!(events, expected.into_iter().map(|record| FlowEvent::Record(Box::new(record))).collect::<Vec<_>>());
+    assert_eq!(
+        events,
+        expected.into_iter().map(|record| FlowEvent::Record(Box::new((&record).into()))).collect::<Vec<_>>()
+    );
     collector.stop().await; // ends the watch too
     assert!(!matches!(lines.next().await, Some(Ok(_))));
 }

@@ -7,17 +7,20 @@ use lucarne_api::{
     Api, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, flow::*, host::*, identity::*, instance::*, network::*, storage::*,
+        ChangeTags, ListQuery, NoQuery, Page, flow::*, flow_log::*, host::*, identity::*, instance::*, mitigation::*,
+        network::*, storage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
-    AccountId, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, JobId, RouteTableId, RuleId, SecurityGroupId,
-    SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
+    AccountId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, RouteTableId,
+    RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
+    flow_log::FlowLog,
     identity::{AccessKey, Account, Quota, User},
     instance::Instance,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
+    network_acl::{AclEntry, NetworkAcl},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
 };
@@ -174,6 +177,45 @@ impl Api for Controller {
         call: Call<Caller, (RouteTableId,), NoQuery, Json<DeleteRoute>>,
     ) -> Result<Json<RouteTable>, Problem> {
         services::route_tables::delete_route(self, call).await
+    }
+    async fn create_network_acl(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateNetworkAcl>>,
+    ) -> Result<Created<NetworkAcl>, Problem> {
+        services::network_acls::create_network_acl(self, call).await
+    }
+    async fn list_network_acls(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<NetworkAcl>>, Problem> {
+        services::network_acls::list_network_acls(self, call).await
+    }
+    async fn get_network_acl(
+        &self,
+        call: Call<Caller, (NetworkAclId,), NoQuery, Nothing>,
+    ) -> Result<Json<NetworkAcl>, Problem> {
+        services::network_acls::get_network_acl(self, call).await
+    }
+    async fn delete_network_acl(&self, call: Call<Caller, (NetworkAclId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::network_acls::delete_network_acl(self, call).await
+    }
+    async fn add_acl_entry(
+        &self,
+        call: Call<Caller, (NetworkAclId,), NoQuery, Json<AddAclEntry>>,
+    ) -> Result<Created<AclEntry>, Problem> {
+        services::network_acls::add_acl_entry(self, call).await
+    }
+    async fn remove_acl_entry(
+        &self,
+        call: Call<Caller, (NetworkAclId, RuleId), NoQuery, Nothing>,
+    ) -> Result<Done, Problem> {
+        services::network_acls::remove_acl_entry(self, call).await
+    }
+    async fn associate_network_acl(
+        &self,
+        call: Call<Caller, (SubnetId,), NoQuery, Json<AssociateNetworkAcl>>,
+    ) -> Result<Json<Subnet>, Problem> {
+        services::network_acls::associate_network_acl(self, call).await
     }
     async fn create_security_group(
         &self,
@@ -340,11 +382,59 @@ impl Api for Controller {
     ) -> Result<Json<Tags>, Problem> {
         services::tags::change_tags(self, call).await
     }
-    async fn list_flows(&self, call: Call<Caller, (), FlowsQuery, Nothing>) -> Result<Json<Page<FlowRecord>>, Problem> {
+    async fn list_flows(
+        &self,
+        call: Call<Caller, (), FlowsQuery, Nothing>,
+    ) -> Result<Json<Page<TenantFlowRecord>>, Problem> {
         services::flows::list_flows(self, call).await
     }
     async fn watch_flows(&self, call: Call<Caller, (), FlowsQuery, Nothing>) -> Result<Lines, Problem> {
         services::flows::watch_flows(self, call).await
+    }
+    async fn export_flows(&self, call: Call<Caller, (), ExportQuery, Nothing>) -> Result<Download, Problem> {
+        services::flows::export_flows(self, call).await
+    }
+    async fn create_flow_log(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateFlowLog>>,
+    ) -> Result<Created<FlowLog>, Problem> {
+        services::flow_logs::create_flow_log(self, call).await
+    }
+    async fn list_flow_logs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<FlowLog>>, Problem> {
+        services::flow_logs::list_flow_logs(self, call).await
+    }
+    async fn get_flow_log(&self, call: Call<Caller, (FlowLogId,), NoQuery, Nothing>) -> Result<Json<FlowLog>, Problem> {
+        services::flow_logs::get_flow_log(self, call).await
+    }
+    async fn edit_flow_log(
+        &self,
+        call: Call<Caller, (FlowLogId,), NoQuery, Json<EditFlowLog>>,
+    ) -> Result<Json<FlowLog>, Problem> {
+        services::flow_logs::edit_flow_log(self, call).await
+    }
+    async fn delete_flow_log(&self, call: Call<Caller, (FlowLogId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::flow_logs::delete_flow_log(self, call).await
+    }
+    async fn create_mitigation(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateMitigation>>,
+    ) -> Result<Created<Mitigation>, Problem> {
+        services::mitigations::create_mitigation(self, call).await
+    }
+    async fn list_mitigations(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<Mitigation>>, Problem> {
+        services::mitigations::list_mitigations(self, call).await
+    }
+    async fn get_mitigation(
+        &self,
+        call: Call<Caller, (MitigationId,), NoQuery, Nothing>,
+    ) -> Result<Json<Mitigation>, Problem> {
+        services::mitigations::get_mitigation(self, call).await
+    }
+    async fn delete_mitigation(&self, call: Call<Caller, (MitigationId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::mitigations::delete_mitigation(self, call).await
     }
     async fn list_jobs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Job>>, Problem> {
         services::jobs::list_jobs(self, call).await

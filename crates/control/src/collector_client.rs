@@ -4,6 +4,7 @@
 //! question names the account it is asked for. Which account a caller may ask for is decided before.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -12,8 +13,11 @@ use std::{
 use axum::body::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use lucarne_collector::{Connection, ConnectionError};
-use lucarne_model::{AccountId, FlowFilter, FlowPage, FlowQuery, FlowWatch};
-use reqwest::{Client, Response, StatusCode};
+use lucarne_model::{
+    AccountId, FlowFilter, FlowLogId, FlowPage, FlowQuery, FlowWatch,
+    flow_log::{Delivery, DeliveryOrder, ExportQuestion},
+};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde::Serialize;
 
 /// For a whole page, which may take a scan of many files, or until a watch begins.
@@ -67,7 +71,10 @@ impl CollectorClient {
     /// A page of the account's records. The account in `query` is replaced by `account`.
     pub(crate) async fn list(&self, account: AccountId, query: FlowQuery) -> Result<FlowPage, CollectorError> {
         let query = FlowQuery { account, ..query };
-        in_time(async { self.ask("flows/list", &query).await?.json().await.map_err(CollectorError::NoAnswer) }).await
+        in_time(async {
+            self.ask(Method::POST, "flows/list", &query).await?.json().await.map_err(CollectorError::NoAnswer)
+        })
+        .await
     }
 
     /// The account's records as they arrive: lines of JSON, each a [`lucarne_model::FlowEvent`], until dropped.
@@ -76,31 +83,59 @@ impl CollectorClient {
         account: AccountId,
         filter: FlowFilter,
     ) -> Result<impl Stream<Item = Result<Bytes, CollectorError>> + Send + use<>, CollectorError> {
-        let answer = in_time(self.ask("flows/watch", &FlowWatch { account, filter })).await?;
+        let answer = in_time(self.ask(Method::POST, "flows/watch", &FlowWatch { account, filter })).await?;
         Ok(answer.bytes_stream().map_err(CollectorError::NoAnswer))
     }
 
+    /// Tells the collector by which CA's certificates hosts are let in; in PEM.
+    pub(crate) async fn trust(&self, host_ca: &str) -> Result<(), CollectorError> {
+        in_time(self.ask(Method::PUT, "host-ca", &host_ca)).await.map(drop)
+    }
+
+    /// A file of a network's flows, as its octets come.
+    pub(crate) async fn export(
+        &self,
+        question: &ExportQuestion,
+    ) -> Result<impl Stream<Item = Result<Bytes, CollectorError>> + Send + use<>, CollectorError> {
+        let answer = in_time(self.ask(Method::POST, "flows/export", question)).await?;
+        Ok(answer.bytes_stream().map_err(CollectorError::NoAnswer))
+    }
+
+    /// Tells the collector which flow logs to deliver: these and no others.
+    pub(crate) async fn deliver(&self, orders: &[DeliveryOrder]) -> Result<(), CollectorError> {
+        in_time(self.ask(Method::PUT, "deliveries", &orders)).await.map(drop)
+    }
+
+    /// How far the deliveries of all flow logs are.
+    pub(crate) async fn deliveries(&self) -> Result<BTreeMap<FlowLogId, Delivery>, CollectorError> {
+        let told = async {
+            self.ask(Method::POST, "deliveries/list", &()).await?.json().await.map_err(CollectorError::NoAnswer)
+        };
+        in_time(told).await
+    }
+
     /// Asks where the collector was last known to be; if it is not there any more, looks and asks again.
-    async fn ask(&self, path: &str, question: &impl Serialize) -> Result<Response, CollectorError> {
+    async fn ask(&self, method: Method, path: &str, question: &impl Serialize) -> Result<Response, CollectorError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(connection) = known {
-            match self.ask_at(&connection, path, question).await {
+            match self.ask_at(&connection, method.clone(), path, question).await {
                 Err(CollectorError::NoAnswer(_) | CollectorError::Token) => {}
                 answer => return answer,
             }
         }
         let connection = self.connection().await?;
-        self.ask_at(&connection, path, question).await
+        self.ask_at(&connection, method, path, question).await
     }
 
     async fn ask_at(
         &self,
         connection: &Connection,
+        method: Method,
         path: &str,
         question: &impl Serialize,
     ) -> Result<Response, CollectorError> {
         let url = format!("http://{}/{path}", connection.query);
-        let request = self.http.post(url).bearer_auth(&connection.query_token).json(question);
+        let request = self.http.request(method, url).bearer_auth(&connection.query_token).json(question);
         let answer = request.send().await.map_err(CollectorError::NoAnswer)?;
         match answer.status() {
             StatusCode::OK => Ok(answer),

@@ -12,7 +12,7 @@ use std::{
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    HostId, InstanceId, VpcId,
+    HostId, InstanceId, InterfaceId, SubnetId, VpcId,
     actual::HostDescription,
     desired::{
         Desired, DesiredGroup, DesiredInstance, DesiredNetwork, DesiredSnapshot, DesiredSubnet, DesiredVolume,
@@ -20,13 +20,15 @@ use lucarne_model::{
     },
     instance::InstanceState,
     network::{NetworkInterface, Route, RouteTable, Subnet, Vpc},
+    network_acl::{AclEntry, NetworkAcl},
     security_group::SecurityGroup,
     storage::{Snapshot, SnapshotState, VolumeState},
 };
 use serde::Serialize;
 
 use crate::{
-    records::{HostRecord, InstanceRecord, VolumeRecord},
+    records::{FlowLogRecord, HostRecord, InstanceRecord, VolumeRecord},
+    services::{flow_logs, mitigations, network_acls::enforced},
     store::{Changes, Scope, Tx},
 };
 
@@ -47,8 +49,13 @@ pub(crate) fn compute(
         placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc).collect();
     let networks = vpcs.into_iter().map(|vpc| cache.network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
     let strays = strays(tx, host, &placed, mentioned)?;
+    let mut instances: Vec<DesiredInstance> = placed.into_iter().map(instance).collect();
+    log_flows(tx, &networks, &mut instances)?;
+    let mitigations = mitigations::desired(tx, &instances)?;
+    instances.extend(strays);
     let mut desired = Desired {
-        instances: placed.into_iter().map(instance).chain(strays).collect(),
+        instances,
+        mitigations,
         snapshots: snapshots(tx, &volumes)?,
         volumes: volumes.into_iter().map(volume).collect(),
         streams,
@@ -61,6 +68,24 @@ pub(crate) fn compute(
     desired.peers = peers.into_values().filter(|peer| peer.host != host).cloned().collect();
     desired.networks = networks.iter().map(|known| known.network.clone()).collect();
     Ok((desired, fingerprint))
+}
+
+/// Gives instances the interval at which the flow logs of their VPC want their flows reported.
+fn log_flows(tx: &Tx<'_>, networks: &[Arc<KnownNetwork>], instances: &mut [DesiredInstance]) -> Result<(), Problem> {
+    for KnownNetwork { network, .. } in networks.iter().map(Arc::as_ref) {
+        let logs = tx.referring::<FlowLogRecord>(ALL, network.vpc)?;
+        if logs.is_empty() {
+            continue;
+        }
+        let subnets: HashMap<InterfaceId, SubnetId> =
+            network.endpoints.iter().map(|endpoint| (endpoint.interface, endpoint.subnet)).collect();
+        for instance in instances.iter_mut().filter(|instance| instance.vpc == network.vpc) {
+            let subnet = subnets.get(&instance.interface);
+            instance.flow_interval_millis =
+                subnet.and_then(|subnet| flow_logs::interval_millis(&logs, instance, *subnet));
+        }
+    }
+    Ok(())
 }
 
 /// Equal contents have equal fingerprints within one process.
@@ -163,6 +188,7 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
         interface: instance.interface,
         vpc: instance.vpc,
         user_data: instance.user_data,
+        flow_interval_millis: None,
         name: instance.tags.name().map(Into::into),
         volumes: instance.volumes,
     }
@@ -211,10 +237,13 @@ fn network(tx: &Tx<'_>, id: VpcId) -> Result<DesiredNetwork, Problem> {
     let vpc: Vpc = tx.get(ALL, id)?;
     let tables = tx.referring::<RouteTable>(ALL, id)?;
     let routes: BTreeMap<_, Vec<Route>> = tables.into_iter().map(|table| (table.id, table.routes)).collect();
+    let acls = tx.referring::<NetworkAcl>(ALL, id)?;
+    let acls: BTreeMap<_, Vec<AclEntry>> = acls.into_iter().map(|acl| (acl.id, enforced(acl))).collect();
     let subnet = |subnet: Subnet| DesiredSubnet {
         id: subnet.id,
         cidr: subnet.cidr,
         routes: routes.get(&subnet.route_table).cloned().unwrap_or_default(),
+        acl: acls.get(&subnet.network_acl).cloned().unwrap_or_default(),
     };
     let group = |group: SecurityGroup| DesiredGroup { id: group.id, rules: group.rules };
     Ok(DesiredNetwork {

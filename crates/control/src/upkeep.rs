@@ -1,6 +1,7 @@
-//! What the controller does by the clock: notes which hosts fell silent or came back, and forgets what is long over.
+//! What the controller does by the clock: notes which hosts fell silent or came back, ends
+//! mitigations whose time is over, and forgets what is long over.
 //!
-//! Owns the two rounds and how long ended instances are shown.
+//! Owns the rounds and how long ended instances are shown.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Controller,
     records::{HostRecord, InstanceRecord, JobRecord},
+    services,
     store::{Scope, Tx},
 };
 
@@ -28,7 +30,10 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
     loop {
         let round = tokio::select! {
             () = shutdown.cancelled() => return,
-            _ = hosts.tick() => note_hosts(&controller).await,
+            _ = hosts.tick() => match note_hosts(&controller).await {
+                Ok(()) => services::mitigations::end_expired(&controller).await,
+                failed => failed,
+            },
             _ = forget.tick() => controller.store.write(forget_ended).await,
         };
         if let Err(problem) = round {

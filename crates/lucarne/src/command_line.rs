@@ -11,12 +11,15 @@ use crate::{
     commands::{
         Context, Reads, documents,
         flow::FlowCommand,
+        flow_log::FlowLogCommand,
         host::HostCommand,
         identity::{AccessKeyCommand, AccountCommand, UserCommand},
         image::ImageCommand,
         instance::InstanceCommand,
         login::LoginArgs,
+        mitigation::MitigationCommand,
         network::{SubnetCommand, VpcCommand},
+        network_acl::NetworkAclCommand,
         process::{CollectorArgs, ControllerArgs},
         route_table::RouteTableCommand,
         security_group::SecurityGroupCommand,
@@ -98,6 +101,9 @@ pub(crate) enum Command {
     /// Route tables
     #[command(subcommand)]
     RouteTable(RouteTableCommand),
+    /// Network ACLs: numbered entries that judge what enters and leaves subnets
+    #[command(subcommand)]
+    NetworkAcl(NetworkAclCommand),
     /// Security groups: what may reach and leave instances
     #[command(subcommand)]
     SecurityGroup(SecurityGroupCommand),
@@ -121,6 +127,12 @@ pub(crate) enum Command {
     /// Flow records: what the packets did
     #[command(subcommand)]
     Flow(FlowCommand),
+    /// Flow logs: standing orders for flow records
+    #[command(subcommand)]
+    FlowLog(FlowLogCommand),
+    /// Mitigations: traffic that is blocked or capped (for operators)
+    #[command(subcommand)]
+    Mitigation(MitigationCommand),
     /// Jobs: the workflows of launches and terminations
     #[command(subcommand)]
     Job(Reads),
@@ -201,6 +213,7 @@ impl Command {
             Self::Vpc(command) => command.run(context).await,
             Self::Subnet(command) => command.run(context).await,
             Self::RouteTable(command) => command.run(context).await,
+            Self::NetworkAcl(command) => command.run(context).await,
             Self::SecurityGroup(command) => command.run(context).await,
             Self::Interface(reads) => reads.run(context, &INTERFACE).await,
             Self::Volume(command) => command.run(context).await,
@@ -208,6 +221,8 @@ impl Command {
             Self::Instance(command) => command.run(context).await,
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,
+            Self::FlowLog(command) => command.run(context).await,
+            Self::Mitigation(command) => command.run(context).await,
             Self::Job(reads) => reads.run(context, &JOB).await,
             // Those that ask no controller were taken care of before.
             _ => Ok(()),

@@ -212,6 +212,7 @@ pub(crate) static SUBNET: Kind = Kind {
         ("CIDR", "cidr"),
         ("FREE", "available_addresses"),
         ("ROUTE TABLE", "route_table"),
+        ("NETWORK ACL", "network_acl"),
     ],
     list: list!(list_subnets),
     show: show!(get_subnet, InvalidSubnetNotFound),
@@ -228,6 +229,29 @@ pub(crate) static ROUTE_TABLE: Kind = Kind {
     show: show!(get_route_table, InvalidRouteTableNotFound),
     delete: delete!(delete_route_table, InvalidRouteTableNotFound),
 };
+
+pub(crate) static NETWORK_ACL: Kind = Kind {
+    noun: "network ACL",
+    prefix: "acl-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidNetworkAclNotFound,
+    columns: &[("ID", "id"), ("NAME", "tags.Name"), ("VPC", "vpc"), ("DEFAULT", "is_default"), ("ENTRIES", "entries")],
+    list: list!(list_network_acls),
+    show: show!(get_network_acl, InvalidNetworkAclNotFound),
+    delete: delete!(delete_network_acl, InvalidNetworkAclNotFound),
+};
+
+/// The entries of one ACL, for the table of `network-acl show`.
+pub(crate) const ACL_ENTRY_COLUMNS: &[Column] = &[
+    ("NUMBER", "number"),
+    ("DIRECTION", "direction"),
+    ("ACTION", "action"),
+    ("PROTOCOL", "traffic.protocol"),
+    ("FROM", "traffic.from_port"),
+    ("TO", "traffic.to_port"),
+    ("CIDR", "cidr"),
+    ("ID", "id"),
+];
 
 pub(crate) static SECURITY_GROUP: Kind = Kind {
     noun: "security group",
@@ -347,6 +371,49 @@ pub(crate) static JOB: Kind = Kind {
     delete: None,
 };
 
+pub(crate) static FLOW_LOG: Kind = Kind {
+    noun: "flow log",
+    prefix: "fl-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidFlowLogNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("OF", "target.kind"),
+        ("VPC", "vpc"),
+        ("TRAFFIC", "traffic"),
+        ("INTERVAL MS", "interval_millis"),
+        ("TO", "to"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_flow_logs),
+    show: show!(get_flow_log, InvalidFlowLogNotFound),
+    delete: delete!(delete_flow_log, InvalidFlowLogNotFound),
+};
+
+pub(crate) static MITIGATION: Kind = Kind {
+    noun: "mitigation",
+    prefix: "mit-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidMitigationNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("ACTION", "action.kind"),
+        ("CAP", "action.packets_per_second"),
+        ("INSTANCE", "target.instance"),
+        ("ADDRESS", "target.address"),
+        ("PROTOCOL", "target.protocol"),
+        ("PORT", "target.port"),
+        ("DIRECTION", "target.direction"),
+        ("EXPIRES", "expires"),
+        ("REASON", "reason"),
+    ],
+    list: list!(list_mitigations),
+    show: show!(get_mitigation, InvalidMitigationNotFound),
+    delete: delete!(delete_mitigation, InvalidMitigationNotFound),
+};
+
 /// Flow records have no ids, and so no row above.
 pub(crate) const FLOW_COLUMNS: &[Column] = &[
     ("END", "end"),
@@ -373,11 +440,14 @@ pub(crate) static ALL: &[&Kind] = &[
     &VPC,
     &SUBNET,
     &ROUTE_TABLE,
+    &NETWORK_ACL,
     &SECURITY_GROUP,
     &INTERFACE,
     &VOLUME,
     &SNAPSHOT,
     &INSTANCE,
+    &FLOW_LOG,
+    &MITIGATION,
     &JOB,
 ];
 
@@ -406,11 +476,14 @@ mod tests {
             ("Vpc", &VPC),
             ("Subnet", &SUBNET),
             ("RouteTable", &ROUTE_TABLE),
+            ("NetworkAcl", &NETWORK_ACL),
             ("SecurityGroup", &SECURITY_GROUP),
             ("NetworkInterface", &INTERFACE),
             ("Volume", &VOLUME),
             ("Snapshot", &SNAPSHOT),
             ("Instance", &INSTANCE),
+            ("FlowLog", &FLOW_LOG),
+            ("Mitigation", &MITIGATION),
             ("Job", &JOB),
         ];
         assert_eq!(rows.len(), ALL.len());
@@ -421,7 +494,7 @@ mod tests {
             }
         }
         for (_, path) in FLOW_COLUMNS {
-            assert!(!schemas["FlowRecord"]["properties"][*path].is_null(), "FlowRecord has no `{path}`");
+            assert!(!schemas["TenantFlowRecord"]["properties"][*path].is_null(), "TenantFlowRecord has no `{path}`");
         }
     }
 }

@@ -184,6 +184,13 @@ macro_rules! flow_records {
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub struct $tenant { $($(#[$doc])* pub $field: $type,)* }
 
+        impl $record {
+            /// The record that a tenant's view is of, with the operator's own fields as given.
+            pub fn of_view(view: &$tenant, $($own: $own_type),*) -> Self {
+                Self { $($field: view.$field.clone(),)* $($own,)* }
+            }
+        }
+
         impl From<&$record> for $tenant {
             fn from(record: &$record) -> Self {
                 Self { $($field: record.$field.clone(),)* }
@@ -410,7 +417,7 @@ impl FlowWatch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FlowEvent {
-    Record(Box<FlowRecord>),
+    Record(Box<TenantFlowRecord>),
     /// So many records were left out here because the watcher read too slowly.
     Missed(u64),
 }

@@ -1,4 +1,5 @@
-//! Flow logs: which flow records an account has delivered, how often they are made, and to what place of its own.
+//! Flow logs: which flow records an account has delivered, how often they are made, and to what place of its own; and
+//! files of a network's flows on request.
 //!
 //! Owns their shapes and the text form of a [`Destination`]. What may be made is decided by the services in `control`,
 //! the delivery itself is the collector's work.
@@ -109,6 +110,37 @@ pub struct Delivery {
     pub waiting: u64,
     /// Why the last try failed; none when it did not.
     pub last_error: Option<String>,
+}
+
+/// What a file of a network's flows is written as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportFormat {
+    /// An IPFIX file, RFC 5655.
+    #[default]
+    Ipfix,
+    /// AWS's VPC flow log text.
+    Aws,
+    Csv,
+    /// A JSON value a line.
+    Jsonl,
+    Parquet,
+}
+
+/// A question for all flows of a network, folded as one router would have seen them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportQuestion {
+    pub account: AccountId,
+    pub vpc: VpcId,
+    /// Records that end at or after this...
+    pub since: Moment,
+    /// ...and before this.
+    pub until: Moment,
+    pub format: ExportFormat,
+    /// Of AWS's text: which fields, as in [`FlowLog::format`].
+    pub fields: Option<String>,
+    /// Whether the router has a port for each instance, and not for each subnet.
+    pub by_instance: bool,
 }
 
 /// The key pair of an object store. It is given with a flow log and never shown again.

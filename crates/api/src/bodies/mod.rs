@@ -3,9 +3,11 @@
 //! Owns the bodies' shapes. Unknown fields are refused, so that a misspelt option is not silently ignored.
 
 pub mod flow;
+pub mod flow_log;
 pub mod host;
 pub mod identity;
 pub mod instance;
+pub mod mitigation;
 pub mod network;
 pub mod storage;
 

@@ -1,6 +1,11 @@
-//! Bodies of VPCs, subnets, route tables and security groups. Owns their shapes.
+//! Bodies of VPCs, subnets, route tables, network ACLs and security groups. Owns their shapes.
 
-use lucarne_model::{Cidr, RouteTableId, Tags, VpcId, network::Route, security_group::RuleSpec};
+use lucarne_model::{
+    Cidr, NetworkAclId, RouteTableId, Tags, VpcId,
+    flow::{Direction, Verdict},
+    network::Route,
+    security_group::{RuleSpec, Traffic},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -64,4 +69,31 @@ pub struct CreateSecurityGroup {
 #[serde(deny_unknown_fields)]
 pub struct AuthorizeRule {
     pub rule: RuleSpec,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNetworkAcl {
+    pub vpc: VpcId,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddAclEntry {
+    /// 1 to 32766; the lowest number that matches decides.
+    pub number: u16,
+    /// Ingress is into the subnet.
+    pub direction: Direction,
+    pub action: Verdict,
+    pub traffic: Traffic,
+    /// The other end.
+    pub cidr: Cidr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AssociateNetworkAcl {
+    pub network_acl: NetworkAclId,
 }

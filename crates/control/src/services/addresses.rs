@@ -68,7 +68,7 @@ pub(crate) fn fresh_mac(tx: &Tx<'_>, subnet: &Subnet) -> Result<MacAddress, Prob
 
 #[cfg(test)]
 mod tests {
-    use lucarne_model::{AccountId, Moment, RouteTableId, SubnetId, VpcId};
+    use lucarne_model::{AccountId, Moment, NetworkAclId, RouteTableId, SubnetId, VpcId};
     use proptest::prelude::*;
 
     use super::*;
@@ -80,6 +80,7 @@ mod tests {
             vpc: VpcId::from_bits(1),
             cidr: cidr.parse().unwrap(),
             route_table: RouteTableId::from_bits(1),
+            network_acl: NetworkAclId::from_bits(1),
             available_addresses: 0,
             created: Moment::EPOCH,
             tags: Default::default(),

@@ -1,21 +1,26 @@
 //! Flow records of the caller's account, asked of the collector.
 //!
 //! Owns how the API's question becomes the collector's, always with the caller's own account: operators too see only the
-//! flows of theirs.
+//! flows of theirs, and of these what any tenant would.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use lucarne_api::{
     Call, Problem,
-    answer::Lines,
-    bodies::{Page, flow::FlowsQuery},
+    answer::{Download, Lines},
+    bodies::{
+        Page,
+        flow::{ExportQuery, FlowsQuery},
+    },
     input::{Json, Nothing},
 };
-use lucarne_model::{AccountId, ErrorCode, FlowFilter, FlowQuery, FlowRecord, Moment};
+use lucarne_model::{
+    AccountId, ErrorCode, FlowFilter, FlowQuery, Moment, TenantFlowRecord, flow_log::ExportQuestion, network::Vpc,
+};
 
 use super::checks::refuse;
-use crate::{Caller, Controller, clock, collector_client::CollectorError};
+use crate::{Caller, Controller, clock, collector_client::CollectorError, store::Scope};
 
 /// How far back a question without `since` looks.
 const DEFAULT_SPAN: Duration = Duration::from_secs(3600);
@@ -23,7 +28,7 @@ const DEFAULT_SPAN: Duration = Duration::from_secs(3600);
 pub(crate) async fn list_flows(
     controller: &Controller,
     call: Call<Caller, (), FlowsQuery, Nothing>,
-) -> Result<Json<Page<FlowRecord>>, Problem> {
+) -> Result<Json<Page<TenantFlowRecord>>, Problem> {
     let account = call.caller.account;
     let question = question(account, call.query, clock::now())?;
     let page = controller.collector.list(account, question).await.map_err(problem)?;
@@ -31,7 +36,7 @@ pub(crate) async fn list_flows(
         // Records may be missing; an answer that hides this would be taken for the whole truth.
         tracing::warn!(%account, unreadable = page.unreadable, "the collector could not read some of its files");
     }
-    Ok(Json(Page { items: page.records, next: page.next }))
+    Ok(Json(Page { items: page.records.iter().map(TenantFlowRecord::from).collect(), next: page.next }))
 }
 
 pub(crate) async fn watch_flows(
@@ -44,6 +49,32 @@ pub(crate) async fn watch_flows(
     }
     let records = controller.collector.watch(account, filter(&query)).await.map_err(problem)?;
     Ok(Lines(Body::from_stream(records)))
+}
+
+pub(crate) async fn export_flows(
+    controller: &Controller,
+    call: Call<Caller, (), ExportQuery, Nothing>,
+) -> Result<Download, Problem> {
+    let (account, query, now) = (call.caller.account, call.query, clock::now());
+    controller.store.read(move |tx| tx.get::<Vpc>(Scope::Account(account), query.vpc)).await?;
+    let (since, until) = (query.since.unwrap_or(now.minus(DEFAULT_SPAN)), query.until.unwrap_or(now));
+    if until <= since {
+        return Err(refuse("`until` is not after `since`"));
+    }
+    let question = ExportQuestion {
+        account,
+        vpc: query.vpc,
+        since,
+        until,
+        format: query.format.unwrap_or_default(),
+        fields: query.fields,
+        by_instance: query.by_instance.unwrap_or(false),
+    };
+    let octets = controller.collector.export(&question).await.map_err(|error| match error {
+        CollectorError::Question(detail) => refuse(detail),
+        other => problem(other),
+    })?;
+    Ok(Download(Body::from_stream(octets)))
 }
 
 fn question(account: AccountId, query: FlowsQuery, now: Moment) -> Result<FlowQuery, Problem> {

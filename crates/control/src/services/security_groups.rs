@@ -132,7 +132,7 @@ fn authorize(tx: &mut Tx<'_>, scope: Scope, id: SecurityGroupId, spec: RuleSpec)
 }
 
 /// Each traffic has one way to be said, so that duplicates are seen.
-fn check_traffic(traffic: &Traffic) -> Result<(), Problem> {
+pub(super) fn check_traffic(traffic: &Traffic) -> Result<(), Problem> {
     match *traffic {
         Traffic::Tcp { from_port, to_port } | Traffic::Udp { from_port, to_port } if from_port > to_port => {
             Err(refuse(format!("from_port {from_port} is behind to_port {to_port}")))

@@ -66,6 +66,7 @@ fn create(tx: &mut Tx<'_>, account: AccountId, request: CreateSubnet) -> Result<
         vpc: vpc.id,
         cidr: request.cidr,
         route_table: vpc.main_route_table,
+        network_acl: vpc.default_network_acl,
         available_addresses: capacity(request.cidr),
         created: tx.now(),
         tags: request.tags,
@@ -80,7 +81,7 @@ fn capacity(cidr: Cidr) -> u32 {
 }
 
 /// With the number of addresses that are free now, which is counted and not kept.
-fn shown(tx: &Tx<'_>, subnet: Subnet) -> Result<Subnet, Problem> {
+pub(super) fn shown(tx: &Tx<'_>, subnet: Subnet) -> Result<Subnet, Problem> {
     let taken = tx.count_referring::<NetworkInterface>(subnet.id)?;
     Ok(Subnet { available_addresses: capacity(subnet.cidr).saturating_sub(taken), ..subnet })
 }

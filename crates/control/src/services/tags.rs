@@ -4,14 +4,15 @@
 
 use lucarne_api::{
     Call, Problem,
-    bodies::{ChangeTags, NoQuery},
+    bodies::{ChangeTags, NoQuery, mitigation::Mitigation},
     input::Json,
 };
 use lucarne_model::{
-    HostId, ImageId, InstanceId, InterfaceId, JobId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId,
-    Tags, UserId, VolumeId, VpcId,
+    FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, ResourceId, RouteTableId,
+    SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
+    network_acl::NetworkAcl,
     security_group::SecurityGroup,
     storage::{Image, Snapshot},
 };
@@ -19,7 +20,7 @@ use lucarne_model::{
 use super::checks::{check_tags, refuse};
 use crate::{
     Caller, Controller,
-    records::{HostRecord, InstanceRecord, JobRecord, VolumeRecord},
+    records::{FlowLogRecord, HostRecord, InstanceRecord, JobRecord, VolumeRecord},
     store::{Resource, Scope, Tx, not_found},
 };
 
@@ -30,6 +31,7 @@ const KINDS: &[(&str, Change)] = &[
     (VpcId::PREFIX, change::<Vpc>),
     (SubnetId::PREFIX, change::<Subnet>),
     (RouteTableId::PREFIX, change::<RouteTable>),
+    (NetworkAclId::PREFIX, change::<NetworkAcl>),
     (SecurityGroupId::PREFIX, change::<SecurityGroup>),
     (InterfaceId::PREFIX, change::<NetworkInterface>),
     (InstanceId::PREFIX, change::<InstanceRecord>),
@@ -38,7 +40,9 @@ const KINDS: &[(&str, Change)] = &[
     (ImageId::PREFIX, change::<Image>),
     (UserId::PREFIX, change::<User>),
     (JobId::PREFIX, change::<JobRecord>),
-    // Hosts are the operator account's, so no other finds one.
+    (FlowLogId::PREFIX, change::<FlowLogRecord>),
+    // Mitigations and hosts are the operator account's, so no other finds one.
+    (MitigationId::PREFIX, change::<Mitigation>),
     (HostId::PREFIX, change::<HostRecord>),
 ];
 

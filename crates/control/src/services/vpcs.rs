@@ -1,6 +1,6 @@
 //! VPCs: each an address space of its own, born whole.
 //!
-//! Owns what a VPC begins with (its main route table and its default security group), what goes with it, and its network
+//! Owns what a VPC begins with (its main route table, its default network ACL and its default security group), what goes with it, and its network
 //! identifier.
 
 use std::collections::HashSet;
@@ -15,10 +15,11 @@ use lucarne_model::{
     AccountId, Cidr, ErrorCode, Tags, VpcId,
     flow::Direction,
     network::{Route, RouteTable, RouteTarget, Subnet, Vpc},
+    network_acl::NetworkAcl,
     security_group::{Peer, Rule, RuleSpec, SecurityGroup, Traffic},
 };
 
-use super::checks::check_tags;
+use super::{checks::check_tags, network_acls::default_acl};
 use crate::{
     Caller, Controller, quota, random,
     store::{Item, Scope, Tx},
@@ -64,12 +65,14 @@ fn create(tx: &mut Tx<'_>, account: AccountId, request: CreateVpc) -> Result<Vpc
         cidr: request.cidr,
         vni: unused_vni(tx)?,
         main_route_table: random::id(),
+        default_network_acl: random::id(),
         default_security_group: random::id(),
         created: tx.now(),
         tags: request.tags,
     };
     tx.insert(&vpc)?;
     tx.insert(&main_route_table(&vpc))?;
+    tx.insert(&default_acl(&vpc))?;
     tx.insert(&default_group(&vpc))?;
     Ok(vpc)
 }
@@ -154,6 +157,8 @@ pub(crate) async fn delete_vpc(
         }
         let main: RouteTable = tx.get(scope, vpc.main_route_table)?;
         tx.delete(&main)?;
+        let acl: NetworkAcl = tx.get(scope, vpc.default_network_acl)?;
+        tx.delete(&acl)?;
         let default: SecurityGroup = tx.get(scope, vpc.default_security_group)?;
         tx.delete(&default)?;
         tx.delete(&vpc)

@@ -5,11 +5,13 @@
 
 use std::fmt::Display;
 
+use lucarne_api::bodies::mitigation::Mitigation;
 use lucarne_model::{
-    AccountId, ErrorCode, ImageId, InterfaceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId,
-    VpcId,
+    AccountId, ErrorCode, ImageId, InterfaceId, MitigationId, NetworkAclId, RouteTableId, SecurityGroupId, SnapshotId,
+    SubnetId, Tags, UserId, VpcId,
     identity::{AccessKey, Account, User},
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
+    network_acl::NetworkAcl,
     security_group::{Peer, SecurityGroup},
     storage::{Image, Snapshot, SnapshotState},
 };
@@ -85,7 +87,7 @@ impl Resource for AccessKeyRecord {
     }
 }
 
-/// It does not point at its main route table and default group: they point at it, and go with it.
+/// It does not point at its main route table, default ACL and default group: they point at it, and go with it.
 impl Resource for Vpc {
     common_fields!("vpc", InvalidVpcNotFound, VpcId);
     fn uses(&self) -> Vec<(Item, u64)> {
@@ -96,7 +98,7 @@ impl Resource for Vpc {
 impl Resource for Subnet {
     common_fields!("subnet", InvalidSubnetNotFound, SubnetId);
     fn references(&self) -> Vec<String> {
-        vec![self.vpc.to_string(), self.route_table.to_string()]
+        vec![self.vpc.to_string(), self.route_table.to_string(), self.network_acl.to_string()]
     }
 }
 
@@ -106,6 +108,18 @@ impl Resource for RouteTable {
     fn references(&self) -> Vec<String> {
         vec![self.vpc.to_string()]
     }
+}
+
+impl Resource for NetworkAcl {
+    common_fields!("network-acl", InvalidNetworkAclNotFound, NetworkAclId);
+    fn references(&self) -> Vec<String> {
+        vec![self.vpc.to_string()]
+    }
+}
+
+/// It does not point at its instance, which may end before it.
+impl Resource for Mitigation {
+    common_fields!("mitigation", InvalidMitigationNotFound, MitigationId);
 }
 
 impl Resource for SecurityGroup {

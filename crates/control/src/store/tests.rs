@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use lucarne_api::{Problem, bodies::ListQuery};
 use lucarne_model::{
-    AccountId, ErrorCode, Tags, VpcId,
+    AccountId, ErrorCode, NetworkAclId, Tags, VpcId,
     identity::{Account, Quota},
     network::{Subnet, Vpc},
     storage::Image,
@@ -34,6 +34,7 @@ fn vpc(account: AccountId, name: &str) -> Vpc {
         cidr: "10.0.0.0/16".parse().unwrap(),
         vni: 1,
         main_route_table: random::id(),
+        default_network_acl: NetworkAclId::from_bits(1),
         default_security_group: random::id(),
         created: crate::clock::now(),
         tags: Tags::named(name),

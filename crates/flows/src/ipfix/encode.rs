@@ -15,6 +15,7 @@ use super::{
         own_elements,
     },
     loss,
+    tenant::Audience,
     wire::{
         ENTERPRISE_BIT, FIRST_DATA_SET, HEADER_LENGTH, Header, OPTIONS_TEMPLATE_SET, SET_HEADER_LENGTH, TEMPLATE_SET,
         put_id, put_length,
@@ -58,8 +59,8 @@ impl Layout {
         FIRST_DATA_SET + self.ipv6 as u16 + 2 * self.icmp as u16
     }
 
-    fn fields(self) -> impl Iterator<Item = &'static Field> {
-        FIELDS.iter().filter(move |field| match field.when {
+    fn fields(self, audience: Audience) -> impl Iterator<Item = &'static Field> {
+        FIELDS.iter().filter(move |field| audience.sees(field.of)).filter(move |field| match field.when {
             When::Always => true,
             When::Ipv4 => !self.ipv6,
             When::Ipv6 => self.ipv6,
@@ -81,6 +82,7 @@ pub struct Exporter {
     sequence: u32,
     templates_due: bool,
     sender: Sender,
+    pub(super) audience: Audience,
     /// The sets of groups that the dictionary has been sent since the templates.
     told_sets: HashSet<u64>,
 }
@@ -94,7 +96,8 @@ impl Exporter {
     /// An exporter whose messages are at most [`Exporter::DATAGRAM`] octets; the first brings the templates.
     pub fn new(domain: u32) -> Self {
         let (sender, told_sets) = (Sender::default(), HashSet::new());
-        Self { domain, limit: Self::DATAGRAM, sequence: 0, templates_due: true, sender, told_sets }
+        let audience = Audience::Operator;
+        Self { domain, limit: Self::DATAGRAM, sequence: 0, templates_due: true, sender, audience, told_sets }
     }
 
     /// Messages of at most `octets`, within what the format allows and what one record needs.
@@ -120,14 +123,7 @@ impl Exporter {
     pub fn encode(&mut self, records: &[FlowRecord], now: Moment) -> Vec<Vec<u8>> {
         let mut packer = self.begin(now);
         let mut scratch = Vec::with_capacity(256);
-        for record in records {
-            let layout = Layout::of(record);
-            packer.tell_groups(&record.groups);
-            scratch.clear();
-            let sender = packer.exporter.sender;
-            layout.fields().for_each(|field| (field.put)(record, &sender, &mut scratch));
-            packer.add(layout.template(), &scratch);
-        }
+        records.iter().for_each(|record| packer.add_flow(record, &mut scratch));
         packer.finish()
     }
 
@@ -152,7 +148,7 @@ impl Exporter {
         packer.finish()
     }
 
-    fn begin(&mut self, now: Moment) -> Packer<'_> {
+    pub(super) fn begin(&mut self, now: Moment) -> Packer<'_> {
         let export_time = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
         let templates_due = std::mem::take(&mut self.templates_due);
         let mut packer = Packer { exporter: self, export_time, messages: Vec::new(), open: None };
@@ -173,7 +169,7 @@ struct Open {
 }
 
 /// Puts records into sets and sets into messages.
-struct Packer<'a> {
+pub(super) struct Packer<'a> {
     exporter: &'a mut Exporter,
     export_time: u32,
     messages: Vec<Vec<u8>>,
@@ -181,9 +177,20 @@ struct Packer<'a> {
 }
 
 impl Packer<'_> {
+    /// Appends a flow record; `scratch` is room to work in.
+    pub(super) fn add_flow(&mut self, record: &FlowRecord, scratch: &mut Vec<u8>) {
+        let layout = Layout::of(record);
+        self.tell_groups(&record.groups);
+        scratch.clear();
+        let Exporter { sender, audience, .. } = *self.exporter;
+        layout.fields(audience).for_each(|field| (field.put)(record, &sender, scratch));
+        self.add(layout.template(), scratch);
+    }
+
     fn add_templates(&mut self) {
+        let audience = self.exporter.audience;
         for layout in Layout::ALL {
-            let elements: Vec<Element> = layout.fields().map(|field| field.element).collect();
+            let elements: Vec<Element> = layout.fields(audience).map(|field| field.element).collect();
             self.add(TEMPLATE_SET, &template(layout.template(), None, &elements));
         }
         self.add(OPTIONS_TEMPLATE_SET, &template(TYPE_RECORD_TEMPLATE, Some(2), &TYPE_RECORD));
@@ -217,7 +224,7 @@ impl Packer<'_> {
     }
 
     /// Appends one record to a set of id `set`, in a new message where the open one has no room.
-    fn add(&mut self, set: u16, record: &[u8]) {
+    pub(super) fn add(&mut self, set: u16, record: &[u8]) {
         let limit = self.exporter.limit;
         let fits = |open: &Open| {
             let header = if open.set.0 == set { 0 } else { SET_HEADER_LENGTH };
@@ -255,7 +262,7 @@ impl Packer<'_> {
         self.messages.push(open.bytes);
     }
 
-    fn finish(mut self) -> Vec<Vec<u8>> {
+    pub(super) fn finish(mut self) -> Vec<Vec<u8>> {
         self.close_message();
         self.messages
     }
@@ -273,7 +280,7 @@ impl Open {
 }
 
 /// A template record, or an options template record where `scope` says how many elements are the scope.
-fn template(id: u16, scope: Option<u16>, elements: &[Element]) -> Vec<u8> {
+pub(super) fn template(id: u16, scope: Option<u16>, elements: &[Element]) -> Vec<u8> {
     let mut out = Vec::with_capacity(8 + 8 * elements.len());
     out.extend_from_slice(&id.to_be_bytes());
     out.extend_from_slice(&(elements.len() as u16).to_be_bytes());

@@ -12,6 +12,7 @@ mod encode;
 mod greeting;
 mod loss;
 mod template;
+mod tenant;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -12,7 +12,7 @@ use lucarne_model::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, flow_export::ExportArgs};
 use crate::{
     failure::{Failure, LocalCode},
     kind::{FLOW_COLUMNS, INSTANCE, INTERFACE, SUBNET, VPC},
@@ -42,6 +42,8 @@ pub(crate) enum FlowCommand {
         #[command(flatten)]
         which: Which,
     },
+    /// Write a network's flows to a file, folded as one router between its subnets would have seen them
+    Export(ExportArgs),
 }
 
 /// Which records; all that is given must hold.
@@ -91,7 +93,7 @@ pub(crate) enum Since {
 }
 
 impl Since {
-    fn moment(self, now: Moment) -> Moment {
+    pub(super) fn moment(self, now: Moment) -> Moment {
         match self {
             Self::Ago(span) => now.minus(span),
             Self::At(moment) => moment,
@@ -107,26 +109,32 @@ impl std::str::FromStr for Since {
                 .map(|micros| Self::At(Moment(micros)))
                 .map_err(|e| e.to_string());
         }
-        let refuse = || "write a span such as 30s, 10m, 2h or 1d, or a time such as 2026-01-31T12:00:00Z".to_owned();
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = text[..digits].parse().map_err(|_| refuse())?;
-        let seconds = match &text[digits..] {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
-            _ => return Err(refuse()),
-        };
-        number.checked_mul(seconds).map(|seconds| Self::Ago(Duration::from_secs(seconds))).ok_or_else(refuse)
+        parse_span(text)
+            .map(Self::Ago)
+            .map_err(|_| "write a span such as 30s, 10m, 2h or 1d, or a time such as 2026-01-31T12:00:00Z".to_owned())
     }
 }
 
+pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
+    let refuse = || "write a span such as 30s, 10m, 2h or 1d".to_owned();
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = text[..digits].parse().map_err(|_| refuse())?;
+    let seconds = match &text[digits..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(refuse()),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(refuse)
+}
+
 /// A word of one of the API's closed vocabularies.
-fn parse_word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(super) fn parse_word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(json!(text)).map_err(|cause| cause.to_string())
 }
 
-fn parse_protocol(text: &str) -> Result<u8, String> {
+pub(super) fn parse_protocol(text: &str) -> Result<u8, String> {
     match text {
         "icmp" => Ok(1),
         "tcp" => Ok(6),
@@ -184,6 +192,7 @@ impl FlowCommand {
                 query.until = until.map(|until| until.moment(now));
                 context.format.print_list(&list_flows(session, &query, *limit).await?, FLOW_COLUMNS)
             }
+            Self::Export(args) => args.run(context).await,
             Self::Watch { which } => watch(context, &which.query(session).await?).await,
         }
     }

@@ -5,12 +5,16 @@
 pub(crate) mod console;
 pub(crate) mod documents;
 pub(crate) mod flow;
+pub(crate) mod flow_export;
+pub(crate) mod flow_log;
 pub(crate) mod host;
 pub(crate) mod identity;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod login;
+pub(crate) mod mitigation;
 pub(crate) mod network;
+pub(crate) mod network_acl;
 pub(crate) mod process;
 pub(crate) mod route_table;
 pub(crate) mod security_group;

@@ -14,7 +14,7 @@ use crate::{
 
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum VpcCommand {
-    /// Make a VPC, with its main route table and its default security group
+    /// Make a VPC, with its main route table, its default network ACL and its default security group
     Create {
         /// Its network, such as 10.0.0.0/16: a prefix of 16 to 28 bits
         #[arg(long)]

@@ -93,7 +93,7 @@ pub(crate) struct PeerArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
+pub(super) enum Protocol {
     Tcp,
     Udp,
     Icmp,
@@ -117,7 +117,7 @@ impl FromStr for Protocol {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PortRange(u16, u16);
+pub(super) struct PortRange(u16, u16);
 
 impl FromStr for PortRange {
     type Err = String;
@@ -130,28 +130,33 @@ impl FromStr for PortRange {
     }
 }
 
-impl AuthorizeArgs {
-    fn traffic(&self) -> Result<Traffic, Failure> {
-        let PortRange(from_port, to_port) = self.port.unwrap_or(PortRange(0, u16::MAX));
-        let traffic = match self.protocol {
-            Protocol::Tcp => Traffic::Tcp { from_port, to_port },
-            Protocol::Udp => Traffic::Udp { from_port, to_port },
-            Protocol::Icmp => Traffic::Icmp { icmp_type: self.icmp_type, icmp_code: self.icmp_code },
-            Protocol::All => Traffic::All,
-            Protocol::Number(number) => Traffic::Other { number },
-        };
-        if self.port.is_some() && !matches!(traffic, Traffic::Tcp { .. } | Traffic::Udp { .. }) {
-            return Err(Failure::wrong_usage("--port goes with --protocol tcp or udp"));
-        }
-        if self.icmp_type.is_some() && self.protocol != Protocol::Icmp {
-            return Err(Failure::wrong_usage("--icmp-type goes with --protocol icmp"));
-        }
-        Ok(traffic)
+/// The traffic that protocol, ports, and ICMP type and code mean.
+pub(super) fn traffic(
+    protocol: Protocol,
+    port: Option<PortRange>,
+    (icmp_type, icmp_code): (Option<u8>, Option<u8>),
+) -> Result<Traffic, Failure> {
+    let PortRange(from_port, to_port) = port.unwrap_or(PortRange(0, u16::MAX));
+    let traffic = match protocol {
+        Protocol::Tcp => Traffic::Tcp { from_port, to_port },
+        Protocol::Udp => Traffic::Udp { from_port, to_port },
+        Protocol::Icmp => Traffic::Icmp { icmp_type, icmp_code },
+        Protocol::All => Traffic::All,
+        Protocol::Number(number) => Traffic::Other { number },
+    };
+    if port.is_some() && !matches!(traffic, Traffic::Tcp { .. } | Traffic::Udp { .. }) {
+        return Err(Failure::wrong_usage("--port goes with --protocol tcp or udp"));
     }
+    if icmp_type.is_some() && protocol != Protocol::Icmp {
+        return Err(Failure::wrong_usage("--icmp-type goes with --protocol icmp"));
+    }
+    Ok(traffic)
+}
 
+impl AuthorizeArgs {
     async fn run(&self, context: &Context) -> Result<Value, Failure> {
         let session = &context.session;
-        let traffic = self.traffic()?;
+        let traffic = traffic(self.protocol, self.port, (self.icmp_type, self.icmp_code))?;
         let group: SecurityGroupId = resolve(session, &SECURITY_GROUP, &self.group).await?;
         let peer = match (&self.peer.cidr, &self.peer.from_group) {
             (Some(cidr), _) => Peer::Cidr { cidr: *cidr },

@@ -1,0 +1,62 @@
+//! Tells the collector of the flow logs: always all of them, so that one that lost everything can be told again.
+//!
+//! Owns when that is done. What a flow log may be is decided in [`crate::services::flow_logs`], the delivery itself is the
+//! collector's.
+
+use std::{sync::Arc, time::Duration};
+
+use lucarne_api::Problem;
+use lucarne_model::flow_log::DeliveryOrder;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Controller,
+    collector_client::CollectorError,
+    records::FlowLogRecord,
+    store::{Scope, Tx},
+};
+
+/// The topic that every change of a flow log touches.
+pub(crate) const CHANGED: &str = "flow-logs";
+
+/// How long until the collector is told again what it knows already: it may have another state folder now.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How long until it is tried again where it failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why the collector could not be told.
+#[derive(Debug, thiserror::Error)]
+enum TellError {
+    #[error("the flow logs could not be read: {0}")]
+    Read(Problem),
+    #[error("the collector did not take the flow logs")]
+    Collector(#[source] CollectorError),
+}
+
+/// Keeps the collector told until `shutdown`.
+pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken) {
+    let mut changes = controller.store.changes().subscribe([CHANGED.to_owned()]);
+    let mut waits = false;
+    loop {
+        let told = tell(&controller).await;
+        if let Err(error) = &told
+            && !waits
+        {
+            tracing::warn!(error = error as &dyn std::error::Error, "flow logs wait for their collector");
+        }
+        waits = told.is_err();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = changes.changed() => {}
+            () = tokio::time::sleep(if waits { RETRY } else { AGAIN }) => {}
+        }
+    }
+}
+
+async fn tell(controller: &Controller) -> Result<(), TellError> {
+    let read = |tx: &Tx<'_>| tx.list::<FlowLogRecord>(Scope::Everything);
+    let records = controller.store.read(read).await.map_err(TellError::Read)?;
+    let order = |FlowLogRecord { log, credentials }| DeliveryOrder { log, credentials };
+    let orders: Vec<DeliveryOrder> = records.into_iter().map(order).collect();
+    controller.collector.deliver(&orders).await.map_err(TellError::Collector)
+}

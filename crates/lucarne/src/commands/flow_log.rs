@@ -1,0 +1,156 @@
+//! `lucarne flow-log`: standing orders for flow records.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use lucarne_api::{
+    bodies::flow_log::{CreateFlowLog, EditFlowLog},
+    client::Client,
+};
+use lucarne_model::{
+    FlowLogId,
+    flow_log::{Destination, FlowLogTarget, LoggedTraffic, StoreCredentials},
+};
+
+use super::{
+    Basics, Context, Naming,
+    flow::{parse_span, parse_word},
+};
+use crate::{
+    failure::{Failure, LocalCode},
+    kind::{FLOW_LOG, INSTANCE, INTERFACE, SUBNET, VPC},
+    listing::resolve,
+    session::{Session, answer},
+};
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum FlowLogCommand {
+    /// Order flow records, and print the flow log's id
+    Create(CreateArgs),
+    /// Change what is given, and leave the rest
+    Edit {
+        /// The flow log's id or name
+        id: String,
+        #[command(flatten)]
+        terms: TermArgs,
+    },
+    #[command(flatten)]
+    Basics(Basics),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    terms: TermArgs,
+    #[command(flatten)]
+    naming: Naming,
+}
+
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct TargetArgs {
+    /// All interfaces of a VPC, by its id or name
+    #[arg(long)]
+    vpc: Option<String>,
+    /// All interfaces of a subnet, by its id or name
+    #[arg(long)]
+    subnet: Option<String>,
+    /// One network interface, by its id
+    #[arg(long)]
+    interface: Option<String>,
+    /// One instance, by its id or name
+    #[arg(long)]
+    instance: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TermArgs {
+    /// accept, reject or all
+    #[arg(long, value_parser = parse_word::<LoggedTraffic>)]
+    traffic: Option<LoggedTraffic>,
+    /// How often a flow that goes on is reported: 1s to 10m; 10s if not given
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    interval: Option<Duration>,
+    /// Of text files: default, all, or fields as in '${srcaddr} ${dstaddr} ${end-reason}'
+    #[arg(long)]
+    format: Option<String>,
+    /// store, ipfix://HOST:PORT, ipfix+tcp://HOST:PORT, s3://BUCKET/PREFIX?region=R&endpoint=URL, or file:///FOLDER
+    /// (operators only)
+    #[arg(long, value_name = "URL")]
+    to: Option<Destination>,
+    /// The access key's id for an s3 destination
+    #[arg(long, value_name = "ID", requires = "secret_file")]
+    access_key_id: Option<String>,
+    /// A file with the access key's secret
+    #[arg(long, value_name = "FILE", requires = "access_key_id")]
+    secret_file: Option<PathBuf>,
+}
+
+impl TargetArgs {
+    async fn target(&self, session: &Session) -> Result<FlowLogTarget, Failure> {
+        Ok(match self {
+            Self { vpc: Some(vpc), .. } => FlowLogTarget::Vpc { vpc: resolve(session, &VPC, vpc).await? },
+            Self { subnet: Some(subnet), .. } => {
+                FlowLogTarget::Subnet { subnet: resolve(session, &SUBNET, subnet).await? }
+            }
+            Self { interface: Some(interface), .. } => {
+                FlowLogTarget::Interface { interface: resolve(session, &INTERFACE, interface).await? }
+            }
+            Self { instance: Some(instance), .. } => {
+                FlowLogTarget::Instance { instance: resolve(session, &INSTANCE, instance).await? }
+            }
+            _ => return Err(Failure::wrong_usage("say whose flows with --vpc, --subnet, --interface or --instance")),
+        })
+    }
+}
+
+impl TermArgs {
+    fn interval_millis(&self) -> Option<u64> {
+        self.interval.map(|interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// From a file and not from the command line, where others on this machine could see it.
+    fn credentials(&self) -> Result<Option<StoreCredentials>, Failure> {
+        let (Some(id), Some(path)) = (&self.access_key_id, &self.secret_file) else { return Ok(None) };
+        let secret = std::fs::read_to_string(path)
+            .map_err(|cause| Failure::local(LocalCode::FileUnreadable, format!("{}: {cause}", path.display())))?;
+        let secret_access_key = secret.trim().to_owned();
+        Ok(Some(StoreCredentials { access_key_id: id.clone(), secret_access_key }))
+    }
+}
+
+impl FlowLogCommand {
+    pub(crate) async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let session = &context.session;
+        match self {
+            Self::Create(CreateArgs { target, terms, naming }) => {
+                let body = CreateFlowLog {
+                    target: target.target(session).await?,
+                    traffic: terms.traffic.unwrap_or_default(),
+                    interval_millis: terms.interval_millis(),
+                    format: terms.format.clone(),
+                    to: terms.to.clone(),
+                    credentials: terms.credentials()?,
+                    tags: naming.tags(),
+                };
+                let call = async |client: Client| answer(client.create_flow_log(None, None, &body)).await;
+                context.made(&session.change(call).await?)
+            }
+            Self::Edit { id, terms } => {
+                let id: FlowLogId = resolve(session, &FLOW_LOG, id).await?;
+                let body = EditFlowLog {
+                    traffic: terms.traffic,
+                    interval_millis: terms.interval_millis(),
+                    format: terms.format.clone(),
+                    to: terms.to.clone(),
+                    credentials: terms.credentials()?,
+                };
+                let call = async |client: Client| answer(client.edit_flow_log(&id, None, None, &body)).await;
+                context.made(&session.change(call).await?)
+            }
+            Self::Basics(basics) => basics.run(context, &FLOW_LOG).await,
+        }
+    }
+}
