@@ -180,7 +180,7 @@ fn measure_table(scene: &Scene) -> anyhow::Result<f64> {
         let phase = Phase::Established;
         let allowed = Allowed { owner, grounds: Grounds::Nothing, far: FarEnd::UNKNOWN };
         let opening = Opening { direction, side, phase, allowed, memo: 1, epoch: 1 };
-        table.open(key(headers), opening, &headers.packet(), scene.now, &mut |_| {});
+        table.open(key(headers), opening, &headers.packet, scene.now, &mut |_| {});
     }
     Ok(measure(
         |n| -> [Headers; BATCH] { std::array::from_fn(|at| headers[(n * BATCH + at) % headers.len()]) },
@@ -188,7 +188,7 @@ fn measure_table(scene: &Scene) -> anyhow::Result<f64> {
             for headers in batch {
                 let Some(slot) = table.find(key(headers)) else { continue };
                 black_box(table.memo(slot, Direction::Egress, 1));
-                table.count(slot, Direction::Egress, &headers.packet(), scene.now);
+                table.count(slot, Direction::Egress, &headers.packet, scene.now);
             }
         },
     ))

@@ -39,7 +39,7 @@ impl Switch {
     pub(crate) fn admit(&mut self, passage: &Passage<'_>, out: &mut impl Output) -> Option<Hop> {
         let headers = passage.headers;
         if let Some(port) = self.fabric.port_mut(passage.port) {
-            port.count(passage.direction, headers.length);
+            port.count(passage.direction, headers.packet.bytes);
         }
         match self.decide(passage, out) {
             Ok(hop) => Some(hop),
@@ -57,7 +57,7 @@ impl Switch {
         let key = exchange::key(passage.port.0, passage.direction, passage.headers);
         let (direction, owner, epoch) = (passage.direction, &port.owner, self.fabric.epoch);
         let rejection = Rejection { direction, denial, owner, epoch };
-        self.table.reject(key, rejection, &passage.headers.packet(), passage.now, &mut |record| out.record(record));
+        self.table.reject(key, rejection, &passage.headers.packet, passage.now, &mut |record| out.record(record));
     }
 
     #[inline]
@@ -76,7 +76,7 @@ impl Switch {
                 if hop.capped {
                     self.take_token(&self.table.question(slot), now)?;
                 }
-                self.table.count(slot, direction, &headers.packet(), now);
+                self.table.count(slot, direction, &headers.packet, now);
                 Ok(hop)
             }
             None => self.begin(key, passage, out),
@@ -128,7 +128,7 @@ impl Switch {
     /// Where packets of this flow and direction go, if the subnet's ACL lets them.
     fn hop(&self, flow: &Question, passage: &Passage<'_>) -> Result<Hop, Denial> {
         let port = self.fabric.port(passage.port).ok_or(EndReason::NoRoute)?;
-        self.fabric.check_acl(port, flow.key, passage.direction, passage.headers.icmp)?;
+        self.fabric.check_acl(port, flow.key, passage.direction, passage.headers.packet.icmp)?;
         let hop = match passage.direction {
             Direction::Egress => self.fabric.route(port, flow.key.remote().to_bits())?,
             Direction::Ingress => Hop::ARRIVED,
@@ -144,7 +144,7 @@ impl Switch {
     }
 
     fn begin(&mut self, key: FlowKey, passage: &Passage<'_>, out: &mut impl Output) -> Result<Hop, Denial> {
-        let flow = Question { key, direction: passage.direction, icmp: passage.headers.icmp };
+        let flow = Question { key, direction: passage.direction, icmp: passage.headers.packet.icmp };
         let (start, hop) = match passage.direction {
             Direction::Egress => (self.judge_first(&flow, passage)?, self.hop(&flow, passage)?),
             // What enters meets the subnet's ACL before the interface's groups.
@@ -169,7 +169,7 @@ impl Switch {
         let young = now < port.appeared.plus(self.settings.pickup);
         match (exchange::beginning(headers), judgement) {
             (Beginning::Opens(phase), Ok(allowed)) => Ok(Start { phase, side: Side::Initiator, allowed }),
-            (Beginning::MidStream, judgement) if young && headers.tcp_flags & RST == 0 => {
+            (Beginning::MidStream, judgement) if young && headers.packet.tcp_flags & RST == 0 => {
                 let (side, allowed) = match judgement {
                     Ok(allowed) => (Side::Initiator, allowed),
                     // Then the other side may have opened it.
@@ -189,7 +189,7 @@ impl Switch {
         let Start { phase, side, allowed } = start;
         let (direction, memo, epoch) = (passage.direction, hop.memo(), self.fabric.epoch);
         let opening = Opening { direction, side, phase, allowed, memo, epoch };
-        self.table.open(key, opening, &passage.headers.packet(), passage.now, &mut |record| out.record(record));
+        self.table.open(key, opening, &passage.headers.packet, passage.now, &mut |record| out.record(record));
     }
 
     /// An ICMP error passes exactly when it goes to the sender of the packet that it quotes, and that packet belongs to a
@@ -204,7 +204,7 @@ impl Switch {
         let about = exchange::key(port.0, direction.reverse(), &quoted);
         let connection = self.table.find(about).ok_or(EndReason::Invalid)?;
         let key = exchange::key(port.0, direction, headers);
-        let flow = Question { key, direction, icmp: headers.icmp };
+        let flow = Question { key, direction, icmp: headers.packet.icmp };
         let hop = self.hop(&flow, passage)?;
         check_ttl(headers, hop)?;
         let from_responder =
@@ -213,7 +213,7 @@ impl Switch {
             self.table.refuse(connection, now);
         }
         match self.table.find(key) {
-            Some(slot) => self.table.count(slot, direction, &headers.packet(), now),
+            Some(slot) => self.table.count(slot, direction, &headers.packet, now),
             None => {
                 let port = self.fabric.port(port).ok_or(EndReason::NoRoute)?;
                 let allowed = self.fabric.allowed(port, &flow, Grounds::Nothing);
@@ -228,5 +228,5 @@ impl Switch {
 /// A router must not give on a packet whose time to live it would make zero.
 #[inline]
 const fn check_ttl(headers: &Headers, hop: Hop) -> Result<(), EndReason> {
-    if hop.routed && headers.ttl <= 1 { Err(EndReason::TtlOrFragment) } else { Ok(()) }
+    if hop.routed && headers.packet.ttl <= 1 { Err(EndReason::TtlOrFragment) } else { Ok(()) }
 }

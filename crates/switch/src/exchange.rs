@@ -53,20 +53,22 @@ const fn ends<T: Copy>(egress: bool, source: T, destination: T) -> (T, T) {
 }
 
 fn icmp_ends(egress: bool, headers: &Headers) -> (u16, u16) {
-    match (headers.icmp[0], egress) {
+    match (headers.packet.icmp[0], egress) {
         (ECHO_REQUEST, true) | (ECHO_REPLY, false) => (headers.echo_id, 1),
         (ECHO_REQUEST, false) | (ECHO_REPLY, true) => (headers.echo_id, 2),
-        _ => (u16::from_be_bytes(headers.icmp), if egress { 3 } else { 4 }),
+        _ => (u16::from_be_bytes(headers.packet.icmp), if egress { 3 } else { 4 }),
     }
 }
 
 /// What this packet is when it is the first one.
 pub(crate) fn beginning(headers: &Headers) -> Beginning {
-    match (headers.protocol, headers.icmp[0]) {
+    match (headers.protocol, headers.packet.icmp[0]) {
         (TCP, _) if opens_tcp(headers) => Beginning::Opens(Phase::SynSent),
         // No state of TCP sends these together, or none of them.
-        (TCP, _) if headers.tcp_flags & (SYN | RST) != 0 && headers.tcp_flags & ACK == 0 => Beginning::Stray,
-        (TCP, _) if headers.tcp_flags & (ACK | RST) == 0 => Beginning::Stray,
+        (TCP, _) if headers.packet.tcp_flags & (SYN | RST) != 0 && headers.packet.tcp_flags & ACK == 0 => {
+            Beginning::Stray
+        }
+        (TCP, _) if headers.packet.tcp_flags & (ACK | RST) == 0 => Beginning::Stray,
         (TCP, _) => Beginning::MidStream,
         (ICMP, ECHO_REQUEST) => Beginning::Opens(Phase::Asked),
         (ICMP, ECHO_REPLY) => Beginning::Stray,
@@ -78,23 +80,23 @@ pub(crate) fn beginning(headers: &Headers) -> Beginning {
 /// Whether it is the SYN that begins a TCP connection.
 #[inline]
 pub(crate) const fn opens_tcp(headers: &Headers) -> bool {
-    headers.protocol == TCP && headers.tcp_flags & (SYN | ACK | RST | FIN) == SYN
+    headers.protocol == TCP && headers.packet.tcp_flags & (SYN | ACK | RST | FIN) == SYN
 }
 
 /// Whether it reports an error of another packet, which it quotes.
 #[inline]
 pub(crate) const fn is_error(headers: &Headers) -> bool {
-    headers.protocol == ICMP && matches!(headers.icmp[0], UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
+    headers.protocol == ICMP && matches!(headers.packet.icmp[0], UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
 }
 
 /// Whether it says that nobody listens at the port.
 pub(crate) const fn says_refused(headers: &Headers) -> bool {
-    headers.protocol == ICMP && headers.icmp[0] == UNREACHABLE && headers.icmp[1] == PORT_UNREACHABLE
+    headers.protocol == ICMP && headers.packet.icmp[0] == UNREACHABLE && headers.packet.icmp[1] == PORT_UNREACHABLE
 }
 
 /// Whether it asks for an echo.
 pub(crate) const fn asks_echo(headers: &Headers) -> bool {
-    headers.protocol == ICMP && headers.icmp[0] == ECHO_REQUEST && !headers.fragment
+    headers.protocol == ICMP && headers.packet.icmp[0] == ECHO_REQUEST && !headers.fragment
 }
 
 /// What the rules of a group match on: the destination port, or ICMP's type and code

@@ -290,7 +290,7 @@ impl Fabric {
 }
 
 impl Port {
-    pub(crate) const fn count(&mut self, direction: Direction, bytes: u16) {
+    pub(crate) const fn count(&mut self, direction: Direction, bytes: u32) {
         let sum = match direction {
             Direction::Egress => &mut self.counters.egress,
             Direction::Ingress => &mut self.counters.ingress,

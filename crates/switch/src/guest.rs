@@ -91,7 +91,8 @@ impl Switch {
         }
         match place {
             Place::Here(to) => {
-                let arriving = Headers { ttl: headers.ttl - u8::from(hop.routed), ..*headers };
+                let mut arriving = *headers;
+                arriving.packet.ttl -= u8::from(hop.routed);
                 self.deliver(to, frame, &arriving, now, out);
             }
             Place::There(host) => {
@@ -104,7 +105,7 @@ impl Switch {
 
     fn refuse_source(&mut self, passage: &Passage<'_>, out: &mut impl Output) {
         if let Some(port) = self.fabric.port_mut(passage.port) {
-            port.count(passage.direction, passage.headers.length);
+            port.count(passage.direction, passage.headers.packet.bytes);
         }
         self.reject(passage, EndReason::SourceCheck.into(), out);
     }

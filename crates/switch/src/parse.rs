@@ -43,50 +43,24 @@ pub struct Headers {
     /// Zeros where the protocol has no ports, and in fragments.
     pub source_port: u16,
     pub destination_port: u16,
-    /// Octets of the whole IP packet, and of its header.
-    pub length: u16,
+    /// Octets of the IP header.
     pub header_length: u8,
     pub protocol: u8,
-    pub ttl: u8,
-    pub tos: u8,
-    /// The lower 12 bits of the header's 13th and 14th octet without the data offset (RFC 9293 section 3.1).
-    pub tcp_flags: u16,
-    /// These three of TCP; zeros elsewhere.
-    pub sequence: u32,
-    pub acknowledgement: u32,
-    pub window: u16,
-    /// Octets behind the header of TCP, UDP or ICMP.
-    pub data: u16,
-    /// Type and code.
-    pub icmp: [u8; 2],
     /// The identifier of an ICMP echo.
     pub echo_id: u16,
     pub fragment: bool,
+    /// What the flow table counts. Its length is that of the whole IP packet.
+    pub packet: Packet,
 }
 
 impl Headers {
     /// Octets of the frame without what pads it.
     pub const fn frame_length(&self) -> usize {
-        ETHERNET + self.length as usize
+        ETHERNET + self.packet.bytes as usize
     }
     /// Where the payload of IP begins in the frame.
     pub const fn transport(&self) -> usize {
         ETHERNET + self.header_length as usize
-    }
-
-    /// What the flow table counts.
-    pub const fn packet(&self) -> Packet {
-        Packet {
-            bytes: self.length as u32,
-            tcp_flags: self.tcp_flags,
-            data: self.data,
-            sequence: self.sequence,
-            acknowledgement: self.acknowledgement,
-            window: self.window,
-            tos: self.tos,
-            ttl: self.ttl,
-            icmp: self.icmp,
-        }
     }
 
     /// The address at the other end from the guest, when the packet goes this way.
@@ -149,11 +123,9 @@ fn read_fixed(fixed: &[u8; 20]) -> Headers {
     Headers {
         source: quad(fixed, 12),
         destination: quad(fixed, 16),
-        length: word(fixed, 2),
         header_length: (fixed[0] & 0xf) * 4,
         protocol: fixed[9],
-        ttl: fixed[8],
-        tos: fixed[1],
+        packet: Packet { bytes: word(fixed, 2).into(), ttl: fixed[8], tos: fixed[1], ..Packet::default() },
         // More fragments, or an offset.
         fragment: word(fixed, 6) & 0x3fff != 0,
         ..Headers::default()
@@ -185,10 +157,11 @@ fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed
                 return Err(Malformed::BadTransportHeader);
             }
             (headers.source_port, headers.destination_port) = (word(tcp, 0), word(tcp, 2));
-            headers.tcp_flags = word(tcp, 12) & 0x0fff;
-            (headers.sequence, headers.acknowledgement) = (quad(tcp, 4), quad(tcp, 8));
-            headers.window = word(tcp, 14);
-            headers.data = (payload.len() - offset) as u16;
+            // The lower 12 bits of the 13th and 14th octet without the data offset (RFC 9293 section 3.1).
+            headers.packet.tcp_flags = word(tcp, 12) & 0x0fff;
+            (headers.packet.sequence, headers.packet.acknowledgement) = (quad(tcp, 4), quad(tcp, 8));
+            headers.packet.window = word(tcp, 14);
+            headers.packet.data = (payload.len() - offset) as u16;
         }
         UDP => {
             let Some(udp) = payload.first_chunk::<8>() else { return Err(Malformed::BadTransportHeader) };
@@ -197,13 +170,13 @@ fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed
                 return Err(Malformed::BadTransportHeader);
             }
             (headers.source_port, headers.destination_port) = (word(udp, 0), word(udp, 2));
-            headers.data = (length - 8) as u16;
+            headers.packet.data = (length - 8) as u16;
         }
         ICMP => {
             let Some(icmp) = payload.first_chunk::<8>() else { return Err(Malformed::BadTransportHeader) };
-            headers.icmp = [icmp[0], icmp[1]];
+            headers.packet.icmp = [icmp[0], icmp[1]];
             headers.echo_id = word(icmp, 4);
-            headers.data = (payload.len() - 8) as u16;
+            headers.packet.data = (payload.len() - 8) as u16;
         }
         _ => {}
     }
@@ -222,7 +195,7 @@ pub(crate) fn quoted(frame: &[u8], error: &Headers) -> Option<Headers> {
     let start = packet.get(usize::from(headers.header_length)..)?.first_chunk::<8>()?;
     match headers.protocol {
         TCP | UDP => (headers.source_port, headers.destination_port) = (word(start, 0), word(start, 2)),
-        ICMP => (headers.icmp, headers.echo_id) = ([start[0], start[1]], word(start, 4)),
+        ICMP => (headers.packet.icmp, headers.echo_id) = ([start[0], start[1]], word(start, 4)),
         _ => {}
     }
     Some(headers)

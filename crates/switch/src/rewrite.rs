@@ -48,6 +48,7 @@ fn shrink(frame: &mut [u8], at: usize, difference: u16) {
 
 #[cfg(test)]
 mod tests {
+    use lucarne_flows::Packet;
     use proptest::prelude::*;
 
     use super::*;
@@ -76,7 +77,8 @@ mod tests {
             let sum = checksum(&icmp).to_be_bytes();
             icmp[2..4].copy_from_slice(&sum);
             let mut frame = [whole(header), icmp.to_vec()].concat();
-            let headers = Headers { header_length: 20, length: 36, ..Headers::default() };
+            let packet = Packet { bytes: 36, ..Packet::default() };
+            let headers = Headers { header_length: 20, packet, ..Headers::default() };
             turn_echo(&mut frame, &headers, [1; 6], [2; 6]);
             prop_assert_eq!(checksum(&frame[ETHERNET..ETHERNET + 20]), 0);
             prop_assert_eq!(checksum(&frame[ETHERNET + 20..]), 0);

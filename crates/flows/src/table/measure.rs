@@ -93,6 +93,29 @@ impl Line {
     /// Whether the packet needs nothing but this line. Moves [`Line::highest`] on, when that is all there is to do.
     #[inline]
     pub(super) fn tells_nothing(&mut self, packet: &Packet) -> bool {
+        self.is_plain(packet) || self.tells_nothing_after_all(packet)
+    }
+
+    /// The short way for nearly all packets of TCP: acknowledgements that answer no probe, and data in order.
+    #[inline]
+    fn is_plain(&mut self, packet: &Packet) -> bool {
+        let is_ack = packet.tcp_flags & (SYN | FIN | RST | ACK) == ACK;
+        let letter = if packet.data == 0 { PURE_ACK } else { DATA };
+        if !is_ack || packet.window == 0 || self.seen & (letter | AWAITING) != letter {
+            return false;
+        }
+        if packet.data == 0 {
+            return true;
+        }
+        let in_order = self.seen & (TRACKED | PROBING) == TRACKED | PROBING && reaches(packet.sequence, self.highest);
+        if in_order {
+            self.highest = end_of(packet);
+        }
+        in_order
+    }
+
+    #[inline(never)]
+    fn tells_nothing_after_all(&mut self, packet: &Packet) -> bool {
         let protocol = self.key.protocol();
         if letters(protocol, packet) & !self.seen != 0 {
             return false;
