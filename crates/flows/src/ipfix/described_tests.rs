@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lucarne_model::{FlowRecord, SecurityGroupId};
+use lucarne_model::{ConnState, FlowRecord, SecurityGroupId};
 
 use super::{
     Decoder, Exporter, HEADER_LENGTH,
@@ -109,6 +109,17 @@ fn the_sender_says_from_when_its_uptimes_count() {
     let message = first_message();
     let told = sets(&message, 268).concat();
     assert_eq!(told, [&7u32.to_be_bytes()[..], &7u32.to_be_bytes(), &NOW.as_millis().to_be_bytes()].concat());
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // reads the book
+fn the_book_has_every_connection_state_with_its_code_and_meaning() {
+    let book = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/book/flows.md");
+    let book = std::fs::read_to_string(book).unwrap();
+    for state in ConnState::ALL {
+        let row = format!("| {} | `{}` | {} |", state.code(), state.name(), state.meaning().trim());
+        assert!(book.contains(&row), "docs/book/flows.md lacks {row}");
+    }
 }
 
 /// A field that the wire forgets would be lost between host and collector.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use lucarne_model::{
     AccountId, HostId, InstanceId, InterfaceId, SubnetId, VpcId,
-    flow::{Location, Path, Verdict},
+    flow::{Location, Path, RoundTrip, Verdict},
     security_group::{TCP, UDP},
 };
 use proptest::prelude::*;
@@ -59,11 +59,28 @@ fn packet(bytes: u32, tcp_flags: u16) -> Packet {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Packet { flow: u16, direction: Direction, bytes: u32, flags: u16 },
+    Packet { flow: u16, direction: Direction, packet: Packet },
     Reject { flow: u16, reason: EndReason },
     Wait(Duration),
     NewEpoch,
     Refuse(u16),
+}
+
+/// Numbers near each other and near the end of their circle, so that they meet.
+fn segment(flags: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
+    let number = || prop_oneof![0u32..50, (u32::MAX - 20)..=u32::MAX, any::<u32>()];
+    let rest = (0u16..30, prop_oneof![Just(0u16), Just(1000)]);
+    (20u32..1500, flags, number(), number(), rest).prop_map(
+        |(bytes, tcp_flags, sequence, acknowledgement, (data, window))| Packet {
+            bytes,
+            tcp_flags,
+            sequence,
+            acknowledgement,
+            data,
+            window,
+            ..Packet::default()
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -71,8 +88,8 @@ fn step() -> impl Strategy<Value = Step> {
     let flags = prop_oneof![Just(SYN), Just(SYN | ACK), Just(ACK), Just(FIN | ACK), Just(RST)];
     let reason = prop_oneof![Just(EndReason::Invalid), Just(EndReason::NoRoute)];
     prop_oneof![
-        10 => (0u16..40, direction, 20u32..1500, flags)
-            .prop_map(|(flow, direction, bytes, flags)| Step::Packet { flow, direction, bytes, flags }),
+        10 => (0u16..40, direction, segment(flags))
+            .prop_map(|(flow, direction, packet)| Step::Packet { flow, direction, packet }),
         3 => (0u16..40, reason).prop_map(|(flow, reason)| Step::Reject { flow, reason }),
         3 => (0u64..40_000).prop_map(|millis| Step::Wait(Duration::from_millis(millis))),
         1 => Just(Step::NewEpoch),
@@ -105,8 +122,13 @@ impl Run {
     }
 
     fn packet(&mut self, flow: u16, direction: Direction, bytes: u32, flags: u16) {
-        self.note(direction, bytes);
-        let packet = packet(bytes, if flow.is_multiple_of(2) { flags } else { 0 });
+        self.send(flow, direction, packet(bytes, flags));
+    }
+
+    fn send(&mut self, flow: u16, direction: Direction, packet: Packet) {
+        self.note(direction, packet.bytes);
+        let tcp_flags = if flow.is_multiple_of(2) { packet.tcp_flags } else { 0 };
+        let packet = Packet { tcp_flags, ..packet };
         match self.table.find(key(flow)) {
             Some(slot) => self.table.count(slot, direction, &packet, self.now),
             None => {
@@ -119,7 +141,7 @@ impl Run {
 
     fn perform(&mut self, step: &Step) {
         match *step {
-            Step::Packet { flow, direction, bytes, flags } => self.packet(flow, direction, bytes, flags),
+            Step::Packet { flow, direction, packet } => self.send(flow, direction, packet),
             Step::Reject { flow, reason } => {
                 self.note(Direction::Ingress, 40);
                 let (owner, emit) = (owner(), &mut |record| self.records.push(record));
@@ -170,6 +192,11 @@ proptest! {
         run.table.finish_all(EndReason::AgentRestart, &mut |record| run.records.push(record));
         prop_assert!(run.table.is_empty());
         prop_assert_eq!(run.recorded(), run.sent);
+        for record in &run.records {
+            let round_trip = record.round_trip.unwrap_or(RoundTrip { count: 0, min: 0, mean: 0, max: 0, smoothed: 0 });
+            prop_assert!(round_trip.min <= round_trip.mean && round_trip.mean <= round_trip.max, "{:?}", record);
+            prop_assert!(u64::from(record.retransmissions.max(record.zero_windows)) <= record.packets);
+        }
     }
 }
 
