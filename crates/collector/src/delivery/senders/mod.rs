@@ -1,0 +1,121 @@
+//! The ways to a destination.
+//!
+//! Owns what all have in common: a batch goes as a whole or is tried again as a whole, and what a sender may reach. A
+//! destination is the tenant's word, so it must not lead to what stands open on the collector's own machine.
+
+mod files;
+mod ipfix;
+
+use std::{io, net::IpAddr, path::PathBuf};
+
+use lucarne_model::{
+    Moment, TenantFlowRecord,
+    flow_log::{DeliveryOrder, Destination},
+};
+
+use files::{FileSender, Folder};
+use ipfix::IpfixSender;
+
+/// Records to be sent, oldest first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sending<'a> {
+    /// The serial of the first.
+    pub(super) first: u64,
+    pub(super) records: &'a [TenantFlowRecord],
+    pub(super) now: Moment,
+}
+
+/// Why records could not be sent. It is shown to the log's owner.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error("the name {host} cannot be resolved: {source}")]
+    Resolve { host: String, source: io::Error },
+    #[error("{0} is an address of this machine or link, to which nothing is delivered")]
+    Local(IpAddr),
+    #[error("{to} does not take them: {source}")]
+    Network { to: String, source: io::Error },
+    #[error("{to} did not take them in time")]
+    Late { to: String },
+    #[error("{} cannot be written: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("the flow log's format cannot be read: {0}")]
+    Format(String),
+    #[error("this collector was built without a way to {0}")]
+    Unsupported(String),
+}
+
+/// How far senders reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Not to addresses of the machine itself or of its link.
+    Elsewhere,
+    /// Anywhere: for a cloud that stands on one machine.
+    Anywhere,
+}
+
+impl Reach {
+    /// A collector that listens to hosts on a loopback address serves a cloud on one machine.
+    pub(crate) const fn of(listens: IpAddr) -> Self {
+        match listens.is_loopback() {
+            true => Self::Anywhere,
+            false => Self::Elsewhere,
+        }
+    }
+
+    fn allows(self, address: IpAddr) -> bool {
+        let is_local = match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                v4.is_loopback() || v4.is_unspecified() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast()
+            }
+            IpAddr::V6(v6) => {
+                v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast()
+            }
+        };
+        self == Self::Anywhere || !is_local
+    }
+}
+
+/// The way to one log's destination.
+#[derive(Debug)]
+pub(super) enum Sender {
+    Ipfix(IpfixSender),
+    File(FileSender),
+    /// Nothing can be sent: the log says what this collector does not know.
+    None(String),
+}
+
+impl Sender {
+    pub(super) fn new(order: &DeliveryOrder, reach: Reach) -> Self {
+        let log = &order.log;
+        match &log.to {
+            Destination::Ipfix { transport, host, port } => {
+                Self::Ipfix(IpfixSender::new(log.id, *transport, host.clone(), *port, reach))
+            }
+            Destination::File { folder } => Self::File(FileSender::new(log, Folder::at(folder))),
+            other => Self::None(other.to_string()),
+        }
+    }
+
+    pub(super) async fn send(&mut self, sending: Sending<'_>) -> Result<(), SendError> {
+        match self {
+            Self::Ipfix(sender) => sender.send(sending).await,
+            Self::File(sender) => sender.send(sending).await,
+            Self::None(to) => Err(SendError::Unsupported(to.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_open_on_the_machine_itself_is_not_reached() {
+        for local in ["127.0.0.1", "0.0.0.0", "169.254.169.254", "::1", "::ffff:127.0.0.1", "fe80::1", "224.0.0.1"] {
+            let address = local.parse().unwrap();
+            assert!(!Reach::Elsewhere.allows(address), "{local}");
+            assert!(Reach::Anywhere.allows(address), "{local}");
+        }
+        assert!(Reach::Elsewhere.allows("192.0.2.1".parse().unwrap()));
+    }
+}
