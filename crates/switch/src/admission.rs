@@ -5,7 +5,7 @@
 //! begins a flow. Whatever is refused is counted in a flow of its own, with its reason.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use lucarne_flows::{Allowed, Denial, FlowKey, Grounds, Opening, Phase, Question, Rejection, Side, Slot, phase::RST};
+use lucarne_flows::{Allowed, Denial, FlowKey, Opening, Phase, Question, Rejection, Side, Slot, phase::RST};
 use lucarne_model::{EndReason, Moment, flow::Direction};
 
 use crate::{
@@ -216,7 +216,7 @@ impl Switch {
             Some(slot) => self.table.count(slot, direction, &headers.packet, now),
             None => {
                 let port = self.fabric.port(port).ok_or(EndReason::NoRoute)?;
-                let allowed = self.fabric.allowed(port, &flow, Grounds::Nothing);
+                let allowed = self.fabric.allowed_beside(port, key.remote());
                 let start = Start { phase: Phase::OneWay, side: Side::Initiator, allowed };
                 self.open(key, start, hop, passage, out);
             }

@@ -1,8 +1,9 @@
 //! Routing: to which interface does a packet go that a guest sends?
 //!
-//! Owns [`Hop`], the answer, in the form in which the flow table remembers it, and what records tell of the way. The link address that a guest chose does
-//! not matter: within its subnet a packet goes to its destination, else where the subnet's route table leads, by the
-//! longest prefix. There is no broadcast domain, so broadcast and multicast have no route.
+//! Owns [`Hop`], the answer, in the form in which the flow table remembers it, and what records tell of the way
+//! ([`FarEnd`]). The link address that a guest chose does not matter: within its subnet a packet goes to its destination,
+//! else where the subnet's route table leads, by the longest prefix. There is no broadcast domain, so broadcast and
+//! multicast have no route.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::Ipv4Addr;
@@ -11,7 +12,7 @@ use lucarne_flows::FarEnd;
 use lucarne_model::{EndReason, flow::Path};
 
 use crate::{
-    fabric::{Fabric, NextHop, Place, Port},
+    fabric::{Endpoint, Fabric, NextHop, Place, Port},
     output::PortIndex,
 };
 
@@ -59,8 +60,8 @@ const fn index_of_place(place: Place) -> u32 {
 
 impl Fabric {
     /// What is told of the other end of a flow: an interface of the network, or what lies behind one that forwards.
-    pub(crate) fn far_end(&self, port: &Port, remote: u32) -> FarEnd {
-        if let Some(endpoint) = self.neighbour(port, remote) {
+    pub(crate) fn far_end(&self, port: &Port, remote: Ipv4Addr, peer: Option<&Endpoint>) -> FarEnd {
+        if let Some(endpoint) = peer {
             let path = match endpoint.place {
                 Place::Here(_) => Path::SameHost,
                 Place::There(_) | Place::Nowhere => Path::OtherHost,
@@ -68,9 +69,8 @@ impl Fabric {
             let interface_index = index_of_place(endpoint.place);
             return FarEnd { path, prefix_length: endpoint.prefix_length, interface_index };
         }
-        let address = Ipv4Addr::from_bits(remote);
         let subnet = &self.networks[port.network].subnets[port.subnet];
-        match subnet.routes.iter().find(|(prefix, _)| prefix.contains(address)) {
+        match subnet.routes.iter().find(|(prefix, _)| prefix.contains(remote)) {
             Some((prefix, NextHop::Endpoint(number))) => {
                 let place = self.endpoints.get(*number as usize).map_or(Place::Nowhere, |endpoint| endpoint.place);
                 FarEnd { path: Path::Site, prefix_length: prefix.prefix(), interface_index: index_of_place(place) }
