@@ -54,7 +54,9 @@ struct Scene {
 impl Scene {
     async fn start(dir: &Path, shutdown: &CancellationToken) -> anyhow::Result<Self> {
         let any: SocketAddr = "127.0.0.1:0".parse()?;
-        let collector = lucarne_collector::Settings { state_dir: dir.join("c"), listen_ipfix: any, listen_query: any };
+        let state_dir = dir.join("c");
+        let collector =
+            lucarne_collector::Settings { state_dir, listen_ipfix: any, listen_query: any, listen_flows: None };
         let connection = dir.join("c/connection.json");
         tokio::spawn(lucarne_collector::run(collector, shutdown.clone()));
         wait_for(|| connection.exists()).await;

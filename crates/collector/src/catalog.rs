@@ -10,7 +10,11 @@ use std::{
 
 use lucarne_model::AccountId;
 
-use crate::{Kept, day::Day, part::Part};
+use crate::{
+    Kept,
+    hour::Hour,
+    part::{Part, Place},
+};
 
 /// Records that became durable together, and so on: all of a segment.
 pub(crate) type Chunks = Vec<Arc<[Kept]>>;
@@ -23,8 +27,8 @@ struct Contents {
     /// By log segment; the last one is still written to.
     unsealed: BTreeMap<u64, Chunks>,
     unsealed_records: usize,
-    /// Parts of a day in the order of their segments.
-    parts: BTreeMap<AccountId, BTreeMap<Day, Vec<Arc<Part>>>>,
+    /// Parts of an hour, sorted by place: those of a location together, in the order of their segments.
+    parts: BTreeMap<AccountId, BTreeMap<Hour, Vec<Arc<Part>>>>,
 }
 
 /// What one question is answered from.
@@ -32,8 +36,17 @@ struct Contents {
 pub(crate) struct Snapshot {
     /// Of all accounts.
     pub(crate) unsealed: Chunks,
-    /// Of the one account, newest day first.
-    pub(crate) days: Vec<(Day, Vec<Arc<Part>>)>,
+    /// Of the one account, newest hour first.
+    pub(crate) hours: Vec<(Hour, Vec<Arc<Part>>)>,
+}
+
+/// What a question in SQL is answered from.
+#[derive(Debug)]
+pub(crate) struct Everything {
+    /// Of all accounts.
+    pub(crate) unsealed: Chunks,
+    /// Of the account, or of all.
+    pub(crate) parts: Vec<Arc<Part>>,
 }
 
 impl Catalog {
@@ -74,30 +87,47 @@ impl Catalog {
         parts.into_iter().for_each(|part| contents.add_part(part));
     }
 
-    /// Days that have more than one part.
-    pub(crate) fn crowded_days(&self) -> Vec<Vec<Arc<Part>>> {
+    /// Parts that lie in one folder, where there is more than one.
+    pub(crate) fn crowded_folders(&self) -> Vec<Vec<Arc<Part>>> {
         let contents = self.read();
-        contents.parts.values().flat_map(BTreeMap::values).filter(|parts| parts.len() > 1).cloned().collect()
+        let folders = contents.parts.values().flat_map(BTreeMap::values);
+        let folders = folders.flat_map(|parts| parts.chunk_by(|a, b| a.place.is_beside(&b.place)));
+        folders.filter(|parts| parts.len() > 1).map(<[_]>::to_vec).collect()
+    }
+
+    /// The part of an account that has this name.
+    pub(crate) fn part(&self, account: AccountId, name: &str) -> Option<Arc<Part>> {
+        let place = Place::parse(name).filter(|place| place.account == account)?;
+        let contents = self.read();
+        contents.parts.get(&account)?.get(&place.hour)?.iter().find(|part| part.place == place).cloned()
     }
 
     /// The part takes the place of all that it covers, whose files go with their last readers.
     pub(crate) fn merged(&self, part: Arc<Part>) {
         let mut contents = self.write();
-        if let Some(parts) = contents.parts.get_mut(&part.place.account).and_then(|days| days.get_mut(&part.place.day))
-        {
+        let hours = contents.parts.get_mut(&part.place.account);
+        if let Some(parts) = hours.and_then(|hours| hours.get_mut(&part.place.hour)) {
             parts.iter().filter(|other| part.place.covers(&other.place)).for_each(|other| other.supersede());
             parts.retain(|other| !part.place.covers(&other.place));
         }
         contents.add_part(part);
     }
 
-    pub(crate) fn snapshot(&self, account: AccountId, first: Day, last: Day) -> Snapshot {
+    pub(crate) fn snapshot(&self, account: AccountId, first: Hour, last: Hour) -> Snapshot {
         let contents = self.read();
-        let days = contents.parts.get(&account).into_iter().filter(|_| first <= last);
-        let days = days.flat_map(|days| days.range(first..=last).rev());
-        Snapshot {
-            unsealed: contents.unsealed.values().flatten().cloned().collect(),
-            days: days.map(|(day, parts)| (*day, parts.clone())).collect(),
+        let hours = contents.parts.get(&account).into_iter().filter(|_| first <= last);
+        let hours = hours.flat_map(|hours| hours.range(first..=last).rev());
+        Snapshot { unsealed: contents.unsealed(), hours: hours.map(|(hour, parts)| (*hour, parts.clone())).collect() }
+    }
+
+    /// All there is of an account, or of all accounts.
+    pub(crate) fn everything(&self, account: Option<AccountId>) -> Everything {
+        let contents = self.read();
+        let is_meant = |of: &AccountId| account.is_none_or(|account| account == *of);
+        let accounts = contents.parts.iter().filter(|(of, _)| is_meant(of)).map(|(_, hours)| hours);
+        Everything {
+            unsealed: contents.unsealed(),
+            parts: accounts.flat_map(BTreeMap::values).flatten().cloned().collect(),
         }
     }
 
@@ -110,8 +140,12 @@ impl Catalog {
 }
 
 impl Contents {
+    fn unsealed(&self) -> Chunks {
+        self.unsealed.values().flatten().cloned().collect()
+    }
+
     fn add_part(&mut self, part: Arc<Part>) {
-        let parts = self.parts.entry(part.place.account).or_default().entry(part.place.day).or_default();
+        let parts = self.parts.entry(part.place.account).or_default().entry(part.place.hour).or_default();
         let at = parts.partition_point(|other| other.place < part.place);
         parts.insert(at, part);
     }

@@ -1,8 +1,11 @@
 //! The query service: questions in JSON over HTTP, for the controller.
 //!
 //! Owns the routes and the token: `POST /flows/list` ([`FlowQuery`] to a page), `POST /flows/watch` ([`FlowWatch`] to lines
-//! of JSON without end), `GET /health`. A refusal is a status and one line of text. Which tenant may ask what is decided
-//! by the controller, the only one who has the token.
+//! of JSON without end), `GET /health`; [`sql`] and [`receipts`] have theirs. A refusal is a status and one line of text.
+//! Which tenant may ask what is decided by the controller, the only one who has the token.
+
+mod receipts;
+mod sql;
 
 use std::{convert::Infallible, io, sync::Arc};
 
@@ -23,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     health::{Gauges, Health},
     query::Store,
+    receipts::Receipts,
+    sql::FlowStore,
     watch::Watchers,
 };
 
@@ -39,15 +44,24 @@ struct Parts {
     /// The whole header, `Bearer` and the token.
     authorization: String,
     store: Store,
+    sql: Arc<dyn FlowStore>,
+    receipts: Arc<Receipts>,
     questions: Semaphore,
     watchers: Arc<Watchers>,
     health: Arc<Gauges>,
 }
 
 impl Service {
-    pub(crate) fn new(token: &str, store: Store, watchers: Arc<Watchers>, health: Arc<Gauges>) -> Self {
-        let questions = Semaphore::new(QUESTIONS);
-        Self(Arc::new(Parts { authorization: format!("Bearer {token}"), store, questions, watchers, health }))
+    pub(crate) fn new(
+        token: &str,
+        store: Store,
+        sql: Arc<dyn FlowStore>,
+        receipts: Arc<Receipts>,
+        watchers: Arc<Watchers>,
+        health: Arc<Gauges>,
+    ) -> Self {
+        let (authorization, questions) = (format!("Bearer {token}"), Semaphore::new(QUESTIONS));
+        Self(Arc::new(Parts { authorization, store, sql, receipts, questions, watchers, health }))
     }
 }
 
@@ -59,6 +73,10 @@ pub(crate) async fn serve(listener: TcpListener, service: Service, shutdown: Can
         .route("/flows/list", post(list_flows))
         .route("/flows/watch", post(watch))
         .route("/health", get(health))
+        .route("/v1/sql", post(sql::ask))
+        .route("/v1/sql/columns", get(sql::columns))
+        .route("/v1/receipts", get(receipts::list))
+        .route("/v1/parts", get(receipts::part))
         .layer(DefaultBodyLimit::max(LARGEST))
         .layer(middleware::from_fn_with_state(service.clone(), authenticate))
         .with_state(service);

@@ -6,9 +6,11 @@
 //! 1. [`ingest`] reads IPFIX from a host and hands decoded records to the [`keeper`];
 //! 2. the keeper appends them with the sender's mark to the [`log`], fsyncs, acknowledges, and shows them to queries
 //!    ([`catalog`]) and watchers ([`watch`]);
-//! 3. the [`sealer`] turns a full or old log segment into one Parquet [`part`] for each account and day, then removes the
-//!    segment; parts of a day are merged as they become many ([`compaction`]);
-//! 4. [`query`] finds records in the catalog and the parts, and [`http`] serves that to the controller.
+//! 3. the [`sealer`] turns a full or old log segment into one Parquet [`part`] for each account, location and hour, each
+//!    with a signed receipt ([`receipts`]), then removes the segment; parts of an hour are merged as they become many
+//!    ([`compaction`]);
+//! 4. [`query`] finds records in the catalog and the parts, [`sql`] answers questions over both, and [`http`] serves that
+//!    to the controller.
 //!
 //! The folder needs no list of its files, because the names say everything: segments are numbered, a part is named for the
 //! segments that it was made from, and **a part counts if and only if all its segments are gone from the log and no other
@@ -18,13 +20,15 @@
 //! Secrets and addresses are found by others in [`Connection`]. Who may ask for which account is decided by the
 //! controller; here every question names its account.
 
+mod at_rest;
 mod catalog;
 mod columns;
 mod compaction;
 mod connection;
-mod day;
 mod durable;
+mod foreign;
 mod health;
+mod hour;
 mod http;
 mod ingest;
 mod keeper;
@@ -33,9 +37,11 @@ mod pace;
 mod part;
 mod position;
 mod query;
+mod receipts;
 mod recovery;
 mod sealer;
 mod sessions;
+mod sql;
 #[cfg(test)]
 mod test_records;
 mod watch;
@@ -43,13 +49,19 @@ mod watch;
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use lucarne_model::FlowRecord;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
 
+pub use at_rest::{AtRest, lay_down};
 pub use connection::{Connection, ConnectionError};
 pub use health::Health;
 pub use pace::Pace;
+pub use receipts::{ReceiptPage, ReceiptsError};
 pub use recovery::RecoveryError;
+pub use sql::{EngineError, SqlAnswer, SqlColumn, SqlError, SqlFormat, SqlQuestion, SqlRefusal};
 
 /// Where a collector keeps its state and what it listens on.
 #[derive(Clone, Debug)]
@@ -60,6 +72,8 @@ pub struct Settings {
     pub listen_ipfix: SocketAddr,
     /// For the controller; a loopback address, since only the token protects it. Port 0 as above.
     pub listen_query: SocketAddr,
+    /// For NetFlow v5 and v9, IPFIX and sFlow of routers, over UDP; nobody is asked who they are. None: not at all.
+    pub listen_flows: Option<SocketAddr>,
 }
 
 /// Why a collector could not start, or had to end.
@@ -71,6 +85,12 @@ pub enum Error {
     InUse { path: PathBuf },
     #[error("what the state folder holds cannot be read")]
     Recovery(#[source] RecoveryError),
+    #[error("the records of other exporters cannot be listed")]
+    Foreign(#[source] io::Error),
+    #[error("the receipts cannot be read or gone on with")]
+    Receipts(#[source] ReceiptsError),
+    #[error("questions in SQL cannot be answered")]
+    Sql(#[source] EngineError),
     #[error("{address} cannot be listened on")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("no random numbers for the secrets")]
@@ -105,8 +125,12 @@ pub async fn run_at(settings: Settings, pace: Pace, shutdown: CancellationToken)
     let connection = Connection::prepare(&settings)?;
     let ipfix = listen(connection.ipfix).await?;
     let query = listen(connection.query).await?;
+    let flows = match settings.listen_flows {
+        Some(address) => Some(UdpSocket::bind(address).await.map_err(|source| Error::Listen { address, source })?),
+        None => None,
+    };
     let connection = connection.keep(&settings, &ipfix, &query).map_err(Error::Connection)?;
-    Collector::start(&settings, pace, &shutdown)?.serve(&connection, ipfix, query, shutdown).await
+    Collector::start(&settings, pace, &shutdown)?.serve(&connection, ipfix, query, flows, shutdown).await
 }
 
 /// Listens on the address, or on a free port of it when the port (which may be a remembered one) is taken.
@@ -125,6 +149,9 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 struct Collector {
     commands: mpsc::Sender<keeper::Command>,
     store: query::Store,
+    sql: Arc<sql::Engine>,
+    foreign: Arc<foreign::Foreign>,
+    receipts: Arc<receipts::Receipts>,
     watchers: Arc<watch::Watchers>,
     health: Arc<health::Gauges>,
     keeper: tokio::task::JoinHandle<()>,
@@ -134,12 +161,20 @@ struct Collector {
 impl Collector {
     fn start(settings: &Settings, pace: Pace, shutdown: &CancellationToken) -> Result<Self, Error> {
         let recovered = recovery::recover(&settings.state_dir).map_err(Error::Recovery)?;
+        let receipts = Arc::new(receipts::Receipts::open(&settings.state_dir).map_err(Error::Receipts)?);
+        receipts.reconcile(&recovered.parts, sealer::now()).map_err(Error::Receipts)?;
+        // What is held here would not be removed when it is merged.
+        drop(recovered.parts);
         let catalog = Arc::new(recovered.catalog);
+        let folders = part::Folders::of(&settings.state_dir);
+        let foreign = Arc::new(foreign::Foreign::open(&settings.state_dir).map_err(Error::Foreign)?);
+        let limits = sql::Limits::default();
+        let sql = sql::Engine::start(&folders.shown, catalog.clone(), foreign.clone(), limits).map_err(Error::Sql)?;
         let watchers = Arc::new(watch::Watchers::default());
         let health = Arc::new(health::Gauges::default());
         let (commands, inbox) = mpsc::channel(keeper::INBOX);
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
-        let sealer = sealer::Sealer::new(&settings.state_dir, pace, catalog.clone(), health.clone());
+        let sealer = sealer::Sealer::new(&settings.state_dir, pace, catalog.clone(), receipts.clone(), health.clone());
         let keeper = keeper::Keeper {
             log: recovered.log,
             sessions: recovered.sessions,
@@ -155,6 +190,9 @@ impl Collector {
         Ok(Self {
             commands,
             store: query::Store::new(catalog),
+            sql: Arc::new(sql),
+            foreign,
+            receipts,
             watchers,
             health,
             keeper: tokio::task::spawn_blocking(move || keeper.run(inbox)),
@@ -168,16 +206,18 @@ impl Collector {
         connection: &Connection,
         ipfix: TcpListener,
         query: TcpListener,
+        flows: Option<UdpSocket>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let Self { commands, store, watchers, health, mut keeper, mut sealer } = self;
+        let Self { commands, store, sql, foreign, receipts, watchers, health, mut keeper, mut sealer } = self;
         let token = Arc::from(connection.exporter_token.as_str());
         let ingest = ingest::serve(ipfix, token, commands, health.clone(), shutdown.clone());
-        let service = http::Service::new(&connection.query_token, store, watchers, health);
+        let service = http::Service::new(&connection.query_token, store, sql, receipts, watchers, health);
         let queries = http::serve(query, service, shutdown.clone());
+        let flows = take_foreign(flows, foreign, shutdown.clone());
         tracing::info!(ipfix = %connection.ipfix, query = %connection.query, "collecting");
         let unasked = tokio::select! {
-            (_, served) = async { tokio::join!(ingest, queries) } => served.map_err(Error::Query),
+            (_, served, ()) = async { tokio::join!(ingest, queries, flows) } => served.map_err(Error::Query),
             _ = &mut keeper => Err(Error::Ended { work: "keeps records" }),
             _ = &mut sealer => Err(Error::Ended { work: "seals the log" }),
         };
@@ -189,5 +229,13 @@ impl Collector {
             }
         }
         if asked { Ok(()) } else { unasked }
+    }
+}
+
+/// Where nobody listens nothing comes, until `shutdown`.
+async fn take_foreign(socket: Option<UdpSocket>, foreign: Arc<foreign::Foreign>, shutdown: CancellationToken) {
+    match socket {
+        Some(socket) => foreign::serve(socket, foreign, shutdown).await,
+        None => shutdown.cancelled().await,
     }
 }

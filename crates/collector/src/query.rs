@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use lucarne_model::{FlowPage, FlowQuery};
+use lucarne_model::{AccountId, FlowPage, FlowQuery};
 
 use crate::{
     Kept,
     catalog::Catalog,
-    day::Day,
-    part::{Part, PartError, PartReader},
+    hour::Hour,
+    part::{self, Found, Part, PartError},
     position::{BadCursor, Position, Stretch},
 };
 
@@ -33,21 +33,26 @@ impl Store {
         self.catalog.unsealed_records()
     }
 
+    /// The part of an account that has this name.
+    pub(crate) fn part(&self, account: AccountId, name: &str) -> Option<Arc<Part>> {
+        self.catalog.part(account, name)
+    }
+
     /// The page that a question asks for. Reads files: not for an async task.
     pub(crate) fn list(&self, query: &FlowQuery) -> Result<FlowPage, BadCursor> {
         let stretch = Stretch::of(query)?;
-        let days = self.catalog.snapshot(query.account, Day::of(stretch.since), Day::of(stretch.below.end));
+        let hours = self.catalog.snapshot(query.account, Hour::of(stretch.since), Hour::of(stretch.below.end));
         let limit = query.limit.clamp(1, FlowQuery::MAX_LIMIT) as usize;
         let mut search = Search { query, stretch, limit, found: Vec::new(), scanned: 0, unreadable: 0 };
-        days.unsealed.iter().for_each(|chunk| search.add_unsealed(chunk));
+        hours.unsealed.iter().for_each(|chunk| search.add_unsealed(chunk));
         let mut stopped_at = None;
-        for (index, (day, parts)) in days.days.iter().enumerate() {
-            if search.is_full_above(Position::at(day.end())) {
+        for (index, (hour, parts)) in hours.hours.iter().enumerate() {
+            if search.is_full_above(Position::at(hour.end())) {
                 break;
             }
             parts.iter().for_each(|part| search.add_part(part));
-            if search.scanned > MOST_SCANNED && index + 1 < days.days.len() {
-                stopped_at = Some(Position::at(day.start()));
+            if search.scanned > MOST_SCANNED && index + 1 < hours.hours.len() {
+                stopped_at = Some(Position::at(hour.start()));
                 break;
             }
         }
@@ -89,20 +94,16 @@ impl Search<'_> {
 
     /// The newest of the part's records that are meant, as many as could be on the page.
     fn read_part(&mut self, part: &Part) -> Result<Vec<Kept>, PartError> {
-        let mut reader = PartReader::open(part, &self.query.filter, &self.stretch)?;
-        let mut meant = Vec::new();
-        for row in reader.by_ref() {
-            let row = row?;
-            // Rows come newest first: the rest of the part is older still.
-            if meant.len() > self.limit || self.is_full_above(row.position()) {
-                break;
-            }
-            if self.is_meant(&row) {
-                meant.push(row);
-            }
-        }
-        self.scanned += reader.scanned;
-        Ok(meant)
+        let Found { rows, scanned } = part::newest(part, &self.query.filter, &self.open_stretch(), self.limit + 1)?;
+        self.scanned += scanned;
+        Ok(rows)
+    }
+
+    /// The stretch, without what is older than all that a full page has.
+    fn open_stretch(&self) -> Stretch {
+        let oldest = self.found.last().filter(|_| self.found.len() > self.limit);
+        let since = oldest.map_or(self.stretch.since, |oldest| self.stretch.since.max(oldest.record.end));
+        Stretch { since, ..self.stretch }
     }
 
     /// Whether no record at or below the position can be on the page, or tell that there is a next one.
@@ -119,7 +120,7 @@ impl Search<'_> {
         self.found.truncate(self.limit + 1);
     }
 
-    /// The page; `stopped_at` is where the search ended early, if it did: older days were not looked at.
+    /// The page; `stopped_at` is where the search ended early, if it did: older hours were not looked at.
     fn page(mut self, stopped_at: Option<Position>) -> FlowPage {
         if let Some(stop) = stopped_at {
             self.found.retain(|kept| kept.position() >= stop);

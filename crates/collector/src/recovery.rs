@@ -6,17 +6,15 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
-
-use lucarne_model::AccountId;
 
 use crate::{
     catalog::Catalog,
-    day::Day,
     durable,
     log::{self, Log},
-    part::{Part, Place},
-    sealer::{FLOWS_DIR, LOG_DIR},
+    part::{self, Folders, Part},
+    sealer::LOG_DIR,
     sessions::Sessions,
 };
 
@@ -33,14 +31,16 @@ pub enum RecoveryError {
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) catalog: Catalog,
+    /// The parts that count.
+    pub(crate) parts: Vec<Arc<Part>>,
     pub(crate) log: Log,
     pub(crate) sessions: Sessions,
 }
 
 /// Reads the state folder, which it makes if there is none, and removes what does not count.
 pub(crate) fn recover(state_dir: &Path) -> Result<Recovered, RecoveryError> {
-    let (log_dir, flows_dir) = (state_dir.join(LOG_DIR), state_dir.join(FLOWS_DIR));
-    for dir in [&log_dir, &flows_dir] {
+    let (log_dir, folders) = (state_dir.join(LOG_DIR), Folders::of(state_dir));
+    for dir in [&log_dir, &folders.shown, &folders.own] {
         durable::create_dir(dir).map_err(|source| RecoveryError::Folder { path: dir.clone(), source })?;
     }
     let folder = |path: &Path| {
@@ -49,26 +49,25 @@ pub(crate) fn recover(state_dir: &Path) -> Result<Recovered, RecoveryError> {
     };
     remove_temporaries(&log_dir).map_err(folder(&log_dir))?;
     let segments = log::segments(&log_dir).map_err(folder(&log_dir))?;
-    let found = find_parts(&flows_dir).map_err(folder(&flows_dir))?;
+    let found = part::find(&folders).map_err(folder(&folders.shown))?;
     let next = segments.iter().copied().chain(found.iter().map(|(place, _)| place.to)).max().map_or(1, |n| n + 1);
     let unsealed_from = segments.first().copied().unwrap_or(next);
 
     let mut parts = Vec::new();
-    for same_folder in found.chunk_by(|(a, _), (b, _)| (a.account, a.day) == (b.account, b.day)) {
+    for same_folder in found.chunk_by(|(a, _), (b, _)| a.is_beside(b)) {
         let counting: Vec<_> = same_folder.iter().filter(|(place, _)| place.to < unsealed_from).collect();
         for (place, size) in same_folder {
             let covered = counting.iter().any(|(other, _)| other.covers(place));
             if place.to < unsealed_from && !covered {
-                parts.push(Part::new(*place, &flows_dir, *size));
+                parts.push(Part::new(place.clone(), &folders, *size));
             } else {
-                let path = place.path(&flows_dir);
-                durable::remove(&path).map_err(folder(&path))?;
+                part::remove(&folders, place).map_err(folder(&folders.shown.join(place.name())))?;
             }
         }
     }
-    let catalog = Catalog::new(parts);
+    let catalog = Catalog::new(parts.clone());
     let sessions = replay(&log_dir, &segments, &catalog)?;
-    Ok(Recovered { catalog, log: Log::new(log_dir, next), sessions })
+    Ok(Recovered { catalog, parts, log: Log::new(log_dir, next), sessions })
 }
 
 /// Shows the log's records to the catalog, and gives how far each sender has been taken.
@@ -90,32 +89,6 @@ fn replay(log_dir: &Path, segments: &[u64], catalog: &Catalog) -> Result<Session
         replayed.marks.into_iter().for_each(|mark| sessions.remember(mark));
     }
     Ok(sessions)
-}
-
-/// All files named as parts, with their sizes, in the order of folders and segments. Removes half-written ones.
-fn find_parts(flows_dir: &Path) -> io::Result<Vec<(Place, u64)>> {
-    let mut found = Vec::new();
-    for account in names(flows_dir)? {
-        // Others may put their own files here; what is not named by our rule is left alone.
-        if account.strip_prefix("account=").and_then(|id| id.parse::<AccountId>().ok()).is_none() {
-            continue;
-        }
-        let account_dir = flows_dir.join(&account);
-        for day in names(&account_dir)? {
-            if day.strip_prefix("date=").and_then(|date| date.parse::<Day>().ok()).is_none() {
-                continue;
-            }
-            let day_dir = account_dir.join(&day);
-            remove_temporaries(&day_dir)?;
-            for file in names(&day_dir)? {
-                if let Some(place) = Place::parse(&account, &day, &file) {
-                    found.push((place, fs::metadata(day_dir.join(file))?.len()));
-                }
-            }
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
 }
 
 fn remove_temporaries(dir: &Path) -> io::Result<()> {

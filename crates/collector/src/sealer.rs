@@ -1,7 +1,8 @@
-//! Turns log segments into parts, and many parts of a day into few.
+//! Turns log segments into parts, and many parts of an hour into few.
 //!
-//! Owns the order of steps that the crate's rule needs: parts first, then the segment goes; the merged part first, then
-//! what it covers goes. Any step can be the last of this process, and each can be done again.
+//! Owns the order of steps that the crate's rule needs: parts first, then their receipts, then the segment goes; the
+//! merged part first, then its receipt, then what it covers goes. Any step can be the last of this process, and each can
+//! be done again.
 
 use std::{
     collections::BTreeMap,
@@ -14,35 +15,36 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lucarne_model::{AccountId, Moment};
+use lucarne_model::{AccountId, Moment, flow::Location};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Kept,
     catalog::Catalog,
     compaction,
-    day::Day,
     health::Gauges,
+    hour::Hour,
     log,
     pace::Pace,
-    part::{self, Part, PartError, PartReader, Place},
+    part::{self, Folders, NewPart, Part, PartError, PartReader, Place},
+    receipts::{Receipts, ReceiptsError},
 };
 
 const WORK: &str = "sealing";
 
-/// How long records of a day may still come after its end, before its parts are merged for good.
-const LATE: Duration = Duration::from_secs(3600);
+/// How long records of an hour may still come after its end, before its parts are merged for good.
+const LATE: Duration = Duration::from_secs(600);
 
-/// Folders below the state folder.
+/// Below the state folder.
 pub(crate) const LOG_DIR: &str = "log";
-pub(crate) const FLOWS_DIR: &str = "flows";
 
 #[derive(Debug)]
 pub(crate) struct Sealer {
     log_dir: PathBuf,
-    flows_dir: PathBuf,
+    folders: Folders,
     pace: Pace,
     catalog: Arc<Catalog>,
+    receipts: Arc<Receipts>,
     health: Arc<Gauges>,
 }
 
@@ -51,14 +53,21 @@ pub(crate) struct Sealer {
 pub(crate) enum SealError {
     #[error("a part cannot be written: {0}")]
     Part(#[source] PartError),
+    #[error("no receipt can be given: {0}")]
+    Receipt(#[source] ReceiptsError),
     #[error("the sealed segment cannot be removed: {0}")]
     Remove(#[source] io::Error),
 }
 
 impl Sealer {
-    pub(crate) fn new(state_dir: &Path, pace: Pace, catalog: Arc<Catalog>, health: Arc<Gauges>) -> Self {
-        let (log_dir, flows_dir) = (state_dir.join(LOG_DIR), state_dir.join(FLOWS_DIR));
-        Self { log_dir, flows_dir, pace, catalog, health }
+    pub(crate) fn new(
+        state_dir: &Path,
+        pace: Pace,
+        catalog: Arc<Catalog>,
+        receipts: Arc<Receipts>,
+        health: Arc<Gauges>,
+    ) -> Self {
+        Self { log_dir: state_dir.join(LOG_DIR), folders: Folders::of(state_dir), pace, catalog, receipts, health }
     }
 
     /// Works until `shutdown`, woken by the keeper and by the clock.
@@ -81,7 +90,7 @@ impl Sealer {
         while !shutdown.is_cancelled()
             && let Some((segment, chunks)) = self.catalog.next_to_seal()
         {
-            match seal(&self.log_dir, &self.flows_dir, segment, &chunks) {
+            match seal(&self.log_dir, &self.folders, &self.receipts, segment, &chunks) {
                 Ok(parts) => {
                     self.catalog.sealed(segment, parts);
                     self.health.sealing.clear(WORK);
@@ -92,53 +101,67 @@ impl Sealer {
     }
 
     fn compact_all(&self, shutdown: &CancellationToken) {
-        let over_before = Day::of(now().minus(LATE));
-        for parts in self.catalog.crowded_days() {
+        let over_before = Hour::of(now().minus(LATE));
+        for parts in self.catalog.crowded_folders() {
             // A part that cannot be read stays alone, or what covers it would stand for records that it does not have.
             let size = |part: &Arc<Part>| if part.is_readable() { part.size } else { u64::MAX };
             let sizes: Vec<u64> = parts.iter().map(size).collect();
-            let is_over = parts.first().is_some_and(|part| part.place.day < over_before);
+            let is_over = parts.first().is_some_and(|part| part.place.hour < over_before);
             if shutdown.is_cancelled() {
                 return;
             }
             let Some(range) = compaction::choose(&sizes, is_over) else { continue };
-            match merge(&self.flows_dir, &parts[range]) {
-                Ok(Some(part)) => self.catalog.merged(part),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "parts of a day could not be merged"),
+            if let Err(error) = self.compact(&parts[range]) {
+                tracing::warn!(%error, "parts of an hour could not be merged");
             }
         }
     }
+
+    fn compact(&self, parts: &[Arc<Part>]) -> Result<(), SealError> {
+        let Some(NewPart { part, contents }) = merge(&self.folders, parts).map_err(SealError::Part)? else {
+            return Ok(());
+        };
+        let covered: Vec<String> = parts.iter().map(|part| part.place.name()).collect();
+        self.receipts.issue(part.place.account, contents, &covered, now()).map_err(SealError::Receipt)?;
+        self.catalog.merged(part);
+        Ok(())
+    }
 }
 
-/// Writes a segment's records as parts and then removes the segment; can be done again after any failure.
+/// Writes a segment's records as parts, gives receipts, and then removes the segment; can be done again after any failure.
 pub(crate) fn seal(
     log_dir: &Path,
-    flows_dir: &Path,
+    folders: &Folders,
+    receipts: &Receipts,
     segment: u64,
     chunks: &[Arc<[Kept]>],
 ) -> Result<Vec<Arc<Part>>, SealError> {
-    let parts = write_parts(flows_dir, segment, chunks).map_err(SealError::Part)?;
+    let mut parts = Vec::new();
+    for NewPart { part, contents } in write_parts(folders, segment, chunks).map_err(SealError::Part)? {
+        receipts.issue(part.place.account, contents, &[], now()).map_err(SealError::Receipt)?;
+        parts.push(part);
+    }
     log::remove(log_dir, segment).map_err(SealError::Remove)?;
     Ok(parts)
 }
 
-/// One part for each account and day.
-pub(crate) fn write_parts(flows_dir: &Path, segment: u64, chunks: &[Arc<[Kept]>]) -> Result<Vec<Arc<Part>>, PartError> {
-    let mut places: BTreeMap<(AccountId, Day), Vec<&Kept>> = BTreeMap::new();
+/// One part for each account, hour and location.
+pub(crate) fn write_parts(folders: &Folders, segment: u64, chunks: &[Arc<[Kept]>]) -> Result<Vec<NewPart>, PartError> {
+    let mut places: BTreeMap<(AccountId, Hour, &Location), Vec<&Kept>> = BTreeMap::new();
     for kept in chunks.iter().flat_map(|chunk| chunk.iter()) {
-        places.entry((kept.record.account, Day::of(kept.record.end))).or_default().push(kept);
+        let record = &kept.record;
+        places.entry((record.account, Hour::of(record.end), &record.location)).or_default().push(kept);
     }
-    let write = |((account, day), mut rows): ((AccountId, Day), Vec<&Kept>)| {
-        rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.position()));
-        let place = Place { account, day, from: segment, to: segment };
-        part::write(flows_dir, place, rows.into_iter().cloned().map(Ok))
+    let write = |((account, hour, location), mut rows): ((AccountId, Hour, &Location), Vec<&Kept>)| {
+        rows.sort_unstable_by_key(|row| row.row_order());
+        let place = Place { account, hour, location: location.clone(), from: segment, to: segment };
+        part::write(folders, place, rows.into_iter().cloned().map(Ok))
     };
     places.into_iter().map(write).collect()
 }
 
-/// Writes the part that covers neighbouring parts of one day; none when one of them cannot be read.
-pub(crate) fn merge(flows_dir: &Path, parts: &[Arc<Part>]) -> Result<Option<Arc<Part>>, PartError> {
+/// Writes the part that covers neighbouring parts of one folder; none when one of them cannot be read.
+pub(crate) fn merge(folders: &Folders, parts: &[Arc<Part>]) -> Result<Option<NewPart>, PartError> {
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(None) };
     let mut sources = Vec::with_capacity(parts.len());
     for part in parts {
@@ -151,11 +174,11 @@ pub(crate) fn merge(flows_dir: &Path, parts: &[Arc<Part>]) -> Result<Option<Arc<
             }
         }
     }
-    let place = Place { to: last.place.to, ..first.place };
-    part::write(flows_dir, place, Merged(sources)).map(Some)
+    let place = Place { to: last.place.to, ..first.place.clone() };
+    part::write(folders, place, Merged(sources)).map(Some)
 }
 
-/// A part that is being merged: its newest row that is not yet taken, and the rest.
+/// A part that is being merged: its first row that is not yet taken, and the rest.
 struct Source<'a> {
     head: Option<Kept>,
     rest: PartReader,
@@ -168,19 +191,20 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The rows of several parts, newest first. Sources are few, so the newest is found by looking at all.
+/// The rows of several parts in the order of rows. Sources are few, so the first is found by looking at all.
 struct Merged<'a>(Vec<Source<'a>>);
 
 impl Iterator for Merged<'_> {
     type Item = Result<Kept, PartError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let newest = self.0.iter_mut().max_by_key(|source| source.head.as_ref().map(Kept::position))?;
-        let row = newest.head.take()?;
-        match newest.rest.next().transpose() {
-            Ok(next) => newest.head = next,
+        let waiting = self.0.iter_mut().filter(|source| source.head.is_some());
+        let first = waiting.min_by_key(|source| source.head.as_ref().map(Kept::row_order))?;
+        let row = first.head.take()?;
+        match first.rest.next().transpose() {
+            Ok(next) => first.head = next,
             Err(error) => {
-                newest.part.set_unreadable();
+                first.part.set_unreadable();
                 return Some(Err(error));
             }
         }
@@ -188,6 +212,7 @@ impl Iterator for Merged<'_> {
     }
 }
 
-fn now() -> Moment {
+/// The wall clock.
+pub(crate) fn now() -> Moment {
     Moment::EPOCH.plus(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }

@@ -151,15 +151,16 @@ async fn a_restart_keeps_records_sessions_addresses_and_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_small_parts_of_a_day_become_few() {
+async fn many_small_parts_of_an_hour_become_few() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path(), QUICK).await;
     for start in (0..4000).step_by(200) {
         exported(&collector.connection, start, numbered(start..start + 200)).await;
     }
     collector.sealed().await;
-    // The made-up records are of a day that is over, so all is merged: one part for each account.
-    until("merging", async || (collector.parts().len() == 2).then_some(())).await;
+    // The made-up records are of two hours that are over, so all is merged: one part for each account, location and
+    // hour.
+    until("merging", async || (collector.parts().len() == 8).then_some(())).await;
     assert_eq!(found(&collector.connection).await, once(0..4000));
     collector.stop().await;
 }

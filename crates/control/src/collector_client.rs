@@ -170,7 +170,7 @@ mod tests {
     /// A collector at ports of its own choice.
     async fn collector(dir: &Path) -> (tokio::task::JoinHandle<()>, CancellationToken) {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let settings = Settings { state_dir: dir.to_owned(), listen_ipfix: any, listen_query: any };
+        let settings = Settings { state_dir: dir.to_owned(), listen_ipfix: any, listen_query: any, listen_flows: None };
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let task = tokio::spawn(async move { lucarne_collector::run(settings, stop).await.unwrap() });

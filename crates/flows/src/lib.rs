@@ -3,7 +3,9 @@
 //! - [`key`]: what names a flow, at one port and everywhere.
 //! - [`phase`]: where a connection stands, and why it ended.
 //! - [`table`]: all flows of a host; the connection table of the security groups is this table.
+//! - [`foreign`]: what routers and other exporters send, in NetFlow, IPFIX and sFlow.
 //! - [`ipfix`]: records as messages for collectors, and back.
+//! - [`receipts`]: signed chains by which a tenant sees that no record was taken away.
 //! - [`router_view`]: a network's flows as one router would have seen them.
 //! - [`export`]: records as text files that other people's programs read.
 //!
@@ -12,10 +14,12 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod export;
+pub mod foreign;
 mod grounds;
 pub mod ipfix;
 pub mod key;
 pub mod phase;
+pub mod receipts;
 pub mod router_view;
 mod settings;
 pub mod table;

@@ -1,9 +1,14 @@
-//! A part: one Parquet file of one account's records of one day, newest first.
+//! A part: the records of one account, location and hour, in two Parquet files that stand side by side, row by row.
 //!
-//! Owns where parts lie and what their names say. The rule of which parts count is stated at the crate's root and applied
-//! by [`crate::recovery`]; what is in them is the matter of [`write()`] and [`PartReader`].
+//! One file, below `flows/`, holds what the account may see; it is what receipts speak of and what a tenant may take away.
+//! The other, below `operator/`, holds the operator's own columns. Owns where parts lie and what their names say. The rule
+//! of which parts count is stated at the crate's root and applied by [`crate::recovery`]; what is in them is the matter of
+//! [`write()`] and [`PartReader`].
 
+mod find;
+mod prune;
 mod read;
+mod search;
 mod write;
 
 use std::{
@@ -16,13 +21,16 @@ use std::{
 };
 
 use arrow_schema::ArrowError;
-use lucarne_model::AccountId;
+use lucarne_flows::receipts::PartContents;
+use lucarne_model::{AccountId, flow::Location};
 use parquet::errors::ParquetError;
 
-pub(crate) use read::PartReader;
+pub(crate) use find::{column_sizes, contents, find, remove};
+pub(crate) use read::{PartBatches, PartReader};
+pub(crate) use search::{Found, newest};
 pub(crate) use write::write;
 
-use crate::{columns::BadColumn, day::Day, durable};
+use crate::{Kept, columns::BadColumn, durable, hour::Hour};
 
 /// Why a part could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -33,40 +41,85 @@ pub(crate) enum PartError {
     Parquet(#[from] ParquetError),
     #[error("the columns: {0}")]
     Arrow(#[from] ArrowError),
+    #[error("its two files do not belong together")]
+    Apart,
     #[error("the rows: {0}")]
     Column(#[from] BadColumn),
 }
 
+/// The two folders of a state folder below which parts lie, by the same names in each.
+#[derive(Clone, Debug)]
+pub(crate) struct Folders {
+    /// Of what accounts may see.
+    pub(crate) shown: PathBuf,
+    /// Of what is the operator's own.
+    pub(crate) own: PathBuf,
+}
+
+impl Folders {
+    pub(crate) fn of(state_dir: &Path) -> Self {
+        Self { shown: state_dir.join("flows"), own: state_dir.join("operator") }
+    }
+
+    pub(crate) fn both(&self) -> [&Path; 2] {
+        [&self.own, &self.shown]
+    }
+}
+
 /// Where a part belongs and which log segments it was made from, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) account: AccountId,
-    pub(crate) day: Day,
+    /// In which the records' last packets were seen.
+    pub(crate) hour: Hour,
+    pub(crate) location: Location,
     pub(crate) from: u64,
     pub(crate) to: u64,
 }
 
+const ROOT: &str = "AWSLogs";
+const SERVICE: &str = "aws-service=vpcflowlogs";
+
 impl Place {
-    /// `flows/account=000000000001/date=2026-01-31`, below the state folder.
-    pub(crate) fn dir(&self, flows: &Path) -> PathBuf {
-        flows.join(format!("account={}", self.account)).join(format!("date={}", self.day))
+    /// Below a folder of parts, in the shape of AWS's own, so that what is made for theirs finds ours:
+    /// `AWSLogs/aws-account-id=000000000001/aws-service=vpcflowlogs/aws-region=local/year=2026/.../FROM-TO.parquet`.
+    pub(crate) fn name(&self) -> String {
+        let Self { account, hour, location, from, to } = self;
+        let hour = hour.folders();
+        format!("{ROOT}/aws-account-id={account}/{SERVICE}/aws-region={location}/{hour}/{from:010}-{to:010}.parquet")
     }
 
-    pub(crate) fn path(&self, flows: &Path) -> PathBuf {
-        self.dir(flows).join(format!("{:010}-{:010}.parquet", self.from, self.to))
-    }
-
-    /// The place that a path below the folder of all parts names.
-    pub(crate) fn parse(account: &str, day: &str, file: &str) -> Option<Self> {
-        let account = account.strip_prefix("account=")?.parse().ok()?;
-        let day = day.strip_prefix("date=")?.parse().ok()?;
+    /// The place of a name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let names: Vec<&str> = name.split('/').collect();
+        let [ROOT, account, SERVICE, location, year, month, day, hour, file] = names[..] else { return None };
         let (from, to) = file.strip_suffix(".parquet")?.split_once('-')?;
-        Some(Self { account, day, from: from.parse().ok()?, to: to.parse().ok()? })
+        let place = Self {
+            account: account.strip_prefix("aws-account-id=")?.parse().ok()?,
+            hour: Hour::parse([year, month, day, hour])?,
+            location: location.strip_prefix("aws-region=")?.parse().ok()?,
+            from: from.parse().ok()?,
+            to: to.parse().ok()?,
+        };
+        // So that nothing that only resembles a name of ours is taken for one.
+        (place.name() == name).then_some(place)
     }
 
-    /// Whether this was merged from `other`, among parts of one folder.
+    /// Whether both are of one folder.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        (self.account, self.hour, &self.location) == (other.account, other.hour, &other.location)
+    }
+
+    /// Whether this was merged from `other`.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        self.from <= other.from && other.to <= self.to && self != other
+        self.is_beside(other) && self.from <= other.from && other.to <= self.to && self != other
+    }
+}
+
+/// The order of rows in a part: each instance's together, and those by time.
+impl Kept {
+    pub(crate) fn row_order(&self) -> impl Ord + use<> {
+        (self.record.instance, self.record.end, self.serial)
     }
 }
 
@@ -74,19 +127,31 @@ impl Place {
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) place: Place,
+    /// Of what the account may see.
     pub(crate) path: PathBuf,
-    /// Octets of the file.
+    /// Of what is the operator's own.
+    pub(crate) own_path: PathBuf,
+    /// Octets of the first file.
     pub(crate) size: u64,
-    /// Another part covers this one: the file goes with its last reader.
+    /// Another part covers this one: the files go with its last reader.
     superseded: AtomicBool,
     /// It could not be read when it was to be merged; it is left alone.
     unreadable: AtomicBool,
 }
 
+/// A part that was written just now, and what is in it.
+#[derive(Debug)]
+pub(crate) struct NewPart {
+    pub(crate) part: Arc<Part>,
+    pub(crate) contents: PartContents,
+}
+
 impl Part {
-    pub(crate) fn new(place: Place, flows: &Path, size: u64) -> Arc<Self> {
-        let path = place.path(flows);
-        Arc::new(Self { place, path, size, superseded: AtomicBool::new(false), unreadable: AtomicBool::new(false) })
+    pub(crate) fn new(place: Place, folders: &Folders, size: u64) -> Arc<Self> {
+        let name = place.name();
+        let (path, own_path) = (folders.shown.join(&name), folders.own.join(&name));
+        let (superseded, unreadable) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { place, path, own_path, size, superseded, unreadable })
     }
 
     pub(crate) fn supersede(&self) {
@@ -102,11 +167,41 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if *self.superseded.get_mut()
-            && let Err(error) = durable::remove(&self.path)
-        {
-            // Nothing is told twice for it: the part that covers it counts, and the next start removes it.
-            tracing::warn!(path = %self.path.display(), %error, "a merged part could not be removed");
+        if !*self.superseded.get_mut() {
+            return;
         }
+        for path in [&self.path, &self.own_path] {
+            if let Err(error) = durable::remove(path) {
+                // Nothing is told twice for it: the part that covers it counts, and the next start removes it.
+                tracing::warn!(path = %path.display(), %error, "a merged part could not be removed");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use lucarne_model::Moment;
+
+    proptest! {
+        #[test]
+        fn a_name_gives_back_its_place(
+            account: u64, location in "[a-z0-9.-]{1,20}", micros in 0u64..4_000_000_000_000_000, from: u32, to: u32
+        ) {
+            let place = Place {
+                account: AccountId::from_bits(account),
+                hour: Hour::of(Moment(micros)),
+                location: location.parse().unwrap(),
+                from: from.into(),
+                to: to.into(),
+            };
+            prop_assert_eq!(Place::parse(&place.name()), Some(place));
+        }
+
+        #[test]
+        fn no_name_makes_the_parser_panic(name in "[a-zA-Z0-9=./-]{0,120}") { let _ = Place::parse(&name); }
     }
 }

@@ -1,69 +1,133 @@
-//! Writing a part: rows in, one durable Parquet file out.
+//! Writing a part: rows in, two durable Parquet files out, and what is in them.
 //!
-//! Owns how the file is laid out for the questions that are asked of it: rows newest first in small groups, so that times
-//! select few of them; statistics of each group and page; bloom filters of ids and addresses, because rows that are
-//! sorted by time have a bit of every instance in each group.
+//! Owns how the files are laid out, for the questions that are asked of them and for their size. Rows are sorted by
+//! instance and then by time, so that an instance's rows are few pages, numbers differ little from the one before, and
+//! statistics of a page leave out most others; addresses, which are scattered, have bloom filters. Pages are large enough
+//! that what is said of each (some 60 octets a column) is little beside what is in it.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Write},
+};
 
+use lucarne_flows::receipts::{Digest, PartContents};
 use parquet::{
     arrow::ArrowWriter,
-    basic::{Compression, ZstdLevel},
+    basic::{Compression, Encoding, ZstdLevel},
     file::{
-        metadata::KeyValue,
-        properties::{EnabledStatistics, WriterProperties},
+        metadata::{KeyValue, SortingColumn},
+        properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder},
     },
     schema::types::ColumnPath,
 };
 
-use super::{Part, PartError, Place};
-use crate::{Kept, columns, durable};
+use super::{Folders, NewPart, Part, PartError, Place};
+use crate::{
+    Kept,
+    columns::{self, Columns},
+    durable,
+};
 
-/// Rows of a group; a group is what a reader and a writer hold in memory.
-const GROUP: usize = 8192;
+/// Rows of a group; a writer holds a group's encoded columns in memory.
+const GROUP: usize = 128 * 1024;
 /// Rows of a page; a page is the least that is decoded.
-const PAGE: usize = 1024;
+const PAGE: usize = 8 * 1024;
 /// Rows that are turned into columns at once.
-const BATCH: usize = 1024;
-/// Columns that have a bloom filter.
-pub(super) const BLOOM: [&str; 6] = ["instance", "interface", "subnet", "vpc", "source", "destination"];
+const BATCH: usize = 8 * 1024;
+/// Columns that have a bloom filter: those by which few of many rows are looked for, and that are not sorted.
+pub(super) const BLOOM: [&str; 2] = ["source", "destination"];
+/// Numbers that grow, or nearly do: kept as differences from one row to the next.
+const DELTAS: [&str; 3] = ["serial", "start", "end"];
 /// The key and value by which later versions know what they read.
-const VERSION: (&str, &str) = ("lucarne.flows", "1");
+const VERSION: (&str, &str) = ("lucarne.flows", "2");
 
-/// Writes rows, which must come newest first, as a part. After an error there is no part, or the one that was there.
+/// Writes rows, which must come in [`Kept::row_order`], as a part. After an error there is no part, or the one that was
+/// there. The account's file comes last: with its name the part is there.
 pub(crate) fn write(
-    flows: &Path,
+    folders: &Folders,
     place: Place,
     rows: impl IntoIterator<Item = Result<Kept, PartError>>,
-) -> Result<Arc<Part>, PartError> {
-    durable::create_dir(&place.dir(flows))?;
-    let size = durable::write_whole(&place.path(flows), |file| write_rows(file, rows))?;
-    Ok(Part::new(place, flows, size))
+) -> Result<NewPart, PartError> {
+    let name = place.name();
+    let [own, shown] = folders.both().map(|folder| folder.join(&name));
+    for path in [&own, &shown] {
+        path.parent().map_or(Ok(()), durable::create_dir)?;
+    }
+    let contents = durable::write_whole(&shown, |shown_file| {
+        durable::write_whole(&own, |own_file| write_rows(name, shown_file, own_file, rows))
+    })?;
+    Ok(NewPart { part: Part::new(place, folders, contents.size), contents })
 }
 
-fn write_rows(file: &mut File, rows: impl IntoIterator<Item = Result<Kept, PartError>>) -> Result<u64, PartError> {
-    let mut writer = ArrowWriter::try_new(file, columns::schema(), Some(properties()?))?;
+fn write_rows(
+    name: String,
+    shown_file: &mut File,
+    own_file: &mut File,
+    rows: impl IntoIterator<Item = Result<Kept, PartError>>,
+) -> Result<PartContents, PartError> {
+    let shown_file = Hashed { file: shown_file, digest: Digest::begin(), size: 0 };
+    let mut shown = ArrowWriter::try_new(shown_file, columns::schema(Columns::Shown), Some(shown_properties()?))?;
+    let mut own = ArrowWriter::try_new(own_file, columns::schema(Columns::Own), Some(properties()?.build()))?;
     let mut rows = rows.into_iter();
+    let mut minutes: BTreeMap<u64, u64> = BTreeMap::new();
     loop {
         let batch = rows.by_ref().take(BATCH).collect::<Result<Vec<Kept>, PartError>>()?;
         if batch.is_empty() {
             break;
         }
-        writer.write(&columns::batch(&batch)?)?;
+        batch.iter().for_each(|row| *minutes.entry(row.record.end.as_secs() / 60).or_default() += 1);
+        let batch: Vec<&Kept> = batch.iter().collect();
+        shown.write(&columns::batch(Columns::Shown, &batch)?)?;
+        own.write(&columns::batch(Columns::Own, &batch)?)?;
     }
-    writer.finish()?;
-    Ok(writer.bytes_written() as u64)
+    own.finish()?;
+    let Hashed { digest, size, .. } = shown.into_inner()?;
+    Ok(PartContents { name, size, sha256: digest.finish(), minutes: minutes.into_iter().collect() })
 }
 
-fn properties() -> Result<WriterProperties, PartError> {
+/// A file whose digest is made while it is written.
+struct Hashed<'a> {
+    file: &'a mut File,
+    digest: Digest,
+    size: u64,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(octets)?;
+        self.digest.add(&octets[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn properties() -> Result<WriterPropertiesBuilder, PartError> {
     let version = KeyValue { key: VERSION.0.into(), value: Some(VERSION.1.into()) };
-    let mut properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(9)?))
         .set_max_row_group_row_count(Some(GROUP))
         .set_data_page_row_count_limit(PAGE)
         .set_write_batch_size(PAGE)
         .set_statistics_enabled(EnabledStatistics::Page)
-        .set_key_value_metadata(Some(vec![version]));
+        .set_key_value_metadata(Some(vec![version])))
+}
+
+fn shown_properties() -> Result<WriterProperties, PartError> {
+    let schema = columns::schema(Columns::Shown);
+    let order = ["instance", "end", "serial"].into_iter().filter_map(|name| schema.index_of(name).ok());
+    let order = order.filter_map(|index| i32::try_from(index).ok());
+    let order = order.map(|column_idx| SortingColumn { column_idx, descending: false, nulls_first: false });
+    let mut properties = properties()?.set_sorting_columns(Some(order.collect()));
+    for name in DELTAS {
+        let column = ColumnPath::from(name);
+        properties = properties
+            .set_column_dictionary_enabled(column.clone(), false)
+            .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
+    }
     for name in BLOOM {
         let column = ColumnPath::from(name);
         properties = properties

@@ -3,13 +3,15 @@
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use lucarne_flows::ipfix::Mark;
+use lucarne_flows::{ipfix::Mark, receipts};
 use lucarne_model::Moment;
 
 use super::*;
 use crate::{
     Kept,
+    hour::Hour,
     part::PartReader,
+    receipts::Receipts,
     sealer::{merge, seal, write_parts},
     test_records::{NOW, numbered, record},
 };
@@ -32,8 +34,8 @@ fn write_segments(state_dir: &Path, count: u64) {
 fn found(recovered: &Recovered) -> BTreeMap<u64, usize> {
     let mut times = BTreeMap::new();
     for account in [record(0).account, record(1).account] {
-        let snapshot = recovered.catalog.snapshot(account, Day::of(Moment::EPOCH), Day::of(Moment(u64::MAX)));
-        let parts = snapshot.days.iter().flat_map(|(_, parts)| parts).flat_map(|part| PartReader::all(part).unwrap());
+        let snapshot = recovered.catalog.snapshot(account, Hour::of(Moment::EPOCH), Hour::of(Moment(u64::MAX)));
+        let parts = snapshot.hours.iter().flat_map(|(_, parts)| parts).flat_map(|part| PartReader::all(part).unwrap());
         let unsealed = snapshot.unsealed.iter().flat_map(|chunk| chunk.iter().cloned());
         let all: Vec<Kept> = parts.map(Result::unwrap).chain(unsealed).collect();
         for kept in all.iter().filter(|kept| kept.record.account == account) {
@@ -52,6 +54,30 @@ fn assert_all_once(state_dir: &Path, records: u64) {
         let recovered = recover(copy.path()).unwrap();
         assert_eq!(found(&recovered), (0..records).map(|id| (id, 1)).collect(), "at the {start} start");
         assert_eq!(recovered.sessions.next(9), Some(records));
+        assert_receipts_hold(copy.path(), &recovered);
+    }
+}
+
+/// After a start each part that counts has its receipt, and the chain is whole. Receipts of parts that will be sealed
+/// again may be there too.
+fn assert_receipts_hold(state_dir: &Path, recovered: &Recovered) {
+    let store = Receipts::open(state_dir).unwrap();
+    store.reconcile(&recovered.parts, NOW).unwrap();
+    for account in [record(0).account, record(1).account] {
+        let page = store.page(account, 0).unwrap();
+        let of_account = || recovered.parts.iter().filter(|part| part.place.account == account);
+        let file = |name: &str| {
+            let path = &of_account().find(|part| part.place.name() == name)?.path;
+            let octets = fs::read(path).unwrap();
+            Some((octets.len() as u64, receipts::Digest::of(&octets)))
+        };
+        let receipted =
+            page.receipts.iter().map(|signed| (signed.receipt.part.name.clone(), signed.receipt.part.clone()));
+        let receipted: BTreeMap<_, _> = receipted.collect();
+        let anything = |name: &str| file(name).or_else(|| receipted.get(name).map(|part| (part.size, part.sha256)));
+        let chain = receipts::verify(account, &page.key, &page.receipts, None, anything).unwrap();
+        let current: Vec<&str> = chain.current().map(|(_, part)| part.name.as_str()).collect();
+        assert!(of_account().all(|part| current.contains(&part.place.name().as_str())));
     }
 }
 
@@ -73,16 +99,18 @@ fn killed_at_any_step_of_sealing_no_record_is_lost_or_doubled() {
     let dir = tempfile::tempdir().unwrap();
     write_segments(dir.path(), 3);
     assert_all_once(dir.path(), 120);
-    let (log_dir, flows_dir) = (dir.path().join(LOG_DIR), dir.path().join(FLOWS_DIR));
+    let (log_dir, folders) = (dir.path().join(LOG_DIR), Folders::of(dir.path()));
+    let store = Receipts::open(dir.path()).unwrap();
     while let Some((segment, chunks)) = recover(dir.path()).unwrap().catalog.next_to_seal() {
-        let parts = write_parts(&flows_dir, segment, &chunks).unwrap();
-        assert_eq!(parts.len(), 2);
+        let parts = write_parts(&folders, segment, &chunks).unwrap();
+        let parts: Vec<_> = parts.into_iter().map(|new| new.part).collect();
+        assert_eq!(parts.len(), 4); // of two accounts in two locations
         assert_all_once(dir.path(), 120); // parts are there, the segment is too
         fs::rename(&parts[0].path, parts[0].path.with_extension("parquet.tmp")).unwrap();
         assert_all_once(dir.path(), 120); // one part is half-written
         fs::write(&parts[1].path, b"cut").unwrap();
         assert_all_once(dir.path(), 120); // and the other is damaged: they do not count yet
-        seal(&log_dir, &flows_dir, segment, &chunks).unwrap();
+        seal(&log_dir, &folders, &store, segment, &chunks).unwrap();
         assert_all_once(dir.path(), 120); // the segment is gone
     }
     assert_eq!(log::segments(&log_dir).unwrap(), [3]);
@@ -92,24 +120,25 @@ fn killed_at_any_step_of_sealing_no_record_is_lost_or_doubled() {
 fn killed_at_any_step_of_merging_no_record_is_lost_or_doubled() {
     let dir = tempfile::tempdir().unwrap();
     write_segments(dir.path(), 4);
-    let (log_dir, flows_dir) = (dir.path().join(LOG_DIR), dir.path().join(FLOWS_DIR));
+    let (log_dir, folders) = (dir.path().join(LOG_DIR), Folders::of(dir.path()));
+    let store = Receipts::open(dir.path()).unwrap();
     let recovered = recover(dir.path()).unwrap();
     while let Some((segment, chunks)) = recovered.catalog.next_to_seal() {
-        let parts = seal(&log_dir, &flows_dir, segment, &chunks).unwrap();
+        let parts = seal(&log_dir, &folders, &store, segment, &chunks).unwrap();
         recovered.catalog.sealed(segment, parts);
     }
-    let crowded = recovered.catalog.crowded_days();
-    assert_eq!(crowded.len(), 2); // a day of each account
+    let crowded = recovered.catalog.crowded_folders();
+    assert_eq!(crowded.len(), 4); // an hour of each account and location
     for parts in crowded {
-        let merged = merge(&flows_dir, &parts).unwrap().unwrap();
+        let merged = merge(&folders, &parts).unwrap().unwrap().part;
         assert_eq!((merged.place.from, merged.place.to), (1, 3));
         assert_all_once(dir.path(), 160); // the merged part and all that it covers are there
         fs::remove_file(&parts[1].path).unwrap();
-        assert_all_once(dir.path(), 160); // one of the covered ones is removed
+        assert_all_once(dir.path(), 160); // one of the covered ones is removed, of the operator's own columns not yet
         recovered.catalog.merged(merged);
     }
     assert_eq!(found(&recovered).len(), 160);
-    assert!(recovered.catalog.crowded_days().is_empty());
+    assert!(recovered.catalog.crowded_folders().is_empty());
     assert_all_once(dir.path(), 160);
 }
 
@@ -118,16 +147,15 @@ fn killed_at_any_step_of_merging_no_record_is_lost_or_doubled() {
 fn a_merged_part_is_removed_when_its_last_reader_is_done() {
     let dir = tempfile::tempdir().unwrap();
     write_segments(dir.path(), 3);
-    let (log_dir, flows_dir) = (dir.path().join(LOG_DIR), dir.path().join(FLOWS_DIR));
+    let (log_dir, folders) = (dir.path().join(LOG_DIR), Folders::of(dir.path()));
+    let store = Receipts::open(dir.path()).unwrap();
     let catalog = Arc::new(recover(dir.path()).unwrap().catalog);
     while let Some((segment, chunks)) = catalog.next_to_seal() {
-        catalog.sealed(segment, seal(&log_dir, &flows_dir, segment, &chunks).unwrap());
+        catalog.sealed(segment, seal(&log_dir, &folders, &store, segment, &chunks).unwrap());
     }
-    let day = Day::of(NOW);
-    let reading = catalog.snapshot(record(0).account, day, day);
-    let old: Vec<_> = reading.days[0].1.iter().map(|part| part.path.clone()).collect();
-    let merged = merge(&flows_dir, &reading.days[0].1).unwrap().unwrap();
-    catalog.merged(merged);
+    let reading = catalog.crowded_folders().remove(0);
+    let old: Vec<_> = reading.iter().flat_map(|part| [part.path.clone(), part.own_path.clone()]).collect();
+    catalog.merged(merge(&folders, &reading).unwrap().unwrap().part);
     assert!(old.iter().all(|path| path.exists()));
     drop(reading);
     assert!(old.iter().all(|path| !path.exists()));
@@ -136,7 +164,7 @@ fn a_merged_part_is_removed_when_its_last_reader_is_done() {
 #[test]
 fn files_of_others_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let strange = dir.path().join(FLOWS_DIR).join("account=x");
+    let strange = Folders::of(dir.path()).shown.join("AWSLogs/aws-account-id=x");
     fs::create_dir_all(&strange).unwrap();
     fs::write(strange.join("0-0.parquet"), b"theirs").unwrap();
     recover(dir.path()).unwrap();

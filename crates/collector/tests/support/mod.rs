@@ -31,7 +31,7 @@ pub(crate) const NEVER: Pace = Pace { seal_records: usize::MAX, seal_after: Dura
 
 pub(crate) fn settings(dir: &Path) -> Settings {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    Settings { state_dir: dir.to_owned(), listen_ipfix: any, listen_query: any }
+    Settings { state_dir: dir.to_owned(), listen_ipfix: any, listen_query: any, listen_flows: None }
 }
 
 /// Waits for something that is to happen soon.

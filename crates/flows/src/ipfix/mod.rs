@@ -15,7 +15,7 @@ mod template;
 mod tenant;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 pub use decode::{DecodeError, Decoded, Decoder};
 pub use encode::{Exporter, MAX_GROUPS};

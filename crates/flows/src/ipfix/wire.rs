@@ -5,19 +5,19 @@
 use lucarne_model::Moment;
 
 /// RFC 7011 section 3.1.
-pub(super) const VERSION: u16 = 10;
+pub(crate) const VERSION: u16 = 10;
 /// Octets of the message header.
 pub const HEADER_LENGTH: usize = 16;
 /// Octets of a set header.
-pub(super) const SET_HEADER_LENGTH: usize = 4;
-pub(super) const TEMPLATE_SET: u16 = 2;
-pub(super) const OPTIONS_TEMPLATE_SET: u16 = 3;
+pub(crate) const SET_HEADER_LENGTH: usize = 4;
+pub(crate) const TEMPLATE_SET: u16 = 2;
+pub(crate) const OPTIONS_TEMPLATE_SET: u16 = 3;
 /// Sets and templates below this number are the protocol's own.
-pub(super) const FIRST_DATA_SET: u16 = 256;
+pub(crate) const FIRST_DATA_SET: u16 = 256;
 /// The length that says "each value brings its own" (RFC 7011 section 7).
-pub(super) const VARIABLE: u16 = u16::MAX;
+pub(crate) const VARIABLE: u16 = u16::MAX;
 /// The top bit of an element's number: an enterprise number follows.
-pub(super) const ENTERPRISE_BIT: u16 = 0x8000;
+pub(crate) const ENTERPRISE_BIT: u16 = 0x8000;
 
 /// The header of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Header {
         })
     }
 
-    pub(super) fn to_bytes(self) -> [u8; HEADER_LENGTH] {
+    pub(crate) fn to_bytes(self) -> [u8; HEADER_LENGTH] {
         let mut bytes = [0; HEADER_LENGTH];
         bytes[..2].copy_from_slice(&VERSION.to_be_bytes());
         bytes[2..4].copy_from_slice(&self.length.to_be_bytes());
@@ -57,18 +57,18 @@ impl Header {
 
 /// More was asked for than is left.
 #[derive(Debug)]
-pub(super) struct Truncated;
+pub(crate) struct Truncated;
 
 /// Reads from the front of a slice, never past its end.
 #[derive(Clone, Copy)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], Truncated> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Truncated> {
         let (front, rest) = self.0.split_at_checked(count).ok_or(Truncated)?;
         self.0 = rest;
         Ok(front)
@@ -80,18 +80,18 @@ impl<'a> Reader<'a> {
         Ok(*front)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, Truncated> {
+    pub(crate) fn u8(&mut self) -> Result<u8, Truncated> {
         self.array::<1>().map(|[b]| b)
     }
-    pub(super) fn u16(&mut self) -> Result<u16, Truncated> {
+    pub(crate) fn u16(&mut self) -> Result<u16, Truncated> {
         self.array().map(u16::from_be_bytes)
     }
-    pub(super) fn u32(&mut self) -> Result<u32, Truncated> {
+    pub(crate) fn u32(&mut self) -> Result<u32, Truncated> {
         self.array().map(u32::from_be_bytes)
     }
 
     /// A value of a field of `length`, which may be [`VARIABLE`].
-    pub(super) fn value(&mut self, length: u16) -> Result<&'a [u8], Truncated> {
+    pub(crate) fn value(&mut self, length: u16) -> Result<&'a [u8], Truncated> {
         if length != VARIABLE {
             return self.take(usize::from(length));
         }
@@ -105,10 +105,10 @@ impl<'a> Reader<'a> {
 
 /// The value's bytes cannot be of the element's type, or name nothing that we know.
 #[derive(Debug)]
-pub(super) struct BadValue;
+pub(crate) struct BadValue;
 
 /// An unsigned integer in 1 to 8 octets: senders may leave out leading zeros (RFC 7011 section 6.2).
-pub(super) fn unsigned<T: TryFrom<u64>>(value: &[u8]) -> Result<T, BadValue> {
+pub(crate) fn unsigned<T: TryFrom<u64>>(value: &[u8]) -> Result<T, BadValue> {
     if value.is_empty() || value.len() > 8 {
         return Err(BadValue);
     }
@@ -117,13 +117,13 @@ pub(super) fn unsigned<T: TryFrom<u64>>(value: &[u8]) -> Result<T, BadValue> {
 }
 
 /// Octets of an id on the wire: its 68 bits, right-aligned.
-pub(super) const ID_LENGTH: u16 = 9;
+pub(crate) const ID_LENGTH: u16 = 9;
 
-pub(super) fn put_id(bits: u128, out: &mut Vec<u8>) {
+pub(crate) fn put_id(bits: u128, out: &mut Vec<u8>) {
     out.extend_from_slice(&bits.to_be_bytes()[16 - usize::from(ID_LENGTH)..]);
 }
 
-pub(super) fn id(value: &[u8]) -> Result<u128, BadValue> {
+pub(crate) fn id(value: &[u8]) -> Result<u128, BadValue> {
     if value.len() != usize::from(ID_LENGTH) || value.first().is_none_or(|top| *top > 0x0f) {
         return Err(BadValue);
     }
@@ -131,7 +131,7 @@ pub(super) fn id(value: &[u8]) -> Result<u128, BadValue> {
 }
 
 /// Writes the length prefix of a value of a [`VARIABLE`] field. Values are far shorter than 64 KiB by construction.
-pub(super) fn put_length(length: usize, out: &mut Vec<u8>) {
+pub(crate) fn put_length(length: usize, out: &mut Vec<u8>) {
     match u8::try_from(length) {
         Ok(short) if short < u8::MAX => out.push(short),
         _ => {
@@ -149,14 +149,14 @@ const LAST_SECOND: u64 = (1 << 32) + (1 << 31) - 1 - NTP_TO_UNIX;
 
 /// dateTimeMicroseconds (RFC 7011 section 6.1.9): NTP's 32 bits of seconds and 32 of fraction, the lowest 11 of them
 /// zero. Rounding up here and down in [`moment`] gives every microsecond back. Moments after 2104 are told as the last.
-pub(super) fn put_moment(moment: Moment, out: &mut Vec<u8>) {
+pub(crate) fn put_moment(moment: Moment, out: &mut Vec<u8>) {
     let moment = moment.min(Moment(LAST_SECOND * 1_000_000 + 999_999));
     let seconds = (moment.as_secs() + NTP_TO_UNIX) & 0xffff_ffff;
     let fraction = ((moment.as_micros() % 1_000_000) << 21).div_ceil(1_000_000) << 11;
     out.extend_from_slice(&(seconds << 32 | fraction).to_be_bytes());
 }
 
-pub(super) fn moment(value: &[u8]) -> Result<Moment, BadValue> {
+pub(crate) fn moment(value: &[u8]) -> Result<Moment, BadValue> {
     let bits = u64::from_be_bytes(value.try_into().map_err(|_| BadValue)?);
     let era = if bits >> 63 == 0 { 1 << 32 } else { 0 };
     let seconds = ((bits >> 32) + era).checked_sub(NTP_TO_UNIX).ok_or(BadValue)?;

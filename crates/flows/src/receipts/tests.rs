@@ -54,10 +54,10 @@ fn verified(receipts: &[SignedReceipt]) -> Result<Chain, ReceiptError> {
 fn a_whole_chain_counts_each_record_once() {
     let chain = verified(&chain()).unwrap();
     assert_eq!(chain.minutes().into_iter().collect::<Vec<_>>(), [(1, 10), (2, 6), (3, 4)]);
-    assert_eq!(chain.current().map(|(number, part)| (number, part.name.as_str())).collect::<Vec<_>>(), [
-        (2, "c"),
-        (3, "ab")
-    ]);
+    assert_eq!(
+        chain.current().map(|(number, part)| (number, part.name.as_str())).collect::<Vec<_>>(),
+        [(2, "c"), (3, "ab")]
+    );
 }
 
 #[test]
@@ -74,9 +74,9 @@ fn a_receipt_that_was_taken_away_is_missed() {
 fn a_cut_chain_does_not_reach_the_head_that_was_kept() {
     let receipts = chain();
     let head = verified(&receipts).unwrap().head();
-    let again = |receipts: &[SignedReceipt]| verify(ACCOUNT, &public(&signer()), receipts, Some(head), |name| {
-        Some((9, Digest::of(name.as_bytes())))
-    });
+    let again = |receipts: &[SignedReceipt]| {
+        verify(ACCOUNT, &public(&signer()), receipts, Some(head), |name| Some((9, Digest::of(name.as_bytes()))))
+    };
     assert!(again(&receipts).is_ok());
     assert_eq!(again(&receipts[..3]).unwrap_err(), ReceiptError::Head { number: 4 });
 }

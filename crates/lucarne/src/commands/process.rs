@@ -45,6 +45,9 @@ pub(crate) struct CollectorArgs {
     /// Where the controller asks for them; a free port that it keeps, if not given
     #[arg(long, default_value = "127.0.0.1:0")]
     listen_query: SocketAddr,
+    /// Where routers send NetFlow, IPFIX or sFlow over UDP; nowhere, if not given
+    #[arg(long)]
+    listen_flows: Option<SocketAddr>,
     /// Be killed when the parent process dies, however it dies
     #[arg(long, hide = true)]
     die_with_parent: bool,
@@ -114,6 +117,7 @@ impl CollectorArgs {
             state_dir: self.state_dir.clone(),
             listen_ipfix: self.listen_ipfix,
             listen_query: self.listen_query,
+            listen_flows: self.listen_flows,
         };
         lucarne_collector::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("collector", error))
     }

@@ -1,0 +1,273 @@
+//! The table `flows` as one question sees it: the log's records and the parts, each record once.
+//!
+//! Owns the scan: which parts can hold what is asked for (by account and time, from their names alone), and that what is
+//! left is read with the same columns whether it comes from memory or a file. Within a part DataFusion leaves out groups
+//! and pages by their statistics and bloom filters. What is the operator's own does not exist in a tenant's table; where
+//! an operator asks for it, both files of a part are read side by side, and whole.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::{
+    arrow::{
+        array::{ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray},
+        datatypes::SchemaRef,
+    },
+    catalog::{Session, TableProvider},
+    common::{Column, DFSchema, pruning::PruningStatistics},
+    datasource::{
+        listing::PartitionedFile,
+        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
+        source::DataSourceExec,
+    },
+    error::{DataFusionError, Result},
+    execution::{SendableRecordBatchStream, TaskContext, object_store::ObjectStoreUrl},
+    logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
+    physical_expr::PhysicalExpr,
+    physical_optimizer::pruning::PruningPredicateBuilder,
+    physical_plan::{
+        ExecutionPlan,
+        stream::RecordBatchStreamAdapter,
+        streaming::{PartitionStream, StreamingTableExec},
+        union::UnionExec,
+    },
+};
+use lucarne_model::AccountId;
+
+use crate::{
+    Kept,
+    catalog::Everything,
+    columns::{self, Columns},
+    part::{Part, PartBatches, PartError},
+};
+
+/// How the engine calls the folder of parts.
+pub(super) fn parts_url() -> Result<ObjectStoreUrl> {
+    ObjectStoreUrl::parse("parts://local/")
+}
+
+/// What one question sees. It holds the parts' files open to be read as long as it lives.
+#[derive(Debug)]
+pub(super) struct FlowsTable {
+    account: Option<AccountId>,
+    columns: Columns,
+    everything: Everything,
+}
+
+impl FlowsTable {
+    pub(super) fn new(account: Option<AccountId>, everything: Everything) -> Self {
+        Self { account, columns: columns_of(account), everything }
+    }
+
+    fn parts_that_may_match(&self, predicate: Option<&Arc<dyn PhysicalExpr>>) -> Vec<&Arc<Part>> {
+        let parts = Names(&self.everything.parts);
+        let wanted = predicate.and_then(|predicate| {
+            let pruning = PruningPredicateBuilder::new().with_file_schema(self.schema()).build(predicate.clone())?;
+            pruning.prune(&parts).ok()
+        });
+        let is_wanted = |index: usize| wanted.as_ref().is_none_or(|wanted| wanted.get(index).copied().unwrap_or(true));
+        let parts = self.everything.parts.iter().enumerate();
+        parts.filter(|(index, _)| is_wanted(*index)).map(|(_, part)| part).collect()
+    }
+
+    /// Whether columns are wanted that only the operator's own files have.
+    fn wants_own(&self, projection: Option<&Vec<usize>>) -> bool {
+        let shown = columns::schema(Columns::Shown).fields().len();
+        let wants = |projection: &Vec<usize>| projection.iter().any(|column| *column >= shown);
+        self.columns == Columns::All && projection.is_none_or(wants)
+    }
+
+    fn stream(
+        &self,
+        rows: impl PartitionStream + 'static,
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = StreamingTableExec::try_new(self.schema(), vec![Arc::new(rows)], projection, [], false, limit)?;
+        Ok(Arc::new(plan))
+    }
+
+    /// Reads what accounts may see, which comes first among the columns.
+    fn scan_parts(
+        &self,
+        parts: &[&Arc<Part>],
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut source = ParquetSource::new(columns::schema(Columns::Shown))
+            .with_pushdown_filters(true)
+            .with_reorder_filters(true)
+            .with_enable_page_index(true)
+            .with_bloom_filter_on_read(true);
+        if let Some(predicate) = predicate {
+            source = source.with_predicate(predicate);
+        }
+        let files = parts.iter().map(|part| PartitionedFile::new(part.place.name(), part.size)).collect();
+        let config = FileScanConfigBuilder::new(parts_url()?, Arc::new(source))
+            .with_file_group(FileGroup::new(files))
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+/// The columns that a question for the account sees.
+pub(super) fn columns_of(account: Option<AccountId>) -> Columns {
+    account.map_or(Columns::All, |_| Columns::Shown)
+}
+
+#[async_trait]
+impl TableProvider for FlowsTable {
+    fn schema(&self) -> SchemaRef {
+        columns::schema(self.columns)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// What is left out by statistics may still hold rows that are not meant: the engine looks at each row again.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = DFSchema::try_from(self.schema())?;
+        let predicate = conjunction(filters.to_vec());
+        let predicate = predicate.map(|all| state.create_physical_expr(all, &schema)).transpose()?;
+        let chunks = self.everything.unsealed.clone();
+        let log = Log { account: self.account, columns: self.columns, schema: self.schema(), chunks };
+        let log = self.stream(log, projection, limit)?;
+        let parts = self.parts_that_may_match(predicate.as_ref());
+        if parts.is_empty() {
+            return Ok(log);
+        }
+        let parts = if self.wants_own(projection) {
+            let parts = parts.into_iter().cloned().collect();
+            self.stream(BothFiles { schema: self.schema(), parts }, projection, limit)?
+        } else {
+            self.scan_parts(&parts, predicate, projection, limit)?
+        };
+        UnionExec::try_new(vec![log, parts])
+    }
+}
+
+/// The log's records, turned into columns one chunk after the other, as they are asked for.
+#[derive(Debug)]
+struct Log {
+    account: Option<AccountId>,
+    columns: Columns,
+    schema: SchemaRef,
+    chunks: Vec<Arc<[Kept]>>,
+}
+
+impl PartitionStream for Log {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (account, columns) = (self.account, self.columns);
+        let batches = self.chunks.clone().into_iter().map(move |chunk| {
+            let meant = chunk.iter().filter(|kept| account.is_none_or(|account| account == kept.record.account));
+            columns::batch(columns, &meant.collect::<Vec<_>>()).map_err(DataFusionError::from)
+        });
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
+    }
+}
+
+/// All columns of parts, one part after the other.
+#[derive(Debug)]
+struct BothFiles {
+    schema: SchemaRef,
+    parts: Vec<Arc<Part>>,
+}
+
+impl PartitionStream for BothFiles {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let schema = self.schema.clone();
+        let batches = self.parts.clone().into_iter().flat_map(move |part| {
+            let (opened, error) = match PartBatches::all(&part) {
+                Ok(batches) => (Some(batches), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            let schema = schema.clone();
+            let batches = opened.into_iter().flatten().chain(error).map(move |read| {
+                let (shown, own) = read.map_err(external)?;
+                let arrays = [shown.columns(), own.columns()].concat();
+                Ok(RecordBatch::try_new(schema.clone(), arrays)?)
+            });
+            batches
+        });
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
+    }
+}
+
+fn external(error: PartError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// What the names of parts say of their rows: the account, and the hour in which flows ended.
+struct Names<'a>(&'a [Arc<Part>]);
+
+impl Names<'_> {
+    fn times(&self, time: impl Fn(&Part) -> u64) -> ArrayRef {
+        let micros = self.0.iter().map(|part| i64::try_from(time(part)).unwrap_or(i64::MAX));
+        Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone("UTC"))
+    }
+
+    fn accounts(&self) -> ArrayRef {
+        Arc::new(self.0.iter().map(|part| Some(part.place.account.to_string())).collect::<StringArray>())
+    }
+}
+
+impl PruningStatistics for Names<'_> {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        match column.name.as_str() {
+            "account" => Some(self.accounts()),
+            "end" => Some(self.times(|part| part.place.hour.start().as_micros())),
+            _ => None,
+        }
+    }
+
+    /// A flow began before it ended.
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        match column.name.as_str() {
+            "account" => Some(self.accounts()),
+            "start" | "end" => Some(self.times(|part| part.place.hour.end().as_micros())),
+            _ => None,
+        }
+    }
+
+    fn num_containers(&self) -> usize {
+        self.0.len()
+    }
+
+    fn null_counts(&self, _: &Column) -> Option<ArrayRef> {
+        None
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        None
+    }
+
+    fn contained(
+        &self,
+        _: &Column,
+        _: &std::collections::HashSet<datafusion::scalar::ScalarValue>,
+    ) -> Option<BooleanArray> {
+        None
+    }
+}

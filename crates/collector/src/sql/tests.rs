@@ -1,0 +1,301 @@
+//! Questions in SQL against made-up records: what they find, what they may not see, and where they are stopped.
+
+use std::{sync::Arc, time::Duration};
+
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use futures::TryStreamExt as _;
+use lucarne_model::{FlowRecord, InstanceId, TenantFlowRecord};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::{engine::start, *};
+use crate::{
+    Kept,
+    catalog::Catalog,
+    foreign::Foreign,
+    part::Folders,
+    sealer::write_parts,
+    test_records::{NOW, numbered, record},
+};
+
+const COUNT: u64 = 20_000;
+
+/// A store of made-up records: the first half in parts, the rest in the log.
+struct Store {
+    engine: Engine,
+    _dir: tempfile::TempDir,
+}
+
+fn store_of(records: Vec<FlowRecord>, limits: Limits) -> Store {
+    let dir = tempfile::tempdir().unwrap();
+    let folders = Folders::of(dir.path());
+    std::fs::create_dir_all(&folders.shown).unwrap();
+    let kept: Vec<Kept> = (0..).zip(records).map(|(serial, record)| Kept { serial, record }).collect();
+    let (sealed, unsealed) = kept.split_at(kept.len() / 2);
+    let parts = write_parts(&folders, 1, &[sealed.to_vec().into()]).unwrap();
+    let catalog = Catalog::new(parts.into_iter().map(|new| new.part).collect());
+    catalog.open(2);
+    unsealed.chunks(500).for_each(|chunk| catalog.add(2, chunk.to_vec().into()));
+    let foreign = Arc::new(Foreign::open(dir.path()).unwrap());
+    Store { engine: Engine::start(&folders.shown, Arc::new(catalog), foreign, limits).unwrap(), _dir: dir }
+}
+
+fn store() -> Store {
+    store_of(numbered(0..COUNT), Limits::default())
+}
+
+fn question(account: Option<AccountId>, sql: &str) -> SqlQuestion {
+    SqlQuestion { account, sql: sql.to_owned(), max_rows: None, format: SqlFormat::Json }
+}
+
+impl Store {
+    async fn ask(&self, account: Option<AccountId>, sql: &str) -> Result<SqlAnswer, SqlError> {
+        match self.engine.ask(&question(account, sql)).await? {
+            Answer::Json(answer) => Ok(answer),
+            Answer::Arrow { .. } => panic!("JSON was asked for"),
+        }
+    }
+
+    async fn rows(&self, account: Option<AccountId>, sql: &str) -> Vec<Value> {
+        self.ask(account, sql).await.unwrap().rows
+    }
+
+    async fn refusal(&self, sql: &str) -> (&'static str, String) {
+        let error = self.ask(Some(tenant()), sql).await.unwrap_err();
+        (error.code(), error.to_string())
+    }
+
+    /// Runs a question to its end and gives its plan with what each step did.
+    async fn plan(&self, sql: &str) -> Arc<dyn ExecutionPlan> {
+        let session = self.engine.session(Some(tenant())).unwrap();
+        let statement = statement::one_select(sql).unwrap();
+        let (plan, stream) = start(&session, statement, 1000, Limits::default()).await.unwrap();
+        stream.try_collect::<Vec<_>>().await.unwrap();
+        plan
+    }
+}
+
+fn tenant() -> AccountId {
+    record(0).account
+}
+
+fn of_tenant() -> impl Iterator<Item = FlowRecord> {
+    numbered(0..COUNT).into_iter().filter(|record| record.account == tenant())
+}
+
+#[tokio::test]
+async fn records_of_the_log_and_of_parts_are_counted_once() {
+    let store = store();
+    let rows = store
+        .rows(Some(tenant()), "SELECT count(*) AS n, sum(bytes) AS b, count(DISTINCT serial) AS s FROM flows")
+        .await;
+    let bytes: u64 = of_tenant().map(|record| record.bytes).sum();
+    assert_eq!(rows, [serde_json::json!({"n": COUNT / 2, "b": bytes, "s": COUNT / 2})]);
+    let rows = store.rows(None, "SELECT count(*) AS n, count(DISTINCT account) AS a FROM flows").await;
+    assert_eq!(rows, [serde_json::json!({"n": COUNT, "a": 2})]);
+}
+
+#[tokio::test]
+async fn a_question_finds_what_the_same_filter_finds_in_memory() {
+    let store = store();
+    let sql = "SELECT flow_id FROM flows WHERE verdict = 'reject' AND source LIKE '10.0.0.%' AND bytes > 600000 \
+               AND \"end\" >= '2026-01-15T12:00:00Z' ORDER BY flow_id";
+    let found: Vec<u64> =
+        store.rows(Some(tenant()), sql).await.iter().map(|row| row["flow_id"].as_u64().unwrap()).collect();
+    let is_meant = |record: &FlowRecord| {
+        record.verdict == lucarne_model::flow::Verdict::Reject
+            && record.source.to_string().starts_with("10.0.0.")
+            && record.bytes > 600_000
+    };
+    let expected: Vec<u64> = of_tenant().filter(is_meant).map(|record| record.flow_id).take(1000).collect();
+    assert!(!expected.is_empty());
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn groups_and_the_operators_own_columns_can_be_asked_for() {
+    let store = store();
+    let group = record(1).groups[0];
+    let sql = format!("SELECT count(*) AS n FROM flows WHERE array_has(groups, '{group}')");
+    let expected = of_tenant().filter(|record| record.groups.contains(&group)).count();
+    assert_eq!(store.rows(Some(tenant()), &sql).await, [serde_json::json!({"n": expected})]);
+    let host = record(1).host;
+    let sql =
+        format!("SELECT account, count(*) AS n FROM flows WHERE host = '{host}' GROUP BY account ORDER BY account");
+    let count = |account| numbered(0..COUNT).iter().filter(|r| r.host == host && r.account == account).count();
+    let mut expected: Vec<AccountId> = vec![record(0).account, record(1).account];
+    expected.sort_unstable();
+    let expected: Vec<Value> =
+        expected.into_iter().map(|account| serde_json::json!({"account": account, "n": count(account)})).collect();
+    assert_eq!(store.rows(None, &sql).await, expected);
+}
+
+#[tokio::test]
+async fn a_tenants_table_has_no_column_of_the_operators() {
+    let store = store();
+    let tenant_row = serde_json::to_value(TenantFlowRecord::from(&record(1))).unwrap();
+    let columns: Vec<String> = store.engine.columns(Some(tenant())).into_iter().map(|column| column.name).collect();
+    for column in store.engine.columns(None) {
+        let is_tenants = column.name == "serial" || tenant_row.get(&column.name).is_some();
+        assert_eq!(columns.contains(&column.name), is_tenants, "{}", column.name);
+        if !is_tenants {
+            let (code, told) = store.refusal(&format!("SELECT {} FROM flows", column.name)).await;
+            assert_eq!(code, "InvalidSql");
+            assert!(told.contains(&column.name), "{told}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// No text of another account's is in any answer, whoever's records lie side by side in the log and the parts.
+    #[test]
+    fn no_answer_of_one_tenant_has_a_bit_of_another(owners in prop::collection::vec(0u64..4, 40..200), asking in 0u64..4) {
+        let records: Vec<FlowRecord> = (0..).zip(&owners).map(|(number, owner)| {
+            let mut record = record(number);
+            record.account = AccountId::from_bits(7000 + owner);
+            record.instance = InstanceId::from_bits(u128::from(1000 + owner));
+            record
+        }).collect();
+        let store = store_of(records, Limits::default());
+        let account = AccountId::from_bits(7000 + asking);
+        let own = owners.iter().filter(|owner| **owner == asking).count();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for sql in [
+            "SELECT * FROM flows",
+            "SELECT * FROM flows WHERE account <> '000000000000' OR true",
+            "SELECT a.* FROM flows a JOIN flows b ON a.serial = b.serial",
+            "SELECT * FROM flows UNION ALL SELECT * FROM flows WHERE false",
+        ] {
+            let rows = runtime.block_on(store.rows(Some(account), sql));
+            prop_assert_eq!(rows.len(), own, "{}", sql);
+            for row in rows {
+                prop_assert_eq!(&row["account"], &serde_json::json!(account));
+                prop_assert_eq!(&row["instance"], &serde_json::json!(InstanceId::from_bits(u128::from(1000 + asking))));
+                prop_assert!(row.get("host").is_none() && row.get("mitigation").is_none());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn records_of_other_exporters_are_the_operators_alone() {
+    let store = store();
+    assert_eq!(store.rows(None, "SELECT count(*) AS n FROM foreign_flows").await, [serde_json::json!({"n": 0})]);
+    let (code, told) = store.refusal("SELECT count(*) FROM foreign_flows").await;
+    assert_eq!(code, "InvalidSql");
+    assert!(told.contains("not found"), "{told}");
+}
+
+#[tokio::test]
+async fn nothing_but_flows_can_be_read() {
+    let store = store();
+    for sql in [
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM \"/etc/passwd.csv\"",
+        "SELECT * FROM information_schema.tables",
+        "SELECT * FROM datafusion.public.other",
+        "SELECT read_text('/etc/passwd')",
+        "SELECT version2()",
+    ] {
+        let (code, told) = store.refusal(sql).await;
+        assert_eq!(code, "InvalidSql", "{sql}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_would_eat_the_machine_is_stopped_with_a_word() {
+    let cheap = Limits { time: Duration::from_secs(2), memory: 32 << 20, answer: 1 << 20, ..Limits::default() };
+    let store = store_of(numbered(0..COUNT), cheap);
+    let began = std::time::Instant::now();
+    for (sql, code, word) in [
+        (
+            "SELECT sum(length(repeat(a.history, 90) || repeat(b.history, 90))) FROM flows a, flows b",
+            "SqlTooSlow",
+            "ask for less time",
+        ),
+        (
+            "SELECT a.serial, b.serial, c.serial FROM flows a, flows b, flows c ORDER BY a.bytes + b.bytes",
+            "SqlToo",
+            "ask for",
+        ),
+        ("SELECT array_agg(a.history || b.history) FROM flows a, flows b", "SqlTooLarge", "memory"),
+        ("SELECT repeat('x', 100000) FROM flows", "SqlTooLarge", "larger than"),
+        ("SELECT 1 / (bytes - bytes) FROM flows", "InvalidSql", "ivide"),
+    ] {
+        let (given, told) = store.refusal(sql).await;
+        assert!(given.starts_with(code), "{sql}: {given}: {told}");
+        assert!(told.contains(word), "{sql}: {told}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(30), "stopped after {:?}", began.elapsed());
+    // And it answers on.
+    assert_eq!(store.rows(Some(tenant()), "SELECT 1 AS one").await, [serde_json::json!({"one": 1})]);
+}
+
+#[tokio::test]
+async fn deep_and_long_texts_do_not_overflow_the_stack() {
+    let store = store();
+    let sums = format!("SELECT {} FROM flows LIMIT 1", vec!["bytes"; 1300].join("+"));
+    let ands = format!("SELECT 1 FROM flows WHERE {} LIMIT 1", vec!["tos<9"; 900].join(" AND "));
+    for sql in [sums, ands] {
+        // Answered or refused, but not the end of the process.
+        let _ = store.ask(Some(tenant()), &sql).await;
+    }
+    let parentheses = format!("SELECT {}1{}", "(".repeat(2000), ")".repeat(2000));
+    assert_eq!(store.refusal(&parentheses).await.0, "InvalidSql");
+}
+
+#[tokio::test]
+async fn an_answer_has_the_rows_that_were_asked_for_and_says_that_there_are_more() {
+    let store = store();
+    let mut question = question(Some(tenant()), "SELECT serial FROM flows");
+    for (most, truncated) in [(10, true), (10_000, false), (9_999, true)] {
+        question.max_rows = Some(most);
+        let Answer::Json(answer) = store.engine.ask(&question).await.unwrap() else { panic!("JSON was asked for") };
+        assert_eq!((answer.rows.len() as u32, answer.truncated), (most, truncated));
+    }
+    question.format = SqlFormat::Arrow;
+    let Answer::Arrow { octets, truncated } = store.engine.ask(&question).await.unwrap() else {
+        panic!("Arrow was asked for")
+    };
+    assert!(truncated);
+    let batches = datafusion::arrow::ipc::reader::StreamReader::try_new(octets.as_slice(), None).unwrap();
+    assert_eq!(batches.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 9_999);
+}
+
+/// The sum of a metric over all steps of a plan.
+fn metric(plan: &Arc<dyn ExecutionPlan>, name: &str) -> usize {
+    let own = plan.metrics().and_then(|metrics| metrics.sum_by_name(name)).map_or(0, |value| value.as_usize());
+    own + plan.children().into_iter().map(|child| metric(child, name)).sum::<usize>()
+}
+
+#[tokio::test]
+async fn a_time_leads_to_the_parts_of_its_hours_and_an_instance_to_its_pages() {
+    let store = store();
+    let at = |seconds: u64| jiff::Timestamp::from_microsecond((NOW.as_micros() + seconds * 1_000_000) as i64).unwrap();
+    // Half of the records, one a second, lie in three hours of two locations; this asks for the last hour.
+    let by_time = format!("SELECT sum(bytes) FROM flows WHERE \"end\" >= '{}' AND \"end\" < '{}'", at(9000), at(9100));
+    let all = store.plan("SELECT sum(bytes) FROM flows").await;
+    let one = store.plan(&by_time).await;
+    let files =
+        |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(true).to_string().matches(".parquet").count();
+    assert_eq!((files(&all), files(&one)), (6, 2));
+    assert!(metric(&one, "bytes_scanned") < metric(&all, "bytes_scanned"));
+
+    let nobody = format!("SELECT sum(bytes) FROM flows WHERE instance = '{}'", InstanceId::from_bits(99));
+    let nobody = store.plan(&nobody).await;
+    assert_eq!(metric(&nobody, "bytes_scanned"), 0);
+    // Both lie within the statistics; the bloom filter knows that the second is not there.
+    let address = |last: u8| format!("SELECT sum(bytes) FROM flows WHERE source = '10.0.0.{last}'");
+    let (there, not_there) = (store.plan(&address(150)).await, store.plan(&address(250)).await);
+    assert!(metric(&not_there, "bytes_scanned") < metric(&there, "bytes_scanned"));
+}
+
+#[test]
+fn whose_records_are_meant_must_be_said() {
+    let missing = serde_json::from_str::<SqlQuestion>(r#"{"sql": "SELECT 1"}"#);
+    assert!(missing.unwrap_err().to_string().contains("account"));
+    let operator: SqlQuestion = serde_json::from_str(r#"{"account": null, "sql": "SELECT 1"}"#).unwrap();
+    assert_eq!(operator.account, None);
+}
