@@ -5,5 +5,6 @@ mod crossing;
 mod demo;
 mod faults;
 mod machines;
+mod records;
 mod refusals;
 mod workflows;

@@ -111,7 +111,7 @@ fn host_settings(dir: &Path, host: usize, file: &OperatorFile) -> lucarne_host::
         std::net::Ipv4Addr::from(address).into(),
     );
     settings.join_token = Some(file.join_token.clone());
-    settings.driver = DriverKind::Simulated;
+    settings.driver = DriverKind::Simulated { records_per_second: 0 };
     settings.vcpus = Some(64);
     settings.memory = Some(Bytes::gib(64));
     settings.disk = Some(Bytes::gib(64));

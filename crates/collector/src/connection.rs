@@ -1,6 +1,6 @@
-//! How others reach a collector: its two addresses and two secrets, in one file.
+//! How others reach a collector: its two addresses, its certificate and its secret, in one file.
 //!
-//! Owns that file, which is also where a collector finds its secrets and its chosen ports again at the next start.
+//! Owns that file, which is also where a collector finds its secret and its chosen ports again at the next start.
 
 use std::{
     fs, io,
@@ -17,10 +17,10 @@ use crate::{Error, Settings, durable};
 /// What `connection.json` in a collector's state folder says.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
-    /// Where exporters connect.
+    /// Where hosts connect, over TLS.
     pub ipfix: SocketAddr,
-    /// What their greeting must carry.
-    pub exporter_token: String,
+    /// The one certificate that they trust there, in PEM.
+    pub certificate: String,
     /// Where questions are asked, over HTTP.
     pub query: SocketAddr,
     /// The bearer token of questions.
@@ -49,14 +49,15 @@ impl Connection {
         serde_json::from_slice(&text).map_err(|source| ConnectionError::Parse { path: path.into(), source })
     }
 
-    /// Secrets and ports of the last time, or new ones; the addresses as the settings want them.
-    pub(crate) fn prepare(settings: &Settings) -> Result<Self, Error> {
+    /// Secret and ports of the last time, or new ones; the addresses as the settings want them.
+    pub(crate) fn prepare(settings: &Settings, certificate: &str) -> Result<Self, Error> {
+        let certificate = certificate.to_owned();
         let path = settings.state_dir.join(Self::FILE);
         if !path.exists() {
             let (ipfix, query) = (settings.listen_ipfix, settings.listen_query);
-            return Ok(Self { ipfix, exporter_token: secret()?, query, query_token: secret()? });
+            return Ok(Self { ipfix, certificate, query, query_token: secret()? });
         }
-        let mut last = Self::read(&path).map_err(Error::Connection)?;
+        let mut last = Self { certificate, ..Self::read(&path).map_err(Error::Connection)? };
         for (remembered, wanted) in [(&mut last.ipfix, settings.listen_ipfix), (&mut last.query, settings.listen_query)]
         {
             let port = if wanted.port() == 0 { remembered.port() } else { wanted.port() };

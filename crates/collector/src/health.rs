@@ -20,7 +20,9 @@ pub struct Health {
     pub repeated: u64,
     /// Records without our identity that were skipped, since the start.
     pub foreign: u64,
-    /// Connections of exporters.
+    /// Records of the future that were kept as of their arrival, since the start: some host's clock is wrong.
+    pub misdated: u64,
+    /// Connections of hosts.
     pub exporters: u64,
     /// Records that are in the log and not yet in a part.
     pub unsealed: u64,
@@ -34,6 +36,7 @@ pub(crate) struct Gauges {
     pub(crate) taken: AtomicU64,
     pub(crate) repeated: AtomicU64,
     pub(crate) foreign: AtomicU64,
+    pub(crate) misdated: AtomicU64,
     pub(crate) exporters: AtomicU64,
 }
 
@@ -45,6 +48,7 @@ impl Gauges {
             taken: self.taken.load(Relaxed),
             repeated: self.repeated.load(Relaxed),
             foreign: self.foreign.load(Relaxed),
+            misdated: self.misdated.load(Relaxed),
             exporters: self.exporters.load(Relaxed),
             unsealed: unsealed as u64,
         }

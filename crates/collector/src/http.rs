@@ -1,9 +1,11 @@
 //! The query service: questions in JSON over HTTP, for the controller.
 //!
 //! Owns the routes and the token: `POST /flows/list` ([`FlowQuery`] to a page), `POST /flows/watch` ([`FlowWatch`] to lines
-//! of JSON without end), `GET /health`; [`sql`] and [`receipts`] have theirs. A refusal is a status and one line of text.
+//! of JSON without end), `GET /health`; [`sql`], [`receipts`] and [`hosts`] have theirs. A refusal is a status and one line
+//! of text.
 //! Which tenant may ask what is decided by the controller, the only one who has the token.
 
+pub(crate) mod hosts;
 mod receipts;
 mod sql;
 
@@ -66,7 +68,12 @@ impl Service {
 }
 
 /// Answers until `shutdown`. Watches end then; other answers are finished.
-pub(crate) async fn serve(listener: TcpListener, service: Service, shutdown: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    service: Service,
+    hosts: hosts::Hosts,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let stop = shutdown.clone();
     let watch = move |state, body| watch_flows(state, body, stop.clone());
     let router = Router::new()
@@ -77,6 +84,7 @@ pub(crate) async fn serve(listener: TcpListener, service: Service, shutdown: Can
         .route("/v1/sql/columns", get(sql::columns))
         .route("/v1/receipts", get(receipts::list))
         .route("/v1/parts", get(receipts::part))
+        .merge(hosts.routes())
         .layer(DefaultBodyLimit::max(LARGEST))
         .layer(middleware::from_fn_with_state(service.clone(), authenticate))
         .with_state(service);

@@ -1,26 +1,30 @@
-//! Connections of exporters: the greeting, then IPFIX messages in and acknowledgements out.
+//! Connections of hosts: TLS, the greeting, then IPFIX messages in and acknowledgements out.
 //!
-//! Owns what one connection may cost, and ends it with a logged reason at the first thing that is not as
-//! [`Greeting`] describes. Exporters that do not greet are not ours: they are sent away here, which is the place where a
-//! decoder for foreign ones would begin.
+//! Owns what one connection may cost, that its host speaks of itself alone, and its end with a logged reason at the first
+//! thing that is not as [`Greeting`] describes. Who is let in at all is decided by [`Admission`].
 
 use std::{io, net::SocketAddr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use lucarne_flows::ipfix::{DecodeError, Decoder, Greeting, GreetingError, HEADER_LENGTH, Header};
-use subtle::ConstantTimeEq as _;
+use lucarne_flows::ipfix::{DecodeError, Decoded, Decoder, Greeting, GreetingError, HEADER_LENGTH, Header};
+use lucarne_model::HostId;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{health::Gauges, keeper::Command};
+use crate::{
+    admission::{Admission, NoHost, host_of},
+    health::Gauges,
+    keeper::Command,
+};
 
 /// Connections at once; each holds a message of at most 64 KiB while it reads it.
 const MOST: usize = 4096;
-/// How long an exporter may take to say who it is.
+/// How long a host may take to prove who it is and to greet.
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// After a failure to accept, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -28,18 +32,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Why a connection was ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("it did not greet within {} s", GREETING_TIME.as_secs())]
+    #[error("it did not prove who it is and greet within {} s", GREETING_TIME.as_secs())]
     NoGreeting,
+    #[error("the controller has not brought the certificate of the host CA yet")]
+    NoAuthority,
+    #[error("no TLS: {0}")]
+    Tls(#[source] io::Error),
+    #[error(transparent)]
+    NoHost(#[from] NoHost),
     #[error("its first line is longer than {} octets, or is not text", Greeting::MAX_LENGTH)]
     Line,
     #[error("its first line: {0}")]
     Greeting(#[source] GreetingError),
-    #[error("its token is not the one of this collector")]
-    Token,
     #[error("it sent what is not the header of an IPFIX message")]
     Header,
     #[error("a message cannot be decoded: {0}")]
     Message(#[source] DecodeError),
+    #[error("its certificate is of {certified} and a record claims {claimed}: nothing of the message is kept")]
+    Impostor { certified: HostId, claimed: HostId },
     #[error("its session greeted on another connection, or left out records")]
     Replaced,
     #[error("the connection: {0}")]
@@ -51,7 +61,7 @@ enum Ended {
 /// Takes connections until `shutdown`, and returns when all have ended.
 pub(crate) async fn serve(
     listener: TcpListener,
-    token: Arc<str>,
+    admission: Arc<Admission>,
     commands: mpsc::Sender<Command>,
     health: Arc<Gauges>,
     shutdown: CancellationToken,
@@ -66,16 +76,17 @@ pub(crate) async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "an exporter's connection could not be accepted");
+                tracing::warn!(%error, "a host's connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "an exporter is sent away: {MOST} are connected");
+            tracing::warn!(%peer, "a host is sent away: {MOST} are connected");
             continue;
         };
-        let connection = Connection { token: token.clone(), commands: commands.clone(), health: health.clone() };
+        let (admission, commands, health) = (admission.clone(), commands.clone(), health.clone());
+        let connection = Connection { admission, commands, health };
         let shutdown = shutdown.clone();
         connections.spawn(async move {
             connection.run(stream, peer, shutdown).await;
@@ -88,9 +99,17 @@ pub(crate) async fn serve(
 }
 
 struct Connection {
-    token: Arc<str>,
+    admission: Arc<Admission>,
     commands: mpsc::Sender<Command>,
     health: Arc<Gauges>,
+}
+
+/// Who sends on a connection, and what number its next record has.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    host: HostId,
+    session: u64,
+    next: u64,
 }
 
 impl Connection {
@@ -102,46 +121,50 @@ impl Connection {
         };
         self.health.exporters.fetch_sub(1, Relaxed);
         match result {
-            Ok(()) => tracing::debug!(%peer, "an exporter closed its connection"),
-            Err(reason) => tracing::warn!(%peer, "an exporter's connection was closed: {reason}"),
+            Ok(()) => tracing::debug!(%peer, "a host closed its connection"),
+            Err(reason @ Ended::Impostor { .. }) => tracing::error!(%peer, "a host is sent away: {reason}"),
+            Err(reason) => tracing::warn!(%peer, "a host's connection was closed: {reason}"),
         }
     }
 
     async fn converse(&self, stream: TcpStream) -> Result<(), Ended> {
-        // Exporters of dead hosts say nothing more; without this their connections would stay for ever.
+        // Dead hosts say nothing more; without this their connections would stay for ever.
         rustix::net::sockopt::set_socket_keepalive(&stream, true).map_err(io::Error::from)?;
         stream.set_nodelay(true)?;
-        let (reader, writer) = stream.into_split();
-        let mut reader = BufReader::new(reader);
-        let greeting = timeout(GREETING_TIME, read_greeting(&mut reader)).await.map_err(|_| Ended::NoGreeting)??;
-        if !bool::from(greeting.token.as_bytes().ct_eq(self.token.as_bytes())) {
-            return Err(Ended::Token);
-        }
-        let (reply, wanted) = oneshot::channel();
-        self.send(Command::Greet { session: greeting.session, first: greeting.first, reply }).await?;
-        let wanted = wanted.await.map_err(|_| Ended::Stopping)?;
-        let next = *wanted.borrow();
-        tracing::info!(session = format_args!("{:016x}", greeting.session), next, "an exporter is connected");
+        let greet = async {
+            let acceptor = self.admission.acceptor().ok_or(Ended::NoAuthority)?;
+            let stream: TlsStream<TcpStream> = acceptor.accept(stream).await.map_err(Ended::Tls)?;
+            let host = host_of(stream.get_ref().1.peer_certificates())?;
+            let (reader, mut writer) = tokio::io::split(stream);
+            let mut reader = BufReader::new(reader);
+            let Greeting { session } = read_greeting(&mut reader).await?;
+            let (reply, wanted) = oneshot::channel();
+            self.send(Command::Greet { session, reply }).await?;
+            let wanted = wanted.await.map_err(|_| Ended::Stopping)?;
+            tell(&mut writer, *wanted.borrow()).await?;
+            let next = reader.read_u64().await?;
+            self.send(Command::Begin { session, start: next }).await?;
+            Ok::<_, Ended>((reader, writer, wanted, Sender { host, session, next }))
+        };
+        let (reader, writer, wanted, sender) = timeout(GREETING_TIME, greet).await.map_err(|_| Ended::NoGreeting)??;
+        tracing::info!(host = %sender.host, next = sender.next, "a host is connected");
         tokio::select! {
-            result = self.read_messages(reader, greeting.session, next) => result,
+            result = self.read_messages(reader, sender) => result,
             result = acknowledge(writer, wanted) => result,
         }
     }
 
-    async fn read_messages(
-        &self,
-        mut reader: impl AsyncRead + Unpin,
-        session: u64,
-        mut next: u64,
-    ) -> Result<(), Ended> {
+    async fn read_messages(&self, mut reader: impl AsyncRead + Unpin, mut sender: Sender) -> Result<(), Ended> {
         let mut decoder = Decoder::new();
         while let Some(message) = read_message(&mut reader).await? {
             let decoded = decoder.decode(&message).map_err(Ended::Message)?;
+            check_host(&decoded, sender.host)?;
             self.health.foreign.fetch_add(decoded.foreign, Relaxed);
-            if !decoded.records.is_empty() {
-                let first = next;
-                next += decoded.records.len() as u64;
-                self.send(Command::Take { session, first, records: decoded.records }).await?;
+            let Decoded { records, losses, .. } = decoded;
+            let Sender { session, next: first, .. } = sender;
+            sender.next = first.saturating_add((records.len() + losses.len()) as u64);
+            if sender.next > first {
+                self.send(Command::Take { session, first, records, losses }).await?;
             }
         }
         Ok(())
@@ -152,13 +175,27 @@ impl Connection {
     }
 }
 
-/// Writes the number of the wanted record, and again whenever it has grown.
-async fn acknowledge(mut writer: OwnedWriteHalf, mut wanted: watch::Receiver<u64>) -> Result<(), Ended> {
-    loop {
-        let next = *wanted.borrow_and_update();
-        writer.write_all(&next.to_be_bytes()).await?;
-        wanted.changed().await.map_err(|_| Ended::Replaced)?;
+/// Every host speaks of itself alone: the certificate is the proof, not the record.
+fn check_host(decoded: &Decoded, certified: HostId) -> Result<(), Ended> {
+    let claims = decoded.records.iter().map(|record| record.host).chain(decoded.losses.iter().map(|loss| loss.host));
+    match claims.into_iter().find(|claimed| *claimed != certified) {
+        Some(claimed) => Err(Ended::Impostor { certified, claimed }),
+        None => Ok(()),
     }
+}
+
+/// Writes the number of the wanted record whenever it has grown.
+async fn acknowledge(mut writer: impl AsyncWrite + Unpin, mut wanted: watch::Receiver<u64>) -> Result<(), Ended> {
+    loop {
+        wanted.changed().await.map_err(|_| Ended::Replaced)?;
+        let next = *wanted.borrow_and_update();
+        tell(&mut writer, next).await?;
+    }
+}
+
+async fn tell(writer: &mut (impl AsyncWrite + Unpin), next: u64) -> io::Result<()> {
+    writer.write_all(&next.to_be_bytes()).await?;
+    writer.flush().await
 }
 
 async fn read_greeting(reader: &mut (impl AsyncRead + Unpin)) -> Result<Greeting, Ended> {
@@ -174,7 +211,7 @@ async fn read_greeting(reader: &mut (impl AsyncRead + Unpin)) -> Result<Greeting
     Greeting::parse(line).map_err(Ended::Greeting)
 }
 
-/// The next message; none when the exporter has closed the connection between two.
+/// The next message; none when the host has closed the connection between two.
 async fn read_message(reader: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>, Ended> {
     let mut message = vec![0; HEADER_LENGTH];
     let (first, rest) = message.split_at_mut(1);

@@ -1,18 +1,19 @@
 //! The one writer of the log: gathers what exporters send, makes it durable in groups, then acknowledges it.
 //!
-//! Owns the order *log, fsync, visible, acknowledged*, and what happens when the disk refuses: the group is tried again
-//! until it succeeds, nothing is acknowledged meanwhile, and the full inbox makes exporters wait. Reading goes on.
+//! Owns the order *losses, log, fsync, visible, acknowledged*, that no record is kept as of the future, and what happens
+//! when the disk refuses: the group is tried again until it succeeds, nothing is acknowledged meanwhile, and the full inbox
+//! makes hosts wait. Reading goes on.
 
 use std::{
     collections::HashMap,
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering::Relaxed, mpsc::SyncSender},
     thread,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use lucarne_flows::ipfix::Mark;
-use lucarne_model::{FlowRecord, Moment};
+use lucarne_model::{FlowLoss, FlowRecord, Moment};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -24,6 +25,7 @@ use crate::{
     catalog::Catalog,
     health::Gauges,
     log::{Group, Log},
+    losses::{LossFile, Told},
     pace::Pace,
     sessions::{Gap, Sessions},
     watch::Watchers,
@@ -34,20 +36,26 @@ pub(crate) const INBOX: usize = 32;
 /// Commands that become durable with one fsync.
 const GROUP: usize = INBOX;
 const WORK: &str = "taking flow records";
+/// How far a host's clock may be ahead of ours. What is further ahead is kept as of its arrival: a record of the far future
+/// would stand before all others in every answer, and have a day of its own.
+const AHEAD: Duration = Duration::from_secs(3600);
 
 /// What connections ask of the keeper.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A sender connected. The answer is the number of the record that is wanted first, then each new one as records
     /// become durable.
-    Greet { session: u64, first: u64, reply: oneshot::Sender<watch::Receiver<u64>> },
-    /// Records of a session, numbered from `first` on.
-    Take { session: u64, first: u64, records: Vec<FlowRecord> },
+    Greet { session: u64, reply: oneshot::Sender<watch::Receiver<u64>> },
+    /// The sender has nothing below `start` any more.
+    Begin { session: u64, start: u64 },
+    /// Records of a session and behind them losses, numbered from `first` on.
+    Take { session: u64, first: u64, records: Vec<FlowRecord>, losses: Vec<FlowLoss> },
 }
 
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(crate) log: Log,
+    pub(crate) losses: LossFile,
     pub(crate) sessions: Sessions,
     /// Where to tell each session's connection what is durable.
     pub(crate) acknowledgements: HashMap<u64, watch::Sender<u64>>,
@@ -87,33 +95,36 @@ impl Keeper {
 
     /// Takes the command and those that wait behind it; breaks when the collector ends before they are durable.
     fn take_group(&mut self, command: Command, inbox: &mut mpsc::Receiver<Command>) -> ControlFlow<()> {
-        let mut records = Vec::new();
+        let mut taken = Batch::default();
         let mut touched = Vec::new();
         let mut greeted = Vec::new();
         let mut command = Some(command);
         for _ in 0..GROUP {
             match command.take().or_else(|| inbox.try_recv().ok()) {
-                Some(Command::Greet { session, first, reply }) => {
-                    self.sessions.greet(session, first);
+                Some(Command::Greet { session, reply }) => {
+                    self.sessions.greet(session, 0);
                     greeted.push((session, reply));
                 }
-                Some(Command::Take { session, first, records: new }) => match self.take(session, first, new) {
-                    Ok(new) => {
-                        records.extend(new);
-                        touched.push(session);
+                Some(Command::Begin { session, start }) => drop(self.sessions.greet(session, start)),
+                Some(Command::Take { session, first, records, losses }) => {
+                    match self.take(session, first, Batch::new(session, first, records, losses)) {
+                        Ok(new) => {
+                            taken.extend(new);
+                            touched.push(session);
+                        }
+                        Err(gap) => {
+                            tracing::warn!(%gap, "an exporter is sent away");
+                            self.acknowledgements.remove(&session);
+                        }
                     }
-                    Err(gap) => {
-                        tracing::warn!(%gap, "an exporter is sent away");
-                        self.acknowledgements.remove(&session);
-                    }
-                },
+                }
                 None => break,
             }
         }
         touched.sort_unstable();
         touched.dedup();
-        if !records.is_empty() {
-            self.keep(records, &touched)?;
+        if !taken.is_empty() {
+            self.keep(taken, &touched)?;
         }
         // Only now is what the sessions say on the disk, and so may be told.
         self.acknowledge(&touched);
@@ -129,22 +140,30 @@ impl Keeper {
         let _ = reply.send(receiver);
     }
 
-    /// The records that were not taken before.
-    fn take(&mut self, session: u64, first: u64, mut records: Vec<FlowRecord>) -> Result<Vec<FlowRecord>, Gap> {
-        let repeated = self.sessions.take(session, first, records.len())?;
+    /// What was not taken before, none of it of the future.
+    fn take(&mut self, session: u64, first: u64, mut batch: Batch) -> Result<Batch, Gap> {
+        let repeated = self.sessions.take(session, first, batch.len())?;
         self.health.repeated.fetch_add(repeated as u64, Relaxed);
-        records.drain(..repeated);
-        Ok(records)
+        batch.leave_out(repeated);
+        let now = now();
+        for record in batch.records.iter_mut().filter(|record| record.end > now.plus(AHEAD)) {
+            (record.start, record.end) = (record.start.min(now), now);
+            self.health.misdated.fetch_add(1, Relaxed);
+        }
+        Ok(batch)
     }
 
     /// Makes records durable and visible, however long that takes; breaks when the collector ends before.
-    fn keep(&mut self, records: Vec<FlowRecord>, sessions: &[u64]) -> ControlFlow<()> {
+    fn keep(&mut self, batch: Batch, sessions: &[u64]) -> ControlFlow<()> {
         let marks = sessions.iter().filter_map(|s| self.sessions.next(*s).map(|next| Mark { session: *s, next }));
         let marks: Vec<Mark> = marks.collect();
-        let mut records = Some(records);
+        let mut records = Some(batch.records);
         let mut group: Option<Group> = None;
         loop {
-            match self.try_keep(&mut records, &mut group, &marks) {
+            // First the losses, which are known again should they come again: the log's marks say that all is kept.
+            let losses = self.losses.append(&batch.losses);
+            let losses = losses.map_err(|error| format!("the list of losses cannot be written: {error}"));
+            match losses.and_then(|()| self.try_keep(&mut records, &mut group, &marks)) {
                 Ok(()) => break,
                 Err(reason) => self.health.taking.set(WORK, reason),
             }
@@ -214,6 +233,42 @@ impl Keeper {
         if self.log.open_segment().is_none() {
             self.rotate();
         }
+    }
+}
+
+/// What becomes durable together.
+#[derive(Debug, Default)]
+struct Batch {
+    records: Vec<FlowRecord>,
+    losses: Vec<Told>,
+}
+
+impl Batch {
+    /// Records from number `first` on, and behind them losses.
+    fn new(session: u64, first: u64, records: Vec<FlowRecord>, losses: Vec<FlowLoss>) -> Self {
+        let behind = first + records.len() as u64;
+        let losses = losses.into_iter().zip(behind..).map(|(loss, number)| Told { session, number, loss }).collect();
+        Self { records, losses }
+    }
+
+    fn len(&self) -> usize {
+        self.records.len() + self.losses.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops so many from the front.
+    fn leave_out(&mut self, count: usize) {
+        let records = count.min(self.records.len());
+        self.records.drain(..records);
+        self.losses.drain(..(count - records).min(self.losses.len()));
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.records.extend(other.records);
+        self.losses.extend(other.losses);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns one state folder and the promise made by each acknowledgement: *a record that was acknowledged is found by
 //! queries from then on, exactly once, whatever kills the process and whenever.* The way of a record through the files:
 //!
-//! 1. [`ingest`] reads IPFIX from a host and hands decoded records to the [`keeper`];
+//! 1. [`ingest`] reads IPFIX from a host that [`admission`] lets in, and hands decoded records to the [`keeper`];
 //! 2. the keeper appends them with the sender's mark to the [`log`], fsyncs, acknowledges, and shows them to queries
 //!    ([`catalog`]) and watchers ([`watch`]);
 //! 3. the [`sealer`] turns a full or old log segment into one Parquet [`part`] for each account, location and hour, each
@@ -20,6 +20,7 @@
 //! Secrets and addresses are found by others in [`Connection`]. Who may ask for which account is decided by the
 //! controller; here every question names its account.
 
+mod admission;
 mod at_rest;
 mod catalog;
 mod columns;
@@ -33,6 +34,7 @@ mod http;
 mod ingest;
 mod keeper;
 mod log;
+mod losses;
 mod pace;
 mod part;
 mod position;
@@ -56,6 +58,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use at_rest::{AtRest, lay_down};
+pub use admission::TlsError;
 pub use connection::{Connection, ConnectionError};
 pub use health::Health;
 pub use pace::Pace;
@@ -68,7 +71,7 @@ pub use sql::{EngineError, SqlAnswer, SqlColumn, SqlError, SqlFormat, SqlQuestio
 pub struct Settings {
     /// The folder that it owns; one collector at a time.
     pub state_dir: PathBuf,
-    /// For exporters. Port 0: chosen at the first start and taken again at the next ones.
+    /// For hosts. Port 0: chosen at the first start and taken again at the next ones.
     pub listen_ipfix: SocketAddr,
     /// For the controller; a loopback address, since only the token protects it. Port 0 as above.
     pub listen_query: SocketAddr,
@@ -95,6 +98,10 @@ pub enum Error {
     Listen { address: SocketAddr, source: io::Error },
     #[error("no random numbers for the secrets")]
     Random,
+    #[error("hosts cannot be spoken with over TLS")]
+    Tls(#[source] TlsError),
+    #[error("the list of losses cannot be read")]
+    Losses(#[source] io::Error),
     #[error("the addresses and secrets cannot be kept")]
     Connection(#[source] ConnectionError),
     #[error("the query service ended")]
@@ -122,7 +129,8 @@ pub async fn run_at(settings: Settings, pace: Pace, shutdown: CancellationToken)
     let _lock = durable::lock(&settings.state_dir)
         .map_err(state_dir)?
         .ok_or_else(|| Error::InUse { path: settings.state_dir.clone() })?;
-    let connection = Connection::prepare(&settings)?;
+    let admission = Arc::new(admission::Admission::open(&settings.state_dir).map_err(Error::Tls)?);
+    let connection = Connection::prepare(&settings, admission.certificate())?;
     let ipfix = listen(connection.ipfix).await?;
     let query = listen(connection.query).await?;
     let flows = match settings.listen_flows {
@@ -130,7 +138,7 @@ pub async fn run_at(settings: Settings, pace: Pace, shutdown: CancellationToken)
         None => None,
     };
     let connection = connection.keep(&settings, &ipfix, &query).map_err(Error::Connection)?;
-    Collector::start(&settings, pace, &shutdown)?.serve(&connection, ipfix, query, flows, shutdown).await
+    Collector::start(&settings, pace, admission, &shutdown)?.serve(&connection, ipfix, query, flows, shutdown).await
 }
 
 /// Listens on the address, or on a free port of it when the port (which may be a remembered one) is taken.
@@ -154,12 +162,18 @@ struct Collector {
     receipts: Arc<receipts::Receipts>,
     watchers: Arc<watch::Watchers>,
     health: Arc<health::Gauges>,
+    hosts: http::hosts::Hosts,
     keeper: tokio::task::JoinHandle<()>,
     sealer: tokio::task::JoinHandle<()>,
 }
 
 impl Collector {
-    fn start(settings: &Settings, pace: Pace, shutdown: &CancellationToken) -> Result<Self, Error> {
+    fn start(
+        settings: &Settings,
+        pace: Pace,
+        admission: Arc<admission::Admission>,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Error> {
         let recovered = recovery::recover(&settings.state_dir).map_err(Error::Recovery)?;
         let receipts = Arc::new(receipts::Receipts::open(&settings.state_dir).map_err(Error::Receipts)?);
         receipts.reconcile(&recovered.parts, sealer::now()).map_err(Error::Receipts)?;
@@ -175,8 +189,11 @@ impl Collector {
         let (commands, inbox) = mpsc::channel(keeper::INBOX);
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
         let sealer = sealer::Sealer::new(&settings.state_dir, pace, catalog.clone(), receipts.clone(), health.clone());
+        let loss_file = losses::LossFile::open(&settings.state_dir).map_err(Error::Losses)?;
+        let hosts = http::hosts::Hosts { admission, losses: loss_file.losses() };
         let keeper = keeper::Keeper {
             log: recovered.log,
+            losses: loss_file,
             sessions: recovered.sessions,
             acknowledgements: std::collections::HashMap::new(),
             catalog: catalog.clone(),
@@ -195,6 +212,7 @@ impl Collector {
             receipts,
             watchers,
             health,
+            hosts,
             keeper: tokio::task::spawn_blocking(move || keeper.run(inbox)),
             sealer: tokio::task::spawn_blocking(move || sealer.run(&woken, &stop)),
         })
@@ -209,11 +227,10 @@ impl Collector {
         flows: Option<UdpSocket>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let Self { commands, store, sql, foreign, receipts, watchers, health, mut keeper, mut sealer } = self;
-        let token = Arc::from(connection.exporter_token.as_str());
-        let ingest = ingest::serve(ipfix, token, commands, health.clone(), shutdown.clone());
+        let Self { commands, store, sql, foreign, receipts, watchers, health, hosts, mut keeper, mut sealer } = self;
+        let ingest = ingest::serve(ipfix, hosts.admission.clone(), commands, health.clone(), shutdown.clone());
         let service = http::Service::new(&connection.query_token, store, sql, receipts, watchers, health);
-        let queries = http::serve(query, service, shutdown.clone());
+        let queries = http::serve(query, service, hosts, shutdown.clone());
         let flows = take_foreign(flows, foreign, shutdown.clone());
         tracing::info!(ipfix = %connection.ipfix, query = %connection.query, "collecting");
         let unasked = tokio::select! {

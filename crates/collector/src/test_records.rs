@@ -3,14 +3,17 @@
 use std::{net::Ipv4Addr, ops::Range};
 
 use lucarne_model::{
-    AccountId, ConnState, EndReason, FlowRecord, History, HostId, InstanceId, InterfaceId, MitigationId, Moment, RuleId,
-    SecurityGroupId, SubnetId, VpcId,
+    AccountId, ConnState, EndReason, FlowRecord, History, HostId, InstanceId, InterfaceId, MitigationId, Moment,
+    RuleId, SecurityGroupId, SubnetId, VpcId,
     flow::{Direction, Location, Path, RoundTrip, Side, Verdict},
     history::Happening,
 };
 
 /// 2026-01-15, in the middle of the day.
 pub(crate) const NOW: Moment = Moment::from_secs(1_768_478_400);
+
+/// The host that saw them all: a collector lets each host speak of itself alone.
+pub(crate) const HOST: HostId = HostId::from_bits(5);
 
 /// Account 0 or 1 by the number's evenness; each ends a second after the one before.
 pub(crate) fn record(number: u64) -> FlowRecord {
@@ -24,7 +27,7 @@ pub(crate) fn record(number: u64) -> FlowRecord {
         interface: InterfaceId::from_bits(bits + 2),
         subnet: SubnetId::from_bits(bits + 3),
         vpc: VpcId::from_bits(bits + 4),
-        host: HostId::from_bits(bits + 5),
+        host: HOST,
         location: if number.is_multiple_of(5) { "east-1".parse().unwrap_or_default() } else { Location::default() },
         groups: (0..bits).map(SecurityGroupId::from_bits).collect(),
         rule: (!reject).then_some(RuleId::from_bits(bits)),
@@ -52,7 +55,13 @@ pub(crate) fn record(number: u64) -> FlowRecord {
         next_hop: number.is_multiple_of(5).then_some(Ipv4Addr::new(10, 0, 0, 1).into()),
         history: if number.is_multiple_of(2) { opened } else { History::default() },
         conn_state: ConnState::ALL[number as usize % ConnState::ALL.len()],
-        round_trip: number.is_multiple_of(3).then_some(RoundTrip { count: 2, min: 90, mean: 100, max: 110, smoothed: 95 }),
+        round_trip: number.is_multiple_of(3).then_some(RoundTrip {
+            count: 2,
+            min: 90,
+            mean: 100,
+            max: 110,
+            smoothed: 95,
+        }),
         retransmissions: (number % 9) as u32,
         zero_windows: (number % 2) as u32,
         ingress_interface: (number % 7) as u32,

@@ -15,6 +15,7 @@ mod collector_client;
 mod delivery;
 mod desired;
 mod fleet;
+mod host_ca;
 mod http;
 mod idempotency;
 mod placement;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use auth::PolicyError;
 pub use bootstrap::BootstrapError;
+pub use host_ca::HostCaError;
 pub use http::ListenError;
 pub use settings::{OperatorFile, Settings};
 pub use store::StoreError;
@@ -48,6 +50,7 @@ use blobs::BlobStore;
 use collector_client::CollectorClient;
 use desired::Networks;
 use fleet::Fleet;
+use host_ca::HostCa;
 use services::streams::Streams;
 use store::Store;
 use workflow::engine::Workflows;
@@ -59,6 +62,8 @@ pub enum Error {
     Store(#[from] StoreError),
     #[error("the policies cannot be used")]
     Policies(#[from] PolicyError),
+    #[error("the host CA cannot be used")]
+    HostCa(#[from] HostCaError),
     #[error("the blob store could not be opened")]
     Blobs(#[source] io::Error),
     #[error("the controller could not be made ready")]
@@ -87,6 +92,7 @@ pub(crate) struct Controller {
     pub(crate) failed_sign_ins: Throttle<(Option<std::net::IpAddr>, String)>,
     pub(crate) collector: CollectorClient,
     pub(crate) fleet: Arc<Fleet>,
+    pub(crate) host_ca: HostCa,
     pub(crate) workflows: Workflows,
     pub(crate) streams: Streams,
     pub(crate) networks: Arc<Networks>,
@@ -107,6 +113,7 @@ impl Controller {
             workflows: Workflows::new(store.clone(), fleet.clone()),
             streams: Streams::default(),
             networks: Arc::new(Networks::new(store.changes().clone())),
+            host_ca: HostCa::open(&settings.state_dir)?,
             fleet,
             store,
             settings,

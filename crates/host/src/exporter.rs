@@ -1,49 +1,39 @@
-//! Flow records to the collector: over TCP, in order, kept until they are acknowledged.
+//! Flow records from the spool to the collector: over mutual TLS, in order, until they are acknowledged.
 //!
-//! Owns the queue of what is not yet acknowledged ([`Queue`], pure) and the connection. The rules of the exchange are
-//! [`Greeting`]'s. The queue is in memory: what a killed agent had not sent is lost, and its next process is a new session.
+//! Owns the connection and when it is tried again. What waits is the [`spool`](crate::spool)'s, so nothing is lost by what
+//! happens here. The rules of the exchange are [`Greeting`]'s; who the two ends are is proved by [`crate::certificate`].
 
-mod queue;
-
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, SystemTime},
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use lucarne_api::bodies::host::HostSettings;
-use lucarne_flows::ipfix::{Exporter as Encoder, Greeting};
-use lucarne_model::{FlowRecord, HostId, Moment};
+use lucarne_flows::ipfix::Greeting;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::{Notify, mpsc, watch},
-    task::{JoinError, JoinHandle},
-    time::{Instant, sleep_until, timeout},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf},
+    net::TcpStream,
+    sync::{Notify, watch},
+    task::{JoinError, JoinHandle, spawn_blocking},
+    time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
-use queue::{BadAcknowledgement, Queue};
+use crate::{
+    backoff::Backoff,
+    certificate::{CertificateError, ExportKey},
+    spool::{Chunk, Durable, Reader, Taken, Writer},
+};
 
-/// Records taken from the switch at once, and encoded at once: about 60 KiB, so that no message is longer than that.
-const BATCH: usize = 256;
 /// How long the collector may take to accept a connection and answer the greeting.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// How long the collector may be away before the controller is asked, again and again, whether it is elsewhere now.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the last acknowledgement after a shutdown. What it does not bring waits in the spool.
+const FLUSH: Duration = Duration::from_secs(5);
 
-/// Where flow records go, and how many may wait.
+/// Where flow records go, and as whom.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    /// What the controller said last, with the collector's address and token.
+    /// What the controller said last, with the collector's address and both certificates.
     pub(crate) told: watch::Receiver<Option<HostSettings>>,
     /// What holds until it has said anything.
     pub(crate) until_told: HostSettings,
@@ -51,26 +41,20 @@ pub(crate) struct Settings {
     pub(crate) ask: Arc<Notify>,
     /// How long the collector may be away before that.
     pub(crate) patience: Duration,
-    /// Random, drawn by each process anew; see [`Greeting`].
-    pub(crate) session: u64,
-    /// Whose records they are; its low bits name the observation domain.
-    pub(crate) host: HostId,
-    /// Records that may wait for the collector, of about 300 octets each.
-    pub(crate) capacity: usize,
-    /// How long to wait for the last acknowledgement after a shutdown.
+    pub(crate) key: ExportKey,
+    /// The spool's folder.
+    pub(crate) spool: PathBuf,
     pub(crate) flush: Duration,
 }
 
 impl Settings {
-    /// At most 50,000 records (15 MB), and 5 s for the end.
     pub(crate) fn new(
         (told, until_told): (watch::Receiver<Option<HostSettings>>, HostSettings),
         ask: Arc<Notify>,
-        session: u64,
-        host: HostId,
+        key: ExportKey,
+        spool: PathBuf,
     ) -> Self {
-        let (capacity, flush) = (50_000, Duration::from_secs(5));
-        Self { told, until_told, ask, patience: PATIENCE, session, host, capacity, flush }
+        Self { told, until_told, ask, patience: PATIENCE, key, spool, flush: FLUSH }
     }
 
     fn destination(&self) -> HostSettings {
@@ -78,53 +62,28 @@ impl Settings {
     }
 }
 
-/// What became of the records so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// Acknowledged: on the collector's disk.
-    pub(crate) acknowledged: u64,
-    /// Lost, because the queue was full or the agent ended before the collector took them.
-    pub(crate) dropped: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    acknowledged: AtomicU64,
-    dropped: AtomicU64,
-}
-
 /// A running exporter.
 #[derive(Debug)]
 pub(crate) struct Exporter {
-    counters: Arc<Counters>,
-    task: JoinHandle<()>,
+    task: JoinHandle<(watch::Receiver<Durable>, Taken)>,
+    spool: JoinHandle<()>,
 }
 
 impl Exporter {
-    /// Sends what `records` brings until its senders are gone and all is acknowledged; after `shutdown` it waits at most
+    /// Sends what the spool has until there will be no more and all is acknowledged; after `shutdown` it waits at most
     /// [`Settings::flush`] for that. So first stop the switch, which sends its last records, then cancel, then wait.
-    pub(crate) fn spawn(settings: Settings, records: mpsc::Receiver<FlowRecord>, shutdown: CancellationToken) -> Self {
-        let counters = Arc::new(Counters::default());
-        let worker = Worker {
-            queue: Queue::new(settings.capacity),
-            incoming: Incoming { records, batch: Vec::with_capacity(BATCH), open: true },
-            settings,
-            counters: counters.clone(),
-        };
-        Self { counters, task: tokio::spawn(worker.run(shutdown)) }
+    pub(crate) fn spawn(settings: Settings, spool: Writer, shutdown: CancellationToken) -> Self {
+        let Writer { session, durable, taken, thread } = spool;
+        let worker = Worker { settings, session, durable, taken, resume: 0 };
+        Self { task: tokio::spawn(worker.run(shutdown)), spool: thread }
     }
 
-    #[cfg(test)]
-    pub(crate) fn counts(&self) -> Counts {
-        let Counters { acknowledged, dropped } = &*self.counters;
-        Counts { acknowledged: acknowledged.load(Relaxed), dropped: dropped.load(Relaxed) }
-    }
-
-    /// Waits until it has ended.
-    pub(crate) async fn join(self) -> Result<Counts, JoinError> {
-        self.task.await?;
-        let Counters { acknowledged, dropped } = &*self.counters;
-        Ok(Counts { acknowledged: acknowledged.load(Relaxed), dropped: dropped.load(Relaxed) })
+    /// Waits until it has ended; gives how many records are left in the spool for the next start.
+    pub(crate) async fn join(self) -> Result<u64, JoinError> {
+        let (durable, taken) = self.task.await?;
+        self.spool.await?;
+        let end = durable.borrow().end;
+        Ok(end.saturating_sub(taken.next))
     }
 }
 
@@ -133,40 +92,32 @@ impl Exporter {
 enum Broken {
     #[error("the collector did not answer within {} s", CONNECT_TIME.as_secs())]
     NoAnswer,
+    #[error("no TLS: {0}")]
+    Certificate(#[from] CertificateError),
     #[error("the connection: {0}")]
     Connection(#[from] io::Error),
     #[error("the collector closed the connection")]
     Closed,
-    #[error("the collector is not ours: {0}")]
-    Acknowledgement(#[from] BadAcknowledgement),
+    #[error("the spool: {0}")]
+    Spool(#[source] io::Error),
+    #[error("records from {from} to {to} are damaged in the spool and left out")]
+    Damaged { from: u64, to: u64 },
+    #[error("the collector wants record {wanted} of {end}, which were never made here")]
+    Ahead { wanted: u64, end: u64 },
 }
 
 struct Worker {
     settings: Settings,
-    queue: Queue,
-    incoming: Incoming,
-    counters: Arc<Counters>,
-}
-
-/// The switch's end.
-struct Incoming {
-    records: mpsc::Receiver<FlowRecord>,
-    batch: Vec<FlowRecord>,
-    open: bool,
-}
-
-impl Incoming {
-    /// Waits for records; for ever once there can be no more. Loses nothing when it is dropped.
-    async fn wait(&mut self) {
-        if !self.open {
-            std::future::pending::<()>().await;
-        }
-        self.open = self.records.recv_many(&mut self.batch, BATCH).await > 0;
-    }
+    session: u64,
+    durable: watch::Receiver<Durable>,
+    taken: watch::Sender<Taken>,
+    /// Records below it cannot be sent: they are damaged.
+    resume: u64,
 }
 
 impl Worker {
-    async fn run(mut self, shutdown: CancellationToken) {
+    /// Gives the spool back as it is then, and how far the collector has come. The spool ends with that.
+    async fn run(mut self, shutdown: CancellationToken) -> (watch::Receiver<Durable>, Taken) {
         let flush = self.settings.flush;
         let deadline = async {
             shutdown.cancelled().await;
@@ -176,16 +127,8 @@ impl Worker {
             () = deadline => {}
             () = self.export() => {}
         }
-        self.take_incoming();
-        while let Ok(record) = self.incoming.records.try_recv() {
-            self.incoming.batch.push(record);
-            self.take_incoming();
-        }
-        let left = self.queue.len() as u64;
-        if left > 0 {
-            self.counters.dropped.fetch_add(left, Relaxed);
-            tracing::warn!(records = left, "flow records are lost: the collector did not take them in time");
-        }
+        let taken = *self.taken.borrow();
+        (self.durable, taken)
     }
 
     /// Connects again and again, until all is done.
@@ -193,8 +136,9 @@ impl Worker {
         let (mut backoff, mut away) = (Backoff::default(), Instant::now());
         while !self.is_done() {
             let began = Instant::now();
-            let HostSettings { collector, collector_token, .. } = self.settings.destination();
-            let reason = match self.connect(collector, collector_token).await {
+            let destination = self.settings.destination();
+            let collector = destination.collector;
+            let reason = match self.connect(&destination).await {
                 Ok(connection) => {
                     tracing::info!(%collector, "flow records go to the collector");
                     backoff = Backoff::default();
@@ -204,57 +148,81 @@ impl Worker {
                 }
                 Err(reason) => reason,
             };
-            let waiting = self.queue.len();
+            let waiting = self.durable.borrow().end.saturating_sub(self.taken.borrow().next);
             tracing::warn!(%collector, waiting, seconds = began.elapsed().as_secs(), "no connection to the collector: {reason}");
             if away.elapsed() >= self.settings.patience {
                 away = Instant::now();
                 self.settings.ask.notify_one();
             }
-            self.collect_while(tokio::time::sleep(backoff.next_delay())).await;
+            sleep(backoff.next_delay()).await;
         }
     }
 
     fn is_done(&self) -> bool {
-        !self.incoming.open && self.queue.is_empty()
+        let durable = *self.durable.borrow();
+        durable.complete && self.taken.borrow().next >= durable.end
     }
 
-    async fn connect(&mut self, collector: SocketAddr, token: String) -> Result<Connection, Broken> {
-        let Settings { session, host, .. } = self.settings;
-        let connecting = timeout(CONNECT_TIME, TcpStream::connect(collector));
-        let stream = self.collect_while(connecting).await.map_err(|_| Broken::NoAnswer)??;
-        stream.set_nodelay(true)?;
-        let (mut reader, mut writer) = stream.into_split();
-        let greeting = Greeting { token, session, first: self.queue.first() };
-        let greet = timeout(CONNECT_TIME, async {
-            writer.write_all(greeting.to_line().as_bytes()).await?;
-            reader.read_u64().await
-        });
-        let wanted = match self.collect_while(greet).await.map_err(|_| Broken::NoAnswer)? {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(Broken::Closed),
-            wanted => wanted?,
+    async fn connect(&mut self, to: &HostSettings) -> Result<Connection, Broken> {
+        let connector = self.settings.key.connector(&to.certificate, &to.collector_certificate)?;
+        let greet = async {
+            let stream = TcpStream::connect(to.collector).await?;
+            stream.set_nodelay(true)?;
+            let mut stream = connector.connect(ExportKey::collector_name()?, stream).await?;
+            stream.write_all(Greeting { session: self.session }.to_line().as_bytes()).await?;
+            stream.flush().await?;
+            let wanted = stream.read_u64().await;
+            wanted.map(|wanted| (stream, wanted))
         };
-        self.acknowledged(wanted)?;
-        self.queue.send_again();
-        let domain = host.bits() as u32; // the low bits are as random as any
-        let encoder = Encoder::new(domain).with_limit(Encoder::STREAM);
-        Ok(Connection { reader, writer, encoder, outgoing: Vec::new(), written: 0, reply: Vec::with_capacity(64) })
+        let (mut stream, wanted) = match timeout(CONNECT_TIME, greet).await.map_err(|_| Broken::NoAnswer)? {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(Broken::Closed),
+            greeted => greeted?,
+        };
+        let reader = self.read_from(wanted).await?;
+        let templates = reader.templates().map_err(Broken::Spool)?;
+        stream.write_u64(reader.next()).await?;
+        let (read, write) = tokio::io::split(stream);
+        let outgoing = Outgoing { stream: write, octets: templates, written: 0, flushed: false };
+        Ok(Connection { incoming: read, outgoing, reply: Vec::with_capacity(64), spool: Some(reader) })
+    }
+
+    /// Opens the spool at what the collector wants. One that wants more than there is knows an older spool: then the numbers
+    /// go on behind, and the next connection is as any other.
+    async fn read_from(&mut self, wanted: u64) -> Result<Reader, Broken> {
+        let end = self.durable.borrow().end;
+        self.acknowledged(wanted);
+        if wanted > end {
+            return Err(Broken::Ahead { wanted, end });
+        }
+        let (dir, from) = (self.settings.spool.clone(), wanted.max(self.resume));
+        spawn_blocking(move || Reader::open(dir, from, end)).await.map_err(io::Error::other)?.map_err(Broken::Spool)
     }
 
     /// Sends records and takes acknowledgements until all is done or the connection breaks.
     async fn converse(&mut self, mut connection: Connection) -> Result<(), Broken> {
         while !self.is_done() {
-            connection.refill(&mut self.queue);
+            if connection.outgoing.is_sent() {
+                let durable = self.durable.borrow_and_update().end;
+                self.refill(&mut connection, durable).await?;
+            }
+            let Connection { incoming, outgoing, reply, .. } = &mut connection;
             tokio::select! {
-                () = self.incoming.wait() => self.take_incoming(),
-                written = connection.writer.write(&connection.outgoing[connection.written..]), if connection.is_sending() => {
-                    connection.written += written?;
+                sent = outgoing.send(), if !outgoing.is_sent() => sent?,
+                changed = self.durable.changed(), if outgoing.is_sent() => {
+                    if changed.is_err() {
+                        return Err(Broken::Spool(io::Error::other("its thread has ended")));
+                    }
                 }
-                read = connection.reader.read_buf(&mut connection.reply) => {
+                read = incoming.read_buf(reply) => {
                     if read? == 0 {
                         return Err(Broken::Closed);
                     }
-                    for next in connection.acknowledgements() {
-                        self.acknowledged(next)?;
+                    if let Some(next) = last_number(reply) {
+                        let end = self.durable.borrow().end;
+                        if next > end {
+                            return Err(Broken::Ahead { wanted: next, end });
+                        }
+                        self.acknowledged(next);
                     }
                 }
             }
@@ -262,80 +230,77 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits for something else, while records go on to be queued, so that the switch never waits.
-    async fn collect_while<T>(&mut self, other: impl Future<Output = T>) -> T {
-        tokio::pin!(other);
-        loop {
-            tokio::select! {
-                output = &mut other => return output,
-                () = self.incoming.wait() => self.take_incoming(),
-            }
+    /// Takes what is to be sent next from the spool.
+    async fn refill(&mut self, connection: &mut Connection, durable: u64) -> Result<(), Broken> {
+        if connection.spool.as_ref().is_none_or(|reader| reader.next() >= durable) {
+            return Ok(());
         }
-    }
-
-    fn take_incoming(&mut self) {
-        for record in self.incoming.batch.drain(..) {
-            if !self.queue.push(record) && self.counters.dropped.fetch_add(1, Relaxed) == 0 {
-                tracing::warn!(
-                    waiting = self.queue.len(),
-                    "flow records are dropped: the queue for the collector is full"
-                );
-            }
-        }
-    }
-
-    fn acknowledged(&mut self, next: u64) -> Result<(), BadAcknowledgement> {
-        let count = self.queue.acknowledge(next)?;
-        self.counters.acknowledged.fetch_add(count, Relaxed);
+        let Some(mut reader) = connection.spool.take() else { return Ok(()) };
+        let from = reader.next();
+        let read = spawn_blocking(move || (reader.read(durable), reader)).await.map_err(io::Error::other)?;
+        let (chunk, reader) = (read.0.map_err(Broken::Spool)?, read.1);
+        let to = reader.next();
+        let Some(Chunk { messages, .. }) = chunk else {
+            self.resume = to;
+            self.taken.send_modify(|taken| taken.damaged += to - from);
+            return Err(Broken::Damaged { from, to });
+        };
+        connection.outgoing.put(messages);
+        connection.spool = Some(reader);
         Ok(())
+    }
+
+    fn acknowledged(&self, next: u64) {
+        self.taken.send_if_modified(|taken| next > taken.next && std::mem::replace(&mut taken.next, next) != next);
     }
 }
 
 /// A greeted connection.
 struct Connection {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
-    encoder: Encoder,
-    /// Encoded messages, of which `written` octets are sent.
-    outgoing: Vec<u8>,
-    written: usize,
+    incoming: ReadHalf<TlsStream<TcpStream>>,
+    outgoing: Outgoing,
     /// Octets of acknowledgements.
     reply: Vec<u8>,
+    /// What is to be sent; none only while it is read.
+    spool: Option<Reader>,
 }
 
-impl Connection {
-    fn is_sending(&self) -> bool {
-        self.written < self.outgoing.len()
+/// What is being sent.
+struct Outgoing {
+    stream: WriteHalf<TlsStream<TcpStream>>,
+    octets: Vec<u8>,
+    written: usize,
+    /// TLS has given all of it to the system.
+    flushed: bool,
+}
+
+impl Outgoing {
+    const fn is_sent(&self) -> bool {
+        self.flushed
     }
 
-    /// Encodes what is to be sent next, if all before is sent.
-    fn refill(&mut self, queue: &mut Queue) {
-        if self.is_sending() {
-            return;
-        }
-        self.outgoing.clear();
-        self.written = 0;
-        let records = queue.next_to_send(BATCH);
-        if !records.is_empty() {
-            self.encoder.encode(records, now()).iter().for_each(|message| self.outgoing.extend_from_slice(message));
-        }
+    fn put(&mut self, octets: Vec<u8>) {
+        (self.octets, self.written, self.flushed) = (octets, 0, false);
     }
 
-    /// The whole acknowledgements read so far; part of one stays.
-    fn acknowledgements(&mut self) -> Vec<u64> {
-        let (whole, rest) = self.reply.as_chunks::<8>();
-        let numbers = whole.iter().copied().map(u64::from_be_bytes).collect();
-        let rest = rest.to_vec();
-        self.reply.clear();
-        self.reply.extend(rest);
-        numbers
+    /// Sends on; can be dropped and called again at any time.
+    async fn send(&mut self) -> io::Result<()> {
+        while self.written < self.octets.len() {
+            self.written += self.stream.write(&self.octets[self.written..]).await?;
+        }
+        self.stream.flush().await?;
+        self.flushed = true;
+        Ok(())
     }
 }
 
-/// The wall clock.
-fn now() -> Moment {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Moment::EPOCH.plus(since_epoch)
+/// The last whole acknowledgement read so far; part of one stays.
+fn last_number(reply: &mut Vec<u8>) -> Option<u64> {
+    let (whole, rest) = reply.as_chunks::<8>();
+    let last = whole.last().copied().map(u64::from_be_bytes);
+    let rest = rest.to_vec();
+    *reply = rest;
+    last
 }
 
 #[cfg(test)]

@@ -40,6 +40,14 @@ impl Layout {
     pub fn ledger(&self) -> PathBuf {
         self.root.join("instances.json")
     }
+    /// The key with which it proves to the collector who it is.
+    pub fn export_key(&self) -> PathBuf {
+        self.root.join("export.key")
+    }
+    /// Flow records on their way to the collector.
+    pub fn spool(&self) -> PathBuf {
+        self.root.join("spool")
+    }
     /// The driver's own.
     pub fn machines(&self) -> PathBuf {
         self.root.join("machines")

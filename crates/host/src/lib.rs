@@ -2,12 +2,13 @@
 //!
 //! [`reconcile`] decides, pure; [`Agent`] is the owner that selects, decides and begins steps; around it stand the hands.
 //! An agent may be killed at any point: VMs run on, and the next one adopts them. In reading order: `reconcile`, `agent`,
-//! `perform`, `links`, `identity`, `run`.
+//! `perform`, `links`, `identity`, `spool`, `exporter`, `run`.
 
 mod agent;
 mod backoff;
 mod blobs;
 mod capacity;
+mod certificate;
 mod controller;
 mod durable;
 mod error;
@@ -22,6 +23,8 @@ mod perform;
 pub mod reconcile;
 mod run;
 mod settings;
+mod simulated_network;
+mod spool;
 mod streams;
 mod switch_network;
 

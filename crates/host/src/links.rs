@@ -3,10 +3,14 @@
 //! Owns their pace: long polls, coalesced changes, heartbeats, and waiting longer and longer while nobody answers. VMs do
 //! not notice any of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use lucarne_api::{Problem, bodies::host::HostSettings};
 use lucarne_model::{
+    Moment,
     actual::{HostDescription, Report},
     desired::Desired,
 };
@@ -29,7 +33,7 @@ const POLL_WAIT: Duration = Duration::from_secs(20);
 /// Used until the controller says another.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Says hello until it is heard, and again whenever `again` asks for it; the settings are what the controller said last.
+/// Says hello until it is heard, and again when `again` asks for it or the certificate is to be renewed; the settings are what the controller said last.
 pub(crate) async fn say_hello(
     controller: Arc<dyn Controller>,
     host: HostDescription,
@@ -43,14 +47,24 @@ pub(crate) async fn say_hello(
             match controller.hello(&host).await {
                 Ok(told) => {
                     patience.answered();
+                    let renewal = sleep(time_until(told.renew_certificate));
                     settings.send_replace(Some(told));
-                    again.notified().await;
+                    tokio::select! {
+                        () = again.notified() => {}
+                        () = renewal => {}
+                    }
                 }
                 Err(problem) => patience.wait(&problem).await,
             }
         }
     };
     shutdown.run_until_cancelled(greet).await;
+}
+
+/// How long until then; not less than a minute, so that a clock that is wrong makes no storm of hellos.
+fn time_until(then: Moment) -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    then.since(Moment::EPOCH.plus(now)).max(Duration::from_secs(60))
 }
 
 /// Follows the desired state. It is on disk before it is acted upon, as far as the disk takes it.

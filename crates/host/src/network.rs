@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
+use lucarne_model::AccountId;
 use lucarne_switch::Plan;
 
 /// Carries out plans. Applying the same plan twice changes nothing.
@@ -15,6 +16,10 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     async fn apply(&self, plan: &Plan) -> Result<(), NetworkError>;
     /// Frames not carried, by reason, since the start.
     async fn dropped_frames(&self) -> BTreeMap<String, u64>;
+    /// How many flow records it could not hand over since this was last asked, by account.
+    fn take_records_lost(&self) -> BTreeMap<AccountId, u64> {
+        BTreeMap::new()
+    }
     /// Ends the flows, and gives the last record of each.
     async fn stop(&self);
 }

@@ -5,24 +5,24 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use lucarne_api::bodies::host::HostSettings;
-use lucarne_model::{FlowRecord, HostId, actual::HostDescription};
+use lucarne_model::{FlowRecord, HostId, actual::HostDescription, flow::Location};
 use lucarne_switch::{SwitchHandle, ports::unix::Owner, shell, tunnel::public_key};
 use lucarne_vmm::{
     driver::Driver,
     qemu::{self, Qemu},
     simulated::{self, Simulated},
 };
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{Agent, Parts},
     capacity::capacity,
+    certificate::ExportKey,
     error::Error,
     exporter::{self, Exporter},
     folder::Folder,
@@ -31,6 +31,8 @@ use crate::{
     layout::Layout,
     network::{Network, NoNetwork},
     settings::{DriverKind, Settings},
+    simulated_network::SimulatedNetwork,
+    spool,
     switch_network::SwitchNetwork,
 };
 
@@ -40,6 +42,8 @@ const SIMULATED_STOP: Duration = Duration::from_millis(100);
 const SIMULATED_VOLUME: Duration = Duration::from_millis(50);
 /// How long to wait for the controller's hello before what it said last time is taken to hold.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait after the disk has refused the spool's folder.
+const SPOOL_RETRY: Duration = Duration::from_secs(2);
 
 /// Runs a host agent until `shutdown` is cancelled. Killed at any point, it can be run again on the same folder: VMs that
 /// live are adopted.
@@ -47,12 +51,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let folder = Folder::open(&settings.state_dir)?;
     let layout = folder.layout().clone();
     let mut identity = Identity::read_or_make(&layout)?;
+    let key = ExportKey::read_or_make(&layout.export_key())?;
     let driver = driver(settings.driver, &layout)?;
     let host = HostDescription {
         name: settings.name.clone(),
         address: settings.address,
         tunnel_port: identity.choose_tunnel_port(settings.address, settings.tunnel_port)?,
         public_key: public_key(&identity.private_key()),
+        export_key: key.public().to_owned(),
         capacity: capacity(&settings)?,
         hypervisor: driver.version().await.map_err(|cause| Error::Driver { cause })?,
     };
@@ -64,20 +70,20 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     tracing::info!(host = %id, name = host.name, hypervisor = host.hypervisor, "this machine is a host");
 
     let controller = Arc::new(HttpController::new(&settings.controller, Some(&host_key))?);
-    let (network, records) = network(settings.driver, id, &identity, &host)?;
+    let (network, records) = network(settings.driver, (id, settings.location), &identity, &host)?;
     let parts = Parts { driver, network: network.clone(), controller, host };
     let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown).await?;
     let end_of_export = CancellationToken::new();
-    let export = tokio::spawn(export(
-        id,
-        identity,
-        layout,
-        (agent.settings(), agent.hello_again()),
-        records,
-        end_of_export.clone(),
-    ));
+    let export = Export {
+        settings: spool::Settings { dir: layout.spool(), capacity: settings.spool, host: id },
+        key,
+        network: network.clone(),
+        told: agent.settings(),
+        hello_again: agent.hello_again(),
+    };
+    let export = tokio::spawn(export.run(identity, layout, records, end_of_export.clone()));
     let ended = agent.ended().await;
-    // The switch gives the last record of every flow; then the exporter has what there will be.
+    // The switch gives the last record of every flow; then the spool has what there will be.
     network.stop().await;
     end_of_export.cancel();
     export_ended(export).await;
@@ -90,7 +96,7 @@ fn driver(kind: DriverKind, layout: &Layout) -> Result<Arc<dyn Driver>, Error> {
             let settings = qemu::Settings::new(layout.machines());
             Arc::new(Qemu::new(settings).map_err(|cause| Error::Driver { cause })?)
         }
-        DriverKind::Simulated => Arc::new(Simulated::new(simulated::Settings {
+        DriverKind::Simulated { .. } => Arc::new(Simulated::new(simulated::Settings {
             state_dir: Some(layout.machines()),
             start: SIMULATED_START,
             stop: SIMULATED_STOP,
@@ -103,12 +109,17 @@ type Records = mpsc::Receiver<FlowRecord>;
 
 fn network(
     kind: DriverKind,
-    host: HostId,
+    (host, location): (HostId, Location),
     identity: &Identity,
     description: &HostDescription,
 ) -> Result<(Arc<dyn Network>, Option<Records>), Error> {
-    if kind == DriverKind::Simulated {
-        return Ok((Arc::new(NoNetwork), None));
+    match kind {
+        DriverKind::Simulated { records_per_second: 0 } => return Ok((Arc::new(NoNetwork), None)),
+        DriverKind::Simulated { records_per_second } => {
+            let (network, records) = SimulatedNetwork::spawn(host, records_per_second);
+            return Ok((Arc::new(network), Some(records)));
+        }
+        DriverKind::Qemu => {}
     }
     let user = rustix::process::geteuid().is_root().then_some(qemu::User::DEFAULT);
     let settings = shell::Settings {
@@ -118,42 +129,86 @@ fn network(
         metadata_key: identity.metadata_key(),
         port_owner: user.map(|qemu::User { uid, gid }| Owner { uid, gid }),
     };
-    let spawned = SwitchHandle::spawn(settings, lucarne_switch::Settings::default());
+    let switch = lucarne_switch::Settings { location, ..lucarne_switch::Settings::default() };
+    let spawned = SwitchHandle::spawn(settings, switch);
     let (handle, records) = spawned.map_err(|cause| Error::Switch { cause })?;
     Ok((Arc::new(SwitchNetwork::new(handle)), Some(records)))
 }
 
-/// Exports flow records as soon as it is known where to, and keeps what the controller said for the next start.
-async fn export(
-    host: HostId,
-    mut identity: Identity,
-    layout: Layout,
-    (told, hello_again): (watch::Receiver<Option<HostSettings>>, Arc<Notify>),
-    records: Option<Records>,
-    shutdown: CancellationToken,
-) {
-    let mut hearing = told.clone();
-    let heard = async {
-        let heard = async { hearing.wait_for(Option::is_some).await.ok().and_then(|heard| heard.clone()) };
-        match (timeout(HELLO_PATIENCE, heard).await, &identity.settings) {
-            (Ok(heard), _) => heard,
-            (Err(_), Some(last)) => Some(last.clone()),
-            (Err(_), None) => hearing.wait_for(Option::is_some).await.ok().and_then(|heard| heard.clone()),
-        }
-    };
-    let Some(Some(settings)) = shutdown.run_until_cancelled(heard).await else { return };
-    if identity.settings.as_ref() != Some(&settings) {
-        identity.settings = Some(settings.clone());
-        if let Err(error) = identity.save(&layout) {
-            tracing::warn!(%error, "what the controller said could not be kept");
+/// How flow records go: into the spool at once, and to the collector as soon as it is known where that is.
+struct Export {
+    settings: spool::Settings,
+    key: ExportKey,
+    network: Arc<dyn Network>,
+    told: watch::Receiver<Option<HostSettings>>,
+    hello_again: Arc<Notify>,
+}
+
+impl Export {
+    /// Runs until there are no more records; keeps what the controller said for the next start.
+    async fn run(
+        mut self,
+        mut identity: Identity,
+        layout: Layout,
+        records: Option<Records>,
+        shutdown: CancellationToken,
+    ) {
+        let spool = match records {
+            Some(records) => self.open_spool(records, &shutdown).await,
+            None => None,
+        };
+        let Some(settings) = self.heard(&mut identity, &layout, &shutdown).await else { return };
+        let Some(spool) = spool else { return };
+        let told = (self.told, settings);
+        let settings = exporter::Settings::new(told, self.hello_again, self.key, self.settings.dir);
+        match Exporter::spawn(settings, spool, shutdown).join().await {
+            Ok(0) => tracing::info!("all flow records are with the collector"),
+            Ok(left) => tracing::info!(left, "flow records wait in the spool for the next start"),
+            Err(error) => tracing::error!(%error, "the exporter of flow records broke off"),
         }
     }
-    let Some(records) = records else { return };
-    let Some(session) = session() else { return tracing::error!("no random numbers: flow records are not exported") };
-    let settings = exporter::Settings::new((told, settings), hello_again, session, host);
-    match Exporter::spawn(settings, records, shutdown).join().await {
-        Ok(counts) => tracing::info!(?counts, "flow records exported"),
-        Err(error) => tracing::error!(%error, "the exporter of flow records broke off"),
+
+    /// Tries until the disk lets it. Meanwhile records wait in the switch's queue, which counts what it loses.
+    async fn open_spool(&self, mut records: Records, shutdown: &CancellationToken) -> Option<spool::Writer> {
+        loop {
+            let (settings, network) = (self.settings.clone(), self.network.clone());
+            let lost_before: spool::LostBefore = Arc::new(move || network.take_records_lost());
+            let open = move || spool::Writer::start(settings, records, lost_before);
+            match tokio::task::spawn_blocking(open).await.ok()? {
+                Ok(writer) => return Some(writer),
+                Err((error, back)) => {
+                    tracing::error!("flow records cannot be spooled, will try again: {error}");
+                    records = back;
+                }
+            }
+            shutdown.run_until_cancelled(sleep(SPOOL_RETRY)).await?;
+        }
+    }
+
+    /// What the controller says, or said last time if it does not answer soon; none at the end.
+    async fn heard(
+        &mut self,
+        identity: &mut Identity,
+        layout: &Layout,
+        shutdown: &CancellationToken,
+    ) -> Option<HostSettings> {
+        let mut hearing = self.told.clone();
+        let heard = async {
+            let heard = async { hearing.wait_for(Option::is_some).await.ok().and_then(|heard| heard.clone()) };
+            match (timeout(HELLO_PATIENCE, heard).await, &identity.settings) {
+                (Ok(heard), _) => heard,
+                (Err(_), Some(last)) => Some(last.clone()),
+                (Err(_), None) => hearing.wait_for(Option::is_some).await.ok().and_then(|heard| heard.clone()),
+            }
+        };
+        let settings = shutdown.run_until_cancelled(heard).await??;
+        if identity.settings.as_ref() != Some(&settings) {
+            identity.settings = Some(settings.clone());
+            if let Err(error) = identity.save(layout) {
+                tracing::warn!(%error, "what the controller said could not be kept");
+            }
+        }
+        Some(settings)
     }
 }
 
@@ -161,10 +216,4 @@ async fn export_ended(export: JoinHandle<()>) {
     if let Err(error) = export.await {
         tracing::error!(%error, "the export of flow records broke off");
     }
-}
-
-fn session() -> Option<u64> {
-    let mut octets = [0; 8];
-    SystemRandom::new().fill(&mut octets).ok()?;
-    Some(u64::from_ne_bytes(octets))
 }

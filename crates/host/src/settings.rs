@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use lucarne_model::Bytes;
+use lucarne_model::{Bytes, flow::Location};
 
 /// The settings of one host agent's process.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Settings {
     pub join_token: Option<String>,
     /// How operators call the host.
     pub name: String,
+    /// Where it stands, as flow records tell it.
+    pub location: Location,
     /// The tunnel is bound to it, and other hosts are told it.
     pub address: IpAddr,
     /// 0: a free one is chosen, and taken again at later starts.
@@ -28,6 +30,8 @@ pub struct Settings {
     pub memory: Option<Bytes>,
     /// Disk space that may be promised; that of the state folder's file system if not given.
     pub disk: Option<Bytes>,
+    /// How much flow records may take on disk while the collector is away. What does not fit is lost, and told.
+    pub spool: Bytes,
     pub at_end: AtEnd,
     pub pace: Pace,
 }
@@ -40,12 +44,14 @@ impl Settings {
             controller,
             join_token: None,
             name,
+            location: Location::default(),
             address,
             tunnel_port: 0,
             driver: DriverKind::Qemu,
             vcpus: None,
             memory: None,
             disk: None,
+            spool: Bytes::mib(256),
             at_end: AtEnd::LeaveMachines,
             pace: Pace::default(),
         }
@@ -57,7 +63,10 @@ impl Settings {
 pub enum DriverKind {
     Qemu,
     /// No processes and no switch.
-    Simulated,
+    Simulated {
+        /// Flow records that are made up each second, for whatever is behind the switch to work on.
+        records_per_second: u32,
+    },
 }
 
 /// What becomes of the VMs when the agent is asked to end.

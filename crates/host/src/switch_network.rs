@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use lucarne_model::AccountId;
 use lucarne_switch::{Plan, SwitchHandle};
 
 use crate::network::{Network, NetworkError};
@@ -30,6 +31,10 @@ impl Network for SwitchNetwork {
     async fn dropped_frames(&self) -> BTreeMap<String, u64> {
         let counters = self.handle.counters().await;
         counters.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
+    }
+
+    fn take_records_lost(&self) -> BTreeMap<AccountId, u64> {
+        self.handle.take_records_lost()
     }
 
     async fn stop(&self) {

@@ -22,6 +22,9 @@ pub struct HostDescription {
     pub tunnel_port: u16,
     /// The X25519 public key of its tunnel, in base64.
     pub public_key: String,
+    /// The P-256 public key with which it proves to the collector who it is: the point, uncompressed, in base64.
+    #[serde(default)]
+    pub export_key: String,
     pub capacity: Capacity,
     pub hypervisor: String,
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lucarne_model::{FlowRecord, HostId, Moment};
+use lucarne_model::{AccountId, FlowRecord, HostId, Moment};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, oneshot};
 
@@ -97,6 +97,7 @@ pub struct SwitchHandle {
     commands: mpsc::Sender<Command>,
     bell: Doorbell,
     address: SocketAddr,
+    records_lost: outlet::RecordsLost,
 }
 
 impl SwitchHandle {
@@ -115,11 +116,12 @@ impl SwitchHandle {
         let core = Switch::new(settings.host, switch, flow_seed);
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (records, exported) = mpsc::channel(RECORDS);
-        let outlet = outlet::Outlet::new(tunnel, records, settings.port_owner, mtu);
+        let records_lost = outlet::RecordsLost::default();
+        let outlet = outlet::Outlet::new(tunnel, (records, records_lost.clone()), settings.port_owner, mtu);
         let worker = Worker::new(core, metadata, outlet, poller, bell.clone(), inbox);
         let thread = thread::Builder::new().name("switch".into());
         thread.spawn(move || worker.run()).map_err(system("thread"))?;
-        Ok((Self { commands, bell, address }, exported))
+        Ok((Self { commands, bell, address, records_lost }, exported))
     }
 
     /// Where the tunnel is bound.
@@ -146,6 +148,11 @@ impl SwitchHandle {
             Ok(()) => answer.await.unwrap_or_default(),
             Err(_) => Counters::default(),
         }
+    }
+
+    /// How many records the exporter was too slow for since this was last asked, by account. Also after the end.
+    pub fn take_records_lost(&self) -> BTreeMap<AccountId, u64> {
+        self.records_lost.take()
     }
 
     /// Ends every flow with its last record, closes all sockets and returns when that is done. The machines' side of the

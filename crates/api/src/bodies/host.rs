@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use lucarne_model::{HostId, actual::HostDescription, desired::Desired};
+use lucarne_model::{HostId, Moment, actual::HostDescription, desired::Desired};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -31,9 +31,14 @@ impl std::fmt::Debug for Enrolled {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostSettings {
     pub host: HostId,
-    /// Where flow records go, and the secret that opens it.
+    /// Where flow records go, over TLS.
     pub collector: SocketAddr,
-    pub collector_token: String,
+    /// The one certificate that is trusted there, in PEM.
+    pub collector_certificate: String,
+    /// The host's own, in PEM: its export key, signed by the controller's host CA.
+    pub certificate: String,
+    /// When to say hello again for a new one: a third of its time is left then.
+    pub renew_certificate: Moment,
     /// How often to report when nothing changes.
     pub heartbeat_millis: u64,
 }

@@ -1,8 +1,10 @@
-//! A collector under test, exporters that speak to it, and questions.
+//! A collector under test, hosts that speak to it, and questions.
 #![allow(dead_code)] // each test file uses a part of it
 
 #[path = "../../src/test_records.rs"]
 pub(crate) mod test_records;
+
+mod authority;
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -12,10 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use authority::Authority;
+
 use lucarne_collector::{Connection, Health, Pace, Settings};
 use lucarne_flows::ipfix::{Exporter, Greeting};
-use lucarne_model::{AccountId, FlowPage, FlowQuery, FlowRecord, Moment};
+use lucarne_model::{AccountId, FlowLoss, FlowPage, FlowQuery, FlowRecord, HostId, Moment};
 use tokio::task::JoinHandle;
+use tokio_rustls::rustls::{ClientConnection, StreamOwned};
 use tokio_util::sync::CancellationToken;
 
 /// So quick that a test sees sealing and merging.
@@ -84,8 +89,30 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// The connection file of a collector that answers.
+/// The connection file of a collector that answers and lets the tests' hosts in.
 pub(crate) async fn answering(dir: &Path) -> Connection {
+    let connection = started(dir).await;
+    assert_eq!(trust(&connection, Authority::of_tests()).await, 200);
+    connection
+}
+
+/// Tells a collector which CA's hosts to let in; gives the status.
+pub(crate) async fn trust(connection: &Connection, authority: &Authority) -> u16 {
+    let url = format!("http://{}/host-ca", connection.query);
+    let put = reqwest::Client::new().put(url).bearer_auth(&connection.query_token).json(&authority.certificate);
+    put.send().await.unwrap().status().as_u16()
+}
+
+/// What hosts lost, as the collector has it; `question` is the query of the URL.
+pub(crate) async fn losses(connection: &Connection, question: &str) -> Vec<FlowLoss> {
+    let url = format!("http://{}/losses?{question}", connection.query);
+    let answer = reqwest::Client::new().get(url).bearer_auth(&connection.query_token).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.json().await.unwrap()
+}
+
+/// The connection file of a collector that answers.
+pub(crate) async fn started(dir: &Path) -> Connection {
     until("the start of the collector", async || {
         let connection = Connection::read(&dir.join(Connection::FILE)).ok()?;
         let answer = get_health(&connection).await.ok()?;
@@ -134,22 +161,33 @@ pub(crate) fn everything(account: AccountId) -> FlowQuery {
     FlowQuery { limit: FlowQuery::MAX_LIMIT, ..FlowQuery::new(account, Moment::EPOCH) }
 }
 
-/// One connection of an exporter, over a blocking socket.
+/// One connection of a host, over a blocking socket.
 pub(crate) struct Wire {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: StreamOwned<ClientConnection, TcpStream>,
     pub(crate) encoder: Exporter,
     /// What the collector wants next.
     pub(crate) next: u64,
 }
 
 impl Wire {
+    /// Connects as the host of the made-up records, which has nothing below `first` any more.
     pub(crate) fn connect(connection: &Connection, session: u64, first: u64) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(connection.ipfix)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let greeting = Greeting { token: connection.exporter_token.clone(), session, first };
-        stream.write_all(greeting.to_line().as_bytes())?;
+        Self::connect_as(Authority::of_tests(), test_records::HOST, connection, session, first)
+    }
+
+    pub(crate) fn connect_as(
+        authority: &Authority,
+        host: HostId,
+        connection: &Connection,
+        session: u64,
+        first: u64,
+    ) -> io::Result<Self> {
+        let stream = authority.connect(host, connection)?;
         let mut wire = Self { stream, encoder: Exporter::new(1).with_limit(Exporter::STREAM), next: 0 };
+        wire.stream.write_all(Greeting { session }.to_line().as_bytes())?;
         wire.read_next()?;
+        wire.next = wire.next.max(first);
+        wire.stream.write_all(&wire.next.to_be_bytes())?;
         Ok(wire)
     }
 

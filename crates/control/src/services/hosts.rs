@@ -26,6 +26,7 @@ use lucarne_model::{
 };
 use subtle::ConstantTimeEq;
 
+use super::checks::refuse;
 use crate::{
     Caller, Controller,
     auth::secret,
@@ -121,6 +122,8 @@ pub(crate) async fn hello_host(
 ) -> Result<Json<HostSettings>, Problem> {
     let (host, description) = (call.caller.host()?, call.body.0);
     controller.fleet.heard(host, crate::clock::now());
+    let signed = controller.host_ca.sign(host, &description.export_key, crate::clock::now());
+    let signed = signed.map_err(|error| refuse(error.to_string()))?;
     let describe = move |tx: &mut Tx<'_>| {
         let mut record: HostRecord = tx.get(Scope::Everything, host)?;
         // Hosts say hello again while the collector is away: that alone is nothing to write down.
@@ -142,10 +145,16 @@ pub(crate) async fn hello_host(
         let detail = format!("the collector's address is not known yet: {error}");
         Problem::new(ErrorCode::CollectorUnavailable, detail)
     })?;
+    // The collector keeps it, so this is news only to a new one; to one that is away it is told at a later hello.
+    if let Err(error) = controller.collector.trust(controller.host_ca.certificate()).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the collector was not told the host CA");
+    }
     Ok(Json(HostSettings {
         host,
         collector: collector.ipfix,
-        collector_token: collector.exporter_token,
+        collector_certificate: collector.certificate,
+        certificate: signed.certificate,
+        renew_certificate: signed.renew,
         heartbeat_millis: controller.settings.heartbeat.as_millis() as u64,
     }))
 }

@@ -1,198 +1,262 @@
-//! The exporter against a collector that is a few lines long, and goes away when the test wants.
+//! The exporter and its spool against a collector that is a few lines long, and goes away when the test wants.
 
-use std::{net::Ipv4Addr, ops::Range};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use lucarne_flows::ipfix::{Decoder, HEADER_LENGTH, Header};
-use lucarne_model::{
-    AccountId, ConnState, EndReason, History, InstanceId, InterfaceId, SubnetId, VpcId,
-    flow::{Direction, Location, Path, Side, Verdict},
-};
-use proptest::prelude::*;
+use lucarne_model::{AccountId, Bytes, FlowRecord, HostId, Moment};
+use rcgen::{CertificateParams, KeyPair};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::TcpListener,
+    sync::mpsc,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    },
 };
 
 use super::*;
+use crate::spool::{self, tests::record};
 
 const HOST: HostId = HostId::from_bits(0x1_2345_6789);
 
-fn record(number: u64) -> FlowRecord {
-    FlowRecord {
-        flow_id: number,
-        account: AccountId::OPERATOR,
-        instance: InstanceId::from_bits(1),
-        interface: InterfaceId::from_bits(2),
-        subnet: SubnetId::from_bits(3),
-        vpc: VpcId::from_bits(4),
-        host: HOST,
-        location: Location::default(),
-        groups: Vec::new(),
-        rule: None,
-        verdict: Verdict::Accept,
-        end_reason: EndReason::Idle,
-        direction: Direction::Egress,
-        path: Path::SameHost,
-        side: Side::Initiator,
-        start: Moment::from_secs(1_768_478_400),
-        end: Moment::from_secs(1_768_478_401),
-        packets: 1,
-        bytes: 60,
-        source: Ipv4Addr::new(10, 0, 0, 1).into(),
-        destination: Ipv4Addr::new(10, 0, 0, 2).into(),
-        source_port: 1,
-        destination_port: 2,
-        protocol: 17,
-        icmp_type: None,
-        icmp_code: None,
-        tos: 0,
-        tcp_flags: 0,
-        ttl: 64,
-        source_prefix_length: None,
-        destination_prefix_length: None,
-        next_hop: None,
-        history: History::default(),
-        conn_state: ConnState::Oth,
-        round_trip: None,
-        retransmissions: 0,
-        zero_windows: 0,
-        ingress_interface: 0,
-        egress_interface: 0,
-        mitigation: None,
-    }
-}
-
+/// A host's folder with its key, a spool, and the collector that it is told of.
 struct Collector {
     listener: TcpListener,
-    /// Flow ids in the order in which they were taken.
+    acceptor: TlsAcceptor,
+    certificate: String,
+    /// Flow ids in the order in which they were taken, and what was told as lost.
     taken: Vec<u64>,
+    lost: u64,
+    numbers: u64,
 }
 
 impl Collector {
     async fn new() -> Self {
-        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap(), taken: Vec::new() }
+        let key = KeyPair::generate().unwrap();
+        let made =
+            CertificateParams::new(["collector.lucarne.internal".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&tokio_rustls::rustls::version::TLS13]);
+        let config = config.unwrap().with_no_client_auth().with_single_cert(vec![made.der().clone()], private).unwrap();
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            certificate: made.pem(),
+            taken: Vec::new(),
+            lost: 0,
+            numbers: 0,
+        }
     }
 
-    /// What a controller says of it.
-    fn as_told(&self) -> HostSettings {
-        let collector = self.listener.local_addr().unwrap();
-        HostSettings { host: HOST, collector, collector_token: "token".into(), heartbeat_millis: 1000 }
+    /// What a controller says of it to the host of this folder.
+    fn as_told(&self, dir: &Path) -> HostSettings {
+        let key = std::fs::read(dir.join("export.key")).unwrap();
+        let key = KeyPair::try_from(key).unwrap();
+        let certificate = CertificateParams::new([HOST.to_string()]).unwrap().self_signed(&key).unwrap().pem();
+        HostSettings {
+            host: HOST,
+            collector: self.listener.local_addr().unwrap(),
+            collector_certificate: self.certificate.clone(),
+            certificate,
+            renew_certificate: Moment(u64::MAX),
+            heartbeat_millis: 1000,
+        }
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self, dir: &Path) -> Settings {
         let (_, told) = watch::channel(None);
-        Settings::new((told, self.as_told()), Arc::default(), 77, HOST)
+        let key = ExportKey::read_or_make(&dir.join("export.key")).unwrap();
+        Settings::new((told, self.as_told(dir)), Arc::default(), key, dir.join("spool"))
     }
 
-    /// Takes one connection until there are `until` records, acknowledging only up to `acknowledged` of them.
-    async fn serve(&mut self, until: usize, acknowledged: u64) {
+    /// Takes one connection until there are `until` numbers, acknowledging only up to `acknowledged` of them.
+    async fn serve(&mut self, until: u64, acknowledged: u64) {
         let (stream, _) = self.listener.accept().await.unwrap();
-        let (reader, mut writer) = stream.into_split();
+        let stream = self.acceptor.accept(stream).await.unwrap();
+        let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = BufReader::new(reader);
         let mut line = String::new();
         reader.read_line(&mut line).await.unwrap();
-        let greeting = Greeting::parse(line.trim_end()).unwrap();
-        assert_eq!((greeting.token.as_str(), greeting.session), ("token", 77));
-        let wanted = self.taken.len() as u64;
-        assert!(greeting.first <= wanted);
+        Greeting::parse(line.trim_end()).unwrap();
+        let wanted = self.numbers;
         writer.write_u64(wanted).await.unwrap();
+        writer.flush().await.unwrap();
+        let mut number = reader.read_u64().await.unwrap();
+        assert!(number <= wanted, "it left out records {wanted} to {number}");
         let mut decoder = Decoder::new();
-        while self.taken.len() < until {
+        while self.numbers < until {
             let mut message = vec![0; HEADER_LENGTH];
             reader.read_exact(&mut message).await.unwrap();
             let header = Header::parse(message.first_chunk().unwrap()).unwrap();
             message.resize(header.length.into(), 0);
             reader.read_exact(&mut message[HEADER_LENGTH..]).await.unwrap();
             let decoded = decoder.decode(&message).unwrap();
-            assert_eq!((decoded.header.domain, decoded.lost), (0x2345_6789, 0));
-            self.taken.extend(decoded.records.iter().map(|record| record.flow_id));
-            let next = acknowledged.min(self.taken.len() as u64);
+            assert_eq!((decoded.header.domain, decoded.unknown_sets), (0x2345_6789, 0));
+            for record in &decoded.records {
+                if number >= self.numbers {
+                    self.taken.push(record.flow_id);
+                }
+                number += 1;
+            }
+            for loss in &decoded.losses {
+                if number >= self.numbers {
+                    self.lost += loss.records;
+                }
+                number += 1;
+            }
+            self.numbers = self.numbers.max(number);
+            let next = acknowledged.min(self.numbers);
             if next >= wanted {
                 writer.write_u64(next).await.unwrap();
+                writer.flush().await.unwrap();
             }
         }
     }
 }
 
+/// The spool of a folder, and where its records come from.
+fn spool(dir: &Path, capacity: Bytes) -> (mpsc::Sender<FlowRecord>, Writer) {
+    let (sender, records) = mpsc::channel(64);
+    let settings = spool::Settings { dir: dir.join("spool"), capacity, host: HOST };
+    let writer = Writer::start(settings, records, Arc::new(BTreeMap::<AccountId, u64>::new));
+    (sender, writer.unwrap_or_else(|(error, _)| panic!("{error}")))
+}
+
 async fn send(sender: &mpsc::Sender<FlowRecord>, numbers: Range<u64>) {
     for number in numbers {
-        sender.send(record(number)).await.unwrap();
+        sender.send(record(number, HOST)).await.unwrap();
     }
 }
 
-#[tokio::test]
+fn ids(numbers: Range<u64>) -> Vec<u64> {
+    numbers.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_sent_again_after_a_break_are_those_not_taken_and_come_in_order() {
+    let dir = tempfile::tempdir().unwrap();
     let mut collector = Collector::new().await;
-    let (sender, records) = mpsc::channel(64);
-    let exporter = Exporter::spawn(collector.settings(), records, CancellationToken::new());
+    let settings = collector.settings(dir.path());
+    let (sender, writer) = spool(dir.path(), Bytes::mib(16));
+    let exporter = Exporter::spawn(settings, writer, CancellationToken::new());
     send(&sender, 0..1000).await;
     collector.serve(600, 100).await; // then the connection breaks
     send(&sender, 1000..1500).await;
     drop(sender);
     collector.serve(1500, u64::MAX).await;
-    assert_eq!(exporter.join().await.unwrap(), Counts { acknowledged: 1500, dropped: 0 });
-    assert_eq!(collector.taken, (0..1500).collect::<Vec<_>>());
+    assert_eq!(exporter.join().await.unwrap(), 0);
+    assert_eq!(collector.taken, ids(0..1500));
 }
 
-#[tokio::test]
-async fn without_a_collector_the_queue_is_bounded_and_the_rest_is_counted() {
+/// What an agent spooled and could not send is sent by the next one, with the same numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_spool_is_sent_by_the_next_agent_and_nothing_of_it_twice() {
+    let dir = tempfile::tempdir().unwrap();
     let mut collector = Collector::new().await;
-    let settings = Settings { capacity: 100, ..collector.settings() };
-    let (sender, records) = mpsc::channel(64);
-    let exporter = Exporter::spawn(settings, records, CancellationToken::new());
-    send(&sender, 0..250).await; // the listener's backlog takes the connection, but nobody answers
-    while exporter.counts().dropped < 150 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    for part in 0..3 {
+        let settings = Settings { flush: Duration::from_millis(300), ..collector.settings(dir.path()) };
+        let (sender, writer) = spool(dir.path(), Bytes::mib(16));
+        let shutdown = CancellationToken::new();
+        let exporter = Exporter::spawn(settings, writer, shutdown.clone());
+        send(&sender, 100 * part..100 * (part + 1)).await;
+        drop(sender);
+        if part == 1 {
+            collector.serve(150, 120).await; // it has more than it acknowledged
+        } else if part == 2 {
+            collector.serve(300, u64::MAX).await;
+        }
+        shutdown.cancel();
+        let left = exporter.join().await.unwrap();
+        assert_eq!(left == 0, part == 2);
     }
-    drop(sender);
-    collector.serve(100, u64::MAX).await;
-    assert_eq!(exporter.join().await.unwrap(), Counts { acknowledged: 100, dropped: 150 });
-    assert_eq!(collector.taken, (0..100).collect::<Vec<_>>());
+    assert_eq!(collector.taken, ids(0..300));
 }
 
-#[tokio::test]
-async fn a_shutdown_waits_for_the_last_acknowledgement_but_not_for_ever() {
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_collector_the_spool_is_bounded_and_what_did_not_fit_is_told_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
     let mut collector = Collector::new().await;
-    let (sender, records) = mpsc::channel(64);
+    let settings = collector.settings(dir.path());
+    let (sender, writer) = spool(dir.path(), Bytes::mib(1));
+    let exporter = Exporter::spawn(settings, writer, CancellationToken::new());
+    const MADE: u64 = 20_000;
+    send(&sender, 0..MADE).await; // the listener's backlog takes the connection, but nobody answers
+    let size = || {
+        let files = std::fs::read_dir(dir.path().join("spool")).unwrap().flatten();
+        files.map(|file| file.metadata().unwrap().len()).sum::<u64>()
+    };
+    assert!(size() < (1 << 20) + (64 << 10), "{}", size());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let durable = exporter_end(dir.path());
+    collector.serve(durable, u64::MAX).await;
+    let kept = collector.taken.len() as u64;
+    assert!(kept > 1000 && kept < MADE);
+    drop(sender);
+    collector.serve(durable + 1, u64::MAX).await;
+    exporter.join().await.unwrap();
+    assert_eq!(kept + collector.lost, MADE);
+}
+
+/// The number behind the last record in the spool's files, counted by their frames.
+fn exporter_end(dir: &Path) -> u64 {
+    spool::tests::end(&dir.join("spool"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_acknowledges_what_was_never_made_is_left_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut collector = Collector::new().await;
+    let settings = collector.settings(dir.path());
+    let (sender, writer) = spool(dir.path(), Bytes::mib(16));
+    let exporter = Exporter::spawn(settings, writer, CancellationToken::new());
+    send(&sender, 0..10).await;
+    drop(sender);
+    let (stream, _) = collector.listener.accept().await.unwrap();
+    let mut stream = collector.acceptor.accept(stream).await.unwrap();
+    for answer in [0, 1 << 40] {
+        stream.write_u64(answer).await.unwrap();
+    }
+    stream.flush().await.unwrap();
+    collector.serve(10, u64::MAX).await;
+    assert_eq!(exporter.join().await.unwrap(), 0);
+    assert_eq!(collector.taken, ids(0..10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_with_another_certificate_than_was_told_gets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (real, impostor) = (Collector::new().await, Collector::new().await);
+    let mut settings = real.settings(dir.path());
+    settings.until_told.collector = impostor.listener.local_addr().unwrap();
+    let (sender, writer) = spool(dir.path(), Bytes::mib(16));
     let shutdown = CancellationToken::new();
-    let exporter = Exporter::spawn(collector.settings(), records, shutdown.clone());
+    let exporter = Exporter::spawn(Settings { flush: Duration::ZERO, ..settings }, writer, shutdown.clone());
     send(&sender, 0..10).await;
+    let (stream, _) = impostor.listener.accept().await.unwrap();
+    assert!(impostor.acceptor.accept(stream).await.is_err());
+    drop(sender);
     shutdown.cancel();
-    drop(sender);
-    collector.serve(10, u64::MAX).await;
-    assert_eq!(exporter.join().await.unwrap(), Counts { acknowledged: 10, dropped: 0 });
-
-    let silent = Settings { flush: Duration::from_millis(50), ..collector.settings() };
-    let (sender, records) = mpsc::channel(64);
-    let exporter = Exporter::spawn(silent, records, shutdown);
-    send(&sender, 0..10).await;
-    assert_eq!(exporter.join().await.unwrap(), Counts { acknowledged: 0, dropped: 10 });
+    assert_eq!(exporter.join().await.unwrap(), 10);
 }
 
-#[tokio::test]
-async fn a_collector_that_acknowledges_what_was_never_sent_is_left_and_nothing_is_lost() {
-    let mut collector = Collector::new().await;
-    let (sender, records) = mpsc::channel(64);
-    let exporter = Exporter::spawn(collector.settings(), records, CancellationToken::new());
-    send(&sender, 0..10).await;
-    drop(sender);
-    let (mut stream, _) = collector.listener.accept().await.unwrap();
-    stream.write_u64(1 << 40).await.unwrap();
-    collector.serve(10, u64::MAX).await;
-    assert_eq!(exporter.join().await.unwrap().acknowledged, 10);
-}
-
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_elsewhere_now_is_asked_for_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
     let (mut old, mut new) = (Collector::new().await, Collector::new().await);
     let (say, told) = watch::channel(None);
-    let settings = Settings { told, patience: Duration::from_millis(300), ..old.settings() };
+    let settings = Settings { told, patience: Duration::from_millis(300), ..old.settings(dir.path()) };
     let ask = settings.ask.clone();
-    let (sender, records) = mpsc::channel(64);
-    let exporter = Exporter::spawn(settings, records, CancellationToken::new());
+    let (sender, writer) = spool(dir.path(), Bytes::mib(16));
+    let exporter = Exporter::spawn(settings, writer, CancellationToken::new());
     send(&sender, 0..10).await;
     old.serve(10, u64::MAX).await;
-    new.taken = old.taken.clone();
+    (new.taken, new.numbers) = (old.taken.clone(), old.numbers);
     drop(old); // it is not there any more, neither its connections nor its port
     send(&sender, 10..20).await;
     drop(sender);
@@ -200,60 +264,8 @@ async fn a_collector_that_is_elsewhere_now_is_asked_for_and_nothing_is_lost() {
     for _ in 0..2 {
         tokio::time::timeout(Duration::from_secs(20), ask.notified()).await.expect("it asks");
     }
-    say.send_replace(Some(new.as_told()));
+    say.send_replace(Some(new.as_told(dir.path())));
     new.serve(20, u64::MAX).await;
-    assert_eq!(exporter.join().await.unwrap(), Counts { acknowledged: 20, dropped: 0 });
-    assert_eq!(new.taken, (0..20).collect::<Vec<_>>());
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Push(usize),
-    Send(usize),
-    Acknowledge(prop::sample::Index),
-    Reconnect,
-}
-
-proptest! {
-    #[test]
-    fn the_queue_sends_every_record_in_order_and_keeps_it_until_it_is_acknowledged(
-        steps in prop::collection::vec(prop_oneof![
-            (0usize..20).prop_map(Step::Push),
-            (1usize..20).prop_map(Step::Send),
-            any::<prop::sample::Index>().prop_map(Step::Acknowledge),
-            Just(Step::Reconnect),
-        ], 0..200)
-    ) {
-        let mut queue = Queue::new(64);
-        let (mut pushed, mut next_sent) = (0u64, 0u64);
-        for step in steps {
-            match step {
-                Step::Push(count) => {
-                    for _ in 0..count {
-                        let has_room = queue.len() < 64;
-                        prop_assert_eq!(queue.push(record(pushed)), has_room);
-                        pushed += u64::from(has_room);
-                    }
-                }
-                Step::Send(most) => {
-                    for record in queue.next_to_send(most) {
-                        prop_assert_eq!(record.flow_id, next_sent);
-                        next_sent += 1;
-                    }
-                }
-                Step::Acknowledge(index) => {
-                    let before = queue.first();
-                    let next = before + index.index((next_sent - before) as usize + 1) as u64;
-                    prop_assert_eq!(queue.acknowledge(next).unwrap(), next - before);
-                    prop_assert_eq!(queue.first(), next);
-                }
-                Step::Reconnect => {
-                    queue.send_again();
-                    next_sent = queue.first();
-                }
-            }
-            prop_assert_eq!(queue.first() + queue.len() as u64, pushed);
-        }
-        prop_assert!(queue.acknowledge(pushed + 1).is_err());
-    }
+    assert_eq!(exporter.join().await.unwrap(), 0);
+    assert_eq!(new.taken, ids(0..20));
 }

@@ -23,7 +23,7 @@ use lucarne_api::{
 };
 use lucarne_host::{Agent, AtEnd, Controller, Error, Folder, Network, NetworkError, Pace, Parts, StreamEnd};
 use lucarne_model::{
-    AccountId, ErrorCode, HostId, ImageId, InstanceId, InterfaceId, MacAddress, SubnetId, Vcpus, VpcId,
+    AccountId, ErrorCode, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SubnetId, Vcpus, VpcId,
     actual::{ActualInstance, ActualState, Capacity, HostDescription, Report},
     desired::{Desired, DesiredInstance, DesiredNetwork, Endpoint, Power},
     instance::Attachment,
@@ -129,7 +129,9 @@ impl Controller for MemoryController {
         self.answer(HostSettings {
             host: HostId::from_bits(1),
             collector: (Ipv4Addr::LOCALHOST, self.collector_port.load(Ordering::SeqCst)).into(),
-            collector_token: "token".into(),
+            collector_certificate: String::new(),
+            certificate: String::new(),
+            renew_certificate: Moment(u64::MAX),
             heartbeat_millis: 200,
         })
     }
@@ -214,6 +216,7 @@ impl Bed {
                 address: Ipv4Addr::LOCALHOST.into(),
                 tunnel_port: 1,
                 public_key: String::new(),
+                export_key: String::new(),
                 capacity: Capacity::default(),
                 hypervisor: "simulated".into(),
             },

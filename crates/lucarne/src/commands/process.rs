@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use lucarne_host::{AtEnd, DriverKind};
-use lucarne_model::Bytes;
+use lucarne_model::{Bytes, flow::Location};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -81,8 +81,14 @@ pub(crate) struct AgentArgs {
     /// What the host is called
     #[arg(long)]
     name: String,
+    /// Where this host stands, such as a data centre, as flow records tell it
+    #[arg(long, default_value = "local")]
+    location: Location,
     #[arg(long, value_enum, default_value = "qemu")]
     driver: Driver,
+    /// Flow records that the simulated driver makes up each second
+    #[arg(long, default_value_t = 0, hide = true)]
+    simulated_records: u32,
     /// Virtual processors that may be promised; found from the machine if not given
     #[arg(long)]
     vcpus: Option<u32>,
@@ -92,6 +98,9 @@ pub(crate) struct AgentArgs {
     /// Disk that may be promised; found from the machine if not given
     #[arg(long)]
     disk: Option<Bytes>,
+    /// Disk that flow records may take while the collector is away
+    #[arg(long, default_value = "256MiB")]
+    spool: Bytes,
     /// End the machines with the agent, rather than leave them for the next one to adopt
     #[arg(long)]
     stop_machines: bool,
@@ -129,14 +138,16 @@ impl AgentArgs {
         let (state_dir, controller) = (self.state_dir.clone(), self.controller.clone());
         let mut settings = lucarne_host::Settings::new(state_dir, controller, self.name.clone(), self.address);
         settings.join_token = self.join_token()?;
+        settings.location = self.location.clone();
         settings.tunnel_port = self.tunnel_port;
         settings.driver = match self.driver {
             Driver::Qemu => DriverKind::Qemu,
-            Driver::Simulated => DriverKind::Simulated,
+            Driver::Simulated => DriverKind::Simulated { records_per_second: self.simulated_records },
         };
         settings.vcpus = self.vcpus;
         settings.memory = self.memory;
         settings.disk = self.disk;
+        settings.spool = self.spool;
         settings.at_end = if self.stop_machines { AtEnd::StopMachines } else { AtEnd::LeaveMachines };
         lucarne_host::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("host agent", error))
     }

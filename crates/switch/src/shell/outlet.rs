@@ -7,10 +7,11 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use lucarne_model::{FlowRecord, HostId, InterfaceId};
+use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{ShellError, poller::Poller};
@@ -84,8 +85,13 @@ pub(super) type Bound = HashMap<InterfaceId, Guest>;
 
 impl Outlet {
     /// `mtu` is the largest IP packet of a guest.
-    pub(super) fn new(tunnel: Tunnel, records: mpsc::Sender<FlowRecord>, owner: Option<Owner>, mtu: u16) -> Self {
-        let records = Records { sender: records, lost: 0, patience: None };
+    pub(super) fn new(
+        tunnel: Tunnel,
+        records: (mpsc::Sender<FlowRecord>, RecordsLost),
+        owner: Option<Owner>,
+        mtu: u16,
+    ) -> Self {
+        let records = Records { sender: records.0, lost: 0, lost_by_account: records.1, patience: None };
         let longest = usize::from(mtu) + ETHERNET;
         let (guests, fresh, to_metadata, counters) = Default::default();
         Self { tunnel, guests, owner, fresh, to_metadata, records, counters, longest }
@@ -253,11 +259,27 @@ impl Output for Outlet {
     }
 }
 
+/// How many records were lost since somebody last asked, by account; asked from outside the thread, and touched by it only
+/// when something is lost.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RecordsLost(Arc<Mutex<BTreeMap<AccountId, u64>>>);
+
+impl RecordsLost {
+    fn count(&self, account: AccountId) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(account).or_default() += 1;
+    }
+
+    pub(super) fn take(&self) -> BTreeMap<AccountId, u64> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The way to the exporter.
 #[derive(Debug)]
 struct Records {
     sender: mpsc::Sender<FlowRecord>,
     lost: u64,
+    lost_by_account: RecordsLost,
     /// Until when records wait for room; none while frames flow.
     patience: Option<Instant>,
 }
@@ -272,8 +294,9 @@ impl Records {
                     record = back;
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Err(_) => {
+                Err(TrySendError::Full(lost) | TrySendError::Closed(lost)) => {
                     self.lost += 1;
+                    self.lost_by_account.count(lost.account);
                     return;
                 }
             }

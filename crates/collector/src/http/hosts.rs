@@ -1,0 +1,47 @@
+//! What concerns hosts themselves: the CA that lets them in, and what they lost.
+//!
+//! Owns `PUT /host-ca` (the certificate in PEM, as a JSON string; the same again changes nothing) and `GET /losses` ([`FlowLossQuery`] to a
+//! list, oldest first). Without an account it is all accounts' losses: for operators, as the controller decides.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::Query,
+    http::StatusCode,
+    routing::{get, put},
+};
+use lucarne_model::{FlowLoss, FlowLossQuery};
+
+use super::{Refusal, Service};
+use crate::{admission::Admission, losses::Losses};
+
+/// What the two routes need.
+#[derive(Clone, Debug)]
+pub(crate) struct Hosts {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) losses: Losses,
+}
+
+impl Hosts {
+    pub(super) fn routes(self) -> Router<Service> {
+        let Self { admission, losses } = self;
+        let trust = async move |authority: Json<String>| put_host_ca(admission, authority.0).await;
+        let find = async move |query: Query<FlowLossQuery>| find_losses(losses, query.0).await;
+        Router::new().route("/host-ca", put(trust)).route("/losses", get(find))
+    }
+}
+
+async fn put_host_ca(admission: Arc<Admission>, authority: String) -> Result<StatusCode, Refusal> {
+    let trusted = tokio::task::spawn_blocking(move || admission.trust(authority)).await;
+    match trusted {
+        Ok(Ok(())) => Ok(StatusCode::OK),
+        Ok(Err(error)) => Err((StatusCode::BAD_REQUEST, error.to_string())),
+        Err(_) => Err((StatusCode::SERVICE_UNAVAILABLE, "the collector ends".to_owned())),
+    }
+}
+
+async fn find_losses(losses: Losses, query: FlowLossQuery) -> Result<Json<Vec<FlowLoss>>, Refusal> {
+    let found = tokio::task::spawn_blocking(move || losses.find(&query)).await;
+    found.map(Json).map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "the collector ends".to_owned()))
+}
