@@ -170,6 +170,7 @@ fn measure_table(scene: &Scene) -> anyhow::Result<f64> {
         prefix_length: 16,
         interface_index: 2,
         interval: None,
+        next_hops: Vec::new(),
     });
     let headers: Vec<_> = scene.frames.iter().map(headers_of).collect::<anyhow::Result<_>>()?;
     // Opened in another order than they are used in, as in life.

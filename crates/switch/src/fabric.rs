@@ -4,7 +4,7 @@
 //! from it for a packet is decided in [`crate::routing`] and [`crate::groups`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
 
 use lucarne_flows::{FlowKey, Owner};
 use lucarne_model::{
@@ -231,6 +231,7 @@ impl Fabric {
             prefix_length: self.networks[at].subnets[subnet].cidr.prefix(),
             interface_index: interface_index(index),
             interval: plan.flow_interval,
+            next_hops: next_hops(network, endpoint.subnet),
         };
         let of_port = network.groups.iter().filter(|group| endpoint.groups.contains(&group.id));
         let mut port = Port {
@@ -311,6 +312,26 @@ fn compile_routes(subnet: &desired::DesiredSubnet, by_interface: &HashMap<Interf
     let mut routes: Vec<_> = subnet.routes.iter().map(|route| (route.destination, next_hop(route.target))).collect();
     routes.sort_by_key(|(destination, _)| std::cmp::Reverse(destination.prefix()));
     routes
+}
+
+/// Over whom a subnet's routes lead, as records tell it; empty where none leads over an instance that forwards.
+fn next_hops(network: &DesiredNetwork, subnet: SubnetId) -> Vec<(Cidr, Option<Ipv4Addr>)> {
+    let Some(subnet) = network.subnets.iter().find(|known| known.id == subnet) else { return Vec::new() };
+    let over = |target| match target {
+        RouteTarget::Interface { interface } => {
+            let endpoint = network.endpoints.iter().find(|endpoint| endpoint.interface == interface);
+            endpoint.map(|endpoint| endpoint.address)
+        }
+        RouteTarget::Local | RouteTarget::Blackhole => None,
+    };
+    let mut hops: Vec<_> = subnet.routes.iter().map(|route| (route.destination, over(route.target))).collect();
+    if hops.iter().all(|(_, over)| over.is_none()) {
+        return Vec::new();
+    }
+    hops.sort_by_key(|(destination, _)| std::cmp::Reverse(destination.prefix()));
+    // Between neighbours no route is asked.
+    hops.insert(0, (subnet.cidr, None));
+    hops
 }
 
 fn endpoint_of(plan: &Plan, interface: InterfaceId) -> Option<&desired::Endpoint> {

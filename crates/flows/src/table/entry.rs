@@ -3,11 +3,15 @@
 //! Owns the layout and the making of a [`FlowRecord`] from it. What packets tell beside their number is read in
 //! [`measure`](super::measure).
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use lucarne_model::{
-    AccountId, ConnState, EndReason, FlowRecord, History, HostId, InstanceId, InterfaceId, Moment, SecurityGroupId,
-    SubnetId, VpcId,
+    AccountId, Cidr, ConnState, EndReason, FlowRecord, History, HostId, InstanceId, InterfaceId, Moment,
+    SecurityGroupId, SubnetId, VpcId,
     flow::{Direction, Location, Path, Side, Verdict},
     security_group::ICMP,
 };
@@ -40,6 +44,17 @@ pub struct Owner {
     pub interface_index: u32,
     /// How often a flow that goes on is reported; none for the table's own setting.
     pub interval: Option<Duration>,
+    /// Over whom the subnet's routes lead, the longest prefix first; none where they lead to the destination itself. Empty
+    /// where all do.
+    pub next_hops: Vec<(Cidr, Option<Ipv4Addr>)>,
+}
+
+impl Owner {
+    /// Over whom packets to this destination go.
+    fn next_hop(&self, destination: Ipv4Addr) -> Option<IpAddr> {
+        let (_, over) = self.next_hops.iter().find(|(prefix, _)| prefix.contains(destination))?;
+        over.map(IpAddr::V4)
+    }
 }
 
 /// What the table notes of one packet.
@@ -278,7 +293,7 @@ impl Cold {
             tcp_flags: line.tcp_flags,
             source_prefix_length,
             destination_prefix_length,
-            next_hop: None,
+            next_hop: if egress && !is_dropped { owner.next_hop(key.remote()) } else { None },
             history: self.history,
             conn_state: ConnState::of(key.protocol(), self.history),
             round_trip: self.measures[at].round_trip(),

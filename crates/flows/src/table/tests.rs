@@ -25,6 +25,7 @@ fn owner() -> Arc<Owner> {
         prefix_length: 24,
         interface_index: 2,
         interval: None,
+        next_hops: Vec::new(),
     })
 }
 

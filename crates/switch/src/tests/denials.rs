@@ -210,3 +210,24 @@ fn records_say_which_way_the_packets_went() {
     assert_eq!((arrived.ingress_interface, arrived.egress_interface, arrived.ttl), (web, database, 60));
     assert_eq!(arrived.flow_id, here.flow_id);
 }
+
+#[test]
+fn what_goes_over_an_instance_that_forwards_has_it_as_next_hop() {
+    let mut scene = Scene::new();
+    let over = Route {
+        destination: "192.0.2.0/25".parse().unwrap(),
+        target: RouteTarget::Interface { interface: interface(FAR) },
+    };
+    scene.plan.networks[0].subnets[0].routes.push(over);
+    scene.apply();
+    let ends = Ends { destination: "192.0.2.9".parse().unwrap(), ..Ends::between(WEB, FAR) };
+    scene.send_frame(WEB, &ends.frame(&udp(1000, 53, 8)));
+    scene.send(WEB, FAR, udp(1000, 53, 8));
+    scene.flush();
+    let told = |path| {
+        let record = scene.records(WEB).into_iter().find(|record| record.path == path).unwrap();
+        (record.next_hop, record.destination_prefix_length, record.egress_interface)
+    };
+    assert_eq!(told(Path::Site), (Some(address(FAR).into()), Some(25), 1));
+    assert_eq!(told(Path::OtherHost), (None, Some(24), 1));
+}
