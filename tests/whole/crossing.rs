@@ -44,6 +44,8 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let rule =
         json!({"direction": "ingress", "traffic": {"protocol": "all"}, "peer": {"kind": "cidr", "cidr": "10.0.0.0/8"}});
     let rule = api.make(&format!("/v1/security-groups/{group}/rules"), json!({"rule": rule}), "/id")?;
+    let target = json!({"kind": "subnet", "subnet": subnet});
+    let flow_log = api.make("/v1/flow-logs", json!({"target": target}), "/id")?;
     let image_shown = api.get(&format!("/v1/images/{image}"))?.ok()?;
     let user = api.make("/v1/users", json!({"name": "reader", "role": "reader"}), "/id")?;
     Ok(Owned::from([
@@ -51,6 +53,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("VpcId", vpc.clone()),
         ("SubnetId", subnet),
         ("RouteTableId", api.make("/v1/route-tables", json!({"vpc": vpc}), "/id")?),
+        ("NetworkAclId", api.make("/v1/network-acls", json!({"vpc": vpc}), "/id")?),
         ("SecurityGroupId", group),
         ("RuleId", rule),
         ("InterfaceId", text(&launched, "/instances/0/interface")?),
@@ -60,6 +63,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("ImageId", image),
         ("Digest", text(&image_shown, "/boot/kernel/digest")?),
         ("UserId", user),
+        ("FlowLogId", flow_log),
         ("JobId", text(&launched, "/jobs/0")?),
         ("access_key", api.key.clone()),
     ]))
@@ -187,6 +191,7 @@ fn build(operation: &Operation<'_>, builder: &mut Builder<'_>) -> anyhow::Result
                 let value = match (operation.path, name) {
                     ("/v1/tags/{resource}", _) => builder.id("VpcId").map(Value::from),
                     (_, "access_key") => builder.id("access_key").map(Value::from),
+                    (_, "mitigation") => Some(json!("mit-00000000000000000")),
                     (_, "host" | "token") => Some(json!("host-00000000000000000")),
                     _ => builder.value(&parameter["schema"]),
                 };
@@ -292,7 +297,18 @@ fn cross(api: &Api, operation: &Operation<'_>, built: &Built, theirs: &Owned) ->
 
 /// All that a tenant's lists show, without what changes by itself.
 fn everything(api: &Api) -> anyhow::Result<Vec<Value>> {
-    let lists = ["vpcs", "subnets", "route-tables", "security-groups", "images", "users", "access-keys", "interfaces"];
+    let lists = [
+        "vpcs",
+        "subnets",
+        "route-tables",
+        "network-acls",
+        "security-groups",
+        "images",
+        "users",
+        "access-keys",
+        "interfaces",
+        "flow-logs",
+    ];
     lists.into_iter().map(|list| Ok(Value::from(api.list(&format!("/v1/{list}"))?))).collect()
 }
 

@@ -206,6 +206,8 @@ routes! {
     Read GET "/v1/flows/watch" watch_flows((), FlowsQuery, Nothing) -> Lines;
     /// Gives a network's flows as a file, folded as one router between its subnets would have seen them.
     Read GET "/v1/flows/export" export_flows((), ExportQuery, Nothing) -> Download;
+    /// Says what decides on a flow, and why.
+    Read GET "/v1/flows/why" explain_flow((), WhyQuery, Nothing) -> Json<Explanation>;
     /// Makes a flow log: a standing order for flow records.
     Administer POST "/v1/flow-logs" create_flow_log((), NoQuery, Json<CreateFlowLog>) -> Created<FlowLog>;
     /// Lists flow logs, without how far their deliveries are.

@@ -6,6 +6,7 @@
 //! Which tenant may ask what is decided by the controller, the only one who has the token.
 
 pub(crate) mod hosts;
+pub(crate) mod outward;
 mod receipts;
 mod sql;
 
@@ -72,6 +73,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     service: Service,
     hosts: hosts::Hosts,
+    outward: outward::Outward,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = shutdown.clone();
@@ -85,6 +87,7 @@ pub(crate) async fn serve(
         .route("/v1/receipts", get(receipts::list))
         .route("/v1/parts", get(receipts::part))
         .merge(hosts.routes())
+        .merge(outward.routes())
         .layer(DefaultBodyLimit::max(LARGEST))
         .layer(middleware::from_fn_with_state(service.clone(), authenticate))
         .with_state(service);

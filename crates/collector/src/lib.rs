@@ -10,7 +10,7 @@
 //!    with a signed receipt ([`receipts`]), then removes the segment; parts of an hour are merged as they become many
 //!    ([`compaction`]);
 //! 4. [`query`] finds records in the catalog and the parts, [`sql`] answers questions over both, and [`http`] serves that
-//!    to the controller.
+//!    to the controller; [`delivery`] sends what flow logs ask for to tenants' own places.
 //!
 //! The folder needs no list of its files, because the names say everything: segments are numbered, a part is named for the
 //! segments that it was made from, and **a part counts if and only if all its segments are gone from the log and no other
@@ -26,7 +26,9 @@ mod catalog;
 mod columns;
 mod compaction;
 mod connection;
+mod delivery;
 mod durable;
+mod export;
 mod foreign;
 mod health;
 mod hour;
@@ -53,12 +55,13 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 use lucarne_model::FlowRecord;
 use tokio::{
     net::{TcpListener, UdpSocket},
+    runtime::Handle,
     sync::mpsc,
 };
 use tokio_util::sync::CancellationToken;
 
-pub use at_rest::{AtRest, lay_down};
 pub use admission::TlsError;
+pub use at_rest::{AtRest, lay_down};
 pub use connection::{Connection, ConnectionError};
 pub use health::Health;
 pub use pace::Pace;
@@ -98,6 +101,8 @@ pub enum Error {
     Listen { address: SocketAddr, source: io::Error },
     #[error("no random numbers for the secrets")]
     Random,
+    #[error("the deliveries of flow logs cannot be taken up again")]
+    Delivery(#[source] delivery::LedgerError),
     #[error("hosts cannot be spoken with over TLS")]
     Tls(#[source] TlsError),
     #[error("the list of losses cannot be read")]
@@ -163,6 +168,7 @@ struct Collector {
     watchers: Arc<watch::Watchers>,
     health: Arc<health::Gauges>,
     hosts: http::hosts::Hosts,
+    outward: http::outward::Outward,
     keeper: tokio::task::JoinHandle<()>,
     sealer: tokio::task::JoinHandle<()>,
 }
@@ -188,9 +194,14 @@ impl Collector {
         let health = Arc::new(health::Gauges::default());
         let (commands, inbox) = mpsc::channel(keeper::INBOX);
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
-        let sealer = sealer::Sealer::new(&settings.state_dir, pace, catalog.clone(), receipts.clone(), health.clone());
+        let sealer =
+            sealer::Sealer::new(&settings.state_dir, pace, catalog.clone(), receipts.clone(), health.clone());
         let loss_file = losses::LossFile::open(&settings.state_dir).map_err(Error::Losses)?;
         let hosts = http::hosts::Hosts { admission, losses: loss_file.losses() };
+        let reach = delivery::Reach::of(settings.listen_ipfix.ip());
+        let deliveries = delivery::Deliveries::open(&settings.state_dir, catalog.clone(), reach, Handle::current());
+        let deliveries = Arc::new(deliveries.map_err(Error::Delivery)?);
+        let outward = http::outward::Outward { deliveries, catalog: catalog.clone() };
         let keeper = keeper::Keeper {
             log: recovered.log,
             losses: loss_file,
@@ -213,6 +224,7 @@ impl Collector {
             watchers,
             health,
             hosts,
+            outward,
             keeper: tokio::task::spawn_blocking(move || keeper.run(inbox)),
             sealer: tokio::task::spawn_blocking(move || sealer.run(&woken, &stop)),
         })
@@ -227,10 +239,10 @@ impl Collector {
         flows: Option<UdpSocket>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let Self { commands, store, sql, foreign, receipts, watchers, health, hosts, mut keeper, mut sealer } = self;
+        let Self { commands, store, sql, foreign, receipts, watchers, health, hosts, outward, mut keeper, mut sealer } = self;
         let ingest = ingest::serve(ipfix, hosts.admission.clone(), commands, health.clone(), shutdown.clone());
         let service = http::Service::new(&connection.query_token, store, sql, receipts, watchers, health);
-        let queries = http::serve(query, service, hosts, shutdown.clone());
+        let queries = http::serve(query, service, hosts, outward, shutdown.clone());
         let flows = take_foreign(flows, foreign, shutdown.clone());
         tracing::info!(ipfix = %connection.ipfix, query = %connection.query, "collecting");
         let unasked = tokio::select! {

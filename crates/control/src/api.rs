@@ -394,6 +394,9 @@ impl Api for Controller {
     async fn export_flows(&self, call: Call<Caller, (), ExportQuery, Nothing>) -> Result<Download, Problem> {
         services::flows::export_flows(self, call).await
     }
+    async fn explain_flow(&self, call: Call<Caller, (), WhyQuery, Nothing>) -> Result<Json<Explanation>, Problem> {
+        services::why::explain_flow(self, call).await
+    }
     async fn create_flow_log(
         &self,
         call: Call<Caller, (), NoQuery, Json<CreateFlowLog>>,

@@ -6,13 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use lucarne_api::Problem;
-use lucarne_model::flow_log::DeliveryOrder;
+use lucarne_model::flow_log::FlowLog;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Controller,
     collector_client::CollectorError,
-    records::FlowLogRecord,
     store::{Scope, Tx},
 };
 
@@ -54,9 +53,7 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
 }
 
 async fn tell(controller: &Controller) -> Result<(), TellError> {
-    let read = |tx: &Tx<'_>| tx.list::<FlowLogRecord>(Scope::Everything);
-    let records = controller.store.read(read).await.map_err(TellError::Read)?;
-    let order = |FlowLogRecord { log, credentials }| DeliveryOrder { log, credentials };
-    let orders: Vec<DeliveryOrder> = records.into_iter().map(order).collect();
-    controller.collector.deliver(&orders).await.map_err(TellError::Collector)
+    let read = |tx: &Tx<'_>| tx.list::<FlowLog>(Scope::Everything);
+    let logs = controller.store.read(read).await.map_err(TellError::Read)?;
+    controller.collector.deliver(&logs).await.map_err(TellError::Collector)
 }

@@ -18,6 +18,7 @@ use lucarne_model::{
         Desired, DesiredGroup, DesiredInstance, DesiredNetwork, DesiredSnapshot, DesiredSubnet, DesiredVolume,
         Endpoint, Power, StreamRequest, TunnelPeer,
     },
+    flow_log::FlowLog,
     instance::InstanceState,
     network::{NetworkInterface, Route, RouteTable, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
@@ -27,7 +28,7 @@ use lucarne_model::{
 use serde::Serialize;
 
 use crate::{
-    records::{FlowLogRecord, HostRecord, InstanceRecord, VolumeRecord},
+    records::{HostRecord, InstanceRecord, VolumeRecord},
     services::{flow_logs, mitigations, network_acls::enforced},
     store::{Changes, Scope, Tx},
 };
@@ -73,7 +74,7 @@ pub(crate) fn compute(
 /// Gives instances the interval at which the flow logs of their VPC want their flows reported.
 fn log_flows(tx: &Tx<'_>, networks: &[Arc<KnownNetwork>], instances: &mut [DesiredInstance]) -> Result<(), Problem> {
     for KnownNetwork { network, .. } in networks.iter().map(Arc::as_ref) {
-        let logs = tx.referring::<FlowLogRecord>(ALL, network.vpc)?;
+        let logs = tx.referring::<FlowLog>(ALL, network.vpc)?;
         if logs.is_empty() {
             continue;
         }

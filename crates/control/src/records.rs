@@ -1,14 +1,13 @@
-//! What the store keeps of instances, volumes, hosts, jobs and flow logs beyond what the API shows.
+//! What the store keeps of instances, volumes, hosts and jobs beyond what the API shows.
 //!
 //! Owns the records' shapes and what each points at. Each holds the API's resource flattened, so that filters see the same
 //! fields as users do.
 
 use lucarne_api::bodies::instance::{Job, JobState};
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, HostId, InstanceId, JobId, Tags, Vcpus, VolumeId,
     actual::{Capacity, Host},
     desired::VolumeContent,
-    flow_log::{FlowLog, StoreCredentials},
     instance::{Instance, InstanceState},
     storage::{BootSource, Volume, VolumeState},
 };
@@ -200,32 +199,5 @@ impl Resource for JobRecord {
 impl JobRecord {
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.job.state, JobState::Done | JobState::Failed)
-    }
-}
-
-/// A flow log and the key pair of its destination, which is told to the collector alone.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct FlowLogRecord {
-    #[serde(flatten)]
-    pub(crate) log: FlowLog,
-    pub(crate) credentials: Option<StoreCredentials>,
-}
-
-impl Resource for FlowLogRecord {
-    const KIND: &'static str = "flow-log";
-    const NOT_FOUND: ErrorCode = ErrorCode::InvalidFlowLogNotFound;
-    type Id = FlowLogId;
-    fn id(&self) -> FlowLogId {
-        self.log.id
-    }
-    fn account(&self) -> AccountId {
-        self.log.account
-    }
-    /// Its VPC, whose hosts so hear of it. Not what it is about: instances come and go, and their records stay.
-    fn references(&self) -> Vec<String> {
-        vec![self.log.vpc.to_string()]
-    }
-    fn tags_mut(&mut self) -> Option<&mut Tags> {
-        Some(&mut self.log.tags)
     }
 }

@@ -1,5 +1,7 @@
 //! A whole controller over a real socket: what its users, and those who are none, meet.
 
+mod orders;
+
 use std::{path::Path, time::Duration};
 
 use lucarne_api::Problem;

@@ -143,27 +143,6 @@ pub struct ExportQuestion {
     pub by_instance: bool,
 }
 
-/// The key pair of an object store. It is given with a flow log and never shown again.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct StoreCredentials {
-    pub access_key_id: String,
-    pub secret_access_key: String,
-}
-
-impl fmt::Debug for StoreCredentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreCredentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
-    }
-}
-
-/// What the collector needs to know of a flow log to deliver it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeliveryOrder {
-    pub log: FlowLog,
-    pub credentials: Option<StoreCredentials>,
-}
-
 /// How IPFIX messages travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
@@ -179,8 +158,6 @@ pub enum Destination {
     Store,
     /// `ipfix://HOST:PORT` over UDP, `ipfix+tcp://HOST:PORT` over TCP.
     Ipfix { transport: Transport, host: String, port: u16 },
-    /// `s3://BUCKET/PREFIX?region=R&endpoint=URL`; both parameters may be left out.
-    S3 { bucket: String, prefix: String, region: Option<String>, endpoint: Option<String> },
     /// `file:///FOLDER` on the collector's machine.
     File { folder: String },
 }
@@ -188,14 +165,10 @@ pub enum Destination {
 /// A text that says no place to deliver to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseDestinationError {
-    #[error("`{0}` is not `store` or a URL of ipfix, ipfix+tcp, s3 or file")]
+    #[error("`{0}` is not `store` or a URL of ipfix, ipfix+tcp or file")]
     Scheme(String),
     #[error("`{0}` does not name a host and a port, as in ipfix://192.0.2.1:4739")]
     HostAndPort(String),
-    #[error("`{0}` does not name a bucket, as in s3://bucket/prefix")]
-    Bucket(String),
-    #[error("`{0}` is not a parameter of an s3 destination, which takes region and endpoint")]
-    Parameter(String),
     #[error("`{0}` is not an absolute folder without `..`, as in file:///var/log/flows")]
     Folder(String),
     #[error("a destination has at most {} characters, none of them blank", Destination::LONGEST)]
@@ -223,7 +196,6 @@ impl FromStr for Destination {
         match text.split_once("://") {
             Some(("ipfix", rest)) => ipfix(Transport::Udp, rest),
             Some(("ipfix+tcp", rest)) => ipfix(Transport::Tcp, rest),
-            Some(("s3", rest)) => s3(rest),
             Some(("file", folder)) => file(folder),
             _ => Err(ParseDestinationError::Scheme(shown())),
         }
@@ -249,24 +221,6 @@ fn ipfix(transport: Transport, rest: &str) -> Result<Destination, ParseDestinati
     Ok(Destination::Ipfix { transport, host: host.into(), port })
 }
 
-fn s3(rest: &str) -> Result<Destination, ParseDestinationError> {
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
-    let may_be_in_bucket = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
-    if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(may_be_in_bucket) {
-        return Err(ParseDestinationError::Bucket(place.chars().take(64).collect()));
-    }
-    let (mut region, mut endpoint) = (None, None);
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        match parameter.split_once('=') {
-            Some(("region", value)) => region = Some(value.to_owned()),
-            Some(("endpoint", value)) => endpoint = Some(value.to_owned()),
-            _ => return Err(ParseDestinationError::Parameter(parameter.chars().take(64).collect())),
-        }
-    }
-    Ok(Destination::S3 { bucket: bucket.into(), prefix: prefix.trim_matches('/').into(), region, endpoint })
-}
-
 fn file(folder: &str) -> Result<Destination, ParseDestinationError> {
     if !folder.starts_with('/') || folder.split('/').any(|part| part == "..") {
         return Err(ParseDestinationError::Folder(folder.chars().take(64).collect()));
@@ -282,15 +236,6 @@ impl fmt::Display for Destination {
                 let scheme = if *transport == Transport::Udp { "ipfix" } else { "ipfix+tcp" };
                 let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
                 write!(f, "{scheme}://{open}{host}{close}:{port}")
-            }
-            Self::S3 { bucket, prefix, region, endpoint } => {
-                write!(f, "s3://{bucket}/{prefix}")?;
-                let parameters = [("region", region), ("endpoint", endpoint)];
-                let given = parameters.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
-                for (index, (name, value)) in given.enumerate() {
-                    write!(f, "{}{name}={value}", if index == 0 { '?' } else { '&' })?;
-                }
-                Ok(())
             }
             Self::File { folder } => write!(f, "file://{folder}"),
         }
@@ -314,8 +259,7 @@ impl JsonSchema for Destination {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "description": "`store`, `ipfix://HOST:PORT` (UDP), `ipfix+tcp://HOST:PORT`, \
-                `s3://BUCKET/PREFIX?region=R&endpoint=URL`, or, for operators, `file:///FOLDER`.",
+            "description": "`store`, `ipfix://HOST:PORT` (UDP), `ipfix+tcp://HOST:PORT`, or, for operators, `file:///FOLDER`.",
         })
     }
 }
@@ -333,8 +277,6 @@ mod tests {
             "ipfix://192.0.2.1:4739",
             "ipfix+tcp://collector.example:2055",
             "ipfix://[2001:db8::1]:4739",
-            "s3://flows/",
-            "s3://flows/a/b?region=eu-1&endpoint=https://s3.example:9000",
             "file:///var/log/flows",
         ] {
             assert_eq!(text.parse::<Destination>().unwrap().to_string(), text);
@@ -354,9 +296,7 @@ mod tests {
             "ipfix://h:0",
             "ipfix://h:99999",
             "ipfix://a@b:1",
-            "s3://",
-            "s3://Bucket/",
-            "s3://bucket/?key=1",
+            "s3://bucket/",
             "file://relative",
             "file:///a/../b",
             "file:///a b",
@@ -367,16 +307,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic_and_what_parses_is_stable(text in "(ipfix|s3|file)://[\\[\\]:/?&=a-z0-9.]{0,30}") {
+        fn no_text_makes_the_parser_panic_and_what_parses_is_stable(text in "(ipfix|file)://[\\[\\]:/?&=a-z0-9.]{0,30}") {
             if let Ok(destination) = text.parse::<Destination>() {
                 prop_assert_eq!(destination.to_string().parse::<Destination>(), Ok(destination));
             }
         }
-    }
-
-    #[test]
-    fn a_secret_is_not_in_what_is_logged() {
-        let credentials = StoreCredentials { access_key_id: "AK".into(), secret_access_key: "hush".into() };
-        assert!(!format!("{credentials:?}").contains("hush"));
     }
 }

@@ -2,7 +2,7 @@
 
 use lucarne_model::{
     Tags,
-    flow_log::{Destination, FlowLogTarget, LoggedTraffic, StoreCredentials},
+    flow_log::{Destination, FlowLogTarget, LoggedTraffic},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,9 +22,6 @@ pub struct CreateFlowLog {
     /// `store` if not given.
     #[serde(default)]
     pub to: Option<Destination>,
-    /// For a destination of s3. They are never shown again.
-    #[serde(default)]
-    pub credentials: Option<StoreCredentials>,
     #[serde(default)]
     pub tags: Tags,
 }
@@ -42,6 +39,4 @@ pub struct EditFlowLog {
     /// Records that were not delivered before go to the new destination.
     #[serde(default)]
     pub to: Option<Destination>,
-    #[serde(default)]
-    pub credentials: Option<StoreCredentials>,
 }

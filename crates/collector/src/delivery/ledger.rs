@@ -1,19 +1,18 @@
 //! What deliveries remember: which logs there are, and for each how far it is.
 //!
-//! Owns the folder `delivery` in the state folder: `orders.json` and a file for each log. Files are replaced whole.
-//! `orders.json` holds the keys of object stores, so it is for this user alone, as all files here are.
+//! Owns the folder `delivery` in the state folder: `logs.json` and a file for each log. Files are replaced whole.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use lucarne_model::{FlowLogId, Moment, flow_log::DeliveryOrder};
+use lucarne_model::{FlowLogId, Moment, flow_log::FlowLog};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::durable;
 
-const ORDERS: &str = "orders.json";
+const LOGS: &str = "logs.json";
 
 /// Why the ledger could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -49,16 +48,16 @@ impl Ledger {
         Ok(Self { dir })
     }
 
-    pub(super) fn orders(&self) -> Result<Vec<DeliveryOrder>, LedgerError> {
-        self.read(&self.dir.join(ORDERS))
+    pub(super) fn logs(&self) -> Result<Vec<FlowLog>, LedgerError> {
+        self.read(&self.dir.join(LOGS))
     }
 
     /// Writes nothing where nothing has changed.
-    pub(super) fn keep_orders(&self, orders: &[DeliveryOrder]) -> Result<(), LedgerError> {
-        if self.orders().is_ok_and(|kept| kept == orders) {
+    pub(super) fn keep_logs(&self, logs: &[FlowLog]) -> Result<(), LedgerError> {
+        if self.logs().is_ok_and(|kept| kept == logs) {
             return Ok(());
         }
-        self.write(self.dir.join(ORDERS), &orders)
+        self.write(self.dir.join(LOGS), &logs)
     }
 
     pub(super) fn progress(&self, log: FlowLogId) -> Result<Progress, LedgerError> {

@@ -6,7 +6,7 @@ use flate2::read::GzDecoder;
 use lucarne_flows::ipfix::Decoder;
 use lucarne_model::{
     FlowLogId, FlowRecord, Tags,
-    flow_log::{Delivery, DeliveryOrder, FlowLog, FlowLogTarget, LoggedTraffic},
+    flow_log::{Delivery, FlowLog, FlowLogTarget, LoggedTraffic},
 };
 use tokio::{
     io::AsyncReadExt,
@@ -43,9 +43,9 @@ fn add(catalog: &Catalog, numbers: std::ops::Range<u64>) {
     catalog.add(1, records.into());
 }
 
-fn order(to: &str) -> DeliveryOrder {
+fn log(to: &str) -> FlowLog {
     let of = &numbered(0..1)[0];
-    let log = FlowLog {
+    FlowLog {
         id: FlowLogId::from_bits(7),
         account: of.account,
         target: FlowLogTarget::Vpc { vpc: of.vpc },
@@ -58,8 +58,7 @@ fn order(to: &str) -> DeliveryOrder {
         created: NOW,
         changed: NOW,
         tags: Tags::default(),
-    };
-    DeliveryOrder { log, credentials: None }
+    }
 }
 
 fn deliveries(dir: &Path, catalog: &Arc<Catalog>) -> Deliveries {
@@ -100,7 +99,7 @@ async fn files_hold_each_record_once_across_a_restart() {
     let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let catalog = catalog(100);
     let first = deliveries(dir.path(), &catalog);
-    first.set(vec![order(&format!("file://{}", out.path().display()))]).unwrap();
+    first.set(vec![log(&format!("file://{}", out.path().display()))]).unwrap();
     let expected = of_first_account(numbered(0..100)).len() as u64;
     assert!(expected > 5);
     let told = status(&first, |delivery| delivery.delivered > 0).await;
@@ -122,14 +121,14 @@ async fn files_hold_each_record_once_across_a_restart() {
 async fn what_a_kill_left_half_told_is_written_again_under_the_same_name() {
     let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let catalog = catalog(100);
-    let to = order(&format!("file://{}", out.path().display()));
+    let to = log(&format!("file://{}", out.path().display()));
     let first = deliveries(dir.path(), &catalog);
     first.set(vec![to.clone()]).unwrap();
     status(&first, |delivery| delivery.delivered > 0).await;
     drop(first);
     let before = files(out.path());
     // As if it had been killed between the file and the note of it.
-    std::fs::remove_file(dir.path().join(format!("delivery/{}.json", to.log.id))).unwrap();
+    std::fs::remove_file(dir.path().join(format!("delivery/{}.json", to.id))).unwrap();
     let second = deliveries(dir.path(), &catalog);
     status(&second, |delivery| delivery.delivered > 0).await;
     assert_eq!(files(out.path()), before);
@@ -143,7 +142,7 @@ async fn a_collector_that_is_away_is_told_and_gets_everything_when_it_comes() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let deliveries = deliveries(dir.path(), &catalog);
-    deliveries.set(vec![order(&format!("ipfix+tcp://{address}"))]).unwrap();
+    deliveries.set(vec![log(&format!("ipfix+tcp://{address}"))]).unwrap();
     let told = status(&deliveries, |delivery| delivery.last_error.is_some()).await;
     let expected = of_first_account(numbered(0..60)).len() as u64;
     assert_eq!((told.delivered, told.waiting), (0, expected));
@@ -163,7 +162,7 @@ async fn udp_brings_templates_first_and_then_every_record() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = socket.local_addr().unwrap();
     let deliveries = deliveries(dir.path(), &catalog);
-    deliveries.set(vec![order(&format!("ipfix://{address}"))]).unwrap();
+    deliveries.set(vec![log(&format!("ipfix://{address}"))]).unwrap();
     let expected = of_first_account(numbered(0..60)).len() as u64;
     let (mut decoder, mut found, mut buffer) = (Decoder::new(), 0, vec![0; 2048]);
     while found < expected {
@@ -179,7 +178,7 @@ async fn udp_brings_templates_first_and_then_every_record() {
 async fn a_destination_on_the_machine_itself_is_refused_where_tenants_come_from_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     let deliveries = Deliveries::open(dir.path(), catalog(10), Reach::Elsewhere, Handle::current()).unwrap();
-    deliveries.set(vec![order("ipfix://127.0.0.1:4739")]).unwrap();
+    deliveries.set(vec![log("ipfix://127.0.0.1:4739")]).unwrap();
     let told = status(&deliveries, |delivery| delivery.last_error.is_some()).await;
     assert!(told.last_error.unwrap().contains("127.0.0.1"));
 }
@@ -189,12 +188,12 @@ async fn a_log_that_is_deleted_is_forgotten() {
     let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let catalog = catalog(100);
     let deliveries = deliveries(dir.path(), &catalog);
-    let order = order(&format!("file://{}", out.path().display()));
-    deliveries.set(vec![order.clone()]).unwrap();
+    let log = log(&format!("file://{}", out.path().display()));
+    deliveries.set(vec![log.clone()]).unwrap();
     status(&deliveries, |delivery| delivery.delivered > 0).await;
     deliveries.set(Vec::new()).unwrap();
     assert!(deliveries.list().is_empty());
-    assert!(!dir.path().join(format!("delivery/{}.json", order.log.id)).exists());
+    assert!(!dir.path().join(format!("delivery/{}.json", log.id)).exists());
 }
 
 /// Data records in IPFIX messages back to back.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lucarne_model::{Moment, TenantFlowRecord, flow_log::DeliveryOrder};
+use lucarne_model::{Moment, TenantFlowRecord, flow_log::FlowLog};
 use tokio::time::sleep;
 
 use super::{
@@ -15,16 +15,15 @@ use super::{
     backlog::{Backlog, Batch},
     ledger::{Ledger, LedgerError, Progress},
     schedule,
-    senders::{Reach, SendError, Sender, Sending},
+    senders::{SendError, Sender, Sending},
 };
 use crate::part::PartError;
 
 pub(super) struct Worker {
-    pub(super) order: DeliveryOrder,
+    pub(super) log: FlowLog,
     pub(super) status: Arc<Status>,
     pub(super) backlog: Backlog,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) reach: Reach,
 }
 
 /// Why a delivery did not get on.
@@ -42,10 +41,9 @@ enum DeliveryError {
 
 impl Worker {
     /// Never returns; it is aborted when the log is deleted or changed.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(self, mut sender: Sender) {
         let this = Arc::new(self);
         let mut failures = 0;
-        let mut sender = Sender::new(&this.order, this.reach);
         let mut progress = None;
         loop {
             let wait = match this.round(&mut sender, &mut progress).await {
@@ -58,7 +56,7 @@ impl Worker {
                     failures += 1;
                     // What a tenant's destination does is the tenant's business; the operator's log says it once.
                     if failures == 1 {
-                        tracing::warn!(log = %this.order.log.id, %error, "a flow log waits for its destination");
+                        tracing::warn!(log = %this.log.id, %error, "a flow log waits for its destination");
                     }
                     this.status.change(|status| status.last_error = Some(error.to_string()));
                     schedule::retry(failures)
@@ -74,15 +72,14 @@ impl Worker {
         sender: &mut Sender,
         known: &mut Option<Progress>,
     ) -> Result<Duration, DeliveryError> {
-        let id = self.order.log.id;
+        let id = self.log.id;
         let mut progress = match *known {
             Some(progress) => progress,
             None => self.off_thread(move |this| this.ledger.progress(id).map_err(DeliveryError::Ledger)).await?,
         };
         let from = progress.position;
-        let Batch { records, next } = self
-            .off_thread(move |this| this.backlog.after(&this.order.log, from).map_err(DeliveryError::Backlog))
-            .await?;
+        let Batch { records, next } =
+            self.off_thread(move |this| this.backlog.after(&this.log, from).map_err(DeliveryError::Backlog)).await?;
         self.status.change(|status| {
             (status.delivered, status.last_delivered) = (progress.delivered, progress.last_delivered);
             status.waiting = records.len() as u64;
@@ -92,7 +89,7 @@ impl Worker {
         let Some(first) = records.first() else {
             // Only in memory: after a restart the same is looked at once more.
             *known = Some(progress);
-            return Ok(schedule::gather(&self.order.log));
+            return Ok(schedule::gather(&self.log));
         };
         let first = first.serial;
         let seen: Vec<TenantFlowRecord> = records.iter().map(|kept| (&kept.record).into()).collect();
@@ -105,7 +102,7 @@ impl Worker {
             (status.delivered, status.last_delivered, status.waiting) =
                 (progress.delivered, progress.last_delivered, 0);
         });
-        Ok(if full { Duration::ZERO } else { schedule::gather(&self.order.log) })
+        Ok(if full { Duration::ZERO } else { schedule::gather(&self.log) })
     }
 
     async fn off_thread<T: Send + 'static>(

@@ -18,7 +18,7 @@ use lucarne_flows::export::AwsFormat;
 use lucarne_model::{
     AccountId, ErrorCode, FlowLogId, SubnetId, VpcId,
     desired::DesiredInstance,
-    flow_log::{Destination, FlowLog, FlowLogTarget, StoreCredentials},
+    flow_log::{Destination, FlowLog, FlowLogTarget},
     network::{NetworkInterface, Subnet, Vpc},
 };
 
@@ -27,7 +27,7 @@ use crate::{
     Caller, Controller,
     delivery::CHANGED,
     random,
-    records::{FlowLogRecord, InstanceRecord},
+    records::InstanceRecord,
     store::{Scope, Tx},
 };
 
@@ -45,7 +45,7 @@ pub(crate) async fn create_flow_log(
 fn create(tx: &mut Tx<'_>, account: AccountId, operator: bool, request: CreateFlowLog) -> Result<FlowLog, Problem> {
     check_tags(&request.tags)?;
     let vpc = vpc_of(tx, account, request.target)?;
-    if tx.list::<FlowLogRecord>(Scope::Account(account))?.len() >= FLOW_LOGS_OF_AN_ACCOUNT {
+    if tx.list::<FlowLog>(Scope::Account(account))?.len() >= FLOW_LOGS_OF_AN_ACCOUNT {
         let detail = format!("an account can have {FLOW_LOGS_OF_AN_ACCOUNT} flow logs");
         return Err(Problem::new(ErrorCode::ResourceLimitExceeded, detail));
     }
@@ -63,11 +63,10 @@ fn create(tx: &mut Tx<'_>, account: AccountId, operator: bool, request: CreateFl
         changed: tx.now(),
         tags: request.tags,
     };
-    let record = FlowLogRecord { log, credentials: request.credentials };
-    check(&record, operator)?;
-    tx.insert(&record)?;
+    check(&log, operator)?;
+    tx.insert(&log)?;
     tx.touch(CHANGED);
-    Ok(record.log)
+    Ok(log)
 }
 
 /// The VPC of what is to be logged, which must be the account's own.
@@ -81,29 +80,17 @@ fn vpc_of(tx: &Tx<'_>, account: AccountId, target: FlowLogTarget) -> Result<VpcI
     })
 }
 
-fn check(record: &FlowLogRecord, operator: bool) -> Result<(), Problem> {
-    let FlowLogRecord { log, credentials } = record;
+fn check(log: &FlowLog, operator: bool) -> Result<(), Problem> {
     let interval = Duration::from_millis(log.interval_millis);
     if !(FlowLog::SHORTEST_INTERVAL..=FlowLog::LONGEST_INTERVAL).contains(&interval) {
         return Err(refuse(format!("interval_millis is 1000 to 600000; it was {}", log.interval_millis)));
     }
     log.format.parse::<AwsFormat>().map_err(|error| refuse(error.to_string()))?;
-    match (&log.to, credentials) {
-        (Destination::File { .. }, _) if !operator => {
-            let detail = "only the operator account's flow logs can be written to the collector's own disk";
-            Err(Problem::new(ErrorCode::UnauthorizedOperation, detail))
-        }
-        (Destination::S3 { .. }, None) => Err(refuse("a destination of s3 needs credentials")),
-        (Destination::S3 { .. }, Some(StoreCredentials { access_key_id, secret_access_key }))
-            if access_key_id.is_empty() || secret_access_key.is_empty() =>
-        {
-            Err(refuse("neither of the credentials can be empty"))
-        }
-        (Destination::Store | Destination::Ipfix { .. } | Destination::File { .. }, Some(_)) => {
-            Err(refuse("only a destination of s3 takes credentials"))
-        }
-        _ => Ok(()),
+    if matches!(log.to, Destination::File { .. }) && !operator {
+        let detail = "only the operator account's flow logs can be written to the collector's own disk";
+        return Err(Problem::new(ErrorCode::UnauthorizedOperation, detail));
     }
+    Ok(())
 }
 
 pub(crate) async fn edit_flow_log(
@@ -113,34 +100,26 @@ pub(crate) async fn edit_flow_log(
     let (scope, operator) = (call.caller.scope(), call.caller.operator);
     let (id, edit) = (call.path.0, call.body.0.clone());
     let change = move |tx: &mut Tx<'_>| {
-        let mut record: FlowLogRecord = tx.get(scope, id)?;
-        apply(&mut record, edit);
-        check(&record, operator)?;
-        record.log.changed = tx.now();
-        tx.put(&record)?;
+        let mut log: FlowLog = tx.get(scope, id)?;
+        apply(&mut log, edit);
+        check(&log, operator)?;
+        log.changed = tx.now();
+        tx.put(&log)?;
         tx.touch(CHANGED);
-        Ok(record.log)
+        Ok(log)
     };
     controller.change(&call, change).await.map(Json)
 }
 
-fn apply(record: &mut FlowLogRecord, edit: EditFlowLog) {
-    let EditFlowLog { traffic, interval_millis, format, to, credentials } = edit;
-    let log = &mut record.log;
+fn apply(log: &mut FlowLog, edit: EditFlowLog) {
+    let EditFlowLog { traffic, interval_millis, format, to } = edit;
     log.traffic = traffic.unwrap_or(log.traffic);
     log.interval_millis = interval_millis.unwrap_or(log.interval_millis);
     if let Some(format) = format {
         log.format = format;
     }
     if let Some(to) = to {
-        // Credentials are for one place, and must not be told to another.
-        if to != log.to {
-            record.credentials = None;
-        }
         log.to = to;
-    }
-    if credentials.is_some() {
-        record.credentials = credentials;
     }
 }
 
@@ -149,8 +128,7 @@ pub(crate) async fn list_flow_logs(
     call: Call<Caller, (), ListQuery, Nothing>,
 ) -> Result<Json<Page<FlowLog>>, Problem> {
     let (scope, query) = (call.caller.scope(), call.query);
-    let show = |_: &Tx<'_>, record: FlowLogRecord| Ok(record.log);
-    controller.store.read(move |tx| tx.page_shown(scope, &query, show)).await.map(Json)
+    controller.store.read(move |tx| tx.page(scope, &query)).await.map(Json)
 }
 
 pub(crate) async fn get_flow_log(
@@ -158,13 +136,13 @@ pub(crate) async fn get_flow_log(
     call: Call<Caller, (FlowLogId,), NoQuery, Nothing>,
 ) -> Result<Json<FlowLog>, Problem> {
     let (scope, id) = (call.caller.scope(), call.path.0);
-    let record = controller.store.read(move |tx| tx.get::<FlowLogRecord>(scope, id)).await?;
+    let log = controller.store.read(move |tx| tx.get::<FlowLog>(scope, id)).await?;
     let deliveries = controller.collector.deliveries().await;
     let deliveries = deliveries.inspect_err(|error| {
         tracing::warn!(error = error as &dyn std::error::Error, "the collector does not say how deliveries are");
     });
     let delivery = deliveries.ok().and_then(|mut all| all.remove(&id));
-    Ok(Json(FlowLog { delivery, ..record.log }))
+    Ok(Json(FlowLog { delivery, ..log }))
 }
 
 pub(crate) async fn delete_flow_log(
@@ -173,15 +151,76 @@ pub(crate) async fn delete_flow_log(
 ) -> Result<Done, Problem> {
     let (scope, id) = (call.caller.scope(), call.path.0);
     let delete = move |tx: &mut Tx<'_>| {
-        let record: FlowLogRecord = tx.get(scope, id)?;
+        let log: FlowLog = tx.get(scope, id)?;
         tx.touch(CHANGED);
-        tx.delete(&record)
+        tx.delete(&log)
     };
     controller.change(&call, delete).await.map(|()| Done)
 }
 
 /// The interval that a VPC's flow logs ask of an instance's interface: the shortest, or none where none concerns it.
-pub(crate) fn interval_millis(logs: &[FlowLogRecord], instance: &DesiredInstance, subnet: SubnetId) -> Option<u64> {
-    let concerned = logs.iter().filter(|record| record.log.concerns(subnet, instance.interface, instance.id));
-    concerned.map(|record| record.log.interval_millis).min()
+pub(crate) fn interval_millis(logs: &[FlowLog], instance: &DesiredInstance, subnet: SubnetId) -> Option<u64> {
+    let concerned = logs.iter().filter(|log| log.concerns(subnet, instance.interface, instance.id));
+    concerned.map(|log| log.interval_millis).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use lucarne_model::{
+        Bytes, ImageId, InstanceId, InterfaceId, Moment, Tags, Vcpus,
+        desired::Power,
+        flow_log::LoggedTraffic,
+        storage::{Blob, BootSource, Digest},
+    };
+
+    use super::*;
+
+    fn log(target: FlowLogTarget, interval_millis: u64) -> FlowLog {
+        FlowLog {
+            id: FlowLogId::from_bits(1),
+            account: AccountId::OPERATOR,
+            target,
+            vpc: VpcId::from_bits(1),
+            traffic: LoggedTraffic::All,
+            interval_millis,
+            format: DEFAULT_FORMAT.into(),
+            to: Destination::Store,
+            delivery: None,
+            created: Moment::EPOCH,
+            changed: Moment::EPOCH,
+            tags: Tags::default(),
+        }
+    }
+
+    fn instance() -> DesiredInstance {
+        let blob = || Blob { digest: Digest::from_bytes([0; 32]), size: Bytes::ZERO };
+        DesiredInstance {
+            id: InstanceId::from_bits(1),
+            account: AccountId::OPERATOR,
+            power: Power::Running,
+            generation: 1,
+            image: ImageId::from_bits(1),
+            boot: BootSource::Kernel { kernel: blob(), initramfs: blob(), command_line: String::new() },
+            vcpus: Vcpus(1),
+            memory: Bytes::ZERO,
+            interface: InterfaceId::from_bits(1),
+            vpc: VpcId::from_bits(1),
+            user_data: None,
+            name: None,
+            flow_interval_millis: None,
+            volumes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_shortest_interval_of_the_logs_that_concern_an_interface_holds() {
+        let subnet = SubnetId::from_bits(1);
+        let of_vpc = log(FlowLogTarget::Vpc { vpc: VpcId::from_bits(1) }, 60_000);
+        let of_subnet = log(FlowLogTarget::Subnet { subnet }, 5000);
+        let of_another = log(FlowLogTarget::Instance { instance: InstanceId::from_bits(2) }, 1000);
+        assert_eq!(interval_millis(&[], &instance(), subnet), None);
+        assert_eq!(interval_millis(std::slice::from_ref(&of_another), &instance(), subnet), None);
+        assert_eq!(interval_millis(&[of_vpc.clone(), of_another.clone()], &instance(), subnet), Some(60_000));
+        assert_eq!(interval_millis(&[of_vpc, of_subnet, of_another], &instance(), subnet), Some(5000));
+    }
 }

@@ -31,3 +31,4 @@ pub(crate) mod tags;
 pub(crate) mod users;
 pub(crate) mod volumes;
 pub(crate) mod vpcs;
+pub(crate) mod why;

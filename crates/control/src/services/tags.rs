@@ -10,6 +10,7 @@ use lucarne_api::{
 use lucarne_model::{
     FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, ResourceId, RouteTableId,
     SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
+    flow_log::FlowLog,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
@@ -20,7 +21,7 @@ use lucarne_model::{
 use super::checks::{check_tags, refuse};
 use crate::{
     Caller, Controller,
-    records::{FlowLogRecord, HostRecord, InstanceRecord, JobRecord, VolumeRecord},
+    records::{HostRecord, InstanceRecord, JobRecord, VolumeRecord},
     store::{Resource, Scope, Tx, not_found},
 };
 
@@ -40,7 +41,7 @@ const KINDS: &[(&str, Change)] = &[
     (ImageId::PREFIX, change::<Image>),
     (UserId::PREFIX, change::<User>),
     (JobId::PREFIX, change::<JobRecord>),
-    (FlowLogId::PREFIX, change::<FlowLogRecord>),
+    (FlowLogId::PREFIX, change::<FlowLog>),
     // Mitigations and hosts are the operator account's, so no other finds one.
     (MitigationId::PREFIX, change::<Mitigation>),
     (HostId::PREFIX, change::<HostRecord>),

@@ -7,8 +7,9 @@ use std::fmt::Display;
 
 use lucarne_api::bodies::mitigation::Mitigation;
 use lucarne_model::{
-    AccountId, ErrorCode, ImageId, InterfaceId, MitigationId, NetworkAclId, RouteTableId, SecurityGroupId, SnapshotId,
-    SubnetId, Tags, UserId, VpcId,
+    AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, MitigationId, NetworkAclId, RouteTableId, SecurityGroupId,
+    SnapshotId, SubnetId, Tags, UserId, VpcId,
+    flow_log::FlowLog,
     identity::{AccessKey, Account, User},
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
@@ -105,6 +106,14 @@ impl Resource for Subnet {
 impl Resource for RouteTable {
     common_fields!("route-table", InvalidRouteTableNotFound, RouteTableId);
     /// Interfaces as targets are not counted: one that ends leaves a route that leads nowhere, as in EC2.
+    fn references(&self) -> Vec<String> {
+        vec![self.vpc.to_string()]
+    }
+}
+
+impl Resource for FlowLog {
+    common_fields!("flow-log", InvalidFlowLogNotFound, FlowLogId);
+    /// Its VPC, whose hosts so hear of it. Not what it is about: instances come and go, and their records stay.
     fn references(&self) -> Vec<String> {
         vec![self.vpc.to_string()]
     }

@@ -12,7 +12,7 @@ use lucarne_model::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Context, flow_export::ExportArgs};
+use super::{Context, flow_export::ExportArgs, flow_why::WhyArgs};
 use crate::{
     failure::{Failure, LocalCode},
     kind::{FLOW_COLUMNS, INSTANCE, INTERFACE, SUBNET, VPC},
@@ -44,6 +44,8 @@ pub(crate) enum FlowCommand {
     },
     /// Write a network's flows to a file, folded as one router between its subnets would have seen them
     Export(ExportArgs),
+    /// Say which rules decide whether a flow passes, and since when its records say so
+    Why(WhyArgs),
 }
 
 /// Which records; all that is given must hold.
@@ -193,6 +195,7 @@ impl FlowCommand {
                 context.format.print_list(&list_flows(session, &query, *limit).await?, FLOW_COLUMNS)
             }
             Self::Export(args) => args.run(context).await,
+            Self::Why(args) => args.run(context).await,
             Self::Watch { which } => watch(context, &which.query(session).await?).await,
         }
     }

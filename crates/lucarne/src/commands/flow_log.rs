@@ -1,6 +1,6 @@
 //! `lucarne flow-log`: standing orders for flow records.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use lucarne_api::{
@@ -9,7 +9,7 @@ use lucarne_api::{
 };
 use lucarne_model::{
     FlowLogId,
-    flow_log::{Destination, FlowLogTarget, LoggedTraffic, StoreCredentials},
+    flow_log::{Destination, FlowLogTarget, LoggedTraffic},
 };
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     flow::{parse_span, parse_word},
 };
 use crate::{
-    failure::{Failure, LocalCode},
+    failure::Failure,
     kind::{FLOW_LOG, INSTANCE, INTERFACE, SUBNET, VPC},
     listing::resolve,
     session::{Session, answer},
@@ -76,16 +76,9 @@ pub(crate) struct TermArgs {
     /// Of text files: default, all, or fields as in '${srcaddr} ${dstaddr} ${end-reason}'
     #[arg(long)]
     format: Option<String>,
-    /// store, ipfix://HOST:PORT, ipfix+tcp://HOST:PORT, s3://BUCKET/PREFIX?region=R&endpoint=URL, or file:///FOLDER
-    /// (operators only)
+    /// store, ipfix://HOST:PORT, ipfix+tcp://HOST:PORT, or file:///FOLDER (operators only)
     #[arg(long, value_name = "URL")]
     to: Option<Destination>,
-    /// The access key's id for an s3 destination
-    #[arg(long, value_name = "ID", requires = "secret_file")]
-    access_key_id: Option<String>,
-    /// A file with the access key's secret
-    #[arg(long, value_name = "FILE", requires = "access_key_id")]
-    secret_file: Option<PathBuf>,
 }
 
 impl TargetArgs {
@@ -110,15 +103,6 @@ impl TermArgs {
     fn interval_millis(&self) -> Option<u64> {
         self.interval.map(|interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX))
     }
-
-    /// From a file and not from the command line, where others on this machine could see it.
-    fn credentials(&self) -> Result<Option<StoreCredentials>, Failure> {
-        let (Some(id), Some(path)) = (&self.access_key_id, &self.secret_file) else { return Ok(None) };
-        let secret = std::fs::read_to_string(path)
-            .map_err(|cause| Failure::local(LocalCode::FileUnreadable, format!("{}: {cause}", path.display())))?;
-        let secret_access_key = secret.trim().to_owned();
-        Ok(Some(StoreCredentials { access_key_id: id.clone(), secret_access_key }))
-    }
 }
 
 impl FlowLogCommand {
@@ -132,7 +116,6 @@ impl FlowLogCommand {
                     interval_millis: terms.interval_millis(),
                     format: terms.format.clone(),
                     to: terms.to.clone(),
-                    credentials: terms.credentials()?,
                     tags: naming.tags(),
                 };
                 let call = async |client: Client| answer(client.create_flow_log(None, None, &body)).await;
@@ -145,7 +128,6 @@ impl FlowLogCommand {
                     interval_millis: terms.interval_millis(),
                     format: terms.format.clone(),
                     to: terms.to.clone(),
-                    credentials: terms.credentials()?,
                 };
                 let call = async |client: Client| answer(client.edit_flow_log(&id, None, None, &body)).await;
                 context.made(&session.change(call).await?)

@@ -7,6 +7,7 @@ pub(crate) mod documents;
 pub(crate) mod flow;
 pub(crate) mod flow_export;
 pub(crate) mod flow_log;
+pub(crate) mod flow_why;
 pub(crate) mod host;
 pub(crate) mod identity;
 pub(crate) mod image;

@@ -10,7 +10,7 @@ use std::{io, net::IpAddr, path::PathBuf};
 
 use lucarne_model::{
     Moment, TenantFlowRecord,
-    flow_log::{DeliveryOrder, Destination},
+    flow_log::{Destination, FlowLog},
 };
 
 use files::{FileSender, Folder};
@@ -40,8 +40,6 @@ pub(super) enum SendError {
     File { path: PathBuf, source: io::Error },
     #[error("the flow log's format cannot be read: {0}")]
     Format(String),
-    #[error("this collector was built without a way to {0}")]
-    Unsupported(String),
 }
 
 /// How far senders reach.
@@ -80,19 +78,17 @@ impl Reach {
 pub(super) enum Sender {
     Ipfix(IpfixSender),
     File(FileSender),
-    /// Nothing can be sent: the log says what this collector does not know.
-    None(String),
 }
 
 impl Sender {
-    pub(super) fn new(order: &DeliveryOrder, reach: Reach) -> Self {
-        let log = &order.log;
+    /// None where the records are at their destination already.
+    pub(super) fn new(log: &FlowLog, reach: Reach) -> Option<Self> {
         match &log.to {
+            Destination::Store => None,
             Destination::Ipfix { transport, host, port } => {
-                Self::Ipfix(IpfixSender::new(log.id, *transport, host.clone(), *port, reach))
+                Some(Self::Ipfix(IpfixSender::new(log.id, *transport, host.clone(), *port, reach)))
             }
-            Destination::File { folder } => Self::File(FileSender::new(log, Folder::at(folder))),
-            other => Self::None(other.to_string()),
+            Destination::File { folder } => Some(Self::File(FileSender::new(log, Folder::at(folder)))),
         }
     }
 
@@ -100,7 +96,6 @@ impl Sender {
         match self {
             Self::Ipfix(sender) => sender.send(sending).await,
             Self::File(sender) => sender.send(sending).await,
-            Self::None(to) => Err(SendError::Unsupported(to.clone())),
         }
     }
 }
