@@ -3,23 +3,26 @@
 //! Owns numbers, names, types and how each value is written and read. Everything else of IPFIX derives from [`FIELDS`]:
 //! a new field of the record is one row here, and a new golden file in the tests.
 
-use std::{
-    fmt::Write as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::fmt::Write as _;
 
 use lucarne_model::{
     AccountId, ConnState, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, MitigationId, Moment, RuleId,
-    SecurityGroupId, SubnetId, VpcId,
-    flow::{Direction, Path, RoundTrip, Side, Verdict},
+    SubnetId, VpcId,
+    flow::{Direction, Path, Side, Verdict},
 };
 
+pub(super) use super::values::group_list;
+pub use super::values::group_set_id;
 use super::{
-    encode::{MAX_GROUPS, put_groups},
+    encode::put_groups,
     loss::{LOSS_CAUSE, LOST_RECORDS},
-    wire::{
-        BadValue, ENTERPRISE_BIT, ID_LENGTH, Reader, VARIABLE, id, moment, put_id, put_length, put_moment, unsigned,
+    values::{
+        NO_HOP, NO_HOP_V6, hop, ipv4, ipv6, optional_id, put_destination_prefix, put_icmp_code, put_icmp_type,
+        put_ipv4, put_ipv6, put_optional_id, put_source_prefix, put_text, put_uptime, set_round_trip,
+        take_destination_prefix, take_direction, take_groups, take_icmp_code, take_icmp_type, take_side,
+        take_source_prefix, take_verdict, text,
     },
+    wire::{BadValue, ID_LENGTH, VARIABLE, id, moment, put_id, put_moment, unsigned},
 };
 
 /// The private enterprise number that our own elements stand under: the one for documentation (RFC 5612), until we have
@@ -410,164 +413,4 @@ pub fn markdown() -> String {
         let _ = writeln!(text, "| {} | {number} | {kind} | {octets} | `{of}`{which} | {meaning} |", element.name);
     }
     text
-}
-
-fn take_groups(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    if let Some(groups) = group_list(value)? {
-        record.groups = groups;
-    }
-    Ok(())
-}
-
-/// The groups of a basicList; none when it is a list of something else.
-pub(super) fn group_list(value: &[u8]) -> Result<Option<Vec<SecurityGroupId>>, BadValue> {
-    let mut list = Reader(value);
-    let mut head = || Some((list.u8().ok()?, list.u16().ok()?, list.u16().ok()?));
-    let (_semantic, number, length) = head().ok_or(BadValue)?;
-    let enterprise = if number & ENTERPRISE_BIT == 0 { None } else { Some(list.u32().map_err(|_| BadValue)?) };
-    let inner = SECURITY_GROUP_ID;
-    if (number & !ENTERPRISE_BIT, enterprise) != (inner.number, inner.enterprise) {
-        return Ok(None);
-    }
-    let mut groups = Vec::new();
-    while list.left() > 0 {
-        let bits = list.value(length).map_err(|_| BadValue).and_then(id)?;
-        groups.push(SecurityGroupId::from_bits(bits));
-    }
-    Ok(Some(groups))
-}
-
-fn put_optional_id(bits: Option<u128>, out: &mut Vec<u8>) {
-    match bits {
-        Some(bits) => {
-            put_length(usize::from(ID_LENGTH), out);
-            put_id(bits, out);
-        }
-        None => put_length(0, out),
-    }
-}
-
-fn optional_id(value: &[u8]) -> Result<Option<u128>, BadValue> {
-    if value.is_empty() { Ok(None) } else { id(value).map(Some) }
-}
-
-fn put_text(text: &str, out: &mut Vec<u8>) {
-    put_length(text.len(), out);
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn text(value: &[u8]) -> Result<&str, BadValue> {
-    std::str::from_utf8(value).map_err(|_| BadValue)
-}
-
-fn put_uptime(moment: Moment, sender: &Sender, out: &mut Vec<u8>) {
-    let uptime = moment.as_millis().wrapping_sub(sender.init.as_millis());
-    out.extend_from_slice(&(uptime as u32).to_be_bytes());
-}
-
-/// The number of a set of groups in the dictionary: a hash (FNV-1a) of the ids, so that a set has the same one at every
-/// host and after every restart.
-pub fn group_set_id(groups: &[SecurityGroupId]) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
-    let groups = &groups[..groups.len().min(MAX_GROUPS)];
-    if groups.is_empty() {
-        return 0;
-    }
-    let bytes = groups.iter().flat_map(|group| group.bits().to_be_bytes());
-    bytes.fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME)).max(1)
-}
-
-fn take_verdict(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    record.verdict = match unsigned(value)? {
-        0u8 => Verdict::Accept,
-        1 => Verdict::Reject,
-        _ => return Err(BadValue),
-    };
-    Ok(())
-}
-
-fn take_direction(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    record.direction = match unsigned(value)? {
-        0u8 => Direction::Ingress,
-        1 => Direction::Egress,
-        _ => return Err(BadValue),
-    };
-    Ok(())
-}
-
-fn take_side(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    record.side = match unsigned(value)? {
-        1u8 => Side::Initiator,
-        2 => Side::Responder,
-        _ => return Err(BadValue),
-    };
-    Ok(())
-}
-
-/// Makes room for the measurement when its count, which comes first, is not 0.
-fn set_round_trip(number: u32, part: fn(&mut RoundTrip) -> &mut u32, round_trip: &mut Option<RoundTrip>) {
-    if number != 0 {
-        let nothing = RoundTrip { count: 0, min: 0, mean: 0, max: 0, smoothed: 0 };
-        *part(round_trip.get_or_insert(nothing)) = number;
-    }
-}
-
-fn put_source_prefix(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
-    out.push(record.source_prefix_length.unwrap_or(0));
-}
-fn put_destination_prefix(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
-    out.push(record.destination_prefix_length.unwrap_or(0));
-}
-fn take_source_prefix(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    unsigned(value).map(|length: u8| record.source_prefix_length = (length > 0).then_some(length))
-}
-fn take_destination_prefix(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    unsigned(value).map(|length: u8| record.destination_prefix_length = (length > 0).then_some(length))
-}
-
-const NO_HOP: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-const NO_HOP_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-
-fn hop(address: IpAddr) -> Option<IpAddr> {
-    (!address.is_unspecified()).then_some(address)
-}
-
-/// Only asked for records of two IPv4 addresses; see [`super::encode`].
-fn put_ipv4(address: IpAddr, out: &mut Vec<u8>) {
-    match address {
-        IpAddr::V4(v4) => out.extend_from_slice(&v4.octets()),
-        IpAddr::V6(_) => out.extend_from_slice(&[0; 4]),
-    }
-}
-
-fn put_ipv6(address: IpAddr, out: &mut Vec<u8>) {
-    let v6 = match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    };
-    out.extend_from_slice(&v6.octets());
-}
-
-fn ipv4(value: &[u8]) -> Result<IpAddr, BadValue> {
-    <[u8; 4]>::try_from(value).map(IpAddr::from).map_err(|_| BadValue)
-}
-
-fn ipv6(value: &[u8]) -> Result<IpAddr, BadValue> {
-    <[u8; 16]>::try_from(value).map(IpAddr::from).map_err(|_| BadValue)
-}
-
-fn put_icmp_type(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
-    out.push(record.icmp_type.unwrap_or(0));
-}
-fn put_icmp_code(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
-    out.push(record.icmp_code.unwrap_or(0));
-}
-
-fn take_icmp_type(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    unsigned(value).map(|icmp_type| record.icmp_type = Some(icmp_type))
-}
-
-fn take_icmp_code(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    unsigned(value).map(|icmp_code| record.icmp_code = Some(icmp_code))
 }

@@ -15,6 +15,7 @@ mod template;
 mod tenant;
 #[cfg(test)]
 mod tests;
+mod values;
 pub(crate) mod wire;
 
 pub use decode::{DecodeError, Decoded, Decoder};
