@@ -6,7 +6,7 @@
 //! matter of [`lucarne_flows::receipts`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -155,17 +155,23 @@ impl Receipts {
     ) -> Result<T, ReceiptsError> {
         let path = self.path(account);
         let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
-        if !chains.contains_key(&account) {
-            cut_torn_line(&path).map_err(at(&path))?;
-            let mut chain = Chain::new(account);
-            for signed in lines(&path)? {
-                let followed = chain.follow(&signed?.receipt);
-                followed.map_err(|source| ReceiptsError::Chain { path: path.clone(), source })?;
-            }
-            chains.insert(account, chain);
-        }
-        work(&path, chains.entry(account).or_insert_with(|| Chain::new(account)))
+        let chain = match chains.entry(account) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(read(account, &path)?),
+        };
+        work(&path, chain)
     }
+}
+
+/// The chain of a file, as far as it was durable.
+fn read(account: AccountId, path: &Path) -> Result<Chain, ReceiptsError> {
+    cut_torn_line(path).map_err(at(path))?;
+    let mut chain = Chain::new(account);
+    for signed in lines(path)? {
+        let followed = chain.follow(&signed?.receipt);
+        followed.map_err(|source| ReceiptsError::Chain { path: path.to_owned(), source })?;
+    }
+    Ok(chain)
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> ReceiptsError + use<> {

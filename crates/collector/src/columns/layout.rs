@@ -216,7 +216,7 @@ mod tests {
     /// Checks a vocabulary's names against those of the API.
     fn check<T: Named + serde::Serialize + PartialEq + std::fmt::Debug>(all: impl IntoIterator<Item = T>) {
         for value in all {
-            assert_eq!(serde_json::to_value(&value).unwrap(), value.name());
+            assert_eq!(serde_json::to_value(value).unwrap(), value.name());
             assert_eq!(T::from_name(value.name()), Some(value));
         }
     }

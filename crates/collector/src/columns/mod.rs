@@ -26,6 +26,12 @@ use crate::Kept;
 #[error("column `{0}` is missing, of another type, or has a value that does not exist")]
 pub(crate) struct BadColumn(&'static str);
 
+impl BadColumn {
+    pub(crate) const fn of(name: &'static str) -> Self {
+        Self(name)
+    }
+}
+
 /// Whose columns are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Columns {

@@ -9,6 +9,7 @@ mod find;
 mod prune;
 mod read;
 mod search;
+pub(crate) mod stored;
 mod write;
 
 use std::{

@@ -10,7 +10,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::PageIndexPolicy;
 
-use super::{Part, PartError};
+use super::{Part, PartError, stored};
 use crate::{Kept, columns::Rows};
 
 type Builder = ParquetRecordBatchReaderBuilder<File>;
@@ -58,7 +58,9 @@ impl Iterator for PartBatches {
     fn next(&mut self) -> Option<Self::Item> {
         match (self.shown.next(), self.own.next()) {
             (None, None) => None,
-            (Some(Ok(shown)), Some(Ok(own))) if shown.num_rows() == own.num_rows() => Some(Ok((shown, own))),
+            (Some(Ok(shown)), Some(Ok(own))) if shown.num_rows() == own.num_rows() => {
+                Some(stored::expand(&shown).map(|shown| (shown, own)).map_err(PartError::from))
+            }
             (Some(Err(error)), _) | (_, Some(Err(error))) => Some(Err(error.into())),
             _ => Some(Err(PartError::Apart)),
         }

@@ -22,7 +22,7 @@ use parquet::{
     schema::types::ColumnPath,
 };
 
-use super::{Folders, NewPart, Part, PartError, Place};
+use super::{Folders, NewPart, Part, PartError, Place, stored};
 use crate::{
     Kept,
     columns::{self, Columns},
@@ -67,7 +67,7 @@ fn write_rows(
     rows: impl IntoIterator<Item = Result<Kept, PartError>>,
 ) -> Result<PartContents, PartError> {
     let shown_file = Hashed { file: shown_file, digest: Digest::begin(), size: 0 };
-    let mut shown = ArrowWriter::try_new(shown_file, columns::schema(Columns::Shown), Some(shown_properties()?))?;
+    let mut shown = ArrowWriter::try_new(shown_file, stored::schema(), Some(shown_properties()?))?;
     let mut own = ArrowWriter::try_new(own_file, columns::schema(Columns::Own), Some(properties()?.build()))?;
     let mut rows = rows.into_iter();
     let mut minutes: BTreeMap<u64, u64> = BTreeMap::new();
@@ -78,7 +78,7 @@ fn write_rows(
         }
         batch.iter().for_each(|row| *minutes.entry(row.record.end.as_secs() / 60).or_default() += 1);
         let batch: Vec<&Kept> = batch.iter().collect();
-        shown.write(&columns::batch(Columns::Shown, &batch)?)?;
+        shown.write(&stored::compact(&columns::batch(Columns::Shown, &batch)?)?)?;
         own.write(&columns::batch(Columns::Own, &batch)?)?;
     }
     own.finish()?;

@@ -7,6 +7,7 @@
 mod engine;
 mod error;
 mod foreign_table;
+mod restored;
 mod rows;
 mod statement;
 mod table;

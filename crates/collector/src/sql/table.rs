@@ -15,6 +15,7 @@ use datafusion::{
     },
     catalog::{Session, TableProvider},
     common::{Column, DFSchema, pruning::PruningStatistics},
+    config::ConfigOptions,
     datasource::{
         listing::PartitionedFile,
         physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
@@ -34,11 +35,12 @@ use datafusion::{
 };
 use lucarne_model::AccountId;
 
+use super::restored::Restored;
 use crate::{
     Kept,
     catalog::Everything,
     columns::{self, Columns},
-    part::{Part, PartBatches, PartError},
+    part::{Part, PartBatches, PartError, stored},
 };
 
 /// How the engine calls the folder of parts.
@@ -94,8 +96,12 @@ impl FlowsTable {
         predicate: Option<Arc<dyn PhysicalExpr>>,
         projection: Option<&Vec<usize>>,
         limit: Option<usize>,
+        options: &Arc<ConfigOptions>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut source = ParquetSource::new(columns::schema(Columns::Shown))
+        let stored = stored::schema();
+        let wanted = projection.map_or_else(|| (0..stored.fields().len()).collect(), Vec::clone);
+        let restored = Restored::of(&stored, &wanted)?;
+        let mut source = ParquetSource::new(stored)
             .with_pushdown_filters(true)
             .with_reorder_filters(true)
             .with_enable_page_index(true)
@@ -106,10 +112,10 @@ impl FlowsTable {
         let files = parts.iter().map(|part| PartitionedFile::new(part.place.name(), part.size)).collect();
         let config = FileScanConfigBuilder::new(parts_url()?, Arc::new(source))
             .with_file_group(FileGroup::new(files))
-            .with_projection_indices(projection.cloned())?
+            .with_projection_indices(Some(restored.read.clone()))?
             .with_limit(limit)
             .build();
-        Ok(DataSourceExec::from_data_source(config))
+        restored.over(DataSourceExec::from_data_source(config), options)
     }
 }
 
@@ -154,7 +160,12 @@ impl TableProvider for FlowsTable {
             let parts = parts.into_iter().cloned().collect();
             self.stream(BothFiles { schema: self.schema(), parts }, projection, limit)?
         } else {
-            self.scan_parts(&parts, predicate, projection, limit)?
+            // What is kept of a flow's id is not to be compared with.
+            let kept = |filter: &&Expr| filter.column_refs().iter().all(|column| column.name != stored::FLOW_ID);
+            let predicate = conjunction(filters.iter().filter(kept).cloned());
+            let predicate = predicate.map(|all| state.create_physical_expr(all, &schema)).transpose()?;
+            let options = state.config_options();
+            self.scan_parts(&parts, predicate, projection, limit, &Arc::new(options.clone()))?
         };
         UnionExec::try_new(vec![log, parts])
     }
@@ -204,12 +215,11 @@ impl PartitionStream for BothFiles {
                 Err(error) => (None, Some(Err(error))),
             };
             let schema = schema.clone();
-            let batches = opened.into_iter().flatten().chain(error).map(move |read| {
+            opened.into_iter().flatten().chain(error).map(move |read| {
                 let (shown, own) = read.map_err(external)?;
                 let arrays = [shown.columns(), own.columns()].concat();
                 Ok(RecordBatch::try_new(schema.clone(), arrays)?)
-            });
-            batches
+            })
         });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
     }

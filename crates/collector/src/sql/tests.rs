@@ -206,31 +206,33 @@ async fn nothing_but_flows_can_be_read() {
 
 #[tokio::test]
 async fn a_question_that_would_eat_the_machine_is_stopped_with_a_word() {
-    let cheap = Limits { time: Duration::from_secs(2), memory: 32 << 20, answer: 1 << 20, ..Limits::default() };
-    let store = store_of(numbered(0..COUNT), cheap);
-    let began = std::time::Instant::now();
-    for (sql, code, word) in [
+    let hasty = store_of(numbered(0..COUNT), Limits { time: Duration::from_secs(2), ..Limits::default() });
+    let narrow = store_of(numbered(0..COUNT), Limits { memory: 4 << 20, answer: 1 << 20, ..Limits::default() });
+    for (store, sql, code, word) in [
         (
+            &hasty,
             "SELECT sum(length(repeat(a.history, 90) || repeat(b.history, 90))) FROM flows a, flows b",
             "SqlTooSlow",
             "ask for less time",
         ),
         (
-            "SELECT a.serial, b.serial, c.serial FROM flows a, flows b, flows c ORDER BY a.bytes + b.bytes",
+            &hasty,
+            "SELECT a.serial, b.serial FROM flows a, flows b ORDER BY a.bytes + b.bytes, 1, 2",
             "SqlToo",
             "ask for",
         ),
-        ("SELECT array_agg(a.history || b.history) FROM flows a, flows b", "SqlTooLarge", "memory"),
-        ("SELECT repeat('x', 100000) FROM flows", "SqlTooLarge", "larger than"),
-        ("SELECT 1 / (bytes - bytes) FROM flows", "InvalidSql", "ivide"),
+        (&narrow, "SELECT repeat(history, 200) || serial, count(*) FROM flows GROUP BY 1", "SqlTooLarge", "memory"),
+        (&narrow, "SELECT repeat('x', 100000) FROM flows", "SqlTooLarge", "larger than"),
+        (&narrow, "SELECT 1 / (bytes - bytes) FROM flows", "InvalidSql", "ivide"),
     ] {
         let (given, told) = store.refusal(sql).await;
         assert!(given.starts_with(code), "{sql}: {given}: {told}");
         assert!(told.contains(word), "{sql}: {told}");
     }
-    assert!(began.elapsed() < Duration::from_secs(30), "stopped after {:?}", began.elapsed());
-    // And it answers on.
-    assert_eq!(store.rows(Some(tenant()), "SELECT 1 AS one").await, [serde_json::json!({"one": 1})]);
+    // And they answer on.
+    for store in [hasty, narrow] {
+        assert_eq!(store.rows(Some(tenant()), "SELECT 1 AS one").await, [serde_json::json!({"one": 1})]);
+    }
 }
 
 #[tokio::test]
