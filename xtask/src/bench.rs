@@ -14,7 +14,9 @@ pub(crate) fn run_named(name: &str) -> Result<()> {
     let chosen: Vec<&String> = names.iter().filter(|known| name == "all" || *known == name).collect();
     ensure!(!chosen.is_empty(), "there is no bench `{name}`; there are: all, {}", names.join(", "));
     for name in chosen {
-        run(&mut cargo(&format!("run --quiet --release --package lucarne-bench --bin {name}")))?;
+        // Each bench is a feature too, so that one does not build what only others need.
+        let only = format!("--no-default-features --features {name}");
+        run(&mut cargo(&format!("run --quiet --release --package lucarne-bench {only} --bin {name}")))?;
     }
     Ok(())
 }
