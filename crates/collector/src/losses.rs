@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::durable;
 
 /// Losses that are kept at least; twice as many at most.
-const MOST: usize = 100_000;
+const MOST: usize = if cfg!(test) { 1000 } else { 100_000 };
 /// Losses in one answer, the newest ones.
 const ANSWER: usize = 10_000;
 const FILE: &str = "losses.ndjson";

@@ -77,8 +77,13 @@ impl Collector {
 
     /// Takes one connection until there are `until` numbers, acknowledging only up to `acknowledged` of them.
     async fn serve(&mut self, until: u64, acknowledged: u64) {
-        let (stream, _) = self.listener.accept().await.unwrap();
-        let stream = self.acceptor.accept(stream).await.unwrap();
+        // Those who gave up waiting may still stand in the listener's queue.
+        let stream = loop {
+            let (stream, _) = self.listener.accept().await.unwrap();
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                break stream;
+            }
+        };
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = BufReader::new(reader);
         let mut line = String::new();
