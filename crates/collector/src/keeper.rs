@@ -105,7 +105,9 @@ impl Keeper {
                     self.sessions.greet(session, 0);
                     greeted.push((session, reply));
                 }
-                Some(Command::Begin { session, start }) => drop(self.sessions.greet(session, start)),
+                Some(Command::Begin { session, start }) => {
+                    self.sessions.greet(session, start);
+                }
                 Some(Command::Take { session, first, records, losses }) => {
                     match self.take(session, first, Batch::new(session, first, records, losses)) {
                         Ok(new) => {
