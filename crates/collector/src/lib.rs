@@ -194,8 +194,7 @@ impl Collector {
         let health = Arc::new(health::Gauges::default());
         let (commands, inbox) = mpsc::channel(keeper::INBOX);
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
-        let sealer =
-            sealer::Sealer::new(&settings.state_dir, pace, catalog.clone(), receipts.clone(), health.clone());
+        let sealer = sealer::Sealer::new(&settings.state_dir, pace, catalog.clone(), receipts.clone(), health.clone());
         let loss_file = losses::LossFile::open(&settings.state_dir).map_err(Error::Losses)?;
         let hosts = http::hosts::Hosts { admission, losses: loss_file.losses() };
         let reach = delivery::Reach::of(settings.listen_ipfix.ip());
@@ -239,7 +238,8 @@ impl Collector {
         flows: Option<UdpSocket>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let Self { commands, store, sql, foreign, receipts, watchers, health, hosts, outward, mut keeper, mut sealer } = self;
+        let Self { commands, store, sql, foreign, receipts, watchers, health, hosts, outward, mut keeper, mut sealer } =
+            self;
         let ingest = ingest::serve(ipfix, hosts.admission.clone(), commands, health.clone(), shutdown.clone());
         let service = http::Service::new(&connection.query_token, store, sql, receipts, watchers, health);
         let queries = http::serve(query, service, hosts, outward, shutdown.clone());

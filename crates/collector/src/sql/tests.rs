@@ -221,11 +221,7 @@ async fn a_question_that_would_eat_the_machine_is_stopped_with_a_word() {
             "SqlToo",
             "ask for",
         ),
-<<<<<<< HEAD
         (&narrow, "SELECT sum(a.bytes * b.bytes * c.bytes) FROM flows a, flows b, flows c", "SqlTooLarge", "memory"),
-=======
-        (&narrow, "SELECT repeat(history, 200) || serial, count(*) FROM flows GROUP BY 1", "SqlTooLarge", "memory"),
->>>>>>> main
         (&narrow, "SELECT repeat('x', 100000) FROM flows", "SqlTooLarge", "larger than"),
         (&narrow, "SELECT 1 / (bytes - bytes) FROM flows", "InvalidSql", "ivide"),
     ] {
