@@ -20,10 +20,11 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 4] = [
+const NEEDED: [Needed; 5] = [
     Needed { program: "cc", package: "build-essential", why: "compiles what crates bring in C" },
     Needed { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "runs the VMs" },
     Needed { program: "qemu-img", package: "qemu-utils", why: "makes, checks and copies their disks" },
+    Needed { program: "nfcapd", package: "nfdump", why: "reads our IPFIX in a test, as others' collectors will" },
     Needed { program: "xz", package: "xz-utils", why: "unpacks the modules of guest kernels" },
 ];
 

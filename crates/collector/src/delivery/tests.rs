@@ -1,6 +1,13 @@
 //! Deliveries as a whole: real sockets and files, a made-up catalog.
 
-use std::{io::Read, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::Read,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use flate2::read::GzDecoder;
 use lucarne_flows::ipfix::Decoder;
@@ -205,4 +212,67 @@ fn count_records(octets: &[u8]) -> u64 {
         at += length;
     }
     found
+}
+
+/// Sums as nfdump tells them: flows, packets, bytes.
+fn nfdump_sums(folder: &Path) -> [u64; 3] {
+    let output =
+        Command::new("nfdump").arg("-R").arg(folder).output().expect("nfdump runs: `cargo xtask setup` installs it");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ["total flows: ", "total packets: ", "total bytes: "].map(|name| {
+        let number = text.split(name).nth(1).and_then(|rest| rest.split([',', '\n']).next());
+        number.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("no `{name}` in: {text}"))
+    })
+}
+
+/// Other people's collector, ended with the test.
+struct Nfcapd(Child);
+
+impl Nfcapd {
+    async fn start(folder: &Path, address: SocketAddr) -> Self {
+        let (port, ip) = (address.port().to_string(), address.ip().to_string());
+        let arguments = ["-p", &port, "-b", &ip, "-t", "3600", "-w"];
+        let child =
+            Command::new("nfcapd").args(arguments).arg(folder).stderr(Stdio::null()).stdout(Stdio::null()).spawn();
+        let nfcapd = Self(child.expect("nfcapd runs: `cargo xtask setup` installs it"));
+        // It listens when nobody else can any more.
+        let listens = timeout(PATIENCE, async {
+            while UdpSocket::bind(address).await.is_ok() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        listens.await.expect("nfcapd does not listen");
+        nfcapd
+    }
+
+    /// Asks it to write what it has.
+    fn finish(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Nfcapd {
+    fn drop(&mut self) {
+        // It has ended where the test went well.
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nfdump_counts_what_was_delivered() {
+    let (dir, flows) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let free = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nfcapd = Nfcapd::start(flows.path(), free).await;
+    let deliveries = deliveries(dir.path(), &catalog(300));
+    deliveries.set(vec![log(&format!("ipfix://{free}"))]).unwrap();
+    let expected = of_first_account(numbered(0..300));
+    status(&deliveries, |delivery| delivery.delivered == expected.len() as u64).await;
+    // It takes from its socket as it likes, and is asked to end only then.
+    sleep(Duration::from_secs(1)).await;
+    nfcapd.finish();
+    let sum = |amount: fn(&FlowRecord) -> u64| expected.iter().map(amount).sum::<u64>();
+    let sums = [expected.len() as u64, sum(|record| record.packets), sum(|record| record.bytes)];
+    assert_eq!(nfdump_sums(flows.path()), sums);
 }

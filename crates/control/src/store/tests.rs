@@ -48,6 +48,7 @@ fn subnet(vpc: &Vpc) -> Subnet {
         vpc: vpc.id,
         cidr: "10.0.1.0/24".parse().unwrap(),
         route_table: vpc.main_route_table,
+        network_acl: NetworkAclId::from_bits(1),
         available_addresses: 0,
         created: vpc.created,
         tags: Tags::default(),
