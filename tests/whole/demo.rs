@@ -8,14 +8,16 @@ use lucarne_tests::{
 use serde_json::Value;
 
 #[test]
-fn the_chapter_networks_holds_on_real_machines_and_leaves_nothing() -> anyhow::Result<()> {
+fn every_chapter_holds_on_real_machines_and_leaves_nothing() -> anyhow::Result<()> {
     let cloud = Cloud::start(Driver::Qemu, 2)?;
     cloud.tiny()?;
     let operator = cloud.operator()?;
     let accounts = operator.list("/v1/accounts")?.len();
     let report: Value = serde_json::from_str(&cloud.run(&operator, &["demo", "--output", "json"])?)?;
     let chapters = report["chapters"].as_array().cloned().unwrap_or_default();
-    ensure!(chapters.iter().any(|chapter| chapter["chapter"] == "networks"), "{report:#}");
+    for name in ["networks", "flows"] {
+        ensure!(chapters.iter().any(|chapter| chapter["chapter"] == name), "no chapter {name}: {report:#}");
+    }
     ensure!(chapters.iter().all(|chapter| chapter["held"] == true), "{report:#}");
     ensure!(operator.list("/v1/accounts")?.len() == accounts, "the demo left an account behind");
     let machines: Vec<u32> = (0..2).flat_map(|host| cloud.machines(host)).collect();

@@ -1,10 +1,12 @@
 //! The query service: questions in JSON over HTTP, for the controller.
 //!
 //! Owns the routes and the token: `POST /flows/list` ([`FlowQuery`] to a page), `POST /flows/watch` ([`FlowWatch`] to lines
-//! of JSON without end), `GET /health`; [`sql`], [`receipts`] and [`hosts`] have theirs. A refusal is a status and one line
+//! of JSON without end), `GET /health`; [`sql`], [`receipts`], [`hosts`], [`outward`] and [`findings`] have
+//! theirs. A refusal is a status and one line
 //! of text.
 //! Which tenant may ask what is decided by the controller, the only one who has the token.
 
+pub(crate) mod findings;
 pub(crate) mod hosts;
 pub(crate) mod outward;
 mod receipts;
@@ -72,8 +74,7 @@ impl Service {
 pub(crate) async fn serve(
     listener: TcpListener,
     service: Service,
-    hosts: hosts::Hosts,
-    outward: outward::Outward,
+    more: Router<Service>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = shutdown.clone();
@@ -86,8 +87,7 @@ pub(crate) async fn serve(
         .route("/v1/sql/columns", get(sql::columns))
         .route("/v1/receipts", get(receipts::list))
         .route("/v1/parts", get(receipts::part))
-        .merge(hosts.routes())
-        .merge(outward.routes())
+        .merge(more)
         .layer(DefaultBodyLimit::max(LARGEST))
         .layer(middleware::from_fn_with_state(service.clone(), authenticate))
         .with_state(service);

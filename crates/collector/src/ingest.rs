@@ -141,7 +141,8 @@ impl Connection {
             let (reply, wanted) = oneshot::channel();
             self.send(Command::Greet { session, reply }).await?;
             let wanted = wanted.await.map_err(|_| Ended::Stopping)?;
-            tell(&mut writer, *wanted.borrow()).await?;
+            let first_wanted = *wanted.borrow();
+            tell(&mut writer, first_wanted).await?;
             let next = reader.read_u64().await?;
             self.send(Command::Begin { session, start: next }).await?;
             Ok::<_, Ended>((reader, writer, wanted, Sender { host, session, next }))

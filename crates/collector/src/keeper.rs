@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::Catalog,
+    findings::Findings,
     health::Gauges,
     log::{Group, Log},
     losses::{LossFile, Told},
@@ -61,6 +62,7 @@ pub(crate) struct Keeper {
     pub(crate) acknowledgements: HashMap<u64, watch::Sender<u64>>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) watchers: Arc<Watchers>,
+    pub(crate) findings: Arc<Findings>,
     pub(crate) health: Arc<Gauges>,
     /// Wakes the sealer.
     pub(crate) wake: SyncSender<()>,
@@ -180,6 +182,7 @@ impl Keeper {
         let records: Arc<[_]> = group.records.into();
         self.catalog.add(group.segment, records.clone());
         self.watchers.publish(&records);
+        self.findings.observe(&records);
         ControlFlow::Continue(())
     }
 

@@ -9,7 +9,8 @@
 //! 3. the [`sealer`] turns a full or old log segment into one Parquet [`part`] for each account, location and hour, each
 //!    with a signed receipt ([`receipts`]), then removes the segment; parts of an hour are merged as they become many
 //!    ([`compaction`]);
-//! 4. [`query`] finds records in the catalog and the parts, [`sql`] answers questions over both, and [`http`] serves that
+//! 4. [`findings`] are told of what stands out while records arrive;
+//! 5. [`query`] finds records in the catalog and the parts, [`sql`] answers questions over both, and [`http`] serves that
 //!    to the controller; [`delivery`] sends what flow logs ask for to tenants' own places.
 //!
 //! The folder needs no list of its files, because the names say everything: segments are numbered, a part is named for the
@@ -29,6 +30,7 @@ mod connection;
 mod delivery;
 mod durable;
 mod export;
+mod findings;
 mod foreign;
 mod health;
 mod hour;
@@ -105,6 +107,8 @@ pub enum Error {
     Delivery(#[source] delivery::LedgerError),
     #[error("hosts cannot be spoken with over TLS")]
     Tls(#[source] TlsError),
+    #[error("the findings so far cannot be read")]
+    Findings(#[source] io::Error),
     #[error("the list of losses cannot be read")]
     Losses(#[source] io::Error),
     #[error("the addresses and secrets cannot be kept")]
@@ -169,6 +173,7 @@ struct Collector {
     health: Arc<health::Gauges>,
     hosts: http::hosts::Hosts,
     outward: http::outward::Outward,
+    findings: Arc<findings::Findings>,
     keeper: tokio::task::JoinHandle<()>,
     sealer: tokio::task::JoinHandle<()>,
 }
@@ -201,8 +206,11 @@ impl Collector {
         let deliveries = delivery::Deliveries::open(&settings.state_dir, catalog.clone(), reach, Handle::current());
         let deliveries = Arc::new(deliveries.map_err(Error::Delivery)?);
         let outward = http::outward::Outward { deliveries, catalog: catalog.clone() };
+        let findings = findings::Findings::open(&settings.state_dir, pace.findings, sealer::now());
+        let findings = Arc::new(findings.map_err(Error::Findings)?);
         let keeper = keeper::Keeper {
             log: recovered.log,
+            findings: findings.clone(),
             losses: loss_file,
             sessions: recovered.sessions,
             acknowledgements: std::collections::HashMap::new(),
@@ -224,6 +232,7 @@ impl Collector {
             health,
             hosts,
             outward,
+            findings,
             keeper: tokio::task::spawn_blocking(move || keeper.run(inbox)),
             sealer: tokio::task::spawn_blocking(move || sealer.run(&woken, &stop)),
         })
@@ -238,15 +247,29 @@ impl Collector {
         flows: Option<UdpSocket>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let Self { commands, store, sql, foreign, receipts, watchers, health, hosts, outward, mut keeper, mut sealer } =
-            self;
+        let Self {
+            commands,
+            store,
+            sql,
+            foreign,
+            receipts,
+            watchers,
+            health,
+            hosts,
+            outward,
+            findings,
+            mut keeper,
+            mut sealer,
+        } = self;
         let ingest = ingest::serve(ipfix, hosts.admission.clone(), commands, health.clone(), shutdown.clone());
         let service = http::Service::new(&connection.query_token, store, sql, receipts, watchers, health);
-        let queries = http::serve(query, service, hosts, outward, shutdown.clone());
+        let watching = findings::watch(findings.clone(), shutdown.clone());
+        let more = hosts.routes().merge(outward.routes()).merge(http::findings::routes(findings));
+        let queries = http::serve(query, service, more, shutdown.clone());
         let flows = take_foreign(flows, foreign, shutdown.clone());
         tracing::info!(ipfix = %connection.ipfix, query = %connection.query, "collecting");
         let unasked = tokio::select! {
-            (_, served, ()) = async { tokio::join!(ingest, queries, flows) } => served.map_err(Error::Query),
+            (_, served, (), ()) = async { tokio::join!(ingest, queries, flows, watching) } => served.map_err(Error::Query),
             _ = &mut keeper => Err(Error::Ended { work: "keeps records" }),
             _ = &mut sealer => Err(Error::Ended { work: "seals the log" }),
         };

@@ -15,6 +15,8 @@ pub struct Pace {
     pub retry: Duration,
     /// How often parts are looked through for what can be merged.
     pub compact_every: Duration,
+    /// From when on something is a finding.
+    pub findings: lucarne_flows::findings::Settings,
 }
 
 impl Default for Pace {
@@ -25,6 +27,7 @@ impl Default for Pace {
             most_unsealed: 200_000,
             retry: Duration::from_secs(1),
             compact_every: Duration::from_secs(60),
+            findings: Default::default(),
         }
     }
 }

@@ -3,9 +3,10 @@
 //! - [`key`]: what names a flow, at one port and everywhere.
 //! - [`phase`]: where a connection stands, and why it ended.
 //! - [`table`]: all flows of a host; the connection table of the security groups is this table.
-//! - [`foreign`]: what routers and other exporters send, in NetFlow, IPFIX and sFlow.
 //! - [`ipfix`]: records as messages for collectors, and back.
+//! - [`foreign`]: what routers and other exporters send, in NetFlow, IPFIX and sFlow.
 //! - [`receipts`]: signed chains by which a tenant sees that no record was taken away.
+//! - [`findings`]: who stands out in the stream of records.
 //! - [`router_view`]: a network's flows as one router would have seen them.
 //! - [`export`]: records as text files that other people's programs read.
 //!
@@ -14,6 +15,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod export;
+pub mod findings;
 pub mod foreign;
 mod grounds;
 pub mod ipfix;

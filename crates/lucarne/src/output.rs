@@ -129,8 +129,19 @@ fn at<'v>(value: &'v Value, path: &str) -> &'v Value {
 }
 
 /// The fields that are times and the fields that are amounts of bytes, by their last word.
-const TIMES: &[&str] =
-    &["created", "launched", "changed", "enrolled", "last_heard", "start", "end", "expires", "last_delivered", "since", "last"];
+const TIMES: &[&str] = &[
+    "created",
+    "launched",
+    "changed",
+    "enrolled",
+    "last_heard",
+    "start",
+    "end",
+    "expires",
+    "last_delivered",
+    "since",
+    "last",
+];
 const AMOUNTS: &[&str] = &["memory", "minimum_memory", "size", "disk", "virtual_size", "volume_bytes"];
 
 fn cell(path: &str, value: &Value) -> String {

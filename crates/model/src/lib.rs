@@ -9,6 +9,7 @@ pub mod address;
 pub mod desired;
 pub mod end_reason;
 pub mod error_code;
+pub mod finding;
 pub mod flow;
 pub mod flow_log;
 pub mod flow_loss;

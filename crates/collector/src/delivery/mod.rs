@@ -28,7 +28,7 @@ use lucarne_model::{
 };
 use tokio::{runtime::Handle, task::JoinHandle};
 
-pub use ledger::LedgerError;
+pub(crate) use ledger::LedgerError;
 pub(crate) use senders::Reach;
 
 use crate::catalog::Catalog;

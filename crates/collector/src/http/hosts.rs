@@ -24,7 +24,7 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    pub(super) fn routes(self) -> Router<Service> {
+    pub(crate) fn routes(self) -> Router<Service> {
         let Self { admission, losses } = self;
         let trust = async move |authority: Json<String>| put_host_ca(admission, authority.0).await;
         let find = async move |query: Query<FlowLossQuery>| find_losses(losses, query.0).await;

@@ -28,7 +28,7 @@ pub(crate) struct Outward {
 }
 
 impl Outward {
-    pub(super) fn routes<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
+    pub(crate) fn routes<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
         Router::new()
             .route("/deliveries", put(set).layer(DefaultBodyLimit::max(LARGEST)))
             .route("/deliveries/list", post(list))

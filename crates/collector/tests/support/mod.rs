@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 /// So quick that a test sees sealing and merging.
 pub(crate) const QUICK: Pace = Pace {
+    findings: lucarne_flows::findings::Settings::DEFAULT,
     seal_records: 200,
     seal_after: Duration::from_millis(50),
     most_unsealed: 20_000,

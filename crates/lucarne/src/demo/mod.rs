@@ -2,6 +2,7 @@
 //!
 //! Owns the choice of chapters and the verdict: success only if every step of every chapter held.
 
+mod flows;
 mod networks;
 mod probes;
 mod report;
@@ -10,8 +11,12 @@ mod tenant;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use futures::future::join_all;
 
-use self::report::{Chapter, Report, Story};
+use self::{
+    report::{Chapter, Report, Story},
+    tenant::Tenant,
+};
 use crate::{
     command_line::Global,
     dev::{furnish, ready::ReadyFile},
@@ -24,6 +29,8 @@ use crate::{
 pub(crate) enum ChapterName {
     /// Two tenants with the same addresses, apart; their flows recorded
     Networks,
+    /// Whose every flow was, and why it ended
+    Flows,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -81,5 +88,31 @@ async fn play(name: ChapterName, stage: &Stage, aloud: bool) -> Chapter {
             networks::play(stage, &mut story).await;
             story.end()
         }
+        ChapterName::Flows => {
+            let mut story = Story::begin("flows", flows::TITLE, aloud);
+            flows::play(stage, &mut story).await;
+            story.end()
+        }
     }
+}
+
+/// Plays scenes with the tenants that they make, and clears everything away, also when they broke off or were interrupted.
+async fn with_tenants(
+    stage: &Stage,
+    story: &mut Story,
+    scenes: impl AsyncFnOnce(&mut Story, &mut Vec<Tenant>) -> Result<(), Failure>,
+) {
+    let mut tenants = Vec::new();
+    let played = tokio::select! {
+        played = scenes(story, &mut tenants) => played,
+        _ = tokio::signal::ctrl_c() => Err(Failure::local(LocalCode::Interrupted, "the demonstration was interrupted")),
+    };
+    if let Err(failure) = played {
+        story.step("the chapter goes to its end", "no failure", failure.to_string(), false);
+    }
+    let cleared = join_all(tenants.iter().map(|tenant| tenant.clear(&stage.operator))).await;
+    let failure = cleared.into_iter().find_map(Result::err);
+    let held = failure.is_none();
+    let seen = failure.map_or_else(|| "machines, networks and accounts are gone".into(), |failure| failure.to_string());
+    story.step("everything is cleared away", "machines, networks and accounts are gone", seen, held);
 }

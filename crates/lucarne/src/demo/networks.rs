@@ -6,7 +6,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
 use lucarne_api::{
     bodies::{flow::FlowsQuery, instance::LaunchInstances},
     client::Client,
@@ -186,21 +186,8 @@ const PROBES_TIME: Duration = Duration::from_secs(75);
 const RECORDS_TIME: Duration = Duration::from_secs(40);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
-/// Plays the chapter and clears everything away, also when it broke off or was interrupted.
 pub(crate) async fn play(stage: &Stage, story: &mut Story) {
-    let mut tenants = Vec::new();
-    let played = tokio::select! {
-        played = scenes(stage, story, &mut tenants) => played,
-        _ = tokio::signal::ctrl_c() => Err(Failure::local(LocalCode::Interrupted, "the demonstration was interrupted")),
-    };
-    if let Err(failure) = played {
-        story.step("the chapter goes to its end", "no failure", failure.to_string(), false);
-    }
-    let cleared = join_all(tenants.iter().map(|tenant| tenant.clear(&stage.operator))).await;
-    let failure = cleared.into_iter().find_map(Result::err);
-    let held = failure.is_none();
-    let seen = failure.map_or_else(|| "machines, networks and accounts are gone".into(), |failure| failure.to_string());
-    story.step("everything is cleared away", "machines, networks and accounts are gone", seen, held);
+    super::with_tenants(stage, story, async |story, tenants| scenes(stage, story, tenants).await).await;
 }
 
 async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> Result<(), Failure> {
@@ -217,7 +204,7 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     tell_records(story, tenants, &instances).await
 }
 
-async fn two_hosts(stage: &Stage) -> Result<Vec<HostId>, Failure> {
+pub(super) async fn two_hosts(stage: &Stage) -> Result<Vec<HostId>, Failure> {
     let hosts = furnish::hosts_up(&stage.operator).await?;
     let ids: Vec<HostId> = hosts.iter().filter_map(|host| host["id"].as_str()?.parse().ok()).take(2).collect();
     if ids.len() == 2 {
@@ -266,7 +253,7 @@ async fn launch_all(tenants: &[Tenant], image: ImageId, hosts: &[HostId]) -> Res
     Ok(instances)
 }
 
-fn cidr(text: &str) -> Result<Cidr, Failure> {
+pub(super) fn cidr(text: &str) -> Result<Cidr, Failure> {
     text.parse().map_err(|cause: lucarne_model::address::ParseAddressError| Failure::wrong_usage(cause.to_string()))
 }
 

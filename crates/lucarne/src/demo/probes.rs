@@ -28,8 +28,12 @@ pub(crate) enum Attempt {
     PageInTheEnd(&'static str),
     /// Fetches a page once.
     Page(&'static str),
+    /// Fetches a page every second until there is no answer.
+    PageUntilSilence(&'static str),
     /// Three echo requests.
     Ping(&'static str),
+    /// One echo request to each address of a network of 24 bits, from the first last octet to the last.
+    Sweep(&'static str, u8, u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +84,16 @@ pub(crate) fn script(page: &str, ports: &[u16], probes: &[Probe]) -> String {
          for _ in $(seq {TRIES}); do found=$(get $1); case $found in page*) break ;; esac; sleep 1; done\n\
          echo \"$found\"\n\
          }}\n\
+         get_until_silence() {{\n\
+         for _ in $(seq {TRIES}); do found=$(get $1); case $found in page*) sleep 1 ;; *) break ;; esac; done\n\
+         echo \"$found\"\n\
+         }}\n\
+         sweep() {{\n\
+         rm -f /run/sweep\n\
+         for last in $(seq $2 $3); do (ping -c 1 -W 2 $1.$last > /dev/null && echo $last >> /run/sweep) & done\n\
+         wait\n\
+         echo \"$(cat /run/sweep | wc -l) of $(($3 - $2 + 1)) answer\"\n\
+         }}\n\
          echo_requests() {{ ping -c 3 -W 2 $1 2>&1 | grep received; }}\n\
          say() {{ printf '\\n{MARK}%s:%s\\n' \"$1\" \"${{2:-{NO_ANSWER}}}\" | tee -a /run/probes; }}\n"
     );
@@ -91,6 +105,10 @@ pub(crate) fn script(page: &str, ports: &[u16], probes: &[Probe]) -> String {
         let _ = match attempt {
             Attempt::PageInTheEnd(at) => writeln!(text, "say {name} \"$(get_in_the_end {at})\""),
             Attempt::Page(at) => writeln!(text, "say {name} \"$(get {at})\""),
+            Attempt::PageUntilSilence(at) => writeln!(text, "say {name} \"$(get_until_silence {at})\""),
+            Attempt::Sweep(network, first, last) => {
+                writeln!(text, "say {name} \"$(sweep {network} {first} {last})\"")
+            }
             Attempt::Ping(at) => writeln!(text, "say {name} \"$(echo_requests {at})\""),
         };
     }

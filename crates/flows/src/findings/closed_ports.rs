@@ -1,0 +1,76 @@
+//! Which machines had a port closed to whom: kept while records come, so that the question needs no scan.
+//!
+//! Owns the tally, by source and port. It is bounded: when it is full its older half goes, and
+//! [`ClosedPorts::complete_since`] tells from when on it has everything.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use lucarne_model::{
+    EndReason, FlowRecord, InstanceId, Moment,
+    finding::ClosedPort,
+    flow::{Direction, Side, Verdict},
+};
+
+#[derive(Debug)]
+pub struct ClosedPorts {
+    tally: HashMap<(IpAddr, u16), BTreeMap<InstanceId, ClosedPort>>,
+    bound: usize,
+    held: usize,
+    complete_since: Moment,
+}
+
+impl ClosedPorts {
+    /// Holds at most `bound` machines over all sources and ports, of about 120 octets each.
+    pub fn new(bound: usize) -> Self {
+        Self { tally: HashMap::new(), bound: bound.max(2), held: 0, complete_since: Moment::EPOCH }
+    }
+
+    pub fn observe(&mut self, record: &FlowRecord) {
+        let refused = record.end_reason == EndReason::RefusedByVm || record.verdict == Verdict::Reject;
+        let is_asked = record.direction == Direction::Ingress && record.side == Side::Initiator;
+        if !refused || !is_asked {
+            return;
+        }
+        let closed = ClosedPort {
+            account: record.account,
+            instance: record.instance,
+            host: record.host,
+            end_reason: record.end_reason,
+            last_seen: record.end,
+        };
+        let machines = self.tally.entry((record.source, record.destination_port)).or_default();
+        if machines.insert(record.instance, closed).is_none() {
+            self.held += 1;
+        }
+        if self.held > self.bound {
+            self.forget_older_half();
+        }
+    }
+
+    /// The machines that had `port` closed to `source` at `since` or later, in order of their ids.
+    pub fn closed_to(&self, source: IpAddr, port: u16, since: Moment) -> Vec<ClosedPort> {
+        let machines = self.tally.get(&(source, port)).into_iter().flat_map(BTreeMap::values);
+        machines.filter(|closed| closed.last_seen >= since).copied().collect()
+    }
+
+    pub const fn complete_since(&self) -> Moment {
+        self.complete_since
+    }
+
+    fn forget_older_half(&mut self) {
+        let mut times: Vec<Moment> =
+            self.tally.values().flat_map(BTreeMap::values).map(|closed| closed.last_seen).collect();
+        let middle = times.len() / 2;
+        let (_, median, _) = times.select_nth_unstable(middle);
+        let median = *median;
+        self.tally.retain(|_, machines| {
+            machines.retain(|_, closed| closed.last_seen > median);
+            !machines.is_empty()
+        });
+        self.held = self.tally.values().map(BTreeMap::len).sum();
+        self.complete_since = median;
+    }
+}
