@@ -201,9 +201,9 @@ fn build(operation: &Operation<'_>, builder: &mut Builder<'_>) -> anyhow::Result
             Some("query") => {
                 let before = builder.places;
                 if let Some(value) = builder.value(&parameter["schema"])
-                    && builder.places > before
+                    && (parameter["required"] == true || builder.places > before)
                 {
-                    query.push(format!("{name}={}", value.as_str().unwrap_or_default()));
+                    query.push(format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), Into::into)));
                 }
             }
             _ => {}

@@ -238,8 +238,8 @@ async fn malformed_greetings_and_messages_end_their_connection_only() {
             // The collector may close before all is written.
             let _ = plain.write_all(line.as_bytes());
             let _ = secure.write_all(line.as_bytes());
-            // What the plain one may get is TLS's alert, after which it is closed.
-            assert!(plain.read_to_end(&mut Vec::new()).is_ok_and(|octets| octets < 16));
+            // What the plain one may get is TLS's alert, after which it is closed, or reset where more was on its way.
+            assert!(plain.read_to_end(&mut Vec::new()).map_or(true, |octets| octets < 16));
             assert!(matches!(secure.read(&mut [0]), Ok(0) | Err(_)));
         }
         let mut cut = good.encoder.encode(&numbered(0..3), support::test_records::NOW).concat();

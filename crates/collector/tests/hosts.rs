@@ -132,7 +132,9 @@ async fn losses_are_numbered_with_the_records_kept_once_and_found_by_account_and
             wire.write(&numbered(0..3)).unwrap();
             let told = wire.encoder.encode_losses(&[loss(5, HOST), loss(40, HOST), loss(60, HOST)], NOW).concat();
             wire.stream.write_all(&told).unwrap();
-            wire.read_next().unwrap();
+            while wire.next < 6 {
+                wire.read_next().unwrap();
+            }
             assert_eq!(wire.next, 6);
         }
     })

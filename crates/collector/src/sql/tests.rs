@@ -229,9 +229,16 @@ async fn a_question_that_would_eat_the_machine_is_stopped_with_a_word() {
         assert!(given.starts_with(code), "{sql}: {given}: {told}");
         assert!(told.contains(word), "{sql}: {told}");
     }
-    // And they answer on.
+    // And they answer on, as soon as what was stopped has let the processors go: it does so between two batches.
     for store in [hasty, narrow] {
-        assert_eq!(store.rows(Some(tenant()), "SELECT 1 AS one").await, [serde_json::json!({"one": 1})]);
+        let mut tries = 0;
+        let answer = loop {
+            match store.ask(Some(tenant()), "SELECT 1 AS one").await {
+                Err(SqlError::TooSlow { .. }) if tries < 10 => tries += 1,
+                answer => break answer.unwrap(),
+            }
+        };
+        assert_eq!(answer.rows, [serde_json::json!({"one": 1})]);
     }
 }
 

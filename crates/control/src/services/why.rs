@@ -17,7 +17,7 @@ use lucarne_model::{
     AccountId, Cidr, EndReason, ErrorCode, FlowFilter, FlowQuery, FlowRecord, InstanceId, Moment, VpcId,
     flow::{Direction, Verdict},
     mitigation::{MitigatedFlow, MitigationAction},
-    network::{NetworkInterface, Route, RouteTable, RouteTarget, Subnet},
+    network::{NetworkInterface, Route, RouteTable, RouteTarget, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl, judge},
     security_group::{Peer, Rule, SecurityGroup, TCP, Traffic},
 };
@@ -251,6 +251,9 @@ fn seen(records: &[FlowRecord]) -> Option<Seen> {
 }
 
 fn read(tx: &Tx<'_>, account: AccountId, operator: bool, query: &WhyQuery) -> Result<Flow, Problem> {
+    if let Some(vpc) = query.vpc {
+        tx.get::<Vpc>(Scope::Account(account), vpc)?;
+    }
     let interfaces = tx.list::<NetworkInterface>(Scope::Account(account))?;
     let named = |instance: Option<InstanceId>| named(&interfaces, instance);
     let (source, destination) = (named(query.source_instance)?, named(query.destination_instance)?);

@@ -140,6 +140,8 @@ impl Detectors {
     /// Findings that are new, or have grown or gone on since they were last told. To be asked every few seconds.
     pub fn poll(&mut self, now: Moment) -> Vec<Finding> {
         let Settings { scanned_accounts, swept, refused, unanswered, .. } = self.settings;
+        let window = self.settings.window;
+        self.open.retain(|_, finding| now.since(finding.last_seen) <= window);
         let mut told = Vec::new();
         for (address, count) in self.scanners.at_least(scanned_accounts) {
             let subject = Subject::Address(address);
@@ -165,8 +167,6 @@ impl Detectors {
                 now,
             ));
         }
-        let window = self.settings.window;
-        self.open.retain(|_, finding| now.since(finding.last_seen) <= window);
         told
     }
 

@@ -12,7 +12,7 @@ use lucarne_api::{
     client::Client,
 };
 use lucarne_model::{
-    Bytes, Cidr, EndReason, ErrorCode, FlowRecord, HostId, ImageId, InstanceId, Tags, Vcpus,
+    Bytes, Cidr, EndReason, ErrorCode, HostId, ImageId, InstanceId, Tags, TenantFlowRecord, Vcpus,
     flow::Verdict,
     instance::{Instance, Placement},
     security_group::Traffic,
@@ -314,14 +314,15 @@ async fn tell_records(story: &mut Story, tenants: &[Tenant], instances: &[Instan
     for expected in RECORDS {
         let found = find_record(a, a2, expected).await?;
         let wanted = format!("{}, {}, account {}, {a2}", word(&expected.verdict), expected.end_reason, a.account);
-        let matches =
-            |record: &FlowRecord| expected.matches(record) && record.account == a.account && record.instance == a2;
+        let matches = |record: &TenantFlowRecord| {
+            expected.matches(record) && record.account == a.account && record.instance == a2
+        };
         let held = found.first().is_some_and(matches);
         let seen = found.first().map_or_else(|| "no record".into(), told);
         story.step(expected.step, wanted, seen, held);
     }
     let query = FlowsQuery { since: Some(now().minus(Duration::from_secs(600))), ..FlowsQuery::default() };
-    let of_b: Vec<FlowRecord> = typed(list_flows(&tenants[B].session, &query, None).await?)?;
+    let of_b: Vec<TenantFlowRecord> = typed(list_flows(&tenants[B].session, &query, None).await?)?;
     let strange = of_b.iter().filter(|record| record.account != tenants[B].account).count();
     let seen = format!("{} records, {strange} of another tenant", of_b.len());
     story.step(
@@ -334,13 +335,13 @@ async fn tell_records(story: &mut Story, tenants: &[Tenant], instances: &[Instan
 }
 
 /// Looks until a record is there that is as expected; else the best that there is.
-async fn find_record(a: &Tenant, a2: InstanceId, expected: &ExpectedRecord) -> Result<Vec<FlowRecord>, Failure> {
+async fn find_record(a: &Tenant, a2: InstanceId, expected: &ExpectedRecord) -> Result<Vec<TenantFlowRecord>, Failure> {
     let _progress = Progress::start(format!("waiting for the flow records of port {}", expected.port));
     let since = Some(now().minus(Duration::from_secs(600)));
     let query = FlowsQuery { since, instance: Some(a2), port: Some(expected.port), ..FlowsQuery::default() };
     let deadline = tokio::time::Instant::now() + RECORDS_TIME;
     loop {
-        let mut found: Vec<FlowRecord> = typed(list_flows(&a.session, &query, Some(100)).await?)?;
+        let mut found: Vec<TenantFlowRecord> = typed(list_flows(&a.session, &query, Some(100)).await?)?;
         found.sort_by_key(|record| !expected.matches(record));
         let there = found.first().is_some_and(|record| expected.matches(record));
         if there || tokio::time::Instant::now() > deadline {
@@ -351,12 +352,12 @@ async fn find_record(a: &Tenant, a2: InstanceId, expected: &ExpectedRecord) -> R
 }
 
 impl ExpectedRecord {
-    fn matches(&self, record: &FlowRecord) -> bool {
+    fn matches(&self, record: &TenantFlowRecord) -> bool {
         record.destination_port == self.port && record.verdict == self.verdict && record.end_reason == self.end_reason
     }
 }
 
-fn told(record: &FlowRecord) -> String {
+fn told(record: &TenantFlowRecord) -> String {
     format!(
         "{}:{} -> {}:{} {}, {}, account {}, {}, {} packets",
         record.source,

@@ -94,9 +94,9 @@ mod tests {
     fn a_file_lies_where_aws_would_have_put_it() {
         let record = TenantFlowRecord::from(&record(0));
         let key = key(record.account, FlowLogId::from_bits(1), &record, 255);
-        let account = record.account;
+        let (account, location) = (record.account, &record.location);
         let expected = format!(
-            "AWSLogs/{account}/vpcflowlogs/local/2026/01/15/{account}_vpcflowlogs_local_fl-00000000000000001_\
+            "AWSLogs/{account}/vpcflowlogs/{location}/2026/01/15/{account}_vpcflowlogs_{location}_fl-00000000000000001_\
              20260115T1200Z_00000000000000ff.log.gz"
         );
         assert_eq!(key, expected);
