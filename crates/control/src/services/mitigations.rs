@@ -108,7 +108,7 @@ pub(crate) fn desired(tx: &Tx<'_>, instances: &[DesiredInstance]) -> Result<Vec<
 
 /// Ends those whose time is over.
 pub(crate) async fn end_expired(controller: &Controller) -> Result<(), Problem> {
-    if controller.store.read(|tx| expired(tx)).await?.is_empty() {
+    if controller.store.read(expired).await?.is_empty() {
         return Ok(());
     }
     let end = |tx: &mut Tx<'_>| {
