@@ -151,13 +151,14 @@ pub(crate) async fn add_acl_entry(
 }
 
 fn add_entry(tx: &mut Tx<'_>, scope: Scope, id: NetworkAclId, wish: &AddAclEntry) -> Result<AclEntry, Problem> {
+    // First whose it is: what is wrong with a wish for another's is not for the one who wishes to learn.
+    let mut acl: NetworkAcl = tx.get(scope, id)?;
     let AddAclEntry { number, direction, action, traffic, cidr } = *wish;
     if !AclEntry::NUMBERS.contains(&number) {
         let (first, last) = (AclEntry::NUMBERS.start(), AclEntry::NUMBERS.end());
         return Err(refuse(format!("an entry's number is {first} to {last}; it was {number}")));
     }
     check_traffic(&traffic)?;
-    let mut acl: NetworkAcl = tx.get(scope, id)?;
     let mut others = acl.entries.iter().filter(|entry| entry.direction == direction);
     if let Some(other) = others.clone().find(|entry| entry.number == number) {
         return Err(Problem::new(ErrorCode::AclEntryExists, format!("{} has the number {number}", other.id)));
