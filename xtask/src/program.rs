@@ -41,8 +41,9 @@ pub(crate) fn cargo(arguments: &str) -> Command {
 
 /// Builds one of our programs and returns where it is.
 pub(crate) fn build(name: &str) -> Result<PathBuf> {
-    // With the features that the whole workspace asks for: alone, it would have many dependencies built once more.
-    run(&mut cargo(&format!("build --workspace --bin {name}")))?;
+    // Of the whole workspace and with a test beside it: so dependencies have the features that they have in `cargo test`,
+    // and the query engine is not built once more.
+    run(&mut cargo(&format!("build --workspace --bin {name} --test whole")))?;
     Ok(target().join("debug").join(name))
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     deny, openapi,
-    program::{cargo, run},
+    program::{build, cargo, run},
     setup, tidy,
 };
 
@@ -73,9 +73,7 @@ const STEPS: [Step; 9] = [
         remedy: "run the failed one alone with `cargo test -p lucarne-tests NAME`",
         needs_vms: true,
         act: || {
-            // With a test beside it, and of the whole workspace: so dependencies have the features that they had for the unit
-            // tests, and the query engine is not built once more.
-            run(&mut cargo("build --workspace --bin lucarne --test whole"))?;
+            build("lucarne")?;
             // One after the other: each has the machine to itself, and its VMs share two cores with nobody.
             run(&mut cargo("test --workspace --test whole -- --test-threads=1"))
         },

@@ -50,6 +50,11 @@ impl Baselines {
         habit.bytes = habit.bytes.saturating_add(bytes);
     }
 
+    /// Whether it has been seen, and not been silent for so long that it is forgotten.
+    pub(crate) fn knows(&self, instance: InstanceId) -> bool {
+        self.habits.contains_key(&instance)
+    }
+
     /// Ends the minutes before `now`; the machines for which the last one stood out.
     pub(crate) fn poll(&mut self, now: Moment) -> Vec<Surge> {
         let minute = now.as_secs() / MINUTE;

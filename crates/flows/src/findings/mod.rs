@@ -157,7 +157,9 @@ impl Detectors {
                 told.extend(self.tell(kind, Subject::Instance(instance), count, threshold, now));
             }
         }
-        for surge in self.baselines.poll(now) {
+        let surges = self.baselines.poll(now);
+        self.homes.retain(|instance, _| self.baselines.knows(*instance));
+        for surge in surges {
             let count = Count { items: surge.bytes, exact: true };
             told.extend(self.tell(
                 FindingKind::SuddenChange,

@@ -11,16 +11,16 @@ use lucarne_api::{
     client::Client,
 };
 use lucarne_model::{
-    Bytes, Cidr, EndReason, HostId, ImageId, InstanceId, Tags, Vcpus,
+    Cidr, EndReason, HostId, ImageId, InstanceId, Tags, Vcpus,
     instance::{Instance, Placement},
     mitigation::{MitigationAction, MitigationTarget},
-    security_group::{TCP, Traffic},
+    security_group::TCP,
 };
 use serde_json::Value;
 
 use super::{
     Stage,
-    networks::{cidr, two_hosts},
+    networks::{ALLOWED, BETWEEN_LOOKS, DENIED_PORT, MEMORY, NETWORK, REFUSED_PORT, cidr, two_hosts},
     probes::{self, Attempt, Expected, Heard, Probe},
     report::Story,
     tenant::Tenant,
@@ -36,17 +36,7 @@ use crate::{
 
 pub(crate) const TITLE: &str = "whose every flow was, and why it ended";
 
-const NETWORK: &str = "10.0.0.0/16";
 const SUBNETS: [&str; 2] = ["10.0.1.0/24", "10.0.2.0/24"];
-const MEMORY: Bytes = Bytes::mib(128);
-
-const DENIED_PORT: u16 = 8082;
-const REFUSED_PORT: u16 = 8081;
-const ALLOWED: &[Traffic] = &[
-    Traffic::Icmp { icmp_type: None, icmp_code: None },
-    Traffic::Tcp { from_port: 80, to_port: 80 },
-    Traffic::Tcp { from_port: REFUSED_PORT, to_port: REFUSED_PORT },
-];
 
 struct Machine {
     name: &'static str,
@@ -206,7 +196,6 @@ const BOOT_TIME: Duration = Duration::from_secs(60);
 const PROBES_TIME: Duration = Duration::from_secs(90);
 /// A handshake without an answer is over after 20 s.
 const RECORDS_TIME: Duration = Duration::from_secs(60);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 pub(crate) async fn play(stage: &Stage, story: &mut Story) {
     super::with_tenants(stage, story, async |story, tenants| scenes(stage, story, tenants).await).await;

@@ -40,17 +40,17 @@ pub(crate) const TITLE: &str = "two tenants with the same addresses";
 
 const A: usize = 0;
 const B: usize = 1;
-const NETWORK: &str = "10.0.0.0/16";
+pub(super) const NETWORK: &str = "10.0.0.0/16";
 const SUBNETS: [&[&str]; 2] = [&["10.0.1.0/24", "10.0.2.0/24"], &["10.0.2.0/24"]];
-const MEMORY: Bytes = Bytes::mib(128);
+pub(super) const MEMORY: Bytes = Bytes::mib(128);
 
-/// a2 listens here, but its group does not let it in.
-const DENIED_PORT: u16 = 8082;
-/// a2's group lets it in, but nobody listens.
-const REFUSED_PORT: u16 = 8081;
+/// The one that serves listens here, but its group does not let it in.
+pub(super) const DENIED_PORT: u16 = 8082;
+/// The group lets it in, but nobody listens.
+pub(super) const REFUSED_PORT: u16 = 8081;
 
 /// What every machine's group lets in.
-const ALLOWED: &[Traffic] = &[
+pub(super) const ALLOWED: &[Traffic] = &[
     Traffic::Icmp { icmp_type: None, icmp_code: None },
     Traffic::Tcp { from_port: 80, to_port: 80 },
     Traffic::Tcp { from_port: REFUSED_PORT, to_port: REFUSED_PORT },
@@ -184,7 +184,7 @@ const RECORDS: &[ExpectedRecord] = &[
 
 const PROBES_TIME: Duration = Duration::from_secs(75);
 const RECORDS_TIME: Duration = Duration::from_secs(40);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 pub(crate) async fn play(stage: &Stage, story: &mut Story) {
     super::with_tenants(stage, story, async |story, tenants| scenes(stage, story, tenants).await).await;
