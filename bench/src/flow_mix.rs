@@ -2,9 +2,9 @@
 //!
 //! Owns the mix, which is stated in [`MIX`] and drawn from one seed, so that a figure can be had again. Each conversation
 //! gives what the switch would give: a record of each direction, at each end that is an instance of the account, and one
-//! more of each for every interval that it lasts. Times are to the microsecond and independent, ports and remote
-//! addresses are as many and as scattered as those of real clients, sizes and round trips spread over orders of magnitude:
-//! this is what no encoding can take away.
+//! more of each for every interval that it lasts, told together when the interval is over. Times are independent, ports and
+//! remote addresses are as many and as scattered as those of real clients, sizes and round trips spread over orders of
+//! magnitude: this is what no encoding can take away.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -106,15 +106,19 @@ impl FlowMix {
     /// About so many records, in the order in which they would come.
     pub fn records(&self, count: usize) -> Vec<FlowRecord> {
         let mut dice = Dice(self.seed);
-        let mut records = Vec::with_capacity(count + 200);
-        while records.len() < count {
+        let mut reports: Vec<Vec<FlowRecord>> = Vec::with_capacity(count / 2);
+        let mut told = 0;
+        while told < count {
             let talk = self.talk(&mut dice);
-            report(&talk, &mut dice, &mut records);
+            let before = reports.len();
+            report(&talk, &mut dice, &mut reports);
+            told += reports[before..].iter().map(Vec::len).sum::<usize>();
         }
         let end = Moment(self.since.as_micros() + 3_600_000_000);
-        records.retain(|record| record.end < end);
-        records.sort_by_key(|record| record.end);
-        records
+        let last = |report: &Vec<FlowRecord>| report.iter().map(|record| record.end).max();
+        reports.retain(|report| last(report).is_some_and(|last| last < end));
+        reports.sort_by_key(last);
+        reports.into_iter().flatten().collect()
     }
 
     fn talk(&self, dice: &mut Dice) -> Talk {
@@ -178,8 +182,9 @@ impl FlowMix {
     }
 }
 
-/// The records of a conversation: for each end that is an instance, each interval and each direction that had packets.
-fn report(talk: &Talk, dice: &mut Dice, records: &mut Vec<FlowRecord>) {
+/// The reports of a conversation: for each end that is an instance and each interval one, with a record of each direction
+/// that had packets.
+fn report(talk: &Talk, dice: &mut Dice, reports: &mut Vec<Vec<FlowRecord>>) {
     let slices = talk.lasts / INTERVAL + 1;
     for end in 0..2 {
         let Some(instance) = talk.ends[end].instance else { continue };
@@ -188,12 +193,9 @@ fn report(talk: &Talk, dice: &mut Dice, records: &mut Vec<FlowRecord>) {
             continue;
         }
         for slice in 0..slices {
-            for sender in 0..2 {
-                if talk.packets[sender] / slices == 0 {
-                    continue;
-                }
-                records.push(record(talk, dice, end, sender, instance, slice, slices));
-            }
+            // As the switch does: what the instance sent comes first.
+            let senders = [end, 1 - end].into_iter().filter(|sender| talk.packets[*sender] / slices > 0);
+            reports.push(senders.map(|sender| record(talk, dice, end, sender, instance, slice, slices)).collect());
         }
     }
 }

@@ -6,7 +6,7 @@ use lucarne_model::FlowRecord;
 
 use crate::{
     Kept, log,
-    part::{self, Folders, NewPart},
+    part::{self, Effort, Folders, NewPart},
     sealer::write_parts,
 };
 
@@ -28,7 +28,7 @@ pub fn lay_down(state_dir: &Path, records: &[FlowRecord]) -> io::Result<AtRest> 
     let kept: Vec<Kept> = records.iter().enumerate().map(number).collect();
     let mut at_rest = AtRest::default();
     let mut columns: BTreeMap<String, u64> = BTreeMap::new();
-    for NewPart { part, .. } in write_parts(&folders, 1, &[kept.into()]).map_err(io::Error::other)? {
+    for NewPart { part, .. } in write_parts(&folders, 1, Effort::Merged, &[kept.into()]).map_err(io::Error::other)? {
         at_rest.shown += part.size;
         at_rest.own += fs::metadata(&part.own_path)?.len();
         for (name, octets) in part::column_sizes(&part).map_err(io::Error::other)? {

@@ -94,9 +94,9 @@ impl Search<'_> {
 
     /// The newest of the part's records that are meant, as many as could be on the page.
     fn read_part(&mut self, part: &Part) -> Result<Vec<Kept>, PartError> {
-        let Found { rows, scanned } = part::newest(part, &self.query.filter, &self.open_stretch(), self.limit + 1)?;
+        let Found { records, scanned } = part::newest(part, &self.query.filter, &self.open_stretch(), self.limit + 1)?;
         self.scanned += scanned;
-        Ok(rows)
+        Ok(records)
     }
 
     /// The stretch, without what is older than all that a full page has.

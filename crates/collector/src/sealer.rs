@@ -26,7 +26,7 @@ use crate::{
     hour::Hour,
     log,
     pace::Pace,
-    part::{self, Folders, NewPart, Part, PartError, PartReader, Place},
+    part::{self, Effort, Folders, NewPart, Part, PartError, PartReader, Place},
     receipts::{Receipts, ReceiptsError},
 };
 
@@ -137,7 +137,7 @@ pub(crate) fn seal(
     chunks: &[Arc<[Kept]>],
 ) -> Result<Vec<Arc<Part>>, SealError> {
     let mut parts = Vec::new();
-    for NewPart { part, contents } in write_parts(folders, segment, chunks).map_err(SealError::Part)? {
+    for NewPart { part, contents } in write_parts(folders, segment, Effort::Fresh, chunks).map_err(SealError::Part)? {
         receipts.issue(part.place.account, contents, &[], now()).map_err(SealError::Receipt)?;
         parts.push(part);
     }
@@ -146,7 +146,12 @@ pub(crate) fn seal(
 }
 
 /// One part for each account, hour and location.
-pub(crate) fn write_parts(folders: &Folders, segment: u64, chunks: &[Arc<[Kept]>]) -> Result<Vec<NewPart>, PartError> {
+pub(crate) fn write_parts(
+    folders: &Folders,
+    segment: u64,
+    effort: Effort,
+    chunks: &[Arc<[Kept]>],
+) -> Result<Vec<NewPart>, PartError> {
     let mut places: BTreeMap<(AccountId, Hour, &Location), Vec<&Kept>> = BTreeMap::new();
     for kept in chunks.iter().flat_map(|chunk| chunk.iter()) {
         let record = &kept.record;
@@ -155,7 +160,7 @@ pub(crate) fn write_parts(folders: &Folders, segment: u64, chunks: &[Arc<[Kept]>
     let write = |((account, hour, location), mut rows): ((AccountId, Hour, &Location), Vec<&Kept>)| {
         rows.sort_unstable_by_key(|row| row.row_order());
         let place = Place { account, hour, location: location.clone(), from: segment, to: segment };
-        part::write(folders, place, rows.into_iter().cloned().map(Ok))
+        part::write(folders, place, effort, rows.into_iter().cloned().map(Ok))
     };
     places.into_iter().map(write).collect()
 }
@@ -175,7 +180,7 @@ pub(crate) fn merge(folders: &Folders, parts: &[Arc<Part>]) -> Result<Option<New
         }
     }
     let place = Place { to: last.place.to, ..first.place.clone() };
-    part::write(folders, place, Merged(sources)).map(Some)
+    part::write(folders, place, Effort::Merged, Merged(sources)).map(Some)
 }
 
 /// A part that is being merged: its first row that is not yet taken, and the rest.

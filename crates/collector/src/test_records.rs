@@ -36,7 +36,7 @@ pub(crate) fn record(number: u64) -> FlowRecord {
         direction: if number.is_multiple_of(3) { Direction::Ingress } else { Direction::Egress },
         path: Path::ALL[number as usize % Path::ALL.len()],
         side: if number.is_multiple_of(5) { Side::Responder } else { Side::Initiator },
-        start: Moment(NOW.as_micros() + number * 1_000_000 - 500),
+        start: Moment(NOW.as_micros() + number * 1_000_000 - 500_000),
         end: Moment(NOW.as_micros() + number * 1_000_000),
         packets: number + 1,
         bytes: 60 * number,

@@ -226,7 +226,7 @@ flow_records! {
         path: Path,
         /// Who of the two ends sent these packets.
         side: Side,
-        /// The first packet of the interval.
+        /// The first packet of the interval; records tell times to the millisecond.
         start: Moment,
         /// The last packet of the interval.
         end: Moment,

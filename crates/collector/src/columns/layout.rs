@@ -7,7 +7,7 @@
 use std::{str::FromStr, sync::Arc};
 
 use arrow_array::{
-    Array, ArrayRef, ListArray, StringArray, StructArray, TimestampMicrosecondArray, UInt8Array, UInt16Array,
+    Array, ArrayRef, ListArray, StringArray, StructArray, TimestampMillisecondArray, UInt8Array, UInt16Array,
     UInt32Array, UInt64Array,
     builder::{ListBuilder, StringBuilder, UInt32Builder},
     types::{ArrowPrimitiveType, UInt8Type, UInt16Type, UInt32Type, UInt64Type},
@@ -35,7 +35,7 @@ pub(super) enum Text {}
 pub(super) enum TextOrNull {}
 pub(super) enum Number {}
 pub(super) enum NumberOrNull {}
-/// Microseconds since 1970, UTC.
+/// Milliseconds since 1970, UTC.
 pub(super) enum Time {}
 pub(super) enum Texts {}
 /// By name, of a closed vocabulary.
@@ -81,7 +81,28 @@ impl<T: Named> Layout<T> for Name {
     }
 }
 
-impl<T: ToString + FromStr> Layout<T> for Text {
+/// Texts of values, in the order of rows: a value that is the one before again, as most are, is not written anew.
+fn texts<'a, T: ToString + PartialEq + 'a>(values: impl Iterator<Item = Option<&'a T>>) -> StringArray {
+    let mut texts = StringBuilder::new();
+    let mut last: Option<(&T, String)> = None;
+    for value in values {
+        let Some(value) = value else {
+            texts.append_null();
+            continue;
+        };
+        match &last {
+            Some((same, text)) if *same == value => texts.append_value(text),
+            _ => {
+                let text = value.to_string();
+                texts.append_value(&text);
+                last = Some((value, text));
+            }
+        }
+    }
+    texts.finish()
+}
+
+impl<T: ToString + FromStr + PartialEq> Layout<T> for Text {
     type Array = StringArray;
     fn data_type() -> DataType {
         DataType::Utf8
@@ -90,14 +111,14 @@ impl<T: ToString + FromStr> Layout<T> for Text {
     where
         T: 'a,
     {
-        Arc::new(StringArray::from_iter_values(values.map(T::to_string)))
+        Arc::new(texts(values.map(Some)))
     }
     fn read(array: &StringArray, row: usize) -> Option<T> {
         array.value(row).parse().ok()
     }
 }
 
-impl<T: ToString + FromStr> Layout<Option<T>> for TextOrNull {
+impl<T: ToString + FromStr + PartialEq> Layout<Option<T>> for TextOrNull {
     type Array = StringArray;
     const NULLABLE: bool = true;
     fn data_type() -> DataType {
@@ -107,7 +128,7 @@ impl<T: ToString + FromStr> Layout<Option<T>> for TextOrNull {
     where
         T: 'a,
     {
-        Arc::new(values.map(|value| value.as_ref().map(T::to_string)).collect::<StringArray>())
+        Arc::new(texts(values.map(Option::as_ref)))
     }
     fn read(array: &StringArray, row: usize) -> Option<Option<T>> {
         if array.is_null(row) { Some(None) } else { array.value(row).parse().ok().map(Some) }
@@ -145,16 +166,16 @@ numbers! {
 }
 
 impl Layout<Moment> for Time {
-    type Array = TimestampMicrosecondArray;
+    type Array = TimestampMillisecondArray;
     fn data_type() -> DataType {
-        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+        DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
     }
     fn write<'a>(values: impl Iterator<Item = &'a Moment>) -> ArrayRef {
-        let micros = values.map(|moment| i64::try_from(moment.as_micros()).unwrap_or(i64::MAX));
-        Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone("UTC"))
+        let millis = values.map(|moment| i64::try_from(moment.as_millis()).unwrap_or(i64::MAX));
+        Arc::new(TimestampMillisecondArray::from_iter_values(millis).with_timezone("UTC"))
     }
-    fn read(array: &TimestampMicrosecondArray, row: usize) -> Option<Moment> {
-        u64::try_from(array.value(row)).ok().map(Moment)
+    fn read(array: &TimestampMillisecondArray, row: usize) -> Option<Moment> {
+        u64::try_from(array.value(row)).ok()?.checked_mul(1000).map(Moment)
     }
 }
 

@@ -26,12 +26,6 @@ use crate::Kept;
 #[error("column `{0}` is missing, of another type, or has a value that does not exist")]
 pub(crate) struct BadColumn(&'static str);
 
-impl BadColumn {
-    pub(crate) const fn of(name: &'static str) -> Self {
-        Self(name)
-    }
-}
-
 /// Whose columns are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Columns {
@@ -52,14 +46,14 @@ macro_rules! columns {
             vec![$(field::<$own_type, $own_layout>(stringify!($own)),)*]
         }
 
-        fn shown_arrays(rows: &[&Kept]) -> Vec<ArrayRef> {
-            vec![
-                <Number as Layout<u64>>::write(rows.iter().map(|row| &row.serial)),
-                $(<$layout as Layout<$type>>::write(rows.iter().map(|row| &row.record.$field)),)*
-            ]
-        }
-        fn own_arrays(rows: &[&Kept]) -> Vec<ArrayRef> {
-            vec![$(<$own_layout as Layout<$own_type>>::write(rows.iter().map(|row| &row.record.$own)),)*]
+        /// The column `name` of the rows.
+        pub(crate) fn array(name: &str, rows: &[&Kept]) -> Result<ArrayRef, ArrowError> {
+            match name {
+                "serial" => Ok(<Number as Layout<u64>>::write(rows.iter().map(|row| &row.serial))),
+                $(stringify!($field) => Ok(<$layout as Layout<$type>>::write(rows.iter().map(|row| &row.record.$field))),)*
+                $(stringify!($own) => Ok(<$own_layout as Layout<$own_type>>::write(rows.iter().map(|row| &row.record.$own))),)*
+                _ => Err(ArrowError::SchemaError(format!("there is no column `{name}`"))),
+            }
         }
 
         /// Does not compile unless `shown` above lists just the fields that tenants see.
@@ -165,12 +159,9 @@ pub(crate) fn schema(columns: Columns) -> SchemaRef {
 
 /// The rows as one batch.
 pub(crate) fn batch(columns: Columns, rows: &[&Kept]) -> Result<RecordBatch, ArrowError> {
-    let arrays = match columns {
-        Columns::Shown => shown_arrays(rows),
-        Columns::Own => own_arrays(rows),
-        Columns::All => [shown_arrays(rows), own_arrays(rows)].concat(),
-    };
-    RecordBatch::try_new(schema(columns), arrays)
+    let schema = schema(columns);
+    let arrays = schema.fields().iter().map(|field| array(field.name(), rows)).collect::<Result<_, _>>()?;
+    RecordBatch::try_new(schema, arrays)
 }
 
 pub(crate) fn column<'a, A: Array + 'static>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a A, BadColumn> {

@@ -9,12 +9,15 @@ use std::{
     path::Path,
 };
 
-use arrow_array::TimestampMicrosecondArray;
+use arrow_array::TimestampMillisecondArray;
 use lucarne_flows::receipts::{Digest, PartContents};
 use parquet::arrow::ProjectionMask;
 
-use super::{Folders, Part, PartError, Place, read};
-use crate::{columns::column, durable};
+use super::{Folders, Part, PartError, Place, read, stored::Halves};
+use crate::{
+    columns::{Columns, column},
+    durable,
+};
 
 /// Folders between that of all parts and one with parts.
 const DEPTH: usize = 8;
@@ -76,13 +79,15 @@ pub(crate) fn contents(part: &Part) -> Result<PartContents, PartError> {
         }
     }
     let builder = read::open(&part.path)?;
-    let ends = ProjectionMask::columns(builder.parquet_schema(), ["end"]);
+    let ends = Halves::named(Columns::Shown, ["end"]);
+    let read = ProjectionMask::roots(builder.parquet_schema(), ends.read().iter().copied());
     let mut minutes: BTreeMap<u64, u64> = BTreeMap::new();
-    for batch in builder.with_projection(ends).build()? {
-        let batch = batch?;
-        let ends: &TimestampMicrosecondArray = column(&batch, "end")?;
-        for end in ends.values() {
-            *minutes.entry(u64::try_from(*end).unwrap_or(0) / 60_000_000).or_default() += 1;
+    for rows in builder.with_projection(read).build()? {
+        for records in ends.records(&rows?)? {
+            let ends: &TimestampMillisecondArray = column(&records, "end")?;
+            for end in ends.values() {
+                *minutes.entry(u64::try_from(*end).unwrap_or(0) / 60_000).or_default() += 1;
+            }
         }
     }
     let minutes = minutes.into_iter().collect();

@@ -1,4 +1,5 @@
-//! A part: the records of one account, location and hour, in two Parquet files that stand side by side, row by row.
+//! A part: the records of one account, location and hour, in two Parquet files that stand side by side, row by row. A row
+//! holds both directions of a flow where they came together.
 //!
 //! One file, below `flows/`, holds what the account may see; it is what receipts speak of and what a tenant may take away.
 //! The other, below `operator/`, holds the operator's own columns. Owns where parts lie and what their names say. The rule
@@ -6,6 +7,7 @@
 //! [`write()`] and [`PartReader`].
 
 mod find;
+mod fold;
 mod prune;
 mod read;
 mod search;
@@ -27,9 +29,10 @@ use lucarne_model::{AccountId, flow::Location};
 use parquet::errors::ParquetError;
 
 pub(crate) use find::{column_sizes, contents, find, remove};
+pub(crate) use fold::APART;
 pub(crate) use read::{PartBatches, PartReader};
 pub(crate) use search::{Found, newest};
-pub(crate) use write::write;
+pub(crate) use write::{Effort, write};
 
 use crate::{Kept, columns::BadColumn, durable, hour::Hour};
 
@@ -117,10 +120,11 @@ impl Place {
     }
 }
 
-/// The order of rows in a part: each instance's together, and those by time.
+/// The order of records in a part: each instance's together, and those as they arrived, which is about the order of time
+/// and puts the two directions of a flow side by side.
 impl Kept {
     pub(crate) fn row_order(&self) -> impl Ord + use<> {
-        (self.record.instance, self.record.end, self.serial)
+        (self.record.instance, self.serial)
     }
 }
 

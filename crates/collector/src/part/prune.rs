@@ -1,7 +1,8 @@
 //! What of a part need not be read: the groups and pages that cannot hold what is asked for.
 //!
-//! Owns the look at statistics and bloom filters. It may keep too much, never too little: rows are compared one by one
-//! after it.
+//! Owns the look at statistics and bloom filters, which speak of the forward records of rows: of a reverse one the ends are
+//! in each other's columns, and the time is within [`APART`] of the forward one's. It may keep too much, never too little:
+//! records are compared one by one after it.
 
 use std::{fs::File, ops::Range};
 
@@ -11,7 +12,12 @@ use parquet::{
     file::{metadata::ParquetMetaData, page_index::column_index::ColumnIndexMetaData, statistics::Statistics},
 };
 
-use super::{PartError, write::BLOOM};
+use super::{
+    PartError,
+    fold::APART,
+    stored::{is_shared, swapped},
+    write::BLOOM,
+};
 use crate::{
     columns::{direction_name, verdict_name},
     position::Stretch,
@@ -33,13 +39,17 @@ pub(super) fn groups(builder: &Builder, filter: &FlowFilter, stretch: &Stretch) 
 fn group_may_match(builder: &Builder, group: usize, filter: &FlowFilter, stretch: &Stretch) -> Result<bool, PartError> {
     if let Some(Statistics::Int64(end)) = statistics(builder, group, "end")
         && let (Some(min), Some(max)) = (end.min_opt(), end.max_opt())
-        && !stretch.meets(moment(*min), moment(*max))
+        && !may_hold_time(stretch, *min, *max)
     {
         return Ok(false);
     }
     let group = Group { builder, group };
     for (column, text) in texts(filter) {
-        if !group.may_hold_text(column, &text)? {
+        let may_hold = match swapped(column) {
+            Some(other) => group.may_hold_text(column, &text)? || group.may_hold_text(other, &text)?,
+            None => !is_shared(column) || group.may_hold_text(column, &text)?,
+        };
+        if !may_hold {
             return Ok(false);
         }
     }
@@ -114,7 +124,7 @@ pub(super) fn pages(
     let times = select(metadata, groups, "end", |index, page| {
         let ColumnIndexMetaData::INT64(times) = index else { return true };
         let (min, max) = (times.min_value(page), times.max_value(page));
-        min.zip(max).is_none_or(|(min, max)| stretch.meets(moment(*min), moment(*max)))
+        min.zip(max).is_none_or(|(min, max)| may_hold_time(stretch, *min, *max))
     });
     let Some(instance) = filter.instance.map(|id| id.to_string()) else { return times };
     let instances = select(metadata, groups, "instance", |index, page| {
@@ -178,6 +188,8 @@ fn column_index(metadata: &ParquetMetaData, column: &str) -> Option<usize> {
     columns.iter().position(|descriptor| descriptor.path().parts().first().is_some_and(|name| name == column))
 }
 
-fn moment(micros: i64) -> Moment {
-    Moment(u64::try_from(micros).unwrap_or(0))
+/// Whether rows whose forward records end within the bounds, in milliseconds, may hold a record of the stretch.
+fn may_hold_time(stretch: &Stretch, min: i64, max: i64) -> bool {
+    let moment = |millis: i64| Moment(u64::try_from(millis).unwrap_or(0).saturating_mul(1000));
+    stretch.meets(moment(min).minus(APART), moment(max).plus(APART))
 }

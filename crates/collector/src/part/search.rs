@@ -1,61 +1,86 @@
 //! Finding the newest rows of a part that are meant, without decoding the rest.
 //!
 //! Owns the two passes: first only the columns that decide (time, number, and what the filter names) are read, of the
-//! groups and pages that [`prune`](super::prune) leaves; then whole rows, of those that were found.
+//! groups and pages that [`prune`](super::prune) leaves; then whole rows, of those in which a record was found.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use arrow_array::{RecordBatch, StringArray, TimestampMicrosecondArray, UInt8Array, UInt16Array, UInt64Array};
+use arrow_array::{RecordBatch, StringArray, TimestampMillisecondArray, UInt8Array, UInt16Array, UInt64Array};
 use lucarne_model::{FlowFilter, Moment, flow::Direction};
 use parquet::arrow::{
     ProjectionMask,
     arrow_reader::{RowSelection, RowSelector},
 };
 
-use super::{Part, PartError, PartReader, prune, read};
+use super::{Part, PartError, PartReader, prune, read, stored::Halves};
 use crate::{
     Kept,
-    columns::{BadColumn, column, direction_name},
+    columns::{BadColumn, Columns, column, direction_name},
     position::{Position, Stretch},
 };
 
-/// Rows of a part, and how many were looked at to find them.
+/// Records of a part, and how many were looked at to find them.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) rows: Vec<Kept>,
+    pub(crate) records: Vec<Kept>,
     pub(crate) scanned: u64,
 }
 
-/// The newest rows in the stretch that the filter matches, `most` of them, in no order.
+/// The newest records in the stretch that the filter matches, in no order: `most` of them, and some that share a row.
 pub(crate) fn newest(part: &Part, filter: &FlowFilter, stretch: &Stretch, most: usize) -> Result<Found, PartError> {
     let builder = read::open(&part.path)?;
     let groups = prune::groups(&builder, filter, stretch)?;
     let pages = prune::pages(builder.metadata(), &groups, filter, stretch);
-    let candidates = rows_of(&pages);
-    let deciding = ["serial", "end"].into_iter().chain(deciding_columns(filter));
-    let deciding = ProjectionMask::columns(builder.parquet_schema(), deciding);
-    let reader = builder.with_projection(deciding).with_row_groups(groups.clone()).with_row_selection(pages.clone());
-    let mut candidates = candidates.into_iter();
-    let mut newest: BinaryHeap<Reverse<(Position, usize)>> = BinaryHeap::new();
+    let mut candidates = rows_of(&pages).into_iter();
+    let deciding = Halves::named(Columns::Shown, ["serial", "end"].into_iter().chain(deciding_columns(filter)));
+    let read = ProjectionMask::roots(builder.parquet_schema(), deciding.read().iter().copied());
+    let reader = builder.with_projection(read).with_row_groups(groups.clone()).with_row_selection(pages);
+    let mut newest = Newest { most, places: BinaryHeap::new() };
     let mut scanned = 0;
-    for batch in reader.with_batch_size(read::BATCH).build()? {
-        let batch = batch?;
-        let decider = Decider::of(&batch, filter)?;
-        for (row, place) in (0..batch.num_rows()).zip(candidates.by_ref()) {
-            scanned += 1;
-            let position = decider.position(row);
-            if stretch.contains(position) && decider.is_meant(row) {
-                newest.push(Reverse((position, place)));
-                if newest.len() > most {
-                    newest.pop();
+    for rows in reader.with_batch_size(read::BATCH).build()? {
+        let rows = rows?;
+        let places: Vec<usize> = candidates.by_ref().take(rows.num_rows()).collect();
+        let reversed = deciding.reversed(&rows)?.into_iter().filter_map(|row| places.get(row as usize).copied());
+        let places = [reversed.collect(), places];
+        let [forward, reverse] = deciding.records(&rows)?;
+        for (records, places) in [reverse, forward].iter().zip(places) {
+            scanned += records.num_rows() as u64;
+            newest.look_at(&Decider::of(records, filter)?, stretch, &places);
+        }
+    }
+    let mut records =
+        PartReader::open(part, groups, Some(selection(&newest.places())))?.collect::<Result<Vec<_>, _>>()?;
+    records.retain(|kept| stretch.contains(kept.position()) && filter.matches(&kept.record));
+    Ok(Found { records, scanned })
+}
+
+/// The newest records so far, each with the row in which it lies.
+struct Newest {
+    most: usize,
+    places: BinaryHeap<Reverse<(Position, usize)>>,
+}
+
+impl Newest {
+    /// Looks at records that lie in these rows.
+    fn look_at(&mut self, decider: &Decider<'_>, stretch: &Stretch, rows: &[usize]) {
+        for (record, row) in rows.iter().enumerate() {
+            let position = decider.position(record);
+            if stretch.contains(position) && decider.is_meant(record) {
+                self.places.push(Reverse((position, *row)));
+                if self.places.len() > self.most {
+                    self.places.pop();
                 }
             }
         }
     }
-    let mut places: Vec<usize> = newest.into_iter().map(|Reverse((_, place))| place).collect();
-    places.sort_unstable();
-    let rows = PartReader::open(part, groups, Some(selection(&places)))?.collect::<Result<_, _>>()?;
-    Ok(Found { rows, scanned })
+
+    /// The rows, each once and in order.
+    fn places(self) -> Vec<usize> {
+        let mut places: Vec<usize> = self.places.into_iter().map(|Reverse((_, row))| row).collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
 }
 
 /// Beside time and number.
@@ -89,7 +114,7 @@ fn selection(places: &[usize]) -> RowSelection {
 /// The columns of a batch that decide whether a row is meant.
 struct Decider<'a> {
     serial: &'a UInt64Array,
-    end: &'a TimestampMicrosecondArray,
+    end: &'a TimestampMillisecondArray,
     texts: Vec<(&'a StringArray, String)>,
     protocol: Option<(&'a UInt8Array, u8)>,
     port: Option<([&'a UInt16Array; 2], u16)>,
@@ -128,7 +153,7 @@ impl<'a> Decider<'a> {
     }
 
     fn position(&self, row: usize) -> Position {
-        let end = Moment(u64::try_from(self.end.value(row)).unwrap_or(0));
+        let end = Moment(u64::try_from(self.end.value(row)).unwrap_or(0).saturating_mul(1000));
         Position { end, serial: self.serial.value(row) }
     }
 

@@ -1,127 +1,294 @@
-//! What is kept of a batch: all as it is shown, but for the flow id, which is null where it follows from the row.
+//! How a row of a part looks in its two files: the columns of the forward record, and behind them what the reverse one has
+//! of its own.
 //!
-//! Owns both ways. A flow's id is a hash of its VPC and ends, 8 octets that nothing makes smaller and that most rows give
-//! again; only flows of ICMP, whose identifier is in no column, keep theirs.
+//! Owns both ways between records and rows. What follows from other columns is not kept: a flow's id (a hash of its VPC
+//! and ends; only flows of ICMP, whose identifier is in no column, keep theirs), and all of a reverse record that the
+//! forward one says. Times and round trips are kept as differences, which are small:
+//!
+//! | column | holds |
+//! |---|---|
+//! | `duration` | `end` - `start` of the forward record, in milliseconds |
+//! | `reverse_start`, `reverse_end` | what is added to the forward record's, in milliseconds |
+//! | `reverse_NAME` | the reverse record's value; `reverse_packets` is null where the row is of one record, and the others mean nothing there |
+//! | `round_trip`, `reverse_round_trip` | `mean` - `min` and `max` - `mean` in the place of `mean` and `max`; `smoothed` - `mean` in zigzag order |
 
-use std::{
-    net::Ipv4Addr,
-    sync::{Arc, LazyLock},
+mod halves;
+mod values;
+
+use std::sync::{Arc, LazyLock};
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_buffer::NullBuffer;
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+
+pub(crate) use self::halves::Halves;
+use super::fold::Row;
+use crate::{
+    Kept,
+    columns::{self, Columns},
 };
 
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, UInt8Array, UInt16Array, UInt64Array};
-use arrow_schema::{ArrowError, Schema, SchemaRef};
-use lucarne_flows::{FlowKey, key::flow_id};
-use lucarne_model::VpcId;
-
-use crate::columns::{self, BadColumn, Columns, column};
-
 pub(crate) const FLOW_ID: &str = "flow_id";
-/// What a flow id follows from, beside what was kept of it.
-pub(crate) const GROUNDS: [&str; 6] = ["vpc", "source", "destination", "source_port", "destination_port", "protocol"];
+const DURATION: &str = "duration";
+const REVERSE: &str = "reverse_";
 
-/// The schema of the file of what the account may see.
-pub(crate) fn schema() -> SchemaRef {
-    static STORED: LazyLock<SchemaRef> = LazyLock::new(|| {
-        let shown = columns::schema(Columns::Shown);
-        let fields = shown.fields().iter().map(|field| {
-            let is_nullable = field.is_nullable() || field.name() == FLOW_ID;
-            field.as_ref().clone().with_nullable(is_nullable)
-        });
-        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-    });
-    STORED.clone()
+/// What a record's value is to the other record of its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    /// The same.
+    Same,
+    /// What the other has in this column.
+    Swapped(&'static str),
+    /// The other of two words.
+    Opposite([&'static str; 2]),
+    /// The number behind it.
+    Next,
+    /// Nothing: each has its own.
+    Own,
 }
 
-/// A batch as it is kept, of one as it is shown.
-pub(super) fn compact(shown: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let kept = |ids: &UInt64Array, grounds: &Grounds<'_>| {
-        let rows = ids.values().iter().enumerate();
-        rows.map(|(row, id)| Some(*id).filter(|id| grounds.flow_id(row) != Some(*id))).collect()
+fn sharing(column: &str) -> Sharing {
+    match column {
+        "serial" => Sharing::Next,
+        "direction" => Sharing::Opposite(["ingress", "egress"]),
+        "side" => Sharing::Opposite(["initiator", "responder"]),
+        "source" => Sharing::Swapped("destination"),
+        "destination" => Sharing::Swapped("source"),
+        "source_port" => Sharing::Swapped("destination_port"),
+        "destination_port" => Sharing::Swapped("source_port"),
+        "source_prefix_length" => Sharing::Swapped("destination_prefix_length"),
+        "destination_prefix_length" => Sharing::Swapped("source_prefix_length"),
+        "start" | "end" | "packets" | "bytes" | "icmp_type" | "icmp_code" | "tos" | "ttl" | "tcp_flags"
+        | "next_hop" | "round_trip" | "retransmissions" | "zero_windows" | "ingress_interface" | "egress_interface" => {
+            Sharing::Own
+        }
+        _ => Sharing::Same,
+    }
+}
+
+/// Whether a row's two records have the same value in the column, and it is kept as it is shown.
+pub(crate) fn is_shared(column: &str) -> bool {
+    sharing(column) == Sharing::Same && column != FLOW_ID
+}
+
+/// The column that has the other record's value, for the ends of a flow.
+pub(crate) fn swapped(column: &str) -> Option<&'static str> {
+    match sharing(column) {
+        Sharing::Swapped(other) => Some(other),
+        _ => None,
+    }
+}
+
+/// The column of which a null says that a row is of one record.
+const fn marker(columns: Columns) -> &'static str {
+    match columns {
+        Columns::Shown | Columns::All => "reverse_packets",
+        Columns::Own => "reverse_ingress_interface",
+    }
+}
+
+fn reverse_name(column: &str) -> String {
+    format!("{REVERSE}{column}")
+}
+
+/// The schema of the files of shown columns, and of those of the operator's own; of both side by side for
+/// [`Columns::All`].
+pub(crate) fn schema(columns: Columns) -> SchemaRef {
+    static SHOWN: LazyLock<SchemaRef> = LazyLock::new(|| schema_of(Columns::Shown));
+    static OWN: LazyLock<SchemaRef> = LazyLock::new(|| schema_of(Columns::Own));
+    static ALL: LazyLock<SchemaRef> =
+        LazyLock::new(|| Arc::new(Schema::new([&SHOWN, &OWN].map(|schema| schema.fields().to_vec()).concat())));
+    let schema: &LazyLock<SchemaRef> = match columns {
+        Columns::Shown => &SHOWN,
+        Columns::Own => &OWN,
+        Columns::All => &ALL,
     };
-    with_flow_ids(shown, schema(), kept)
+    SchemaRef::clone(schema)
 }
 
-/// A batch as it is shown, of one as it is kept.
-pub(super) fn expand(stored: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    with_flow_ids(stored, columns::schema(Columns::Shown), flow_ids)
+fn schema_of(columns: Columns) -> SchemaRef {
+    let shown = columns::schema(columns);
+    let forward = shown.fields().iter().map(|field| match field.name().as_str() {
+        "start" => Field::new(DURATION, DataType::UInt64, false),
+        FLOW_ID => field.as_ref().clone().with_nullable(true),
+        _ => field.as_ref().clone(),
+    });
+    let own = shown.fields().iter().filter(|field| sharing(field.name()) == Sharing::Own);
+    let reverse = own.map(|field| {
+        let name = reverse_name(field.name());
+        match field.name().as_str() {
+            "start" | "end" => Field::new(name, DataType::Int64, false),
+            _ => {
+                let is_nullable = field.is_nullable() || name == marker(columns);
+                field.as_ref().clone().with_name(name).with_nullable(is_nullable)
+            }
+        }
+    });
+    Arc::new(Schema::new(forward.chain(reverse).collect::<Vec<_>>()))
 }
 
-/// The ids of rows of which these were kept.
-pub(crate) fn flow_ids(kept: &UInt64Array, grounds: &Grounds<'_>) -> UInt64Array {
-    let rows = kept.iter().enumerate();
-    UInt64Array::from_iter_values(rows.map(|(row, id)| id.or_else(|| grounds.flow_id(row)).unwrap_or(0)))
-}
-
-fn with_flow_ids(
-    batch: &RecordBatch,
-    schema: SchemaRef,
-    ids: impl Fn(&UInt64Array, &Grounds<'_>) -> UInt64Array,
-) -> Result<RecordBatch, ArrowError> {
-    let index = batch.schema_ref().index_of(FLOW_ID)?;
-    let bad = |bad: BadColumn| ArrowError::SchemaError(bad.to_string());
-    let grounds = GROUNDS.map(|name| batch.column_by_name(name).cloned());
-    let grounds: Vec<ArrayRef> = grounds.into_iter().flatten().collect();
-    let grounds = Grounds::of(&grounds).ok_or_else(|| bad(BadColumn::of(FLOW_ID)))?;
-    let mut arrays = batch.columns().to_vec();
-    arrays[index] = Arc::new(ids(column(batch, FLOW_ID).map_err(bad)?, &grounds));
+/// The rows as they are kept in one of the two files.
+pub(super) fn batch(columns: Columns, rows: &[Row<'_>]) -> Result<RecordBatch, ArrowError> {
+    let forward: Vec<&Kept> = rows.iter().map(|row| row.forward).collect();
+    // Where there is no reverse record the forward one stands for it: to say in each column that there is none would cost
+    // more than all but a few of the columns themselves.
+    let reverse: Vec<&Kept> = rows.iter().map(|row| row.reverse.unwrap_or(row.forward)).collect();
+    let is_reversed: NullBuffer = rows.iter().map(|row| row.reverse.is_some()).collect();
+    let schema = schema(columns);
+    let arrays = schema.fields().iter().map(|field| match field.name().as_str() {
+        DURATION => Ok(values::durations(&forward)),
+        FLOW_ID => Ok(values::kept_flow_ids(&forward)),
+        "reverse_start" => Ok(values::differences(&forward, &reverse, |kept| kept.record.start)),
+        "reverse_end" => Ok(values::differences(&forward, &reverse, |kept| kept.record.end)),
+        name => match name.strip_prefix(REVERSE) {
+            None => of(name, &forward),
+            Some(reversed) if name == marker(columns) => values::with_nulls(&of(reversed, &reverse)?, &is_reversed),
+            Some(reversed) => of(reversed, &reverse),
+        },
+    });
+    let arrays = arrays.collect::<Result<_, _>>()?;
     RecordBatch::try_new(schema, arrays)
 }
 
-/// The columns of [`GROUNDS`].
-pub(crate) struct Grounds<'a> {
-    vpc: &'a StringArray,
-    addresses: [&'a StringArray; 2],
-    ports: [&'a UInt16Array; 2],
-    protocol: &'a UInt8Array,
-}
-
-impl<'a> Grounds<'a> {
-    /// Of the arrays in the order of [`GROUNDS`].
-    pub(crate) fn of(arrays: &'a [ArrayRef]) -> Option<Self> {
-        let [vpc, source, destination, source_port, destination_port, protocol] = arrays else { return None };
-        let text = |array: &'a ArrayRef| array.as_any().downcast_ref::<StringArray>();
-        let number = |array: &'a ArrayRef| array.as_any().downcast_ref::<UInt16Array>();
-        Some(Self {
-            vpc: text(vpc)?,
-            addresses: [text(source)?, text(destination)?],
-            ports: [number(source_port)?, number(destination_port)?],
-            protocol: protocol.as_any().downcast_ref()?,
-        })
-    }
-
-    /// What the flow table makes of these; none for what it does not know.
-    fn flow_id(&self, row: usize) -> Option<u64> {
-        let vpc: VpcId = self.vpc.value(row).parse().ok()?;
-        let [source, destination] = self.addresses.map(|addresses| addresses.value(row).parse::<Ipv4Addr>().ok());
-        let [source_port, destination_port] = self.ports.map(|ports| ports.value(row));
-        let (source, destination) = (source?.to_bits(), destination?.to_bits());
-        let key = FlowKey::new(0, source, destination, source_port, destination_port, self.protocol.value(row));
-        Some(flow_id(vpc, key))
-    }
+/// A column of records as it is kept.
+fn of(name: &str, records: &[&Kept]) -> Result<ArrayRef, ArrowError> {
+    let array = columns::array(name, records)?;
+    if name == "round_trip" { values::narrow_round_trips(&array) } else { Ok(array) }
 }
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::Array as _;
+    use lucarne_flows::{FlowKey, key::flow_id};
+    use lucarne_model::{
+        FlowRecord, Moment,
+        flow::{Direction, RoundTrip},
+    };
+    use proptest::prelude::*;
+    use std::net::IpAddr;
+
     use super::*;
-    use crate::{Kept, test_records::numbered};
+    use crate::{columns::Rows, part::fold, test_records::record};
+
+    /// The other direction of a record, alike in all that a flow's two directions share.
+    fn answer(record: &FlowRecord, number: u64) -> FlowRecord {
+        FlowRecord {
+            direction: record.direction.reverse(),
+            side: match record.side {
+                lucarne_model::flow::Side::Initiator => lucarne_model::flow::Side::Responder,
+                lucarne_model::flow::Side::Responder => lucarne_model::flow::Side::Initiator,
+            },
+            source: record.destination,
+            destination: record.source,
+            source_port: record.destination_port,
+            destination_port: record.source_port,
+            source_prefix_length: record.destination_prefix_length,
+            destination_prefix_length: record.source_prefix_length,
+            start: record.start.plus(std::time::Duration::from_millis(number % 7)),
+            end: Moment(record.end.as_micros() + 1000 * (number % 900)),
+            packets: record.packets / 2,
+            bytes: record.bytes * 3,
+            icmp_type: record.icmp_type.map(|_| 0),
+            tos: record.tos ^ 4,
+            ttl: 63,
+            tcp_flags: 0x1b,
+            next_hop: None,
+            round_trip: Some(RoundTrip { count: 1, min: 50, mean: 40, max: 45, smoothed: u32::MAX }),
+            retransmissions: 3,
+            zero_windows: 0,
+            ingress_interface: record.egress_interface,
+            egress_interface: record.ingress_interface,
+            ..record.clone()
+        }
+    }
+
+    fn with_id_that_follows(record: FlowRecord) -> FlowRecord {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (record.source, record.destination) else { return record };
+        let (source, destination) = (source.to_bits(), destination.to_bits());
+        let key = FlowKey::new(0, source, destination, record.source_port, record.destination_port, record.protocol);
+        FlowRecord { flow_id: flow_id(record.vpc, key), ..record }
+    }
+
+    /// Records of which some are answered by the one behind them.
+    fn kept(numbers: &[(u64, bool, bool)]) -> Vec<Kept> {
+        let mut records: Vec<FlowRecord> = Vec::new();
+        for (number, is_answered, follows) in numbers {
+            let mut asked = record(*number);
+            asked.start = Moment(asked.start.as_micros() / 1000 * 1000);
+            asked.end = Moment(asked.end.as_micros() / 1000 * 1000);
+            if *follows {
+                asked = with_id_that_follows(asked);
+            }
+            let reply = is_answered.then(|| answer(&asked, *number));
+            records.extend([asked].into_iter().chain(reply));
+        }
+        (100..).zip(records).map(|(serial, record)| Kept { serial, record }).collect()
+    }
+
+    fn records_of(shown: &RecordBatch, own: &RecordBatch) -> Vec<Kept> {
+        let [shown, own] = [(Columns::Shown, shown), (Columns::Own, own)]
+            .map(|(columns, batch)| Halves::all(columns).records(batch).unwrap());
+        let halves = shown.iter().zip(&own).flat_map(|(shown, own)| {
+            let rows = Rows::of(shown, own).unwrap();
+            (0..shown.num_rows()).map(|row| rows.get(row).unwrap()).collect::<Vec<_>>()
+        });
+        let mut all: Vec<Kept> = halves.collect();
+        all.sort_by_key(|kept| kept.serial);
+        all
+    }
+
+    proptest! {
+        /// Whatever is folded with whatever, each record comes back to the last field.
+        #[test]
+        fn rows_give_back_their_records(numbers in prop::collection::vec((0u64..5000, any::<bool>(), any::<bool>()), 0..60)) {
+            let kept = kept(&numbers);
+            let rows = fold::fold(&kept);
+            prop_assert!(rows.len() <= kept.len());
+            let (shown, own) = (batch(Columns::Shown, &rows).unwrap(), batch(Columns::Own, &rows).unwrap());
+            prop_assert_eq!(records_of(&shown, &own), kept);
+        }
+    }
 
     #[test]
-    fn ids_that_follow_are_left_out_and_all_come_back() {
-        let mut rows: Vec<Kept> = (0..).zip(numbered(0..64)).map(|(serial, record)| Kept { serial, record }).collect();
-        let refs: Vec<&Kept> = rows.iter().collect();
-        let shown = columns::batch(Columns::Shown, &refs).unwrap();
-        // The made-up ids follow from nothing.
-        let stored = compact(&shown).unwrap();
-        assert_eq!(stored.column_by_name(FLOW_ID).unwrap().null_count(), 0);
-        assert_eq!(expand(&stored).unwrap(), shown);
+    fn an_answer_shares_the_row_of_what_it_answers_and_ids_that_follow_are_left_out() {
+        let kept = kept(&[(1, true, true), (2, true, true), (3, false, false)]);
+        let rows = fold::fold(&kept);
+        assert_eq!(rows.iter().map(|row| row.reverse.is_some()).collect::<Vec<_>>(), [true, true, false]);
+        let stored = batch(Columns::Shown, &rows).unwrap();
+        assert_eq!(stored.column_by_name(FLOW_ID).unwrap().null_count(), 2);
+    }
 
-        let arrays = GROUNDS.map(|name| shown.column_by_name(name).unwrap().clone());
-        let ids: Vec<u64> = (0..rows.len()).map(|row| Grounds::of(&arrays).unwrap().flow_id(row).unwrap()).collect();
-        rows.iter_mut().zip(ids).for_each(|(row, id)| row.record.flow_id = id);
-        let refs: Vec<&Kept> = rows.iter().collect();
-        let shown = columns::batch(Columns::Shown, &refs).unwrap();
-        let stored = compact(&shown).unwrap();
-        assert_eq!(stored.column_by_name(FLOW_ID).unwrap().null_count(), rows.len());
-        assert_eq!(expand(&stored).unwrap(), shown);
+    /// A record whose answer differs in what both should share has a row of its own, and so has the answer.
+    #[test]
+    fn records_that_differ_in_what_is_shared_do_not_share_a_row() {
+        let asked = record(1);
+        let same = answer(&asked, 1);
+        let changed = [
+            FlowRecord { rule: None, ..same.clone() },
+            FlowRecord { flow_id: 7, ..same.clone() },
+            FlowRecord { direction: Direction::Egress, ..same.clone() },
+            FlowRecord { source_port: 1, ..same.clone() },
+            FlowRecord { end: same.end.plus(fold::APART * 2), ..same.clone() },
+        ];
+        let rows_of = |reply: FlowRecord, serial: u64| {
+            let kept = [Kept { serial: 1, record: asked.clone() }, Kept { serial, record: reply }];
+            fold::fold(&kept).len()
+        };
+        assert_eq!(rows_of(same.clone(), 2), 1);
+        assert_eq!(rows_of(same, 3), 2);
+        changed.into_iter().for_each(|reply| assert_eq!(rows_of(reply.clone(), 2), 2, "{reply:?}"));
+    }
+
+    #[test]
+    fn every_shown_column_can_be_had_from_what_is_kept() {
+        for columns in [Columns::Shown, Columns::Own, Columns::All] {
+            let stored = schema(columns);
+            for field in columns::schema(columns).fields() {
+                let halves = Halves::of(columns, &[columns::schema(columns).index_of(field.name()).unwrap()]);
+                assert!(halves.read().iter().all(|index| *index < stored.fields().len()), "{}", field.name());
+                let records = halves.records(&RecordBatch::new_empty(stored.clone())).unwrap();
+                assert!(records.iter().all(|batch| batch.schema_ref().fields().len() == 1));
+            }
+        }
     }
 }

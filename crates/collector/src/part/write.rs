@@ -1,7 +1,7 @@
 //! Writing a part: rows in, two durable Parquet files out, and what is in them.
 //!
 //! Owns how the files are laid out, for the questions that are asked of them and for their size. Rows are sorted by
-//! instance and then by time, so that an instance's rows are few pages, numbers differ little from the one before, and
+//! instance and then by arrival, so that an instance's rows are few pages, numbers differ little from the one before, and
 //! statistics of a page leave out most others; addresses, which are scattered, have bloom filters. Pages are large enough
 //! that what is said of each (some 60 octets a column) is little beside what is in it.
 
@@ -11,6 +11,7 @@ use std::{
     io::{self, Write},
 };
 
+use arrow_schema::{DataType, Field, Schema};
 use lucarne_flows::receipts::{Digest, PartContents};
 use parquet::{
     arrow::ArrowWriter,
@@ -22,32 +23,57 @@ use parquet::{
     schema::types::ColumnPath,
 };
 
-use super::{Folders, NewPart, Part, PartError, Place, stored};
-use crate::{
-    Kept,
-    columns::{self, Columns},
-    durable,
-};
+use super::{Folders, NewPart, Part, PartError, Place, fold::fold, stored};
+use crate::{Kept, columns::Columns, durable};
 
 /// Rows of a group; a writer holds a group's encoded columns in memory.
 const GROUP: usize = 128 * 1024;
 /// Rows of a page; a page is the least that is decoded.
 const PAGE: usize = 8 * 1024;
-/// Rows that are turned into columns at once.
-const BATCH: usize = 8 * 1024;
+/// Records that are turned into columns at once.
+const BATCH: usize = 16 * 1024;
 /// Columns that have a bloom filter: those by which few of many rows are looked for, and that are not sorted.
 pub(super) const BLOOM: [&str; 2] = ["source", "destination"];
-/// Numbers that grow, or nearly do: kept as differences from one row to the next.
-const DELTAS: [&str; 3] = ["serial", "start", "end"];
+/// How numbers are written that are too many to be listed once and pointed at, each in the way that was measured to be
+/// the shortest.
+const ENCODINGS: [(Encoding, &[&str]); 3] = [
+    // Numbers that grow, or nearly do: as differences from one row to the next.
+    (Encoding::DELTA_BINARY_PACKED, &["serial", "end"]),
+    // Numbers of any size: first all their high octets, which are alike, then the lower ones.
+    (
+        Encoding::BYTE_STREAM_SPLIT,
+        &["bytes", "reverse_bytes", "packets", "reverse_packets", "duration", "round_trip", "reverse_round_trip"],
+    ),
+    (Encoding::PLAIN, &["source_port", "destination_port"]),
+];
 /// The key and value by which later versions know what they read.
-const VERSION: (&str, &str) = ("lucarne.flows", "2");
+const VERSION: (&str, &str) = ("lucarne.flows", "3");
 
-/// Writes rows, which must come in [`Kept::row_order`], as a part. After an error there is no part, or the one that was
+/// How long to look for a short way of saying things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// For a part that will soon be merged: as fast as records come.
+    Fresh,
+    /// For a part that is likely to stay.
+    Merged,
+}
+
+impl Effort {
+    const fn zstd(self) -> i32 {
+        match self {
+            Self::Fresh => 1,
+            Self::Merged => 12,
+        }
+    }
+}
+
+/// Writes records, which must come in [`Kept::row_order`], as a part. After an error there is no part, or the one that was
 /// there. The account's file comes last: with its name the part is there.
 pub(crate) fn write(
     folders: &Folders,
     place: Place,
-    rows: impl IntoIterator<Item = Result<Kept, PartError>>,
+    effort: Effort,
+    records: impl IntoIterator<Item = Result<Kept, PartError>>,
 ) -> Result<NewPart, PartError> {
     let name = place.name();
     let [own, shown] = folders.both().map(|folder| folder.join(&name));
@@ -55,31 +81,32 @@ pub(crate) fn write(
         path.parent().map_or(Ok(()), durable::create_dir)?;
     }
     let contents = durable::write_whole(&shown, |shown_file| {
-        durable::write_whole(&own, |own_file| write_rows(name, shown_file, own_file, rows))
+        durable::write_whole(&own, |own_file| write_rows(name, effort, shown_file, own_file, records))
     })?;
     Ok(NewPart { part: Part::new(place, folders, contents.size), contents })
 }
 
 fn write_rows(
     name: String,
+    effort: Effort,
     shown_file: &mut File,
     own_file: &mut File,
-    rows: impl IntoIterator<Item = Result<Kept, PartError>>,
+    records: impl IntoIterator<Item = Result<Kept, PartError>>,
 ) -> Result<PartContents, PartError> {
     let shown_file = Hashed { file: shown_file, digest: Digest::begin(), size: 0 };
-    let mut shown = ArrowWriter::try_new(shown_file, stored::schema(), Some(shown_properties()?))?;
-    let mut own = ArrowWriter::try_new(own_file, columns::schema(Columns::Own), Some(properties()?.build()))?;
-    let mut rows = rows.into_iter();
+    let mut shown = ArrowWriter::try_new(shown_file, stored::schema(Columns::Shown), Some(shown_properties(effort)?))?;
+    let mut own = ArrowWriter::try_new(own_file, stored::schema(Columns::Own), Some(properties(effort)?.build()))?;
+    let mut records = records.into_iter();
     let mut minutes: BTreeMap<u64, u64> = BTreeMap::new();
     loop {
-        let batch = rows.by_ref().take(BATCH).collect::<Result<Vec<Kept>, PartError>>()?;
+        let batch = records.by_ref().take(BATCH).collect::<Result<Vec<Kept>, PartError>>()?;
         if batch.is_empty() {
             break;
         }
-        batch.iter().for_each(|row| *minutes.entry(row.record.end.as_secs() / 60).or_default() += 1);
-        let batch: Vec<&Kept> = batch.iter().collect();
-        shown.write(&stored::compact(&columns::batch(Columns::Shown, &batch)?)?)?;
-        own.write(&columns::batch(Columns::Own, &batch)?)?;
+        batch.iter().for_each(|kept| *minutes.entry(kept.record.end.as_secs() / 60).or_default() += 1);
+        let rows = fold(&batch);
+        shown.write(&stored::batch(Columns::Shown, &rows)?)?;
+        own.write(&stored::batch(Columns::Own, &rows)?)?;
     }
     own.finish()?;
     let Hashed { digest, size, .. } = shown.into_inner()?;
@@ -105,10 +132,10 @@ impl Write for Hashed<'_> {
     }
 }
 
-fn properties() -> Result<WriterPropertiesBuilder, PartError> {
+fn properties(effort: Effort) -> Result<WriterPropertiesBuilder, PartError> {
     let version = KeyValue { key: VERSION.0.into(), value: Some(VERSION.1.into()) };
     Ok(WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(9)?))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(effort.zstd())?))
         .set_max_row_group_row_count(Some(GROUP))
         .set_data_page_row_count_limit(PAGE)
         .set_write_batch_size(PAGE)
@@ -116,17 +143,17 @@ fn properties() -> Result<WriterPropertiesBuilder, PartError> {
         .set_key_value_metadata(Some(vec![version])))
 }
 
-fn shown_properties() -> Result<WriterProperties, PartError> {
-    let schema = columns::schema(Columns::Shown);
-    let order = ["instance", "end", "serial"].into_iter().filter_map(|name| schema.index_of(name).ok());
+fn shown_properties(effort: Effort) -> Result<WriterProperties, PartError> {
+    let schema = stored::schema(Columns::Shown);
+    let order = ["instance", "serial"].into_iter().filter_map(|name| schema.index_of(name).ok());
     let order = order.filter_map(|index| i32::try_from(index).ok());
     let order = order.map(|column_idx| SortingColumn { column_idx, descending: false, nulls_first: false });
-    let mut properties = properties()?.set_sorting_columns(Some(order.collect()));
-    for name in DELTAS {
-        let column = ColumnPath::from(name);
-        properties = properties
-            .set_column_dictionary_enabled(column.clone(), false)
-            .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
+    let mut properties = properties(effort)?.set_sorting_columns(Some(order.collect()));
+    for (encoding, names) in ENCODINGS {
+        for column in names.iter().flat_map(|name| leaves(&schema, name)) {
+            properties =
+                properties.set_column_dictionary_enabled(column.clone(), false).set_column_encoding(column, encoding);
+        }
     }
     for name in BLOOM {
         let column = ColumnPath::from(name);
@@ -136,4 +163,14 @@ fn shown_properties() -> Result<WriterProperties, PartError> {
             .set_column_bloom_filter_fpp(column, 0.01);
     }
     Ok(properties.build())
+}
+
+/// What Parquet calls the columns of a field.
+fn leaves(schema: &Schema, name: &str) -> Vec<ColumnPath> {
+    match schema.field_with_name(name).map(Field::data_type) {
+        Ok(DataType::Struct(fields)) => {
+            fields.iter().map(|field| ColumnPath::new(vec![name.to_owned(), field.name().clone()])).collect()
+        }
+        _ => vec![ColumnPath::from(name)],
+    }
 }

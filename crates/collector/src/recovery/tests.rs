@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     Kept,
     hour::Hour,
-    part::PartReader,
+    part::{Effort, PartReader},
     receipts::Receipts,
     sealer::{merge, seal, write_parts},
     test_records::{NOW, numbered, record},
@@ -102,7 +102,7 @@ fn killed_at_any_step_of_sealing_no_record_is_lost_or_doubled() {
     let (log_dir, folders) = (dir.path().join(LOG_DIR), Folders::of(dir.path()));
     let store = Receipts::open(dir.path()).unwrap();
     while let Some((segment, chunks)) = recover(dir.path()).unwrap().catalog.next_to_seal() {
-        let parts = write_parts(&folders, segment, &chunks).unwrap();
+        let parts = write_parts(&folders, segment, Effort::Fresh, &chunks).unwrap();
         let parts: Vec<_> = parts.into_iter().map(|new| new.part).collect();
         assert_eq!(parts.len(), 4); // of two accounts in two locations
         assert_all_once(dir.path(), 120); // parts are there, the segment is too

@@ -7,12 +7,13 @@
 mod engine;
 mod error;
 mod foreign_table;
-mod restored;
+mod pushdown;
 mod rows;
 mod statement;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unfold;
 
 use std::time::Duration;
 

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::{
     arrow::{
-        array::{ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray},
+        array::{ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMillisecondArray},
         datatypes::SchemaRef,
     },
     catalog::{Session, TableProvider},
     common::{Column, DFSchema, pruning::PruningStatistics},
-    config::ConfigOptions,
     datasource::{
         listing::PartitionedFile,
         physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
@@ -35,12 +34,15 @@ use datafusion::{
 };
 use lucarne_model::AccountId;
 
-use super::restored::Restored;
+use super::{pushdown::on_rows, unfold::Unfold};
 use crate::{
     Kept,
     catalog::Everything,
     columns::{self, Columns},
-    part::{Part, PartBatches, PartError, stored},
+    part::{
+        Part, PartBatches, PartError,
+        stored::{self, Halves},
+    },
 };
 
 /// How the engine calls the folder of parts.
@@ -96,12 +98,12 @@ impl FlowsTable {
         predicate: Option<Arc<dyn PhysicalExpr>>,
         projection: Option<&Vec<usize>>,
         limit: Option<usize>,
-        options: &Arc<ConfigOptions>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let stored = stored::schema();
-        let wanted = projection.map_or_else(|| (0..stored.fields().len()).collect(), Vec::clone);
-        let restored = Restored::of(&stored, &wanted)?;
-        let mut source = ParquetSource::new(stored)
+        let halves = match projection {
+            Some(wanted) => Halves::of(Columns::Shown, wanted),
+            None => Halves::all(Columns::Shown),
+        };
+        let mut source = ParquetSource::new(stored::schema(Columns::Shown))
             .with_pushdown_filters(true)
             .with_reorder_filters(true)
             .with_enable_page_index(true)
@@ -112,10 +114,10 @@ impl FlowsTable {
         let files = parts.iter().map(|part| PartitionedFile::new(part.place.name(), part.size)).collect();
         let config = FileScanConfigBuilder::new(parts_url()?, Arc::new(source))
             .with_file_group(FileGroup::new(files))
-            .with_projection_indices(Some(restored.read.clone()))?
+            .with_projection_indices(Some(halves.read().to_vec()))?
             .with_limit(limit)
             .build();
-        restored.over(DataSourceExec::from_data_source(config), options)
+        Ok(Arc::new(Unfold::over(halves, DataSourceExec::from_data_source(config))))
     }
 }
 
@@ -160,12 +162,10 @@ impl TableProvider for FlowsTable {
             let parts = parts.into_iter().cloned().collect();
             self.stream(BothFiles { schema: self.schema(), parts }, projection, limit)?
         } else {
-            // What is kept of a flow's id is not to be compared with.
-            let kept = |filter: &&Expr| filter.column_refs().iter().all(|column| column.name != stored::FLOW_ID);
-            let predicate = conjunction(filters.iter().filter(kept).cloned());
-            let predicate = predicate.map(|all| state.create_physical_expr(all, &schema)).transpose()?;
-            let options = state.config_options();
-            self.scan_parts(&parts, predicate, projection, limit, &Arc::new(options.clone()))?
+            let rows = DFSchema::try_from(stored::schema(Columns::Shown))?;
+            let predicate = conjunction(filters.iter().filter_map(on_rows));
+            let predicate = predicate.map(|all| state.create_physical_expr(all, &rows)).transpose()?;
+            self.scan_parts(&parts, predicate, projection, limit)?
         };
         UnionExec::try_new(vec![log, parts])
     }
@@ -215,8 +215,12 @@ impl PartitionStream for BothFiles {
                 Err(error) => (None, Some(Err(error))),
             };
             let schema = schema.clone();
-            opened.into_iter().flatten().chain(error).map(move |read| {
-                let (shown, own) = read.map_err(external)?;
+            let batches = opened.into_iter().flatten().chain(error).flat_map(|read| match read {
+                Ok(halves) => halves.map(Ok).into(),
+                Err(error) => vec![Err(external(error))],
+            });
+            batches.map(move |both| {
+                let (shown, own) = both?;
                 let arrays = [shown.columns(), own.columns()].concat();
                 Ok(RecordBatch::try_new(schema.clone(), arrays)?)
             })
@@ -234,8 +238,8 @@ struct Names<'a>(&'a [Arc<Part>]);
 
 impl Names<'_> {
     fn times(&self, time: impl Fn(&Part) -> u64) -> ArrayRef {
-        let micros = self.0.iter().map(|part| i64::try_from(time(part)).unwrap_or(i64::MAX));
-        Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone("UTC"))
+        let millis = self.0.iter().map(|part| i64::try_from(time(part)).unwrap_or(i64::MAX));
+        Arc::new(TimestampMillisecondArray::from_iter_values(millis).with_timezone("UTC"))
     }
 
     fn accounts(&self) -> ArrayRef {
@@ -247,7 +251,7 @@ impl PruningStatistics for Names<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
         match column.name.as_str() {
             "account" => Some(self.accounts()),
-            "end" => Some(self.times(|part| part.place.hour.start().as_micros())),
+            "end" => Some(self.times(|part| part.place.hour.start().as_millis())),
             _ => None,
         }
     }
@@ -256,7 +260,7 @@ impl PruningStatistics for Names<'_> {
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
         match column.name.as_str() {
             "account" => Some(self.accounts()),
-            "start" | "end" => Some(self.times(|part| part.place.hour.end().as_micros())),
+            "start" | "end" => Some(self.times(|part| part.place.hour.end().as_millis())),
             _ => None,
         }
     }

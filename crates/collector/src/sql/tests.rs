@@ -13,7 +13,7 @@ use crate::{
     Kept,
     catalog::Catalog,
     foreign::Foreign,
-    part::Folders,
+    part::{Effort, Folders},
     sealer::write_parts,
     test_records::{NOW, numbered, record},
 };
@@ -32,7 +32,7 @@ fn store_of(records: Vec<FlowRecord>, limits: Limits) -> Store {
     std::fs::create_dir_all(&folders.shown).unwrap();
     let kept: Vec<Kept> = (0..).zip(records).map(|(serial, record)| Kept { serial, record }).collect();
     let (sealed, unsealed) = kept.split_at(kept.len() / 2);
-    let parts = write_parts(&folders, 1, &[sealed.to_vec().into()]).unwrap();
+    let parts = write_parts(&folders, 1, Effort::Fresh, &[sealed.to_vec().into()]).unwrap();
     let catalog = Catalog::new(parts.into_iter().map(|new| new.part).collect());
     catalog.open(2);
     unsealed.chunks(500).for_each(|chunk| catalog.add(2, chunk.to_vec().into()));

@@ -22,7 +22,7 @@ use super::{
         take_destination_prefix, take_direction, take_groups, take_icmp_code, take_icmp_type, take_side,
         take_source_prefix, take_verdict, text,
     },
-    wire::{BadValue, ID_LENGTH, VARIABLE, id, moment, put_id, put_moment, unsigned},
+    wire::{BadValue, ID_LENGTH, VARIABLE, id, millis, put_id, unsigned},
 };
 
 /// The private enterprise number that our own elements stand under: the one for documentation (RFC 5612), until we have
@@ -273,18 +273,14 @@ fields! {
     "side" Always iana(239, "biflowDirection", DataType::Unsigned8),
         "Who sent these packets: 1 the flow's initiator, 2 the responder.",
         |r, _, out| out.push(if r.side == Side::Initiator { 1 } else { 2 }), take_side;
-    "start" (required) Always iana(154, "flowStartMicroseconds", DataType::DateTimeMicroseconds),
-        "The first packet of the interval.",
-        |r, _, out| put_moment(r.start, out), |v, r| moment(v).map(|start| r.start = start);
-    "end" (required) Always iana(155, "flowEndMicroseconds", DataType::DateTimeMicroseconds),
-        "The last packet of the interval.",
-        |r, _, out| put_moment(r.end, out), |v, r| moment(v).map(|end| r.end = end);
-    "start" Always iana(152, "flowStartMilliseconds", DataType::DateTimeMilliseconds),
-        "The same in milliseconds since 1970.",
-        |r, _, out| out.extend_from_slice(&r.start.as_millis().to_be_bytes()), SHADOW;
-    "end" Always iana(153, "flowEndMilliseconds", DataType::DateTimeMilliseconds),
-        "The same in milliseconds since 1970.",
-        |r, _, out| out.extend_from_slice(&r.end.as_millis().to_be_bytes()), SHADOW;
+    "start" (required) Always iana(152, "flowStartMilliseconds", DataType::DateTimeMilliseconds),
+        "The first packet of the interval, in milliseconds since 1970.",
+        |r, _, out| out.extend_from_slice(&r.start.as_millis().to_be_bytes()),
+        |v, r| millis(v).map(|start| r.start = start);
+    "end" (required) Always iana(153, "flowEndMilliseconds", DataType::DateTimeMilliseconds),
+        "The last packet of the interval, in milliseconds since 1970.",
+        |r, _, out| out.extend_from_slice(&r.end.as_millis().to_be_bytes()),
+        |v, r| millis(v).map(|end| r.end = end);
     "start" Always iana(22, "flowStartSysUpTime", DataType::Unsigned32),
         "The same in milliseconds since the sender's `systemInitTimeMilliseconds`, modulo 2^32.",
         |r, sender, out| put_uptime(r.start, sender, out), SHADOW;
