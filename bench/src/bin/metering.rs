@@ -33,7 +33,10 @@ use lucarne_model::{
     flow::{Direction, Location, Path as Way},
     security_group::{ICMP, TCP},
 };
-use lucarne_switch::parse::{Frame, Headers, parse};
+use lucarne_switch::{
+    memory,
+    parse::{Frame, Headers, parse},
+};
 use rustix::param::clock_ticks_per_second;
 
 const SEED: u64 = 7;
@@ -267,6 +270,7 @@ impl Probe {
             ..Settings::default()
         };
         let table = FlowTable::new(settings, SEED);
+        memory::prefer_large_pages(&table);
         let (records, now, look) = (Vec::with_capacity(2 * TOGETHER), Moment::EPOCH, Moment::EPOCH);
         Self { table, exporter: Exporter::new(1).with_limit(DATAGRAM), owner: owner(), records, socket, now, look }
     }

@@ -4,7 +4,7 @@
 //! from it for a packet is decided in [`crate::routing`] and [`crate::groups`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
+use std::{collections::HashMap, hash::Hash, net::Ipv4Addr, sync::Arc};
 
 use lucarne_flows::{FlowKey, Owner};
 use lucarne_model::{
@@ -19,6 +19,7 @@ use lucarne_model::{
 
 use crate::{
     counters::PortCounters,
+    keyed::{Keyed, KeyedMap},
     output::PortIndex,
     plan::{Plan, PortPlan},
     routing::interface_index,
@@ -29,12 +30,13 @@ use crate::{
 pub(crate) struct Fabric {
     host: HostId,
     location: Location,
+    keyed: Keyed,
     /// Rises with each plan that differs from the one before; never 0.
     pub(crate) epoch: u32,
     plan: Plan,
     pub(crate) networks: Vec<Network>,
     pub(crate) endpoints: Vec<Endpoint>,
-    by_vni: HashMap<u32, usize>,
+    by_vni: KeyedMap<u32, usize>,
     ports: Vec<Option<Port>>,
     by_interface: HashMap<InterfaceId, PortIndex>,
 }
@@ -44,8 +46,8 @@ pub(crate) struct Fabric {
 pub(crate) struct Network {
     pub(crate) subnets: Vec<Subnet>,
     /// Numbers of endpoints.
-    pub(crate) by_address: HashMap<u32, u32>,
-    by_mac: HashMap<[u8; 6], u32>,
+    pub(crate) by_address: KeyedMap<u32, u32>,
+    by_mac: KeyedMap<u64, u32>,
 }
 
 #[derive(Debug)]
@@ -108,9 +110,12 @@ pub(crate) struct Port {
 pub(crate) type Gone = (PortIndex, EndReason);
 
 impl Fabric {
-    pub(crate) fn new(host: HostId, location: Location) -> Self {
-        let (plan, networks, endpoints, by_vni, ports, by_interface) = Default::default();
-        Self { host, location, epoch: 1, plan, networks, endpoints, by_vni, ports, by_interface }
+    /// `secret` keys the hashes of what packets say.
+    pub(crate) fn new(host: HostId, location: Location, secret: u64) -> Self {
+        let (plan, networks, endpoints, ports, by_interface) = Default::default();
+        let keyed = Keyed::new(secret);
+        let by_vni = KeyedMap::with_hasher(keyed);
+        Self { host, location, epoch: 1, keyed, plan, networks, endpoints, by_vni, ports, by_interface }
     }
 
     /// Makes `plan` hold; returns the ports that it takes away.
@@ -123,7 +128,7 @@ impl Fabric {
         self.plan = plan.clone();
         self.networks.clear();
         self.endpoints.clear();
-        self.by_vni = plan.networks.iter().enumerate().map(|(at, network)| (network.vni, at)).collect();
+        self.by_vni = self.map(plan.networks.iter().enumerate().map(|(at, network)| (network.vni, at)));
         for network in &plan.networks {
             self.add_network(network);
         }
@@ -167,7 +172,7 @@ impl Fabric {
     /// The port of the interface with this MAC.
     pub(crate) fn arrival(&self, vni: u32, mac: [u8; 6]) -> Option<PortIndex> {
         let network = &self.networks[*self.by_vni.get(&vni)?];
-        match self.endpoints[*network.by_mac.get(&mac)? as usize].place {
+        match self.endpoints[*network.by_mac.get(&number(mac))? as usize].place {
             Place::Here(port) => Some(port),
             _ => None,
         }
@@ -177,6 +182,12 @@ impl Fabric {
     pub(crate) fn lives_on(&self, vni: u32, address: u32, host: HostId) -> bool {
         let number = self.by_vni.get(&vni).and_then(|at| self.networks[*at].by_address.get(&address));
         number.is_some_and(|number| self.endpoints[*number as usize].place == Place::There(host))
+    }
+
+    fn map<K: Eq + Hash, V>(&self, pairs: impl Iterator<Item = (K, V)>) -> KeyedMap<K, V> {
+        let mut map = KeyedMap::with_hasher(self.keyed);
+        map.extend(pairs);
+        map
     }
 
     fn add_network(&mut self, network: &DesiredNetwork) {
@@ -191,8 +202,8 @@ impl Fabric {
         };
         self.networks.push(Network {
             subnets: network.subnets.iter().map(subnet).collect(),
-            by_address: numbered().map(|(endpoint, number)| (endpoint.address.to_bits(), number)).collect(),
-            by_mac: numbered().map(|(endpoint, number)| (endpoint.mac.0, number)).collect(),
+            by_address: self.map(numbered().map(|(endpoint, number)| (endpoint.address.to_bits(), number))),
+            by_mac: self.map(numbered().map(|(endpoint, at)| (number(endpoint.mac.0), at))),
         });
         let prefix_of = |id: SubnetId| {
             let subnet = network.subnets.iter().find(|subnet| subnet.id == id);
@@ -283,11 +294,16 @@ impl Fabric {
     fn place_endpoints(&mut self) {
         for (index, port) in self.ports.iter().enumerate() {
             let Some(port) = port else { continue };
-            if let Some(number) = self.networks[port.network].by_mac.get(&port.mac) {
+            if let Some(number) = self.networks[port.network].by_mac.get(&number(port.mac)) {
                 self.endpoints[*number as usize].place = Place::Here(PortIndex(index as u32));
             }
         }
     }
+}
+
+/// A link address as a key.
+fn number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
 impl Port {

@@ -14,6 +14,8 @@ mod fabric;
 pub mod geneve;
 mod groups;
 mod guest;
+mod keyed;
+pub mod memory;
 mod metadata;
 mod mitigation;
 mod network_acl;

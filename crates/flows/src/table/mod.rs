@@ -143,6 +143,15 @@ impl FlowTable {
             + self.room.footprint()
     }
 
+    /// Where the flows lie, used or not yet: the beginning and the octets of each room. They stay there.
+    pub fn rooms(&self) -> [(*const u8, usize); 2] {
+        let (lines, cold) = (self.lines.as_ptr(), self.cold.as_ptr());
+        [
+            (lines.cast(), self.lines.capacity() * size_of::<Lines>()),
+            (cold.cast(), self.cold.capacity() * size_of::<Cold>()),
+        ]
+    }
+
     /// The flow with this key.
     #[inline]
     pub fn find(&self, key: FlowKey) -> Option<Slot> {
