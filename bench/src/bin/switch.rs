@@ -13,8 +13,8 @@ use lucarne_flows::{Allowed, FarEnd, FlowKey, FlowTable, Grounds, Opening, Owner
 use lucarne_model::{
     AccountId, Cidr, EndReason, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId,
     SecurityGroupId, SubnetId, VpcId,
-    desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint},
-    flow::Direction,
+    desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint, TunnelPeer},
+    flow::{Direction, Location},
     network::{Route, RouteTarget},
     security_group::{Peer, Rule, RuleSpec, Traffic},
 };
@@ -167,7 +167,7 @@ fn measure_table(scene: &Scene) -> anyhow::Result<f64> {
         subnet: SubnetId::from_bits(1),
         vpc: VPC,
         host: HERE,
-        location: lucarne_model::flow::Location::default(),
+        location: Location::default(),
         groups: Vec::new(),
         prefix_length: 16,
         interface_index: 2,
@@ -422,9 +422,15 @@ fn plan() -> Plan {
     Plan {
         networks: vec![network],
         ports: [GUEST, NEIGHBOUR].map(port_plan).to_vec(),
-        peers: Vec::new(),
+        peers: vec![peer()],
         mitigations: Vec::new(),
+        removals: Vec::new(),
     }
+}
+
+fn peer() -> TunnelPeer {
+    let (address, public_key) = (Ipv4Addr::LOCALHOST.into(), String::new());
+    TunnelPeer { host: THERE, address, port: 1, public_key, location: Location::default() }
 }
 
 fn port_plan(address: u32) -> PortPlan {

@@ -39,6 +39,8 @@ pub(crate) struct Fabric {
     by_vni: KeyedMap<u32, usize>,
     ports: Vec<Option<Port>>,
     by_interface: HashMap<InterfaceId, PortIndex>,
+    /// Hosts that there is a key for, and where they stand.
+    peers: HashMap<HostId, Location>,
 }
 
 /// A VPC.
@@ -75,6 +77,8 @@ pub(crate) enum NextHop {
 pub(crate) struct Endpoint {
     pub(crate) mac: [u8; 6],
     pub(crate) place: Place,
+    /// Whether its host stands at another location.
+    pub(crate) elsewhere: bool,
     pub(crate) vni: u32,
     pub(crate) subnet: SubnetId,
     /// Of its subnet.
@@ -86,6 +90,8 @@ pub(crate) struct Endpoint {
 pub(crate) enum Place {
     Here(PortIndex),
     There(HostId),
+    /// On another host, for which no key is known: between hosts nothing goes unencrypted.
+    Unsealed(HostId),
     /// Of this host, but without a port: its instance does not run.
     Nowhere,
 }
@@ -112,10 +118,10 @@ pub(crate) type Gone = (PortIndex, EndReason);
 impl Fabric {
     /// `secret` keys the hashes of what packets say.
     pub(crate) fn new(host: HostId, location: Location, secret: u64) -> Self {
-        let (plan, networks, endpoints, ports, by_interface) = Default::default();
+        let (plan, networks, endpoints, ports, by_interface, peers) = Default::default();
         let keyed = Keyed::new(secret);
         let by_vni = KeyedMap::with_hasher(keyed);
-        Self { host, location, epoch: 1, keyed, plan, networks, endpoints, by_vni, ports, by_interface }
+        Self { host, location, epoch: 1, keyed, plan, networks, endpoints, by_vni, ports, by_interface, peers }
     }
 
     /// Makes `plan` hold; returns the ports that it takes away.
@@ -126,6 +132,7 @@ impl Fabric {
         self.epoch = self.epoch.wrapping_add(1).max(1);
         let gone = self.remove_ports(plan);
         self.plan = plan.clone();
+        self.peers = plan.peers.iter().map(|peer| (peer.host, peer.location.clone())).collect();
         self.networks.clear();
         self.endpoints.clear();
         self.by_vni = self.map(plan.networks.iter().enumerate().map(|(at, network)| (network.vni, at)));
@@ -184,6 +191,15 @@ impl Fabric {
         number.is_some_and(|number| self.endpoints[*number as usize].place == Place::There(host))
     }
 
+    /// Where the interfaces of a host are, as long as no port says more.
+    fn place(&self, host: HostId) -> Place {
+        match self.peers.contains_key(&host) {
+            _ if host == self.host => Place::Nowhere,
+            true => Place::There(host),
+            false => Place::Unsealed(host),
+        }
+    }
+
     fn map<K: Eq + Hash, V>(&self, pairs: impl Iterator<Item = (K, V)>) -> KeyedMap<K, V> {
         let mut map = KeyedMap::with_hasher(self.keyed);
         map.extend(pairs);
@@ -209,14 +225,17 @@ impl Fabric {
             let subnet = network.subnets.iter().find(|subnet| subnet.id == id);
             subnet.map_or(0, |subnet| subnet.cidr.prefix())
         };
-        self.endpoints.extend(network.endpoints.iter().map(|endpoint| Endpoint {
+        let endpoints = network.endpoints.iter().map(|endpoint| Endpoint {
             mac: endpoint.mac.0,
-            place: if endpoint.host == self.host { Place::Nowhere } else { Place::There(endpoint.host) },
+            place: self.place(endpoint.host),
+            elsewhere: self.peers.get(&endpoint.host).is_some_and(|location| *location != self.location),
             vni: network.vni,
             subnet: endpoint.subnet,
             prefix_length: prefix_of(endpoint.subnet),
             groups: endpoint.groups.clone(),
-        }));
+        });
+        let endpoints: Vec<_> = endpoints.collect();
+        self.endpoints.extend(endpoints);
     }
 
     /// A port whose interface or subnet stands in no network is left out until a plan says more.
@@ -354,8 +373,12 @@ fn endpoint_of(plan: &Plan, interface: InterfaceId) -> Option<&desired::Endpoint
     plan.networks.iter().flat_map(|network| &network.endpoints).find(|endpoint| endpoint.interface == interface)
 }
 
-/// An instance whose interface is elsewhere now has moved; one that keeps another port here has lost this interface.
+/// What the plan says of the removal. Else an instance whose interface is elsewhere now has moved, and one that keeps another
+/// port here has lost this interface.
 fn reason_of_removal(plan: &Plan, host: HostId, instance: InstanceId, interface: InterfaceId) -> EndReason {
+    if let Some(removal) = plan.removals.iter().find(|removal| removal.interface == interface) {
+        return removal.reason.end_reason();
+    }
     let moved = endpoint_of(plan, interface).is_some_and(|endpoint| endpoint.host != host);
     match plan.ports.iter().any(|port| port.instance == instance) {
         _ if moved => EndReason::InstanceMigrated,

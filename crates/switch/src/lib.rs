@@ -25,6 +25,7 @@ pub mod plan;
 pub mod ports;
 mod rewrite;
 mod routing;
+mod service;
 mod settings;
 pub mod shell;
 mod switch;

@@ -70,16 +70,14 @@ impl Switch {
     }
 
     /// A frame of the metadata service for the guest behind `to`.
-    pub fn handle_metadata_frame(&mut self, to: PortIndex, frame: &[u8], out: &mut impl Output) {
+    pub fn handle_metadata_frame(&mut self, to: PortIndex, frame: &[u8], now: Moment, out: &mut impl Output) {
         self.tally.received += 1;
-        match self.fabric.port_mut(to) {
-            Some(port) => {
-                port.counters.aside += 1;
-                self.tally.to_guests += 1;
-                out.to_guest(to, frame);
-            }
-            None => self.tally.malformed(Malformed::UnknownPort),
+        if self.fabric.port(to).is_none() {
+            return self.tally.malformed(Malformed::UnknownPort);
         }
+        self.count_answer(to, frame, now, out);
+        self.tally.to_guests += 1;
+        out.to_guest(to, frame);
     }
 
     /// Ends what is over and reports what goes on; a bounded amount of work at each call.
