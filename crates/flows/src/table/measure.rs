@@ -266,8 +266,10 @@ impl FlowTable {
         line.seen |= new;
         let side = line.side();
         let cold = &mut self.cold[slot.as_usize()];
-        for happening in Happening::ALL.into_iter().filter(|happening| new & bit(*happening) != 0) {
-            cold.history = cold.history.with(happening, side);
+        let mut left = new;
+        while left != 0 {
+            cold.history = cold.history.with(Happening::ALL[left.trailing_zeros() as usize], side);
+            left &= left - 1;
         }
         match line.phase {
             Phase::Tally | Phase::OneWay => {}

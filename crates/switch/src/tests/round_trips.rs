@@ -45,10 +45,10 @@ impl Segment {
 }
 
 impl Scene {
-    fn from_far(&mut self, flags: u8, segment: &Segment) {
+    fn far_sends(&mut self, flags: u8, segment: &Segment) {
         self.send(FAR, WEB, segment.shape((40000, 80), flags));
     }
-    fn from_web(&mut self, flags: u8, segment: &Segment) {
+    fn web_sends(&mut self, flags: u8, segment: &Segment) {
         self.send(WEB, FAR, segment.shape((80, 40000), flags));
     }
     fn millis(&mut self, millis: u64) {
@@ -64,16 +64,16 @@ impl Scene {
 #[test]
 fn the_handshake_and_acknowledgements_measure_the_instance_and_the_way_apart() {
     let mut scene = Scene::new();
-    scene.from_far(SYN, &segment(100, 0));
+    scene.far_sends(SYN, &segment(100, 0));
     scene.millis(3);
-    scene.from_web(SYN | ACK, &segment(900, 101));
+    scene.web_sends(SYN | ACK, &segment(900, 101));
     scene.millis(20);
-    scene.from_far(ACK, &segment(101, 901));
-    scene.from_far(ACK, &segment(101, 901).data(50));
+    scene.far_sends(ACK, &segment(101, 901));
+    scene.far_sends(ACK, &segment(101, 901).data(50));
     scene.millis(5);
-    scene.from_web(ACK, &segment(901, 151).data(1000));
+    scene.web_sends(ACK, &segment(901, 151).data(1000));
     scene.millis(30);
-    scene.from_far(ACK, &segment(151, 1901));
+    scene.far_sends(ACK, &segment(151, 1901));
     scene.flush();
     let (way, instance) = (scene.trip(OUT).unwrap(), scene.trip(IN).unwrap());
     assert_eq!((way.count, way.min, way.max), (2, 20_000, 30_000));
@@ -85,14 +85,14 @@ fn timestamps_measure_what_was_sent_again_and_nothing_without_them_does() {
     for has_stamps in [true, false] {
         let mut scene = Scene::new();
         let with = |segment: Segment, value, echo| if has_stamps { segment.stamps(value, echo) } else { segment };
-        scene.from_far(SYN, &with(segment(100, 0), 1, 0));
-        scene.from_web(SYN | ACK, &with(segment(900, 101), 7000, 1));
-        scene.from_far(ACK, &with(segment(101, 901), 1, 7000));
-        scene.from_web(ACK, &with(segment(901, 101).data(1000), 7000, 1));
+        scene.far_sends(SYN, &with(segment(100, 0), 1, 0));
+        scene.web_sends(SYN | ACK, &with(segment(900, 101), 7000, 1));
+        scene.far_sends(ACK, &with(segment(101, 901), 1, 7000));
+        scene.web_sends(ACK, &with(segment(901, 101).data(1000), 7000, 1));
         scene.millis(200);
-        scene.from_web(ACK, &with(segment(901, 101).data(1000), 7200, 1));
+        scene.web_sends(ACK, &with(segment(901, 101).data(1000), 7200, 1));
         scene.millis(40);
-        scene.from_far(ACK, &with(segment(101, 1901), 241, 7200));
+        scene.far_sends(ACK, &with(segment(101, 1901), 241, 7200));
         scene.flush();
         let way = scene.trip(OUT).unwrap();
         let expected = if has_stamps { (2, 40_000) } else { (1, 0) };
@@ -115,7 +115,7 @@ fn timestamps_are_found_among_other_options_and_nonsense_is_not_read() {
         scene.send(WEB, FAR, question);
         scene.millis(50);
         // It echoes something later than 16.
-        scene.from_far(ACK, &segment(101, 1001).stamps(9, 17));
+        scene.far_sends(ACK, &segment(101, 1001).stamps(9, 17));
         scene.flush();
         scene.trip(OUT).unwrap().count == 1
     };
