@@ -15,6 +15,8 @@ use lucarne_model::{
     flow::{Direction, Location, Path, RoundTrip, Side, Verdict},
 };
 
+use crate::dice::Dice;
+
 /// Kinds of conversations, and of how many in a hundred.
 pub const MIX: [(Kind, u64); 6] =
     [(Kind::Call, 40), (Kind::Lookup, 18), (Kind::Visit, 22), (Kind::Session, 6), (Kind::Scan, 10), (Kind::Ping, 4)];
@@ -42,33 +44,6 @@ const SUBNETS: u64 = 4;
 /// Of which a few come often.
 const VISITORS: u64 = 50_000;
 const INTERVAL: u64 = 60_000_000;
-
-/// Draws numbers (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-    fn below(&mut self, limit: u64) -> u64 {
-        self.roll() % limit.max(1)
-    }
-    fn fraction(&mut self) -> f64 {
-        self.roll() as f64 / u64::MAX as f64
-    }
-    /// Around `middle`, now and then ten times as much or as little.
-    fn spread(&mut self, middle: f64) -> u64 {
-        let bell = (0..6).map(|_| self.fraction()).sum::<f64>() - 3.0;
-        (middle * (1.2 * bell).exp()).max(1.0) as u64
-    }
-    /// One of `count`, the first ones far more often (Zipf).
-    fn favourite(&mut self, count: u64) -> u64 {
-        ((count as f64).powf(self.fraction()) as u64).saturating_sub(1)
-    }
-}
 
 /// Makes records of one account, in the hour that begins at `since`.
 #[derive(Debug)]

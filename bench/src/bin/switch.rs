@@ -6,15 +6,15 @@
 //! alone overlaps the cache misses of successive packets; the whole pipeline does so less, and what it waits is in "the
 //! rest".
 
-use std::{collections::HashMap, hint::black_box, net::Ipv4Addr, time::Instant};
+use std::{cell::RefCell, collections::HashMap, hint::black_box, net::Ipv4Addr, time::Instant};
 
 use anyhow::{Context, ensure};
 use lucarne_flows::{Allowed, FarEnd, FlowKey, FlowTable, Grounds, Opening, Owner, Phase, Side};
 use lucarne_model::{
-    AccountId, Cidr, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId, SecurityGroupId,
-    SubnetId, VpcId,
-    desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint},
-    flow::Direction,
+    AccountId, Cidr, EndReason, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId,
+    SecurityGroupId, SubnetId, VpcId,
+    desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint, TunnelPeer},
+    flow::{Direction, Location},
     network::{Route, RouteTarget},
     security_group::{Peer, Rule, RuleSpec, Traffic},
 };
@@ -58,7 +58,9 @@ fn main() -> anyhow::Result<()> {
             "whole: guest to guest of this host (two ports, both judge)",
             measure_whole(Scene::new(|_| NEIGHBOUR)?),
         ),
-        Row::new("first packet of a flow: judged, routed, opened", measure_first()?),
+        Row::new("whole: tunnel to guest", measure_from_tunnel(Scene::new(|n| REMOTE + n as u32 % REMOTES)?)),
+        Row::new("first packet of a flow: judged, routed, opened where a flow was before", measure_first(true)?),
+        Row::new("first packet of a flow, in memory never touched", measure_first(false)?),
         Row::new("peer: smoltcp + HashMap, parse and count only", measure_peer()?),
     ];
     println!("64-byte TCP frames, {FLOWS} live flows in random order, one core\n");
@@ -165,7 +167,7 @@ fn measure_table(scene: &Scene) -> anyhow::Result<f64> {
         subnet: SubnetId::from_bits(1),
         vpc: VPC,
         host: HERE,
-        location: lucarne_model::flow::Location::default(),
+        location: Location::default(),
         groups: Vec::new(),
         prefix_length: 16,
         interface_index: 2,
@@ -219,17 +221,23 @@ fn measure_whole(scene: Scene) -> f64 {
     )
 }
 
-/// SYNs of connections that are not known, into a table that has room for them.
-fn measure_first() -> anyhow::Result<f64> {
-    let flows =
-        lucarne_flows::Settings { capacity: 1 << 22, port_capacity: 1 << 22, ..lucarne_flows::Settings::default() };
+/// SYNs of connections that are not known, into a table that has room for them: where flows were before, or in memory that
+/// nobody has touched.
+fn measure_first(touched: bool) -> anyhow::Result<f64> {
+    let capacity = if touched { 1 << 20 } else { 1 << 22 };
+    let flows = lucarne_flows::Settings { capacity, port_capacity: capacity, ..lucarne_flows::Settings::default() };
     let mut switch = Switch::new(HERE, Settings { flows, ..Settings::default() }, 7);
+    switch.prefer_large_pages();
     let now = Moment::from_secs(1_000_000);
     switch.apply(&plan(), now, &mut Sink);
     let port = switch.port(InterfaceId::from_bits(GUEST.into())).context("the guest has no port")?;
-    let mut opened = 0u32;
+    let (switch, mut opened) = (RefCell::new(switch), 0u32);
     Ok(measure(
         |_| -> [[u8; FRAME]; BATCH] {
+            let mut switch = switch.borrow_mut();
+            if touched && switch.live_flows() >= FLOWS {
+                switch.flush(EndReason::AgentRestart, &mut Sink);
+            }
             std::array::from_fn(|_| {
                 opened += 1;
                 let remote = REMOTE + opened % REMOTES;
@@ -237,11 +245,33 @@ fn measure_first() -> anyhow::Result<f64> {
             })
         },
         |frames| {
+            let mut switch = switch.borrow_mut();
             for frame in frames {
                 switch.handle_guest_frame(port, frame, now, &mut Sink);
             }
         },
     ))
+}
+
+/// What the other host's machines answer in the open connections.
+fn measure_from_tunnel(scene: Scene) -> f64 {
+    let Scene { mut switch, frames, now, .. } = scene;
+    let answers: Vec<_> = frames.iter().map(answer).collect();
+    measure(
+        |n| batch(&answers, n),
+        |frames| {
+            for frame in frames {
+                switch.handle_tunnel_frame(THERE, 1, frame, now, &mut Sink);
+            }
+        },
+    )
+}
+
+/// An acknowledgement that goes the other way.
+fn answer(of: &[u8; FRAME]) -> [u8; FRAME] {
+    let quad = |at: usize| u32::from_be_bytes([of[at], of[at + 1], of[at + 2], of[at + 3]]);
+    let word = |at: usize| u16::from_be_bytes([of[at], of[at + 1]]);
+    frame((quad(30), quad(26)), (word(36), word(34)), ACK)
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -348,6 +378,7 @@ fn shuffle<T>(items: &mut [T]) {
 
 fn new_switch() -> anyhow::Result<(Switch, PortIndex)> {
     let mut switch = Switch::new(HERE, Settings::default(), 7);
+    switch.prefer_large_pages();
     switch.apply(&plan(), Moment::from_secs(1_000_000), &mut Sink);
     let port = switch.port(InterfaceId::from_bits(GUEST.into())).context("the guest has no port")?;
     Ok((switch, port))
@@ -391,9 +422,15 @@ fn plan() -> Plan {
     Plan {
         networks: vec![network],
         ports: [GUEST, NEIGHBOUR].map(port_plan).to_vec(),
-        peers: Vec::new(),
+        peers: vec![peer()],
         mitigations: Vec::new(),
+        removals: Vec::new(),
     }
+}
+
+fn peer() -> TunnelPeer {
+    let (address, public_key) = (Ipv4Addr::LOCALHOST.into(), String::new());
+    TunnelPeer { host: THERE, address, port: 1, public_key, location: Location::default() }
 }
 
 fn port_plan(address: u32) -> PortPlan {

@@ -283,6 +283,6 @@ fn peers(tx: &Tx<'_>, network: &DesiredNetwork) -> Result<Vec<TunnelPeer>, Probl
 }
 
 fn peer(record: HostRecord) -> TunnelPeer {
-    let HostDescription { address, tunnel_port, public_key, .. } = record.host.description;
-    TunnelPeer { host: record.host.id, address, port: tunnel_port, public_key }
+    let HostDescription { address, tunnel_port, public_key, location, .. } = record.host.description;
+    TunnelPeer { host: record.host.id, address, port: tunnel_port, public_key, location }
 }

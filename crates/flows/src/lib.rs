@@ -31,4 +31,6 @@ pub use key::FlowKey;
 pub use lucarne_model::flow::Side;
 pub use phase::Phase;
 pub use settings::Settings;
-pub use table::{Allowed, Emit, FarEnd, FlowTable, Judgement, Opening, Owner, Packet, Question, Rejection, Slot};
+pub use table::{
+    Allowed, Emit, FarEnd, FlowTable, Judgement, Opening, Owner, Packet, Question, Rejection, Slot, Timestamps,
+};

@@ -99,6 +99,15 @@ impl Phase {
         }
     }
 
+    /// Whether `side` is still to be sent something, so that it matters how much it can take.
+    pub(crate) const fn takes_data(self, side: Side) -> bool {
+        match self {
+            Self::InitiatorClosed => matches!(side, Side::Initiator),
+            Self::ResponderClosed => matches!(side, Side::Responder),
+            _ => self.end_reason().is_none(),
+        }
+    }
+
     /// Why it ended, when it has.
     pub const fn end_reason(self) -> Option<EndReason> {
         match self {

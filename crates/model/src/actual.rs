@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccountId, Bytes, HostId, InstanceId, Moment, SnapshotId, Tags, Vcpus, VolumeId,
+    flow::Location,
     instance::{Attachment, StateReason},
     storage::Blob,
 };
@@ -20,6 +21,9 @@ pub struct HostDescription {
     /// Where other hosts reach its tunnel.
     pub address: IpAddr,
     pub tunnel_port: u16,
+    /// Where it stands, such as a data centre.
+    #[serde(default)]
+    pub location: Location,
     /// The X25519 public key of its tunnel, in base64.
     pub public_key: String,
     /// The P-256 public key with which it proves to the collector who it is: the point, uncompressed, in base64.

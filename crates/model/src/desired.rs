@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AccountId, Bytes, Cidr, HostId, ImageId, InstanceId, InterfaceId, MacAddress, SecurityGroupId, SnapshotId,
     SubnetId, Vcpus, VolumeId, VpcId,
+    flow::Location,
     mitigation::DesiredMitigation,
     network::Route,
     network_acl::AclEntry,
@@ -152,6 +153,9 @@ pub struct TunnelPeer {
     pub port: u16,
     /// The X25519 public key in base64; the private one never leaves its host.
     pub public_key: String,
+    /// Where the host stands.
+    #[serde(default)]
+    pub location: Location,
 }
 
 /// A stream for the host to open to the controller: it dials, because nothing dials a host.

@@ -31,10 +31,14 @@ pub enum Happening {
     MultiFlag = b'q',
     Retransmission = b't',
     ZeroWindow = b'w',
+    /// What was acknowledged and never seen.
+    Gap = b'g',
+    /// The first packet that was seen came from the responder; of no side.
+    Flipped = b'^',
 }
 
 impl Happening {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Syn,
         Self::Handshake,
         Self::Ack,
@@ -45,17 +49,20 @@ impl Happening {
         Self::MultiFlag,
         Self::Retransmission,
         Self::ZeroWindow,
+        Self::Gap,
+        Self::Flipped,
     ];
 }
 
-/// The letters that a history may have, each at its code less one. The last two, a bad checksum and a gap in the content,
-/// are read but never written: a switch sees every packet, and leaves checksums to the ends.
-const ALPHABET: &[u8; 12] = b"shadfriqtwcg";
+/// The letters that a history may have, each at its code less one. One is read and never written, that of a bad checksum: a
+/// switch leaves those to the ends.
+const ALPHABET: &[u8; 13] = b"shadfriqtwcg^";
 /// Bits of one letter: its code above, its side (1 is the initiator) as the lowest.
 const BITS: u32 = 5;
 
-/// The letters of a connection in the order of the events, upper case for what the initiator did. A side's letter is
-/// written once, but that of retransmissions and zero windows again at the 10th, the 100th, and so on.
+/// The letters of a connection in the order of the events, upper case for what the initiator did, as Zeek writes them: that of
+/// SYN, FIN and reset again for each one with another sequence number, that of retransmissions, gaps and zero windows again at
+/// the 10th, the 100th and so on, the others once a side.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct History(u64);
@@ -75,7 +82,8 @@ impl History {
     #[must_use]
     pub fn with(self, happening: Happening, side: Side) -> Self {
         let code = ALPHABET.iter().position(|letter| *letter == happening as u8).map_or(0, |at| at as u64 + 1);
-        self.followed_by(code << 1 | u64::from(side == Side::Initiator))
+        let is_large = side == Side::Initiator && happening != Happening::Flipped;
+        self.followed_by(code << 1 | u64::from(is_large))
     }
 
     const fn followed_by(self, letter: u64) -> Self {
@@ -84,11 +92,16 @@ impl History {
     }
 
     pub fn has(self, happening: Happening, side: Side) -> bool {
+        self.count(happening, side) > 0
+    }
+
+    /// How often a side's letter is written.
+    pub fn count(self, happening: Happening, side: Side) -> u32 {
         let wanted = match side {
             Side::Initiator => (happening as u8).to_ascii_uppercase(),
             Side::Responder => happening as u8,
         };
-        self.letters().any(|letter| letter == wanted)
+        self.letters().filter(|letter| *letter == wanted).count() as u32
     }
 
     /// The letters in ASCII.
@@ -114,7 +127,7 @@ impl fmt::Debug for History {
 
 /// A text that is no history.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a history has at most {max} letters of `shadfriqtwcg`, large or small", max = History::MAX)]
+#[error("a history has at most {max} letters of `shadfriqtwcg^`, large or small", max = History::MAX)]
 pub struct ParseHistoryError;
 
 impl FromStr for History {
@@ -149,7 +162,7 @@ impl JsonSchema for History {
         schemars::json_schema!({
             "type": "string",
             "description": "What happened in the connection so far, in Zeek's letters: upper case for what the initiator did.",
-            "pattern": "^[SHADFRIQTWCGshadfriqtwcg]{0,12}$",
+            "pattern": r"^[SHADFRIQTWCGshadfriqtwcg\^]{0,12}$",
         })
     }
 }
@@ -224,11 +237,13 @@ impl ConnState {
     }
 
     fn of_tcp(history: History) -> Self {
-        use Happening::{Ack, Data, Fin, Handshake, Reset, Syn};
+        use Happening::{Ack, Data, Fin, Handshake, Inconsistent, Syn};
         let initiator = |happening| history.has(happening, Side::Initiator);
         let responder = |happening| history.has(happening, Side::Responder);
+        // A packet with FIN and reset is told by a letter of its own, and is a reset.
+        let reset = |side| history.has(Happening::Reset, side) || history.has(Inconsistent, side);
         let (asked, answered) = (initiator(Syn), responder(Handshake));
-        if responder(Reset) {
+        if reset(Side::Responder) {
             return match (asked, answered || initiator(Ack) || initiator(Data)) {
                 (true, false) => Self::Rej,
                 (true, true) => Self::Rstr,
@@ -236,7 +251,7 @@ impl ConnState {
                 (false, _) => Self::Oth,
             };
         }
-        if initiator(Reset) {
+        if reset(Side::Initiator) {
             return match (asked, answered) {
                 (true, true) => Self::Rsto,
                 (true, false) => Self::Rstos0,
@@ -283,7 +298,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_history_reads_back_as_written(text in "[SHADFRIQTWCGshadfriqtwcg]{0,12}") {
+        fn a_history_reads_back_as_written(text in r"[SHADFRIQTWCGshadfriqtwcg\^]{0,12}") {
             let history: History = text.parse().unwrap();
             prop_assert_eq!(&history.to_string(), &text);
             prop_assert_eq!(history.len() as usize, text.len());

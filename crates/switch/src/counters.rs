@@ -132,6 +132,6 @@ pub struct PortCounters {
     pub egress: Sum,
     /// IPv4 packets to the guest, carried or dropped.
     pub ingress: Sum,
-    /// Frames between guest and switch that are no flow: ARP, DHCP, metadata, the gateway's echo.
+    /// Frames between guest and switch that are no flow: ARP.
     pub aside: u64,
 }

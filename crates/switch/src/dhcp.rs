@@ -6,6 +6,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use lucarne_flows::FlowKey;
 use lucarne_model::{MacAddress, security_group::UDP};
 use smoltcp::{
     phy::ChecksumCapabilities,
@@ -43,6 +44,21 @@ pub(crate) const fn is_request(headers: &Headers) -> bool {
         && headers.source_port == CLIENT_PORT
         && headers.destination_port == SERVER_PORT
         && !headers.fragment
+}
+
+/// Whether a packet is an answer of the DHCP server.
+pub(crate) const fn is_reply(headers: &Headers) -> bool {
+    headers.protocol == UDP && headers.source_port == SERVER_PORT && headers.destination_port == CLIENT_PORT
+}
+
+/// The flow of all DHCP between a guest with this address and the gateway.
+pub(crate) const fn key(port: u32, address: u32, gateway: u32) -> FlowKey {
+    FlowKey::new(port, address, gateway, CLIENT_PORT, SERVER_PORT, UDP)
+}
+
+/// Whether the flow has DHCP's ports.
+pub(crate) const fn is_exchange(key: FlowKey) -> bool {
+    key.protocol() == UDP && key.local_port() == CLIENT_PORT && key.remote_port() == SERVER_PORT
 }
 
 /// The frame that answers a guest's, if it needs one.

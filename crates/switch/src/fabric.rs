@@ -4,7 +4,7 @@
 //! from it for a packet is decided in [`crate::routing`] and [`crate::groups`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
+use std::{collections::HashMap, hash::Hash, net::Ipv4Addr, sync::Arc};
 
 use lucarne_flows::{FlowKey, Owner};
 use lucarne_model::{
@@ -19,6 +19,7 @@ use lucarne_model::{
 
 use crate::{
     counters::PortCounters,
+    keyed::{Keyed, KeyedMap},
     output::PortIndex,
     plan::{Plan, PortPlan},
     routing::interface_index,
@@ -29,14 +30,17 @@ use crate::{
 pub(crate) struct Fabric {
     host: HostId,
     location: Location,
+    keyed: Keyed,
     /// Rises with each plan that differs from the one before; never 0.
     pub(crate) epoch: u32,
     plan: Plan,
     pub(crate) networks: Vec<Network>,
     pub(crate) endpoints: Vec<Endpoint>,
-    by_vni: HashMap<u32, usize>,
+    by_vni: KeyedMap<u32, usize>,
     ports: Vec<Option<Port>>,
     by_interface: HashMap<InterfaceId, PortIndex>,
+    /// Hosts that there is a key for, and where they stand.
+    peers: HashMap<HostId, Location>,
 }
 
 /// A VPC.
@@ -44,8 +48,8 @@ pub(crate) struct Fabric {
 pub(crate) struct Network {
     pub(crate) subnets: Vec<Subnet>,
     /// Numbers of endpoints.
-    pub(crate) by_address: HashMap<u32, u32>,
-    by_mac: HashMap<[u8; 6], u32>,
+    pub(crate) by_address: KeyedMap<u32, u32>,
+    by_mac: KeyedMap<u64, u32>,
 }
 
 #[derive(Debug)]
@@ -73,6 +77,8 @@ pub(crate) enum NextHop {
 pub(crate) struct Endpoint {
     pub(crate) mac: [u8; 6],
     pub(crate) place: Place,
+    /// Whether its host stands at another location.
+    pub(crate) elsewhere: bool,
     pub(crate) vni: u32,
     pub(crate) subnet: SubnetId,
     /// Of its subnet.
@@ -84,6 +90,8 @@ pub(crate) struct Endpoint {
 pub(crate) enum Place {
     Here(PortIndex),
     There(HostId),
+    /// On another host, for which no key is known: between hosts nothing goes unencrypted.
+    Unsealed(HostId),
     /// Of this host, but without a port: its instance does not run.
     Nowhere,
 }
@@ -108,9 +116,12 @@ pub(crate) struct Port {
 pub(crate) type Gone = (PortIndex, EndReason);
 
 impl Fabric {
-    pub(crate) fn new(host: HostId, location: Location) -> Self {
-        let (plan, networks, endpoints, by_vni, ports, by_interface) = Default::default();
-        Self { host, location, epoch: 1, plan, networks, endpoints, by_vni, ports, by_interface }
+    /// `secret` keys the hashes of what packets say.
+    pub(crate) fn new(host: HostId, location: Location, secret: u64) -> Self {
+        let (plan, networks, endpoints, ports, by_interface, peers) = Default::default();
+        let keyed = Keyed::new(secret);
+        let by_vni = KeyedMap::with_hasher(keyed);
+        Self { host, location, epoch: 1, keyed, plan, networks, endpoints, by_vni, ports, by_interface, peers }
     }
 
     /// Makes `plan` hold; returns the ports that it takes away.
@@ -121,9 +132,10 @@ impl Fabric {
         self.epoch = self.epoch.wrapping_add(1).max(1);
         let gone = self.remove_ports(plan);
         self.plan = plan.clone();
+        self.peers = plan.peers.iter().map(|peer| (peer.host, peer.location.clone())).collect();
         self.networks.clear();
         self.endpoints.clear();
-        self.by_vni = plan.networks.iter().enumerate().map(|(at, network)| (network.vni, at)).collect();
+        self.by_vni = self.map(plan.networks.iter().enumerate().map(|(at, network)| (network.vni, at)));
         for network in &plan.networks {
             self.add_network(network);
         }
@@ -167,7 +179,7 @@ impl Fabric {
     /// The port of the interface with this MAC.
     pub(crate) fn arrival(&self, vni: u32, mac: [u8; 6]) -> Option<PortIndex> {
         let network = &self.networks[*self.by_vni.get(&vni)?];
-        match self.endpoints[*network.by_mac.get(&mac)? as usize].place {
+        match self.endpoints[*network.by_mac.get(&number(mac))? as usize].place {
             Place::Here(port) => Some(port),
             _ => None,
         }
@@ -177,6 +189,21 @@ impl Fabric {
     pub(crate) fn lives_on(&self, vni: u32, address: u32, host: HostId) -> bool {
         let number = self.by_vni.get(&vni).and_then(|at| self.networks[*at].by_address.get(&address));
         number.is_some_and(|number| self.endpoints[*number as usize].place == Place::There(host))
+    }
+
+    /// Where the interfaces of a host are, as long as no port says more.
+    fn place(&self, host: HostId) -> Place {
+        match self.peers.contains_key(&host) {
+            _ if host == self.host => Place::Nowhere,
+            true => Place::There(host),
+            false => Place::Unsealed(host),
+        }
+    }
+
+    fn map<K: Eq + Hash, V>(&self, pairs: impl Iterator<Item = (K, V)>) -> KeyedMap<K, V> {
+        let mut map = KeyedMap::with_hasher(self.keyed);
+        map.extend(pairs);
+        map
     }
 
     fn add_network(&mut self, network: &DesiredNetwork) {
@@ -191,21 +218,24 @@ impl Fabric {
         };
         self.networks.push(Network {
             subnets: network.subnets.iter().map(subnet).collect(),
-            by_address: numbered().map(|(endpoint, number)| (endpoint.address.to_bits(), number)).collect(),
-            by_mac: numbered().map(|(endpoint, number)| (endpoint.mac.0, number)).collect(),
+            by_address: self.map(numbered().map(|(endpoint, number)| (endpoint.address.to_bits(), number))),
+            by_mac: self.map(numbered().map(|(endpoint, at)| (number(endpoint.mac.0), at))),
         });
         let prefix_of = |id: SubnetId| {
             let subnet = network.subnets.iter().find(|subnet| subnet.id == id);
             subnet.map_or(0, |subnet| subnet.cidr.prefix())
         };
-        self.endpoints.extend(network.endpoints.iter().map(|endpoint| Endpoint {
+        let endpoints = network.endpoints.iter().map(|endpoint| Endpoint {
             mac: endpoint.mac.0,
-            place: if endpoint.host == self.host { Place::Nowhere } else { Place::There(endpoint.host) },
+            place: self.place(endpoint.host),
+            elsewhere: self.peers.get(&endpoint.host).is_some_and(|location| *location != self.location),
             vni: network.vni,
             subnet: endpoint.subnet,
             prefix_length: prefix_of(endpoint.subnet),
             groups: endpoint.groups.clone(),
-        }));
+        });
+        let endpoints: Vec<_> = endpoints.collect();
+        self.endpoints.extend(endpoints);
     }
 
     /// A port whose interface or subnet stands in no network is left out until a plan says more.
@@ -283,11 +313,16 @@ impl Fabric {
     fn place_endpoints(&mut self) {
         for (index, port) in self.ports.iter().enumerate() {
             let Some(port) = port else { continue };
-            if let Some(number) = self.networks[port.network].by_mac.get(&port.mac) {
+            if let Some(number) = self.networks[port.network].by_mac.get(&number(port.mac)) {
                 self.endpoints[*number as usize].place = Place::Here(PortIndex(index as u32));
             }
         }
     }
+}
+
+/// A link address as a key.
+fn number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
 impl Port {
@@ -338,8 +373,12 @@ fn endpoint_of(plan: &Plan, interface: InterfaceId) -> Option<&desired::Endpoint
     plan.networks.iter().flat_map(|network| &network.endpoints).find(|endpoint| endpoint.interface == interface)
 }
 
-/// An instance whose interface is elsewhere now has moved; one that keeps another port here has lost this interface.
+/// What the plan says of the removal. Else an instance whose interface is elsewhere now has moved, and one that keeps another
+/// port here has lost this interface.
 fn reason_of_removal(plan: &Plan, host: HostId, instance: InstanceId, interface: InterfaceId) -> EndReason {
+    if let Some(removal) = plan.removals.iter().find(|removal| removal.interface == interface) {
+        return removal.reason.end_reason();
+    }
     let moved = endpoint_of(plan, interface).is_some_and(|endpoint| endpoint.host != host);
     match plan.ports.iter().any(|port| port.instance == instance) {
         _ if moved => EndReason::InstanceMigrated,

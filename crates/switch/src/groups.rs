@@ -13,6 +13,7 @@ use lucarne_model::{EndReason, RuleId, flow::Direction};
 use crate::{
     exchange,
     fabric::{Endpoint, Fabric, Port},
+    service,
 };
 
 impl Fabric {
@@ -35,6 +36,9 @@ impl Fabric {
     /// Judges a connection that the flow table knows and that is silent.
     pub(crate) fn judge_again(&self, question: &Question) -> Judgement {
         let port = self.port_of(question.key).ok_or(EndReason::InstanceStopped)?;
+        if service::is_served(port, question.key) {
+            return Ok(service::served(port));
+        }
         let allowed = self.judge(port, question)?;
         self.check_acl(port, question.key, question.direction, question.icmp)?;
         Ok(allowed)

@@ -1,7 +1,7 @@
 //! What a guest sends: its source checked, questions to the link answered here, packets sent on their way.
 //!
-//! Owns anti-spoofing and the list of what the switch answers itself: ARP, DHCP, an echo of the gateway. None of those is
-//! a flow.
+//! Owns anti-spoofing and the list of what the switch answers itself: ARP, DHCP, an echo of the gateway. All but ARP are flows
+//! ([`crate::service`]).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::Ipv4Addr;
@@ -27,10 +27,15 @@ pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 /// For whom a packet with a true source is.
 enum Addressee {
+    Network,
+    Router(Service),
+}
+
+/// What of the virtual router.
+enum Service {
     Dhcp,
     Metadata,
     GatewayEcho,
-    Network,
 }
 
 impl Switch {
@@ -65,13 +70,18 @@ impl Switch {
                     self.forward(hop, frame, headers, now, out);
                 }
             }
-            Some(Addressee::Metadata) => {
-                self.note_aside(from);
-                self.tally.to_metadata += 1;
-                out.to_metadata(from, frame);
+            Some(Addressee::Router(service)) => {
+                let passage = Passage { port: from, direction: Direction::Egress, frame, headers, now };
+                self.count_served(&passage, out);
+                match service {
+                    Service::Dhcp => self.answer_dhcp(from, frame, headers, now, out),
+                    Service::GatewayEcho => self.answer_echo(from, frame, headers, now, out),
+                    Service::Metadata => {
+                        self.tally.to_metadata += 1;
+                        out.to_metadata(from, frame);
+                    }
+                }
             }
-            Some(Addressee::Dhcp) => self.answer_dhcp(from, frame, headers, out),
-            Some(Addressee::GatewayEcho) => self.answer_echo(from, frame, headers, out),
             None => self.refuse_source(&Passage { port: from, direction: Direction::Egress, frame, headers, now }, out),
         }
     }
@@ -99,6 +109,7 @@ impl Switch {
                 self.tally.to_tunnel += 1;
                 out.to_tunnel(host, vni, frame);
             }
+            Place::Unsealed(_) => self.tally.rejected(EndReason::EncryptionRequired),
             Place::Nowhere => self.tally.rejected(EndReason::NoRoute),
         }
     }
@@ -121,7 +132,10 @@ impl Switch {
             Some(arp::reply(&request, self.link_address(port, request.target)?)).filter(|_| true_sender)
         });
         match reply {
-            Some(reply) => self.answer(from, &reply, out),
+            Some(reply) => {
+                self.note_aside(from);
+                self.answer(from, &reply, out);
+            }
             None => self.tally.malformed(Malformed::ArpIgnored),
         }
     }
@@ -136,8 +150,7 @@ impl Switch {
         Some(neighbour.mac).filter(|_| address != port.address)
     }
 
-    fn answer_dhcp(&mut self, from: PortIndex, frame: &[u8], headers: &Headers, out: &mut impl Output) {
-        self.note_aside(from);
+    fn answer_dhcp(&mut self, from: PortIndex, frame: &[u8], headers: &Headers, now: Moment, out: &mut impl Output) {
         let reply = self.fabric.port(from).and_then(|port| {
             let subnet = &self.fabric.networks[port.network].subnets[port.subnet];
             let lease = Lease {
@@ -152,20 +165,36 @@ impl Switch {
             dhcp::answer(frame, headers, &lease)
         });
         match reply {
-            Some(reply) => self.answer(from, &reply, out),
+            Some(reply) => {
+                self.count_answer(from, &reply, now, out);
+                self.answer(from, &reply, out);
+            }
             None => self.tally.malformed(Malformed::DhcpIgnored),
         }
     }
 
-    fn answer_echo(&mut self, from: PortIndex, frame: &mut [u8], headers: &Headers, out: &mut impl Output) {
-        self.note_aside(from);
+    fn answer_echo(
+        &mut self,
+        from: PortIndex,
+        frame: &mut [u8],
+        headers: &Headers,
+        now: Moment,
+        out: &mut impl Output,
+    ) {
         let (_, guest) = parse::macs(frame);
         rewrite::turn_echo(frame, headers, guest, MacAddress::ROUTER.0);
+        self.count_answer(from, frame, now, out);
         self.answer(from, frame, out);
     }
 
+    /// Counts what a service of the router answers to a guest.
+    pub(crate) fn count_answer(&mut self, to: PortIndex, frame: &[u8], now: Moment, out: &mut impl Output) {
+        if let Ok(Frame::Ipv4(headers)) = parse::parse(frame, u16::MAX) {
+            self.count_served(&Passage { port: to, direction: Direction::Ingress, frame, headers: &headers, now }, out);
+        }
+    }
+
     fn answer(&mut self, to: PortIndex, frame: &[u8], out: &mut impl Output) {
-        self.note_aside(to);
         self.tally.answered += 1;
         out.to_guest(to, frame);
     }
@@ -188,9 +217,9 @@ fn addressee(port: &Port, frame: &[u8], headers: &Headers) -> Option<Addressee> 
         return None;
     }
     Some(match headers.destination {
-        _ if asks_address => Addressee::Dhcp,
-        to if to == METADATA.to_bits() => Addressee::Metadata,
-        to if to == port.gateway && exchange::asks_echo(headers) => Addressee::GatewayEcho,
+        _ if asks_address => Addressee::Router(Service::Dhcp),
+        to if to == METADATA.to_bits() => Addressee::Router(Service::Metadata),
+        to if to == port.gateway && exchange::asks_echo(headers) => Addressee::Router(Service::GatewayEcho),
         _ => Addressee::Network,
     })
 }

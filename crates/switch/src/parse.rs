@@ -8,7 +8,7 @@
 //! datagrams larger than that are concerned.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use lucarne_flows::Packet;
+use lucarne_flows::{Packet, Timestamps};
 use lucarne_model::{
     flow::Direction,
     security_group::{ICMP, TCP, UDP},
@@ -24,6 +24,8 @@ const ARP: u16 = 0x0806;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 const IPV6: u16 = 0x86dd;
+/// The kind of TCP's timestamps option.
+const TIMESTAMPS: u8 = 8;
 /// RFC 791: loose and strict source routes.
 const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
@@ -161,6 +163,7 @@ fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed
             headers.packet.tcp_flags = word(tcp, 12) & 0x0fff;
             (headers.packet.sequence, headers.packet.acknowledgement) = (quad(tcp, 4), quad(tcp, 8));
             headers.packet.window = word(tcp, 14);
+            headers.packet.timestamps = timestamps(&payload[20..offset]);
             headers.packet.data = (payload.len() - offset) as u16;
         }
         UDP => {
@@ -181,6 +184,26 @@ fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed
         _ => {}
     }
     Ok(())
+}
+
+/// The timestamps among the options of TCP. Options are the guests' own business, so those that make no sense are only not
+/// read.
+#[inline]
+fn timestamps(mut options: &[u8]) -> Option<Timestamps> {
+    loop {
+        match *options {
+            // As nearly all systems lay them out, two octets that align them and this (RFC 7323 appendix A), and in a SYN.
+            [TIMESTAMPS, 10, a, b, c, d, e, f, g, h, ..] => {
+                return Some(Timestamps {
+                    value: u32::from_be_bytes([a, b, c, d]),
+                    echo: u32::from_be_bytes([e, f, g, h]),
+                });
+            }
+            [1, ref rest @ ..] => options = rest,
+            [0, ..] | [] | [_] => return None,
+            [_, length, ..] => options = options.get(usize::from(length).max(2)..)?,
+        }
+    }
 }
 
 /// The packet that an ICMP error of these headers is about: RFC 792 promises its header and 8 octets more. `frame` is the

@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use lucarne_model::{
-    AccountId, ImageId, InstanceId, InterfaceId, Moment, VpcId,
+    AccountId, EndReason, ImageId, InstanceId, InterfaceId, Moment, VpcId,
     desired::{DesiredNetwork, TunnelPeer},
     mitigation::DesiredMitigation,
 };
@@ -18,6 +18,36 @@ pub struct Plan {
     pub peers: Vec<TunnelPeer>,
     /// What the operator has ordered against abuse; the first that is meant for a flow holds.
     pub mitigations: Vec<DesiredMitigation>,
+    /// Why ports go away that a plan does not have any more, where whoever makes the plan knows it; of the others the plan
+    /// itself tells.
+    pub removals: Vec<PortRemoval>,
+}
+
+/// An interface that has no port here any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRemoval {
+    pub interface: InterfaceId,
+    pub reason: RemovalReason,
+}
+
+/// Why an interface has no port any more: how its flows end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemovalReason {
+    Stopped,
+    /// To another host, where its flows go on.
+    Migrated,
+    Detached,
+}
+
+impl RemovalReason {
+    /// What the last records of the port's flows say.
+    pub const fn end_reason(self) -> EndReason {
+        match self {
+            Self::Stopped => EndReason::InstanceStopped,
+            Self::Migrated => EndReason::InstanceMigrated,
+            Self::Detached => EndReason::InterfaceDetached,
+        }
+    }
 }
 
 /// The port of one instance on this host. Its address, MAC and groups stand in the network's endpoints.

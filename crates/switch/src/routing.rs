@@ -54,7 +54,7 @@ const fn index_of_place(place: Place) -> u32 {
     match place {
         Place::Here(port) => interface_index(port),
         Place::There(_) => TUNNEL_INDEX,
-        Place::Nowhere => 0,
+        Place::Unsealed(_) | Place::Nowhere => 0,
     }
 }
 
@@ -64,7 +64,8 @@ impl Fabric {
         if let Some(endpoint) = peer {
             let path = match endpoint.place {
                 Place::Here(_) => Path::SameHost,
-                Place::There(_) | Place::Nowhere => Path::OtherHost,
+                _ if endpoint.elsewhere => Path::OtherLocation,
+                Place::There(_) | Place::Unsealed(_) | Place::Nowhere => Path::OtherHost,
             };
             let interface_index = index_of_place(endpoint.place);
             return FarEnd { path, prefix_length: endpoint.prefix_length, interface_index };
@@ -94,10 +95,11 @@ impl Fabric {
             NextHop::Endpoint(number) => Some(number),
             NextHop::Nowhere => None,
         };
-        let reachable = |number: &u32| {
-            let endpoint = &self.endpoints[*number as usize];
-            endpoint.place != Place::Nowhere && endpoint.mac != port.mac
-        };
-        endpoint.filter(reachable).map(|endpoint| Hop { endpoint, routed, capped: false }).ok_or(EndReason::NoRoute)
+        let endpoint = endpoint.ok_or(EndReason::NoRoute)?;
+        match &self.endpoints[endpoint as usize] {
+            to if to.place == Place::Nowhere || to.mac == port.mac => Err(EndReason::NoRoute),
+            Endpoint { place: Place::Unsealed(_), .. } => Err(EndReason::EncryptionRequired),
+            _ => Ok(Hop { endpoint, routed, capped: false }),
+        }
     }
 }

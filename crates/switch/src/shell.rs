@@ -114,6 +114,7 @@ impl SwitchHandle {
         let mtu = switch.mtu;
         let metadata = crate::metadata::Metadata::new(&settings.metadata_key, metadata_seed, mtu);
         let core = Switch::new(settings.host, switch, flow_seed);
+        core.prefer_large_pages();
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (records, exported) = mpsc::channel(RECORDS);
         let records_lost = outlet::RecordsLost::default();

@@ -12,6 +12,7 @@ use lucarne_model::{EndReason, HostId, InterfaceId, Moment};
 use crate::{
     counters::{FrameCounters, Malformed, PortCounters, Tally},
     fabric::Fabric,
+    memory,
     mitigation::Caps,
     output::{Output, PortIndex},
     plan::Plan,
@@ -33,8 +34,13 @@ impl Switch {
     /// collide in the flow table.
     pub fn new(host: HostId, settings: Settings, seed: u64) -> Self {
         let table = FlowTable::new(settings.flows, seed);
-        let fabric = Fabric::new(host, settings.location.clone());
+        let fabric = Fabric::new(host, settings.location.clone(), seed);
         Self { settings, fabric, table, tally: Tally::default(), caps: Caps::default() }
+    }
+
+    /// Asks the system for large pages where the flow table lies: a packet then waits less for memory.
+    pub fn prefer_large_pages(&self) {
+        memory::prefer_large_pages(&self.table);
     }
 
     /// Makes `plan` hold from the next frame on. The same plan again changes nothing. Flows of ports that go away end at
@@ -64,16 +70,14 @@ impl Switch {
     }
 
     /// A frame of the metadata service for the guest behind `to`.
-    pub fn handle_metadata_frame(&mut self, to: PortIndex, frame: &[u8], out: &mut impl Output) {
+    pub fn handle_metadata_frame(&mut self, to: PortIndex, frame: &[u8], now: Moment, out: &mut impl Output) {
         self.tally.received += 1;
-        match self.fabric.port_mut(to) {
-            Some(port) => {
-                port.counters.aside += 1;
-                self.tally.to_guests += 1;
-                out.to_guest(to, frame);
-            }
-            None => self.tally.malformed(Malformed::UnknownPort),
+        if self.fabric.port(to).is_none() {
+            return self.tally.malformed(Malformed::UnknownPort);
         }
+        self.count_answer(to, frame, now, out);
+        self.tally.to_guests += 1;
+        out.to_guest(to, frame);
     }
 
     /// Ends what is over and reports what goes on; a bounded amount of work at each call.

@@ -70,10 +70,21 @@ pub struct Packet {
     pub sequence: u32,
     pub acknowledgement: u32,
     pub window: u16,
+    /// Of TCP, where the packet has them.
+    pub timestamps: Option<Timestamps>,
     pub tos: u8,
     pub ttl: u8,
     /// Type and code; zeros for other protocols.
     pub icmp: [u8; 2],
+}
+
+/// The timestamps option of TCP (RFC 7323).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timestamps {
+    /// TSval: the sender's clock.
+    pub value: u32,
+    /// TSecr: the receiver's value that this one answers; nothing without ACK.
+    pub echo: u32,
 }
 
 /// The other end of a flow, as the switch found it when it judged the flow.
@@ -111,8 +122,8 @@ pub(super) struct Line {
     pub(super) tcp_flags: u16,
     /// The letters of the history that this side has written, and the state of its probe: see `measure`.
     pub(super) seen: u16,
-    /// Type and code of the first packet.
-    pub(super) icmp: [u8; 2],
+    /// Of ICMP the type and code of the first packet, of TCP the number of gaps.
+    pub(super) aside: [u8; 2],
     pub(super) phase: Phase,
     /// Whether this is the direction of the first packet.
     pub(super) opened: bool,
@@ -126,6 +137,23 @@ impl Line {
     }
     pub(super) fn was_used(&self) -> bool {
         self.last != Moment::EPOCH
+    }
+
+    /// Type and code of the first packet; zeros for other protocols.
+    pub(super) const fn icmp(&self) -> [u8; 2] {
+        if self.key.protocol() == ICMP { self.aside } else { [0; 2] }
+    }
+    pub(super) const fn set_icmp(&mut self, icmp: [u8; 2]) {
+        if self.key.protocol() == ICMP {
+            self.aside = icmp;
+        }
+    }
+
+    /// One gap more of TCP; how many there are then.
+    pub(super) fn count_gap(&mut self) -> u16 {
+        let gaps = u16::from_ne_bytes(self.aside).saturating_add(1);
+        self.aside = gaps.to_ne_bytes();
+        gaps
     }
 }
 
@@ -237,7 +265,8 @@ impl Cold {
         }
         self.interval_began = self.interval_began.min(began);
         let (ours, theirs) = (&mut self.measures[at], &other.measures[at]);
-        ours.retransmissions = ours.retransmissions.saturating_add(theirs.retransmissions);
+        let retransmissions = u32::from(ours.retransmissions).saturating_add(theirs.retransmissions.into());
+        ours.retransmissions = retransmissions.into();
         ours.zero_windows = ours.zero_windows.saturating_add(theirs.zero_windows);
     }
 
@@ -254,7 +283,7 @@ impl Cold {
         let local_prefix = (!key.is_gathered()).then_some(owner.prefix_length).filter(|length| *length > 0);
         let far_prefix = Some(far.prefix_length).filter(|length| *length > 0);
         let (source_prefix_length, destination_prefix_length) = in_order(egress, local_prefix, far_prefix);
-        let icmp = (key.protocol() == ICMP && !key.is_gathered()).then_some(line.icmp);
+        let icmp = (key.protocol() == ICMP && !key.is_gathered()).then_some(line.icmp());
         let (rule, mitigation) = match self.grounds.into() {
             Grounds::Nothing => (None, None),
             Grounds::Rule(rule) => (Some(rule), None),
@@ -297,7 +326,7 @@ impl Cold {
             history: self.history,
             conn_state: ConnState::of(key.protocol(), self.history),
             round_trip: self.measures[at].round_trip(),
-            retransmissions: self.measures[at].retransmissions,
+            retransmissions: self.measures[at].retransmissions.into(),
             zero_windows: self.measures[at].zero_windows.into(),
             ingress_interface,
             egress_interface: if is_dropped { 0 } else { egress_interface },

@@ -9,7 +9,7 @@ use lucarne_model::{
 };
 
 use super::{
-    FlowKey, FlowTable, Opening, Packet, Side, Slot,
+    FlowKey, FlowTable, Opening, Packet, Side, Slot, Timestamps,
     tests::{allowed, settings},
 };
 use crate::phase::{ACK, FIN, Phase, RST, SYN};
@@ -18,14 +18,14 @@ const OUT: Direction = Direction::Egress;
 const IN: Direction = Direction::Ingress;
 
 /// One connection, opened by the guest.
-struct Exchange {
+pub(super) struct Exchange {
     table: FlowTable,
     slot: Slot,
     now: Moment,
 }
 
 impl Exchange {
-    fn new(protocol: u8, first: Packet) -> Self {
+    pub(super) fn new(protocol: u8, first: Packet) -> Self {
         let (mut table, now) = (FlowTable::new(settings(), 3), Moment::from_secs(1000));
         let phase = if protocol == TCP { Phase::SynSent } else { Phase::Asked };
         let opening = Opening { direction: OUT, side: Side::Initiator, phase, allowed: allowed(), memo: 0, epoch: 1 };
@@ -42,16 +42,16 @@ impl Exchange {
         tcp
     }
 
-    fn after(&mut self, micros: u64) -> &mut Self {
+    pub(super) fn after(&mut self, micros: u64) -> &mut Self {
         self.now = self.now.plus(Duration::from_micros(micros));
         self
     }
-    fn send(&mut self, direction: Direction, packet: Packet) {
+    pub(super) fn send(&mut self, direction: Direction, packet: Packet) {
         self.table.count(self.slot, direction, &packet, self.now);
     }
 
     /// The records of the interval: what went out, what came in.
-    fn records(&mut self) -> (FlowRecord, FlowRecord) {
+    pub(super) fn records(&mut self) -> (FlowRecord, FlowRecord) {
         let mut records = Vec::new();
         self.table.report(self.slot, lucarne_model::EndReason::ActiveSlice, &mut |record| records.push(record));
         let came = records.pop().unwrap();
@@ -59,7 +59,7 @@ impl Exchange {
     }
 }
 
-fn segment(sequence: u32, acknowledgement: u32, data: u16, tcp_flags: u16) -> Packet {
+pub(super) fn segment(sequence: u32, acknowledgement: u32, data: u16, tcp_flags: u16) -> Packet {
     let bytes = 40 + u32::from(data);
     Packet { bytes, tcp_flags, data, sequence, acknowledgement, window: 1000, ttl: 64, ..Packet::default() }
 }
@@ -110,6 +110,59 @@ fn what_was_sent_twice_is_counted_and_not_measured() {
     assert_eq!(tcp.records().0.round_trip.map(|round_trip| round_trip.max), Some(70));
 }
 
+/// A packet of a connection with timestamps.
+fn stamped(value: u32, echo: u32, packet: Packet) -> Packet {
+    Packet { timestamps: Some(Timestamps { value, echo }), ..packet }
+}
+
+#[test]
+fn with_timestamps_what_was_sent_twice_is_measured_by_its_echo() {
+    let mut tcp = Exchange::opened();
+    tcp.records();
+    tcp.send(OUT, stamped(10, 5, segment(1001, 5001, 500, ACK)));
+    tcp.after(200_000).send(OUT, stamped(210, 5, segment(1001, 5001, 500, ACK)));
+    // The answer to the first one was only late: it is not 300 microseconds.
+    tcp.after(300).send(IN, stamped(6, 10, segment(5001, 1501, 0, ACK)));
+    tcp.after(700).send(IN, stamped(7, 210, segment(5001, 1501, 0, ACK)));
+    let (out, _) = tcp.records();
+    assert_eq!(out.round_trip.map(|trip| (trip.count, trip.max)), Some((1, 1000)));
+}
+
+#[test]
+fn with_timestamps_an_answer_to_something_later_measures_nothing() {
+    let mut tcp = Exchange::opened();
+    tcp.records();
+    tcp.send(OUT, stamped(10, 5, segment(1001, 5001, 500, ACK)));
+    tcp.after(50_000).send(OUT, stamped(60, 5, segment(1501, 5001, 500, ACK)));
+    // The answer to the first one was lost; this is the second one's.
+    tcp.after(400).send(IN, stamped(6, 60, segment(5001, 2001, 0, ACK)));
+    assert_eq!(tcp.records().0.round_trip, None);
+    // One acknowledgement of two segments echoes the first.
+    tcp.send(OUT, stamped(70, 6, segment(2001, 5001, 500, ACK)));
+    tcp.after(20).send(OUT, stamped(71, 6, segment(2501, 5001, 500, ACK)));
+    tcp.after(400).send(IN, stamped(7, 70, segment(5001, 3001, 0, ACK)));
+    assert_eq!(tcp.records().0.round_trip.map(|trip| (trip.count, trip.max)), Some((1, 420)));
+}
+
+#[test]
+fn with_timestamps_a_lost_syn_does_not_spoil_the_handshake() {
+    let mut tcp = Exchange::new(TCP, stamped(1, 0, segment(1000, 0, 0, SYN)));
+    tcp.after(1_000_000).send(OUT, stamped(1001, 0, segment(1000, 0, 0, SYN)));
+    tcp.after(90).send(IN, stamped(5, 1001, segment(5000, 1001, 0, SYN | ACK)));
+    let (out, _) = tcp.records();
+    assert_eq!((out.round_trip, out.retransmissions), (only(90), 0));
+    assert_eq!(out.history.to_string(), "Sh", "the same SYN has one letter");
+}
+
+/// Three octets hold 16.8 seconds; more is told as that.
+#[test]
+fn an_answer_that_takes_longer_than_can_be_told_is_told_as_the_longest() {
+    let mut exchange = Exchange::new(UDP, datagram());
+    exchange.after(29_000_000).send(IN, datagram());
+    let trip = exchange.records().0.round_trip.unwrap();
+    assert_eq!((trip.min, trip.mean, trip.max), (0xff_ffff, 0xff_ffff, 0xff_ffff));
+}
+
 #[test]
 fn sequence_numbers_go_round() {
     let mut tcp = Exchange::new(TCP, segment(u32::MAX - 100, 0, 0, SYN));
@@ -153,7 +206,8 @@ fn contradicting_flags_have_letters_too() {
     let mut tcp = Exchange::opened();
     tcp.send(OUT, segment(1001, 5001, 0, SYN | FIN));
     tcp.send(IN, segment(5001, 1001, 0, FIN | RST));
-    assert_eq!(tcp.records().0.history.to_string(), "ShAFQfri");
+    let (out, _) = tcp.records();
+    assert_eq!((out.history.to_string().as_str(), out.conn_state), ("ShAQi", ConnState::Rstr));
 }
 
 #[test]

@@ -11,6 +11,8 @@
 
 mod entry;
 mod expiry;
+#[cfg(test)]
+mod history_tests;
 mod index;
 mod measure;
 #[cfg(test)]
@@ -23,12 +25,13 @@ mod wheel;
 use std::{sync::Arc, time::Duration};
 
 use lucarne_model::{
-    EndReason, FlowRecord, Moment,
+    EndReason, FlowRecord, History, Moment,
     flow::{Direction, Side},
+    history::Happening,
 };
 
 use entry::{Cold, DIRECTIONS, Line, Lines, side_by_side};
-pub use entry::{FarEnd, Owner, Packet};
+pub use entry::{FarEnd, Owner, Packet, Timestamps};
 use index::Index;
 use room::Room;
 use wheel::Wheel;
@@ -143,6 +146,15 @@ impl FlowTable {
             + self.room.footprint()
     }
 
+    /// Where the flows lie, used or not yet: the beginning and the octets of each room. They stay there.
+    pub fn rooms(&self) -> [(*const u8, usize); 2] {
+        let (lines, cold) = (self.lines.as_ptr(), self.cold.as_ptr());
+        [
+            (lines.cast(), self.lines.capacity() * size_of::<Lines>()),
+            (cold.cast(), self.cold.capacity() * size_of::<Cold>()),
+        ]
+    }
+
     /// The flow with this key.
     #[inline]
     pub fn find(&self, key: FlowKey) -> Option<Slot> {
@@ -170,7 +182,7 @@ impl FlowTable {
     pub fn question(&self, slot: Slot) -> Question {
         let lines = &self.lines[slot.as_usize()];
         let opener = usize::from(!lines[0].opened);
-        Question { key: lines[0].key, direction: DIRECTIONS[opener], icmp: lines[opener].icmp }
+        Question { key: lines[0].key, direction: DIRECTIONS[opener], icmp: lines[opener].icmp() }
     }
 
     /// Counts a packet of a flow that is known.
@@ -195,7 +207,7 @@ impl FlowTable {
         let line = &mut self.lines[slot.as_usize()][at];
         if is_first {
             self.cold[slot.as_usize()].begin(at, packet, now);
-            line.icmp = packet.icmp;
+            line.set_icmp(packet.icmp);
         }
         let next = line.phase.step(line.side(), line.key.protocol(), packet.tcp_flags);
         if !line.tells_nothing(packet) {
@@ -221,11 +233,14 @@ impl FlowTable {
     /// Begins a connection with its first packet. The caller has found that `key` is not in the table.
     pub fn open(&mut self, key: FlowKey, opening: Opening, packet: &Packet, now: Moment, emit: Emit<'_>) -> Slot {
         let direction = opening.direction;
-        let (memo, epoch) = (opening.memo, opening.epoch);
+        let Opening { side, memo, epoch, .. } = opening;
         self.make_room(key.port(), now, emit);
         let slot = self.place(key, opening, now);
         let line = &mut self.lines[slot.as_usize()][side_by_side(direction)];
         (line.memo, line.epoch) = (memo, epoch);
+        if side == Side::Responder {
+            self.cold[slot.as_usize()].history = History::default().with(Happening::Flipped, side);
+        }
         self.count(slot, direction, packet, now);
         slot
     }

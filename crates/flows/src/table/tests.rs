@@ -70,15 +70,17 @@ enum Step {
 /// Numbers near each other and near the end of their circle, so that they meet.
 fn segment(flags: impl Strategy<Value = u16>) -> impl Strategy<Value = Packet> {
     let number = || prop_oneof![0u32..50, (u32::MAX - 20)..=u32::MAX, any::<u32>()];
-    let rest = (0u16..30, prop_oneof![Just(0u16), Just(1000)]);
+    let stamps = prop::option::of((0u32..5, 0u32..5).prop_map(|(value, echo)| Timestamps { value, echo }));
+    let rest = (0u16..30, prop_oneof![Just(0u16), Just(1000)], stamps);
     (20u32..1500, flags, number(), number(), rest).prop_map(
-        |(bytes, tcp_flags, sequence, acknowledgement, (data, window))| Packet {
+        |(bytes, tcp_flags, sequence, acknowledgement, (data, window, timestamps))| Packet {
             bytes,
             tcp_flags,
             sequence,
             acknowledgement,
             data,
             window,
+            timestamps,
             ..Packet::default()
         },
     )

@@ -33,6 +33,8 @@ pub(crate) fn network_plan(desired: &Desired, known: &Known, layout: &Layout) ->
         ports: ports.collect(),
         peers: desired.peers.clone(),
         mitigations: desired.mitigations.clone(),
+        // What the plan itself tells is all that is known here.
+        removals: Vec::new(),
     }
 }
 

@@ -215,6 +215,7 @@ impl Bed {
                 name: "bed".into(),
                 address: Ipv4Addr::LOCALHOST.into(),
                 tunnel_port: 1,
+                location: lucarne_model::flow::Location::default(),
                 public_key: String::new(),
                 export_key: String::new(),
                 capacity: Capacity::default(),

@@ -69,6 +69,7 @@ fn plan(user_data: &str) -> Plan {
         }],
         peers: Vec::new(),
         mitigations: Vec::new(),
+        removals: Vec::new(),
     }
 }
 

@@ -214,7 +214,7 @@ impl Worker {
         }
         self.metadata.poll(self.now, &mut self.answers);
         for (port, frame) in self.answers.drain(..) {
-            self.switch.handle_metadata_frame(port, &frame, &mut self.outlet);
+            self.switch.handle_metadata_frame(port, &frame, self.now, &mut self.outlet);
         }
     }
 }

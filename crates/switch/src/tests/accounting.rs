@@ -35,6 +35,12 @@ enum Step {
         attempts: u16,
         port: u16,
     },
+    /// Asks the router: for an address, an echo, or its metadata, which the service answers.
+    Ask(usize, u8),
+    /// Another interval for an instance's records, in seconds.
+    Interval(usize, u64),
+    /// Another process takes over from the switch.
+    Restart,
 }
 
 const MACHINES: [u128; 5] = [WEB, APP, DATABASE, FAR, FAR_DATABASE];
@@ -86,6 +92,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::collection::vec(mitigation(), 0..3).prop_map(Step::Orders),
         1 => (0usize..5, 0usize..5, 1u16..60, prop_oneof![Just(80u16), Just(444)])
             .prop_map(|(from, to, attempts, port)| Step::Flood { from, to, attempts, port }),
+        3 => (0usize..3, any::<u8>()).prop_map(|(machine, what)| Step::Ask(machine, what)),
+        1 => (0usize..3, 1u64..30).prop_map(|(machine, seconds)| Step::Interval(machine, seconds)),
+        1 => Just(Step::Restart),
     ]
 }
 
@@ -148,7 +157,37 @@ fn perform(scene: &mut Scene, step: &Step, gone: &mut Ledger) {
                 send(scene, MACHINES[*from], MACHINES[*to], &tcp(50_000 + attempt, *port, SYN), None);
             }
         }
+        Step::Ask(at, what) => ask(scene, MACHINES[*at], *what),
+        Step::Interval(at, seconds) => {
+            let ports = scene.plan.ports.iter_mut().filter(|port| port.interface == interface(MACHINES[*at]));
+            ports.for_each(|port| port.flow_interval = Some(Duration::from_secs(*seconds)));
+            scene.apply();
+        }
+        Step::Restart => {
+            MACHINES.iter().for_each(|machine| gone.add_port(scene, *machine));
+            scene.flush();
+            scene.switch = Switch::new(HERE, scene.switch.settings.clone(), 8);
+            scene.apply();
+        }
     }
+}
+
+/// A guest asks the router for something, and is answered.
+fn ask(scene: &mut Scene, machine: u128, what: u8) {
+    let Some(port) = scene.switch.port(interface(machine)) else { return };
+    let gateway = Ipv4Addr::from_bits(address(machine).to_bits() & 0xffff_ff00 | 1);
+    let metadata = Ipv4Addr::new(169, 254, 169, 254);
+    let to = |destination| Ends { destination, destination_mac: MacAddress::ROUTER, ..Ends::between(machine, machine) };
+    let (ends, shape) = match what % 4 {
+        0 => (to(gateway), ping(u16::from(what / 4))),
+        1 => (to(Ipv4Addr::BROADCAST), udp(68, 67, usize::from(what))),
+        2 => (to(metadata), tcp(u16::from(what / 8), 80, if what & 4 == 0 { SYN } else { FIN | ACK })),
+        _ => (to(metadata), ping(1)),
+    };
+    scene.switch.handle_guest_frame(port, &mut ends.frame(&shape), scene.now, &mut scene.out);
+    let back = Ends { source: metadata, destination: address(machine), ..ends };
+    let answer = back.frame(&tcp(80, u16::from(what / 8), if what & 4 == 0 { SYN | ACK } else { RST }));
+    scene.switch.handle_metadata_frame(port, &answer, scene.now, &mut scene.out);
 }
 
 /// Entries that reject one end or the other by their number, and behind them ones that accept all.
@@ -195,6 +234,7 @@ fn check(capacity: usize, port_capacity: usize, steps: &[Step]) -> Result<(), Te
     }
     prop_assert_eq!(recorded.0, counted.0);
     let frames = scene.switch.frame_counters();
+    // Since the last restart.
     let ended = frames.to_guests + frames.to_tunnel + frames.to_metadata + frames.answered;
     prop_assert_eq!(frames.received, ended + frames.dropped.values().sum::<u64>());
     Ok(())

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 
 use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress, Ipv4Packet, UdpPacket};
 
+use lucarne_model::flow::Path;
+
 use super::{frames::*, *};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
@@ -116,8 +118,13 @@ fn dhcp_gives_a_guest_its_address_and_all_that_goes_with_it() {
         assert!(options.contains(&(26, 1400u16.to_be_bytes().to_vec())), "MTU");
         assert!(options.contains(&(12, b"machine-1".to_vec())), "host name");
     }
-    assert_eq!(scene.counters(WEB).aside, 4);
-    assert_eq!(scene.switch.live_flows(), 0);
+    scene.flush();
+    let (asked, answered) = (scene.record(WEB, Direction::Egress), scene.record(WEB, Direction::Ingress));
+    assert_eq!((asked.path, asked.verdict, asked.rule), (Path::Service, Verdict::Accept, None));
+    assert_eq!((asked.packets, answered.packets), (2, 2));
+    assert_eq!((asked.source, asked.destination), (address(WEB).into(), GATEWAY.into()));
+    assert_eq!((asked.source_port, asked.destination_port), (68, 67));
+    assert_eq!(asked.history.to_string(), "Dd");
 }
 
 #[test]
@@ -138,24 +145,50 @@ fn the_gateway_answers_a_ping_and_nothing_else() {
     let back =
         Ends { source: GATEWAY, destination: address(WEB), source_mac: MacAddress::ROUTER, destination_mac: mac(WEB) };
     assert_eq!(*reply, back.frame(&pong(77)));
-    assert_eq!((scene.counters(WEB).aside, scene.switch.live_flows()), (2, 0));
+    assert_eq!(scene.switch.live_flows(), 1);
+    scene.flush();
+    let (asked, answered) = (scene.record(WEB, Direction::Egress), scene.record(WEB, Direction::Ingress));
+    assert_eq!((asked.path, answered.path, answered.source), (Path::Service, Path::Service, GATEWAY.into()));
+    assert_eq!((asked.packets, answered.packets, asked.ttl), (1, 1, 200));
     scene.send_frame(WEB, &ends.frame(&tcp(1, 80, SYN)));
     assert_eq!(scene.out.to_guests.len(), 1);
     assert_eq!(scene.switch.frame_counters().dropped["no-route"], 1);
 }
 
+/// With an open window, and an acknowledgement of the first octet.
+fn open(mut shape: Shape) -> Shape {
+    (shape.transport[11], shape.transport[14]) = (1, 0x40);
+    shape
+}
+
 #[test]
-fn metadata_goes_to_its_service_and_back_without_becoming_a_flow() {
+fn metadata_goes_to_its_service_and_back_in_a_flow_that_no_rule_is_asked_about() {
     let mut scene = Scene::new();
+    scene.plan.networks[0].groups[0].rules.clear();
+    scene.apply();
     let ends = Ends { destination: METADATA, destination_mac: MacAddress::ROUTER, ..Ends::between(WEB, FAR) };
-    let frame = ends.frame(&tcp(40000, 80, SYN));
+    let frame = ends.frame(&open(tcp(40000, 80, SYN)));
     scene.send_frame(WEB, &frame);
     let port = scene.port(WEB);
-    assert_eq!(scene.out.to_metadata, [(port, frame.clone())]);
-    scene.switch.handle_metadata_frame(port, &frame, &mut scene.out);
-    assert_eq!(scene.out.to_guests, [(port, frame)]);
+    assert_eq!(scene.out.to_metadata, [(port, frame)]);
+    let (source, destination) = (ends.destination, ends.source);
+    let back = Ends { source, destination, source_mac: MacAddress::ROUTER, destination_mac: mac(WEB) };
+    let answer = back.frame(&open(tcp(80, 40000, SYN | ACK)));
+    scene.wait(Duration::from_millis(2));
+    scene.switch.handle_metadata_frame(port, &answer, scene.now, &mut scene.out);
+    assert_eq!(scene.out.to_guests, [(port, answer)]);
+    scene.send_frame(WEB, &ends.frame(&open(tcp(40000, 80, ACK))));
+    // A new plan does not touch it.
+    scene.plan.mitigations.clear();
+    scene.plan.networks[0].groups.clear();
+    scene.apply();
+    scene.wait(Duration::from_secs(11));
+    let asked = scene.record(WEB, Direction::Egress);
+    assert_eq!((asked.path, asked.end_reason, asked.packets), (Path::Service, EndReason::ActiveSlice, 2));
+    assert_eq!((asked.destination, asked.next_hop), (METADATA.into(), None));
+    assert_eq!((asked.history.to_string().as_str(), asked.round_trip.unwrap().max), ("ShA", 2000));
     let spoofed = Ends { source: address(APP), ..ends }.frame(&tcp(40000, 80, SYN));
     scene.send_frame(WEB, &spoofed);
-    assert_eq!(scene.out.to_metadata.len(), 1);
+    assert_eq!(scene.out.to_metadata.len(), 2);
     assert_eq!(scene.switch.frame_counters().dropped["source-check"], 1);
 }

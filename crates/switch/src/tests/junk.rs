@@ -79,7 +79,7 @@ proptest! {
         for (way, frame) in &frames {
             match way {
                 0 => scene.switch.handle_tunnel_frame(THERE, VNI_A, frame, scene.now, &mut scene.out),
-                1 => scene.switch.handle_metadata_frame(PortIndex(9), frame, &mut scene.out),
+                1 => scene.switch.handle_metadata_frame(PortIndex(9), frame, scene.now, &mut scene.out),
                 _ => scene.switch.handle_guest_frame(web, &mut frame.clone(), scene.now, &mut scene.out),
             }
             scene.now = scene.now.plus(Duration::from_millis(1));

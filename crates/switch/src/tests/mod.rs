@@ -10,6 +10,7 @@ mod ground_truth;
 mod junk;
 mod paths;
 mod reasons;
+mod round_trips;
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -17,8 +18,8 @@ use frames::{Ends, Shape};
 use lucarne_model::{
     AccountId, EndReason, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId,
     SecurityGroupId, SubnetId, VpcId,
-    desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint},
-    flow::{Direction, Verdict},
+    desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint, TunnelPeer},
+    flow::{Direction, Location, Verdict},
     network::{Route, RouteTarget},
     network_acl::AclEntry,
     security_group::{Peer, Rule, RuleSpec, Traffic},
@@ -161,6 +162,12 @@ fn port_plan(machine: u128) -> PortPlan {
     }
 }
 
+/// The other host, at the same location.
+fn peer() -> TunnelPeer {
+    let (address, public_key) = (Ipv4Addr::LOCALHOST.into(), String::new());
+    TunnelPeer { host: THERE, address, port: 1, public_key, location: Location::default() }
+}
+
 fn plan() -> Plan {
     Plan {
         networks: vec![
@@ -168,8 +175,9 @@ fn plan() -> Plan {
             network(&[OTHER_TENANT], VNI_B),
         ],
         ports: [WEB, APP, DATABASE, OTHER_TENANT].map(port_plan).to_vec(),
-        peers: Vec::new(),
+        peers: vec![peer()],
         mitigations: Vec::new(),
+        removals: Vec::new(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Where packets go: between neighbours, through the router, through the tunnel, and never to another tenant.
 
+use lucarne_model::flow::Path;
+
 use super::{frames::*, *};
 
 #[test]
@@ -43,6 +45,21 @@ fn a_packet_for_another_host_goes_through_the_tunnel_in_its_network() {
     assert_eq!((&frame[..6], &frame[6..12]), (&mac(FAR_DATABASE).0[..], &MacAddress::ROUTER.0[..]));
     scene.send(FAR_DATABASE, WEB, udp(53, 1, 5));
     assert_eq!(scene.out.to_guests.len(), 1);
+}
+
+#[test]
+fn records_tell_how_far_the_other_end_is() {
+    let path = |machine, location: &str| {
+        let mut scene = Scene::new();
+        scene.plan.peers[0].location = location.parse().unwrap();
+        scene.apply();
+        scene.send(WEB, machine, udp(1, 53, 5));
+        scene.flush();
+        scene.record(WEB, Direction::Egress).path
+    };
+    assert_eq!(path(APP, "berlin"), Path::SameHost);
+    assert_eq!(path(FAR, "local"), Path::OtherHost);
+    assert_eq!(path(FAR, "berlin"), Path::OtherLocation);
 }
 
 #[test]

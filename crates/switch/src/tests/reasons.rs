@@ -10,6 +10,7 @@ use lucarne_model::{
 };
 
 use super::{frames::*, *};
+use crate::plan::{PortRemoval, RemovalReason};
 
 const IN: Direction = Direction::Ingress;
 const OUT: Direction = Direction::Egress;
@@ -215,6 +216,43 @@ fn a_port_that_goes_away_says_why() {
         plan.ports.push(PortPlan { instance: instance(WEB), ..port_plan(STOPPED) });
     });
     assert_eq!(detached, carried(EndReason::InterfaceDetached));
+}
+
+/// Of a host that keeps nothing of the VPC, the plan has no network any more from which it could follow.
+#[test]
+fn what_the_plan_says_of_a_removal_holds_whatever_else_is_in_it() {
+    for (reason, expected) in [
+        (RemovalReason::Stopped, EndReason::InstanceStopped),
+        (RemovalReason::Migrated, EndReason::InstanceMigrated),
+        (RemovalReason::Detached, EndReason::InterfaceDetached),
+    ] {
+        let mut scene = Scene::new();
+        open(&mut scene);
+        let removals = vec![PortRemoval { interface: interface(WEB), reason }];
+        scene.plan = Plan { removals, ..Plan::default() };
+        scene.apply();
+        assert_eq!(end(&scene), carried(expected));
+    }
+}
+
+#[test]
+fn without_a_key_for_the_other_host_nothing_goes_there_and_what_went_is_cut() {
+    let mut scene = Scene::new();
+    open(&mut scene);
+    scene.plan.peers.clear();
+    scene.apply();
+    let before = scene.given_on();
+    scene.send(WEB, FAR, tcp(80, 40000, ACK));
+    scene.send(WEB, FAR, udp(1, 53, 8));
+    assert_eq!(scene.given_on(), before);
+    assert_eq!(scene.switch.frame_counters().dropped["encryption-required"], 1);
+    scene.wait(seconds(3));
+    let found: BTreeSet<_> = scene.records(WEB).iter().map(|record| record.end_reason).collect();
+    assert!(found.contains(&EndReason::RuleChange) && found.contains(&EndReason::EncryptionRequired), "{found:?}");
+    scene.plan.peers = vec![peer()];
+    scene.apply();
+    scene.send(WEB, FAR, udp(2, 53, 8));
+    assert_eq!(scene.given_on(), before + 1);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use lucarne_model::flow::Location;
+
 use super::*;
 
 const A: HostId = HostId::from_bits(0xa);
@@ -13,7 +15,8 @@ fn tunnel(secret: u8) -> Tunnel {
 }
 
 fn peer(host: HostId, secret: u8, at: SocketAddr) -> TunnelPeer {
-    TunnelPeer { host, address: at.ip(), port: at.port(), public_key: public_key(&[secret; 32]) }
+    let public_key = public_key(&[secret; 32]);
+    TunnelPeer { host, address: at.ip(), port: at.port(), public_key, location: Location::default() }
 }
 
 type Heard = Vec<(HostId, u32, Vec<u8>)>;

@@ -173,8 +173,10 @@ impl World {
                 address: self.tap.ends[host].local_addr().unwrap().ip(),
                 port: self.tap.ends[host].local_addr().unwrap().port(),
                 public_key: tunnel::public_key(&secret(other)),
+                location: lucarne_model::flow::Location::default(),
             }],
             mitigations: Vec::new(),
+            removals: Vec::new(),
         }
     }
 
