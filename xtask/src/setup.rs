@@ -20,11 +20,13 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 5] = [
+const NEEDED: [Needed; 7] = [
     Needed { program: "cc", package: "build-essential", why: "compiles what crates bring in C" },
     Needed { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "runs the VMs" },
     Needed { program: "qemu-img", package: "qemu-utils", why: "makes, checks and copies their disks" },
-    Needed { program: "nfcapd", package: "nfdump", why: "reads our IPFIX in a test, as others' collectors will" },
+    Needed { program: "nfcapd", package: "nfdump", why: "reads our IPFIX in tests, as others' collectors will" },
+    Needed { program: "tshark", package: "tshark", why: "reads our IPFIX in tests, and judges its form" },
+    Needed { program: "nfacctd", package: "pmacct", why: "reads our IPFIX in tests, and counts" },
     Needed { program: "xz", package: "xz-utils", why: "unpacks the modules of guest kernels" },
 ];
 
