@@ -289,7 +289,8 @@ fn exporters_beyond_the_most_push_out_the_silent_ones() {
 /// An independent decoder reads the same of the same octets.
 #[test]
 fn netflow_parser_agrees() {
-    for (name, datagram) in [("v5", v5()), ("v9", v9(&[v9_template(), v9_data()]))] {
+    let [_, (_, ipfix), _] = sampling_options();
+    for (name, datagram) in [("v5", v5()), ("v9", v9(&[v9_template(), v9_data()])), ("ipfix", ipfix)] {
         let (theirs, error) =
             netflow_parser::NetflowParser::default().parse_bytes_as_netflow_common_flowsets(&datagram);
         assert!(error.is_none(), "{name}: {error:?}");
