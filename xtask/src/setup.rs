@@ -1,6 +1,6 @@
 //! Makes a machine ready to build, test and play: says what is missing, asks, and installs it.
 //!
-//! Owns the list of what is needed. The guest image's packages are fetched as files, not installed; the binary unpacks
+//! Owns the list of what is needed: Debian packages, and one of Python's in the cache. The guest image's packages are fetched as files, not installed; the binary unpacks
 //! them from the cache.
 
 use std::{
@@ -20,11 +20,14 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 5] = [
+const NEEDED: [Needed; 8] = [
     Needed { program: "cc", package: "build-essential", why: "compiles what crates bring in C" },
     Needed { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "runs the VMs" },
     Needed { program: "qemu-img", package: "qemu-utils", why: "makes, checks and copies their disks" },
-    Needed { program: "nfcapd", package: "nfdump", why: "reads our IPFIX in a test, as others' collectors will" },
+    Needed { program: "nfcapd", package: "nfdump", why: "reads our IPFIX in tests, as others' collectors will" },
+    Needed { program: "tshark", package: "tshark", why: "reads our IPFIX in tests, and judges its form" },
+    Needed { program: "nfacctd", package: "pmacct", why: "reads our IPFIX in tests, and counts" },
+    Needed { program: "python3", package: "python3-venv", why: "runs the store that deliveries are tested against" },
     Needed { program: "xz", package: "xz-utils", why: "unpacks the modules of guest kernels" },
 ];
 
@@ -42,6 +45,7 @@ pub(crate) fn machine(yes: bool) -> Result<()> {
         install(&missing, yes)?;
     }
     components()?;
+    bucket_server().context("cannot install the store that deliveries are tested against")?;
     guest_packages().context("cannot fetch what the guest image is built from")
 }
 
@@ -100,6 +104,18 @@ fn components() -> Result<()> {
             .with_context(|| format!("{component} is missing from this installation of Rust"))?;
     }
     Ok(())
+}
+
+/// A server that speaks as S3 does is in no Debian package: moto's, in an environment of its own in the cache.
+fn bucket_server() -> Result<()> {
+    const MOTO: &str = "moto[server]==5.2.1";
+    let folder = cache().join("lucarne/moto");
+    if folder.join("bin/moto_server").exists() {
+        return Ok(());
+    }
+    eprintln!("installing {MOTO} into {}", folder.display());
+    run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", MOTO]))
 }
 
 fn guest_packages() -> Result<()> {

@@ -74,7 +74,7 @@ pub(crate) fn file(catalog: &Catalog, question: &ExportQuestion, now: Moment) ->
         }
         ExportFormat::Csv => Ok(lines(csv_header(true), &routed, csv_row)),
         ExportFormat::Jsonl => Ok(lines(String::new(), &routed, json_line)),
-        ExportFormat::Parquet => parquet(&routed),
+        ExportFormat::Parquet => routed_parquet(&routed),
     }
 }
 
@@ -109,27 +109,41 @@ fn records(catalog: &Catalog, question: &ExportQuestion) -> Result<Vec<TenantFlo
     Ok(found)
 }
 
-/// The columns of a part that accounts may see, and the router's ports behind them.
-fn parquet(routed: &[RouterRecord]) -> Result<Vec<u8>, ExportError> {
-    let kept = |(serial, routed): (usize, &RouterRecord)| Kept {
+/// The columns of a part that accounts may see; the number of a record is that of its row.
+fn shown(records: &[TenantFlowRecord]) -> Result<RecordBatch, ExportError> {
+    let kept = |(serial, record): (usize, &TenantFlowRecord)| Kept {
         serial: serial as u64,
         // The operator's fields have no column in the file.
-        record: FlowRecord::of_view(&routed.record, HostId::from_bits(0), 0, 0, None),
+        record: FlowRecord::of_view(record, HostId::from_bits(0), 0, 0, None),
     };
-    let kept: Vec<Kept> = routed.iter().enumerate().map(kept).collect();
+    let kept: Vec<Kept> = records.iter().enumerate().map(kept).collect();
     let kept: Vec<&Kept> = kept.iter().collect();
-    let batch = columns::batch(Columns::Shown, &kept).map_err(ExportError::Arrow)?;
+    columns::batch(Columns::Shown, &kept).map_err(ExportError::Arrow)
+}
+
+/// A Parquet file of a tenant's records.
+pub(crate) fn parquet(records: &[TenantFlowRecord]) -> Result<Vec<u8>, ExportError> {
+    written(&shown(records)?)
+}
+
+/// The same of a network's, and the router's ports behind them.
+fn routed_parquet(routed: &[RouterRecord]) -> Result<Vec<u8>, ExportError> {
+    let records: Vec<TenantFlowRecord> = routed.iter().map(|routed| routed.record.clone()).collect();
+    let batch = shown(&records)?;
     let ports = |port: fn(&RouterRecord) -> RouterPort| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(routed.iter().map(|routed| port(routed).to_string())))
     };
     let added = [ports(|routed| routed.input), ports(|routed| routed.output)];
     let arrays = batch.columns().iter().cloned().chain(added).collect();
-    let schema = with_ports(&batch.schema());
-    let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(ExportError::Arrow)?;
+    written(&RecordBatch::try_new(with_ports(&batch.schema()), arrays).map_err(ExportError::Arrow)?)
+}
+
+fn written(batch: &RecordBatch) -> Result<Vec<u8>, ExportError> {
     let level = ZstdLevel::try_new(3).map_err(ExportError::Parquet)?;
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(ExportError::Parquet)?;
-    writer.write(&batch).map_err(ExportError::Parquet)?;
+    let mut writer =
+        ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).map_err(ExportError::Parquet)?;
+    writer.write(batch).map_err(ExportError::Parquet)?;
     writer.into_inner().map_err(ExportError::Parquet)
 }
 

@@ -15,7 +15,7 @@ use futures::{Stream, TryStreamExt as _};
 use lucarne_collector::{Connection, ConnectionError};
 use lucarne_model::{
     AccountId, FlowFilter, FlowLogId, FlowPage, FlowQuery, FlowWatch,
-    flow_log::{Delivery, ExportQuestion, FlowLog},
+    flow_log::{Delivery, DeliveryOrder, ExportQuestion},
 };
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::Serialize;
@@ -102,8 +102,8 @@ impl CollectorClient {
     }
 
     /// Tells the collector which flow logs to deliver: these and no others.
-    pub(crate) async fn deliver(&self, logs: &[FlowLog]) -> Result<(), CollectorError> {
-        in_time(self.ask(Method::PUT, "deliveries", &logs)).await.map(drop)
+    pub(crate) async fn deliver(&self, orders: &[DeliveryOrder]) -> Result<(), CollectorError> {
+        in_time(self.ask(Method::PUT, "deliveries", &orders)).await.map(drop)
     }
 
     /// How far the deliveries of all flow logs are.

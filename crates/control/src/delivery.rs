@@ -3,15 +3,19 @@
 //! Owns when that is done. What a flow log may be is decided in [`crate::services::flow_logs`], the delivery itself is the
 //! collector's.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lucarne_api::Problem;
-use lucarne_model::flow_log::FlowLog;
+use lucarne_model::{
+    FlowLogId,
+    flow_log::{DeliveryOrder, FlowLog, StoreCredentials},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Controller,
     collector_client::CollectorError,
+    records::FlowLogCredentials,
     store::{Scope, Tx},
 };
 
@@ -53,7 +57,13 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
 }
 
 async fn tell(controller: &Controller) -> Result<(), TellError> {
-    let read = |tx: &Tx<'_>| tx.list::<FlowLog>(Scope::Everything);
-    let logs = controller.store.read(read).await.map_err(TellError::Read)?;
-    controller.collector.deliver(&logs).await.map_err(TellError::Collector)
+    let orders = controller.store.read(orders).await.map_err(TellError::Read)?;
+    controller.collector.deliver(&orders).await.map_err(TellError::Collector)
+}
+
+fn orders(tx: &Tx<'_>) -> Result<Vec<DeliveryOrder>, Problem> {
+    let kept = tx.list::<FlowLogCredentials>(Scope::Everything)?;
+    let mut kept: HashMap<FlowLogId, StoreCredentials> = kept.into_iter().map(|of| (of.log, of.credentials)).collect();
+    let logs = tx.list::<FlowLog>(Scope::Everything)?.into_iter();
+    Ok(logs.map(|log| DeliveryOrder { credentials: kept.remove(&log.id), log }).collect())
 }

@@ -1,13 +1,14 @@
-//! What the store keeps of instances, volumes, hosts and jobs beyond what the API shows.
+//! What the store keeps of instances, volumes, hosts, jobs and flow logs beyond what the API shows.
 //!
 //! Owns the records' shapes and what each points at. Each holds the API's resource flattened, so that filters see the same
 //! fields as users do.
 
 use lucarne_api::bodies::instance::{Job, JobState};
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, HostId, InstanceId, JobId, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Tags, Vcpus, VolumeId,
     actual::{Capacity, Host},
     desired::VolumeContent,
+    flow_log::StoreCredentials,
     instance::{Instance, InstanceState},
     storage::{BootSource, Volume, VolumeState},
 };
@@ -199,5 +200,29 @@ impl Resource for JobRecord {
 impl JobRecord {
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.job.state, JobState::Done | JobState::Failed)
+    }
+}
+
+/// What opens the store that a flow log is delivered to: a record of its own, so that nothing that is shown, listed or
+/// filtered holds it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FlowLogCredentials {
+    pub(crate) log: FlowLogId,
+    pub(crate) account: AccountId,
+    pub(crate) credentials: StoreCredentials,
+}
+
+impl Resource for FlowLogCredentials {
+    const KIND: &'static str = "flow-log-credentials";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidFlowLogNotFound;
+    type Id = FlowLogId;
+    fn id(&self) -> FlowLogId {
+        self.log
+    }
+    fn account(&self) -> AccountId {
+        self.account
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        None
     }
 }

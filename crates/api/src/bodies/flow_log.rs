@@ -2,7 +2,7 @@
 
 use lucarne_model::{
     Tags,
-    flow_log::{Destination, FlowLogTarget, LoggedTraffic},
+    flow_log::{Destination, FlowLogTarget, LoggedTraffic, StoreCredentials},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,12 +16,15 @@ pub struct CreateFlowLog {
     /// 1000 to 600000; 10000 if not given.
     #[serde(default)]
     pub interval_millis: Option<u64>,
-    /// Of text files: `default`, or fields as in `${srcaddr} ${dstaddr} ${end-reason}`.
+    /// Of files: `default` or fields as in `${srcaddr} ${dstaddr} ${end-reason}` for AWS's text, or `parquet`.
     #[serde(default)]
     pub format: Option<String>,
     /// `store` if not given.
     #[serde(default)]
     pub to: Option<Destination>,
+    /// For `s3://` alone, which needs them; they are never shown.
+    #[serde(default)]
+    pub credentials: Option<StoreCredentials>,
     #[serde(default)]
     pub tags: Tags,
 }
@@ -39,4 +42,7 @@ pub struct EditFlowLog {
     /// Records that were not delivered before go to the new destination.
     #[serde(default)]
     pub to: Option<Destination>,
+    /// For `s3://` alone; those that were given before stay otherwise.
+    #[serde(default)]
+    pub credentials: Option<StoreCredentials>,
 }

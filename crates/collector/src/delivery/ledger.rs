@@ -1,13 +1,14 @@
 //! What deliveries remember: which logs there are, and for each how far it is.
 //!
-//! Owns the folder `delivery` in the state folder: `logs.json` and a file for each log. Files are replaced whole.
+//! Owns the folder `delivery` in the state folder: `logs.json` and a file for each log. Files are replaced whole, and are for
+//! this user alone: what opens a tenant's store is among what they hold.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use lucarne_model::{FlowLogId, Moment, flow_log::FlowLog};
+use lucarne_model::{FlowLogId, Moment, flow_log::DeliveryOrder};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::durable;
@@ -48,16 +49,16 @@ impl Ledger {
         Ok(Self { dir })
     }
 
-    pub(super) fn logs(&self) -> Result<Vec<FlowLog>, LedgerError> {
+    pub(super) fn orders(&self) -> Result<Vec<DeliveryOrder>, LedgerError> {
         self.read(&self.dir.join(LOGS))
     }
 
     /// Writes nothing where nothing has changed.
-    pub(super) fn keep_logs(&self, logs: &[FlowLog]) -> Result<(), LedgerError> {
-        if self.logs().is_ok_and(|kept| kept == logs) {
+    pub(super) fn keep_orders(&self, orders: &[DeliveryOrder]) -> Result<(), LedgerError> {
+        if self.orders().is_ok_and(|kept| kept == orders) {
             return Ok(());
         }
-        self.write(self.dir.join(LOGS), &logs)
+        self.write(self.dir.join(LOGS), &orders)
     }
 
     pub(super) fn progress(&self, log: FlowLogId) -> Result<Progress, LedgerError> {

@@ -24,7 +24,7 @@ use std::{
 
 use lucarne_model::{
     FlowLogId,
-    flow_log::{Delivery, FlowLog},
+    flow_log::{Delivery, DeliveryOrder},
 };
 use tokio::{runtime::Handle, task::JoinHandle};
 
@@ -49,7 +49,7 @@ pub(crate) struct Deliveries {
 
 #[derive(Debug)]
 struct Running {
-    log: FlowLog,
+    order: DeliveryOrder,
     status: Arc<Status>,
     /// None where there is nothing to do.
     task: Option<JoinHandle<()>>,
@@ -77,16 +77,16 @@ impl Deliveries {
         runtime: Handle,
     ) -> Result<Self, LedgerError> {
         let ledger = Arc::new(Ledger::open(state_dir)?);
-        let logs = ledger.logs()?;
+        let orders = ledger.orders()?;
         let deliveries = Self { ledger, backlog: Backlog::new(catalog), reach, workers: Mutex::default(), runtime };
-        deliveries.follow(logs);
+        deliveries.follow(orders);
         Ok(deliveries)
     }
 
     /// These logs and no others are delivered from now on. Reads and writes files: not for an async task.
-    pub(crate) fn set(&self, logs: Vec<FlowLog>) -> Result<(), LedgerError> {
-        self.ledger.keep_logs(&logs)?;
-        self.follow(logs);
+    pub(crate) fn set(&self, orders: Vec<DeliveryOrder>) -> Result<(), LedgerError> {
+        self.ledger.keep_orders(&orders)?;
+        self.follow(orders);
         Ok(())
     }
 
@@ -95,37 +95,38 @@ impl Deliveries {
         self.lock().iter().map(|(id, running)| (*id, running.status.get())).collect()
     }
 
-    fn follow(&self, logs: Vec<FlowLog>) {
-        let mut logs: BTreeMap<FlowLogId, FlowLog> = logs.into_iter().map(|log| (log.id, log)).collect();
+    fn follow(&self, orders: Vec<DeliveryOrder>) {
+        let mut orders: BTreeMap<FlowLogId, DeliveryOrder> =
+            orders.into_iter().map(|order| (order.log.id, order)).collect();
         let mut workers = self.lock();
         workers.retain(|id, running| {
-            let stays = logs.contains_key(id);
+            let stays = orders.contains_key(id);
             if !stays {
                 running.end();
                 self.ledger.forget(*id);
             }
             stays
         });
-        while let Some((id, log)) = logs.pop_first() {
+        while let Some((id, order)) = orders.pop_first() {
             match workers.entry(id) {
-                Entry::Occupied(same) if same.get().log == log => {}
+                Entry::Occupied(same) if same.get().order == order => {}
                 Entry::Occupied(mut changed) => {
                     changed.get_mut().end();
-                    changed.insert(self.begin(log));
+                    changed.insert(self.begin(order));
                 }
-                Entry::Vacant(new) => drop(new.insert(self.begin(log))),
+                Entry::Vacant(new) => drop(new.insert(self.begin(order))),
             }
         }
     }
 
-    fn begin(&self, log: FlowLog) -> Running {
+    fn begin(&self, order: DeliveryOrder) -> Running {
         let status = Arc::new(Status::default());
-        let task = Sender::new(&log, self.reach).map(|sender| {
+        let task = Sender::new(&order, self.reach).map(|sender| {
             let (backlog, ledger) = (self.backlog.clone(), self.ledger.clone());
-            let worker = Worker { log: log.clone(), status: status.clone(), backlog, ledger };
+            let worker = Worker { log: order.log.clone(), status: status.clone(), backlog, ledger };
             self.runtime.spawn(worker.run(sender))
         });
-        Running { log, status, task }
+        Running { order, status, task }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<FlowLogId, Running>> {

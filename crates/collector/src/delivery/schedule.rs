@@ -20,7 +20,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 pub(super) fn gather(log: &FlowLog) -> Duration {
     match log.to {
         Destination::Store | Destination::Ipfix { .. } => STREAM_EVERY,
-        Destination::File { .. } => (Duration::from_millis(log.interval_millis) * INTERVALS_OF_A_FILE).min(FILE_EVERY),
+        Destination::File { .. } | Destination::S3(_) => {
+            (Duration::from_millis(log.interval_millis) * INTERVALS_OF_A_FILE).min(FILE_EVERY)
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use flate2::read::GzDecoder;
 use lucarne_flows::ipfix::Decoder;
 use lucarne_model::{
     FlowLogId, FlowRecord, Tags,
-    flow_log::{Delivery, FlowLog, FlowLogTarget, LoggedTraffic},
+    flow_log::{Delivery, DeliveryOrder, FlowLog, FlowLogTarget, LoggedTraffic},
 };
 use tokio::{
     io::AsyncReadExt,
@@ -30,14 +30,14 @@ use crate::{
     test_records::{NOW, numbered},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(in crate::delivery) const PATIENCE: Duration = Duration::from_secs(20);
 
-fn of_first_account(records: Vec<FlowRecord>) -> Vec<FlowRecord> {
+pub(in crate::delivery) fn of_first_account(records: Vec<FlowRecord>) -> Vec<FlowRecord> {
     let (account, vpc) = (records[0].account, records[0].vpc);
     records.into_iter().filter(|record| record.account == account && record.vpc == vpc).collect()
 }
 
-fn catalog(count: u64) -> Arc<Catalog> {
+pub(in crate::delivery) fn catalog(count: u64) -> Arc<Catalog> {
     let catalog = Catalog::new(Vec::new());
     catalog.open(1);
     add(&catalog, 0..count);
@@ -50,9 +50,9 @@ fn add(catalog: &Catalog, numbers: std::ops::Range<u64>) {
     catalog.add(1, records.into());
 }
 
-fn log(to: &str) -> FlowLog {
+pub(in crate::delivery) fn log(to: &str) -> DeliveryOrder {
     let of = &numbered(0..1)[0];
-    FlowLog {
+    let log = FlowLog {
         id: FlowLogId::from_bits(7),
         account: of.account,
         target: FlowLogTarget::Vpc { vpc: of.vpc },
@@ -65,15 +65,16 @@ fn log(to: &str) -> FlowLog {
         created: NOW,
         changed: NOW,
         tags: Tags::default(),
-    }
+    };
+    DeliveryOrder { log, credentials: None }
 }
 
-fn deliveries(dir: &Path, catalog: &Arc<Catalog>) -> Deliveries {
+pub(in crate::delivery) fn deliveries(dir: &Path, catalog: &Arc<Catalog>) -> Deliveries {
     Deliveries::open(dir, catalog.clone(), Reach::Anywhere, Handle::current()).unwrap()
 }
 
 /// What is said of the one log, as soon as `wanted` holds of it.
-async fn status(deliveries: &Deliveries, wanted: impl Fn(&Delivery) -> bool) -> Delivery {
+pub(in crate::delivery) async fn status(deliveries: &Deliveries, wanted: impl Fn(&Delivery) -> bool) -> Delivery {
     let found = timeout(PATIENCE, async {
         loop {
             match deliveries.list().into_values().next().filter(|delivery| wanted(delivery)) {
@@ -135,7 +136,7 @@ async fn what_a_kill_left_half_told_is_written_again_under_the_same_name() {
     drop(first);
     let before = files(out.path());
     // As if it had been killed between the file and the note of it.
-    std::fs::remove_file(dir.path().join(format!("delivery/{}.json", to.id))).unwrap();
+    std::fs::remove_file(dir.path().join(format!("delivery/{}.json", to.log.id))).unwrap();
     let second = deliveries(dir.path(), &catalog);
     status(&second, |delivery| delivery.delivered > 0).await;
     assert_eq!(files(out.path()), before);
@@ -200,7 +201,7 @@ async fn a_log_that_is_deleted_is_forgotten() {
     status(&deliveries, |delivery| delivery.delivered > 0).await;
     deliveries.set(Vec::new()).unwrap();
     assert!(deliveries.list().is_empty());
-    assert!(!dir.path().join(format!("delivery/{}.json", log.id)).exists());
+    assert!(!dir.path().join(format!("delivery/{}.json", log.log.id)).exists());
 }
 
 /// Data records in IPFIX messages back to back.

@@ -19,10 +19,15 @@ fn time(records: &[ForeignRecord], value: impl Fn(&ForeignRecord) -> Moment) -> 
     Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone("UTC"))
 }
 
+/// Whether the column came after the first files, which have nulls there.
+fn is_late(column: &str) -> bool {
+    column == "sampling_rate"
+}
+
 macro_rules! columns {
     ($($field:ident: $data_type:expr, $array:expr;)*) => {
         pub(super) fn schema() -> SchemaRef {
-            Arc::new(Schema::new(vec![$(Field::new(stringify!($field), $data_type, false),)*]))
+            Arc::new(Schema::new(vec![$(Field::new(stringify!($field), $data_type, is_late(stringify!($field))),)*]))
         }
 
         /// Does not compile unless each field has its column.
@@ -60,4 +65,5 @@ columns! {
     bytes: DataType::UInt64, numbers!(UInt64Array, bytes);
     ingress_interface: DataType::UInt32, numbers!(UInt32Array, ingress_interface);
     egress_interface: DataType::UInt32, numbers!(UInt32Array, egress_interface);
+    sampling_rate: DataType::UInt32, numbers!(UInt32Array, sampling_rate);
 }

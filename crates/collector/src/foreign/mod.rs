@@ -1,13 +1,15 @@
 //! Records of other exporters: taken over UDP, kept as Parquet beside what is the operator's own, asked for in SQL as
 //! `foreign_flows`.
 //!
-//! Owns the listener and the files. What comes over UDP is nobody's promise: records wait in memory until there are many
-//! or they are old, and a kill loses those. Which octets mean what is decided by [`lucarne_flows::foreign`].
+//! Owns the listener and what waits. What comes over UDP is nobody's promise: records wait in memory until there are many
+//! or they are old, and a kill loses those. Which octets mean what is decided by [`lucarne_flows::foreign`]; the [`files`]
+//! are bounded in room and age.
 
 mod columns;
+mod files;
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -16,13 +18,10 @@ use std::{
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use lucarne_flows::foreign::{Decoder, ForeignRecord};
-use parquet::{
-    arrow::ArrowWriter,
-    basic::{Compression, ZstdLevel},
-    file::properties::WriterProperties,
-};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use files::ForeignFile;
 
 use crate::{durable, part::PartError, sealer::now};
 
@@ -47,7 +46,8 @@ pub(crate) struct Foreign {
 #[derive(Debug, Default)]
 struct Contents {
     waiting: Vec<Arc<[ForeignRecord]>>,
-    files: Vec<ForeignFile>,
+    /// Oldest first.
+    files: Vec<Arc<ForeignFile>>,
     left_out: u64,
 }
 
@@ -57,18 +57,11 @@ impl Contents {
     }
 }
 
-/// A file of records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ForeignFile {
-    pub(crate) name: String,
-    pub(crate) size: u64,
-}
-
 /// What one question sees.
 #[derive(Debug)]
 pub(crate) struct ForeignSnapshot {
     pub(crate) waiting: Vec<Arc<[ForeignRecord]>>,
-    pub(crate) files: Vec<ForeignFile>,
+    pub(crate) files: Vec<Arc<ForeignFile>>,
 }
 
 impl Foreign {
@@ -76,18 +69,7 @@ impl Foreign {
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
         let dir = state_dir.join(DIR);
         durable::create_dir(&dir)?;
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            match entry.file_name().into_string() {
-                Ok(name) if name.ends_with(durable::TEMPORARY) => durable::remove(&entry.path())?,
-                Ok(name) if name.ends_with(".parquet") => {
-                    files.push(ForeignFile { name, size: entry.metadata()?.len() });
-                }
-                _ => {}
-            }
-        }
-        files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let files = files::list(&dir)?;
         Ok(Self { dir, contents: Mutex::new(Contents { files, ..Contents::default() }) })
     }
 
@@ -120,25 +102,32 @@ impl Foreign {
         }
         let mut records: Vec<ForeignRecord> = waiting.iter().flat_map(|records| records.iter().cloned()).collect();
         records.sort_unstable_by_key(|record| (record.exporter, record.end));
-        let name = format!("{:020}.parquet", now().as_micros());
-        let size = durable::write_whole(&self.dir.join(&name), |file| {
-            let zstd = Compression::ZSTD(ZstdLevel::try_new(3)?);
-            let properties = WriterProperties::builder().set_compression(zstd).build();
-            let mut writer = ArrowWriter::try_new(file, schema(), Some(properties))?;
-            for records in records.chunks(BATCH) {
-                writer.write(&batch(records)?)?;
-            }
-            writer.finish()?;
-            Ok::<_, PartError>(writer.bytes_written() as u64)
-        })?;
+        // Names grow even where the clock does not.
+        let time = now().as_micros().max(self.contents().files.last().map_or(0, |file| file.last() + 1));
+        let batches = records.chunks(BATCH).map(|records| Ok(batch(records)?));
+        let file = files::write(&self.dir, (time, time), batches)?;
         let mut contents = self.contents();
         contents.waiting.drain(..waiting.len());
-        contents.files.push(ForeignFile { name, size });
+        contents.files.push(Arc::new(file));
         let left_out = std::mem::take(&mut contents.left_out);
         if left_out > 0 {
             tracing::warn!(left_out, "records of other exporters are taken again");
         }
         Ok(())
+    }
+
+    /// Gives up what is too old or too much, and merges what is small and many. Only who flushes may call it.
+    fn tidy(&self) -> Result<(), PartError> {
+        let mut contents = self.contents();
+        let expired = files::expired(&contents.files, now());
+        contents.files.drain(..expired).for_each(|file| file.give_up());
+        drop(contents);
+        loop {
+            let files = self.contents().files.clone();
+            let Some(range) = files::mergeable(&files) else { return Ok(()) };
+            let merged = Arc::new(files::merge(&self.dir, &files[range.clone()])?);
+            self.contents().files.splice(range, [merged]).for_each(|file| file.give_up());
+        }
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
@@ -188,7 +177,8 @@ pub(crate) async fn serve(socket: UdpSocket, foreign: Arc<Foreign>, shutdown: Ca
 }
 
 async fn write(foreign: Arc<Foreign>) {
-    match tokio::task::spawn_blocking(move || foreign.flush()).await {
+    let work = move || foreign.flush().and_then(|()| foreign.tidy());
+    match tokio::task::spawn_blocking(work).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "records of other exporters cannot be written; they wait"),
         Err(error) => tracing::error!(%error, "records of other exporters were not written"),
@@ -229,21 +219,80 @@ mod tests {
         task.await.unwrap();
         let snapshot = Foreign::open(dir.path()).unwrap().snapshot();
         assert_eq!((snapshot.waiting.len(), snapshot.files.len()), (0, 1));
-        assert_eq!(snapshot.files, foreign.snapshot().files);
+        assert_eq!(snapshot.files[0].name, foreign.snapshot().files[0].name);
+    }
+
+    fn record() -> ForeignRecord {
+        let mut record = None;
+        Decoder::default().decode(Ipv4Addr::LOCALHOST.into(), &datagram(), now(), &mut |r| record = Some(r)).unwrap();
+        record.unwrap()
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(dir.join(DIR)).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn rows(files: &[Arc<ForeignFile>], dir: &Path) -> usize {
+        let count = |name: &str| {
+            let file = std::fs::File::open(dir.join(DIR).join(name)).unwrap();
+            let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+            reader.metadata().file_metadata().num_rows() as usize
+        };
+        files.iter().map(|file| count(&file.name)).sum()
+    }
+
+    #[test]
+    fn many_small_files_become_few_and_none_goes_while_a_question_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let foreign = Foreign::open(dir.path()).unwrap();
+        for _ in 0..7 {
+            foreign.add(vec![record(); 3]);
+            foreign.flush().unwrap();
+        }
+        foreign.tidy().unwrap();
+        let question = foreign.snapshot();
+        assert_eq!(question.files.len(), 7);
+        foreign.add(vec![record(); 3]);
+        foreign.flush().unwrap();
+        foreign.tidy().unwrap();
+        assert_eq!(foreign.snapshot().files.len(), 1);
+        assert_eq!(rows(&foreign.snapshot().files, dir.path()), 24);
+        assert_eq!(rows(&question.files, dir.path()), 21, "a question in work lost its files");
+        drop(question);
+        assert_eq!(names(dir.path()), [foreign.snapshot().files[0].name.clone()]);
+    }
+
+    /// As if it had been killed between the merged file and the removal of what it is made of.
+    #[test]
+    fn a_merge_that_was_cut_short_doubles_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let foreign = Foreign::open(dir.path()).unwrap();
+        for _ in 0..3 {
+            foreign.add(vec![record(); 3]);
+            foreign.flush().unwrap();
+        }
+        let files = foreign.snapshot().files;
+        files::merge(&foreign.dir, &files[..2]).unwrap();
+        assert_eq!(names(dir.path()).len(), 4);
+        let again = Foreign::open(dir.path()).unwrap().snapshot();
+        assert_eq!(again.files.len(), 2);
+        assert_eq!(rows(&again.files, dir.path()), 9);
+        assert_eq!(names(dir.path()).len(), 2);
     }
 
     #[test]
     fn what_cannot_be_written_waits_up_to_a_bound() {
         let dir = tempfile::tempdir().unwrap();
         let foreign = Foreign::open(dir.path()).unwrap();
-        let mut record = None;
-        Decoder::default().decode(Ipv4Addr::LOCALHOST.into(), &datagram(), now(), &mut |r| record = Some(r)).unwrap();
         for _ in 0..MOST / MANY + 3 {
-            foreign.add(vec![record.clone().unwrap(); MANY]);
+            foreign.add(vec![record(); MANY]);
         }
         assert_eq!(foreign.contents().waiting(), MOST);
         assert_eq!(foreign.contents().left_out, 3 * MANY as u64);
-        fs::remove_dir(&foreign.dir).unwrap();
+        std::fs::remove_dir(&foreign.dir).unwrap();
         assert!(foreign.flush().is_err());
         assert_eq!(foreign.contents().waiting(), MOST);
     }

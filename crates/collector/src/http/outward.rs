@@ -11,7 +11,7 @@ use axum::{
 };
 use lucarne_model::{
     FlowLogId, Moment,
-    flow_log::{Delivery, ExportQuestion, FlowLog},
+    flow_log::{Delivery, DeliveryOrder, ExportQuestion},
 };
 
 use super::Refusal;
@@ -42,7 +42,7 @@ fn failed(what: &'static str, error: &(dyn std::error::Error + 'static)) -> Refu
     (StatusCode::SERVICE_UNAVAILABLE, what.to_owned())
 }
 
-async fn set(State(outward): State<Outward>, Json(orders): Json<Vec<FlowLog>>) -> Result<(), Refusal> {
+async fn set(State(outward): State<Outward>, Json(orders): Json<Vec<DeliveryOrder>>) -> Result<(), Refusal> {
     const WHAT: &str = "the flow logs cannot be kept";
     let set = tokio::task::spawn_blocking(move || outward.deliveries.set(orders)).await;
     set.map_err(|error| failed(WHAT, &error))?.map_err(|error| failed(WHAT, &error))

@@ -18,7 +18,7 @@ use lucarne_flows::export::AwsFormat;
 use lucarne_model::{
     AccountId, ErrorCode, FlowLogId, SubnetId, VpcId,
     desired::DesiredInstance,
-    flow_log::{Destination, FlowLog, FlowLogTarget},
+    flow_log::{Destination, FlowLog, FlowLogTarget, StoreCredentials},
     network::{NetworkInterface, Subnet, Vpc},
 };
 
@@ -27,7 +27,7 @@ use crate::{
     Caller, Controller,
     delivery::CHANGED,
     random,
-    records::InstanceRecord,
+    records::{FlowLogCredentials, InstanceRecord},
     store::{Scope, Tx},
 };
 
@@ -65,8 +65,37 @@ fn create(tx: &mut Tx<'_>, account: AccountId, operator: bool, request: CreateFl
     };
     check(&log, operator)?;
     tx.insert(&log)?;
+    keep_credentials(tx, &log, request.credentials)?;
     tx.touch(CHANGED);
     Ok(log)
+}
+
+/// Keeps what was given for the log's store, or what it has already; a log that goes elsewhere has none.
+fn keep_credentials(tx: &mut Tx<'_>, log: &FlowLog, given: Option<StoreCredentials>) -> Result<(), Problem> {
+    let kept: Option<FlowLogCredentials> = tx.find(Scope::Everything, log.id)?;
+    let goes_to_store = matches!(log.to, Destination::S3(_));
+    match (goes_to_store, given, kept) {
+        (false, Some(_), _) => Err(refuse("only an s3:// destination takes credentials")),
+        (false, None, Some(kept)) => tx.delete(&kept),
+        (true, None, None) => Err(refuse("an s3:// destination needs an access key of its store")),
+        (true, Some(credentials), kept) => {
+            check_credentials(&credentials)?;
+            let new = FlowLogCredentials { log: log.id, account: log.account, credentials };
+            if kept.is_some() { tx.put(&new) } else { tx.insert(&new) }
+        }
+        (false, None, None) | (true, None, Some(_)) => Ok(()),
+    }
+}
+
+/// They are signed with and one of them is sent: it must fit a header.
+fn check_credentials(credentials: &StoreCredentials) -> Result<(), Problem> {
+    let StoreCredentials { access_key_id, secret_access_key } = credentials;
+    let is_text = |text: &str| (1..=128).contains(&text.len()) && text.bytes().all(|octet| octet.is_ascii_graphic());
+    let is_id = is_text(access_key_id) && !access_key_id.contains(['/', ',', '=']);
+    match is_id && is_text(secret_access_key) {
+        true => Ok(()),
+        false => Err(refuse("an access key has 1 to 128 visible ASCII characters, its id no `/`, `,` or `=`")),
+    }
 }
 
 /// The VPC of what is to be logged, which must be the account's own.
@@ -85,7 +114,9 @@ fn check(log: &FlowLog, operator: bool) -> Result<(), Problem> {
     if !(FlowLog::SHORTEST_INTERVAL..=FlowLog::LONGEST_INTERVAL).contains(&interval) {
         return Err(refuse(format!("interval_millis is 1000 to 600000; it was {}", log.interval_millis)));
     }
-    log.format.parse::<AwsFormat>().map_err(|error| refuse(error.to_string()))?;
+    if log.format != FlowLog::PARQUET {
+        log.format.parse::<AwsFormat>().map_err(|error| refuse(error.to_string()))?;
+    }
     if matches!(log.to, Destination::File { .. }) && !operator {
         let detail = "only the operator account's flow logs can be written to the collector's own disk";
         return Err(Problem::new(ErrorCode::UnauthorizedOperation, detail));
@@ -101,10 +132,12 @@ pub(crate) async fn edit_flow_log(
     let (id, edit) = (call.path.0, call.body.0.clone());
     let change = move |tx: &mut Tx<'_>| {
         let mut log: FlowLog = tx.get(scope, id)?;
+        let credentials = edit.credentials.clone();
         apply(&mut log, edit);
         check(&log, operator)?;
         log.changed = tx.now();
         tx.put(&log)?;
+        keep_credentials(tx, &log, credentials)?;
         tx.touch(CHANGED);
         Ok(log)
     };
@@ -112,7 +145,7 @@ pub(crate) async fn edit_flow_log(
 }
 
 fn apply(log: &mut FlowLog, edit: EditFlowLog) {
-    let EditFlowLog { traffic, interval_millis, format, to } = edit;
+    let EditFlowLog { traffic, interval_millis, format, to, credentials: _ } = edit;
     log.traffic = traffic.unwrap_or(log.traffic);
     log.interval_millis = interval_millis.unwrap_or(log.interval_millis);
     if let Some(format) = format {
@@ -152,6 +185,9 @@ pub(crate) async fn delete_flow_log(
     let (scope, id) = (call.caller.scope(), call.path.0);
     let delete = move |tx: &mut Tx<'_>| {
         let log: FlowLog = tx.get(scope, id)?;
+        if let Some(kept) = tx.find::<FlowLogCredentials>(Scope::Everything, id)? {
+            tx.delete(&kept)?;
+        }
         tx.touch(CHANGED);
         tx.delete(&log)
     };

@@ -1,11 +1,12 @@
 //! What other exporters send: NetFlow v5 and v9, IPFIX and sFlow v5 of routers, as records of one simple shape.
 //!
 //! Owns the decoding and all that is remembered for it: templates, each compiled to a plan of which octets go where
-//! ([`plan`]), kept for each exporter and domain within bounds ([`templates`]). What a datagram says is believed of nobody
+//! ([`plan`]), kept for each exporter and domain within bounds ([`templates`]), and rates of sampling ([`sampling`]). What a datagram says is believed of nobody
 //! but its sender. Unlike [`crate::ipfix`] nothing here is required: fields that are not known are passed over, sets without
 //! a template are counted and passed over, and a datagram that breaks off gives the records before the break. Pure.
 
 mod plan;
+mod sampling;
 mod sets;
 mod sflow;
 mod templates;
@@ -21,6 +22,7 @@ use std::{
 use lucarne_model::Moment;
 
 use crate::ipfix::wire::{Reader, Truncated};
+use sampling::Rates;
 use templates::Templates;
 
 /// One flow as another exporter saw it.
@@ -42,12 +44,14 @@ pub struct ForeignRecord {
     pub tos: u8,
     /// The union of the TCP flags.
     pub tcp_flags: u16,
-    /// As the exporter counted; for sFlow multiplied by the sampling rate.
+    /// As the exporter counted, multiplied by the sampling rate.
     pub packets: u64,
     pub bytes: u64,
     /// SNMP's indices at the exporter; 0 where it does not know.
     pub ingress_interface: u32,
     pub egress_interface: u32,
+    /// Packets that each counted one stands for; 1 where all were counted or nothing is said of it.
+    pub sampling_rate: u32,
 }
 
 impl ForeignRecord {
@@ -69,7 +73,16 @@ impl ForeignRecord {
             bytes: 0,
             ingress_interface: 0,
             egress_interface: 0,
+            sampling_rate: 1,
         }
+    }
+
+    /// With the counts of all packets, of which one in `rate` was counted.
+    fn scaled(mut self, rate: u32) -> Self {
+        self.sampling_rate = rate;
+        self.packets = self.packets.saturating_mul(rate.into());
+        self.bytes = self.bytes.saturating_mul(rate.into());
+        self
     }
 }
 
@@ -110,6 +123,7 @@ pub struct Decoder {
 #[derive(Debug, Default)]
 struct Remembered {
     templates: Templates,
+    rates: Rates,
     heard: u64,
 }
 
@@ -129,15 +143,15 @@ impl Decoder {
         let mut reader = Reader(datagram);
         match reader.u16()? {
             5 => v5::decode(exporter, reader, emit),
-            9 => sets::decode_v9(exporter, reader, self.templates_of(exporter), emit),
-            10 => sets::decode_ipfix(exporter, reader, self.templates_of(exporter), emit),
+            9 => sets::decode_v9(exporter, reader, self.remembered(exporter), emit),
+            10 => sets::decode_ipfix(exporter, reader, self.remembered(exporter), emit),
             // The version of sFlow is a number of 32 bits.
             0 if reader.u16()? == 5 => sflow::decode(exporter, reader, now, emit),
             _ => Err(ForeignError::Version),
         }
     }
 
-    fn templates_of(&mut self, exporter: IpAddr) -> &mut Templates {
+    fn remembered(&mut self, exporter: IpAddr) -> &mut Remembered {
         self.datagrams += 1;
         if !self.exporters.contains_key(&exporter) && self.exporters.len() >= Self::MOST_EXPORTERS {
             let silent = self.exporters.iter().min_by_key(|(_, remembered)| remembered.heard);
@@ -147,7 +161,7 @@ impl Decoder {
         }
         let remembered = self.exporters.entry(exporter).or_default();
         remembered.heard = self.datagrams;
-        &mut remembered.templates
+        remembered
     }
 }
 

@@ -7,7 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lucarne_model::Moment;
 
-use super::{ForeignError, ForeignRecord, number};
+use super::{
+    ForeignError, ForeignRecord, number,
+    sampling::{Part, Said},
+};
 use crate::ipfix::wire::{Reader, Truncated, VARIABLE};
 
 /// Fields of a template, beyond which it is refused.
@@ -54,6 +57,7 @@ enum Target {
     StartNtp,
     EndNtp,
     Boot,
+    Sampling(Part),
 }
 
 impl Target {
@@ -79,12 +83,15 @@ impl Target {
             154 | 156 => Self::StartNtp,
             155 | 157 => Self::EndNtp,
             160 => Self::Boot,
-            _ => return None,
+            other => match Part::of(other) {
+                Some(part) => Self::Sampling(part),
+                None => return None,
+            },
         })
     }
 
-    const fn is_address(self) -> bool {
-        matches!(self, Self::Source | Self::Destination)
+    const fn is_interface(self) -> bool {
+        matches!(self, Self::IngressInterface | Self::EgressInterface)
     }
 }
 
@@ -94,12 +101,50 @@ pub(super) struct Plan {
     steps: Vec<Step>,
     /// Octets of the shortest record; at least 1.
     shortest: usize,
-    /// Whether records have both addresses: what is without them is no flow.
-    is_flow: bool,
+    kind: Kind,
+}
+
+/// What the records of a template are to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// They have both addresses: what is without them is no flow.
+    Flows,
+    /// Options that say how is sampled, for a domain or a selector.
+    Sampling,
+    /// Other options.
+    Options,
+    /// Neither.
+    Other,
+}
+
+impl Kind {
+    /// Whether it is what an options template describes.
+    pub(super) const fn is_options(self) -> bool {
+        matches!(self, Self::Sampling | Self::Options)
+    }
+
+    fn of(steps: &[Step], fields: &[Field], is_options: bool) -> Self {
+        let has = |is_wanted: fn(Target) -> bool| {
+            steps.iter().any(|step| matches!(step, Step::Take(target, _) if is_wanted(*target)))
+        };
+        let is_narrow =
+            || fields.iter().any(|field| field.element.and_then(Target::of).is_some_and(Target::is_interface));
+        let has_selector = || has(|target| target == Target::Sampling(Part::Selector));
+        match is_options {
+            true if has(|target| matches!(target, Target::Sampling(_))) && (has_selector() || !is_narrow()) => {
+                Self::Sampling
+            }
+            true => Self::Options,
+            false if has(|target| target == Target::Source) && has(|target| target == Target::Destination) => {
+                Self::Flows
+            }
+            false => Self::Other,
+        }
+    }
 }
 
 impl Plan {
-    /// Compiles the fields; those of options are only measured.
+    /// Compiles the fields; those of options are only measured, but for what they say of sampling.
     pub(super) fn compile(fields: &[Field], is_options: bool) -> Result<Self, ForeignError> {
         let shortest = fields.iter().map(|field| if field.length == VARIABLE { 1 } else { usize::from(field.length) });
         let shortest: usize = shortest.sum();
@@ -108,7 +153,8 @@ impl Plan {
         }
         let mut steps = Vec::new();
         for field in fields {
-            let target = field.element.and_then(Target::of).filter(|_| !is_options);
+            let is_wanted = |target: &Target| !is_options || matches!(target, Target::Sampling(_));
+            let target = field.element.and_then(Target::of).filter(is_wanted);
             let step = match (target, field.length) {
                 (Some(target), length) => Step::Take(target, length),
                 (None, VARIABLE) => Step::SkipVariable,
@@ -119,9 +165,8 @@ impl Plan {
                 _ => steps.push(step),
             }
         }
-        let has = |wanted: Target| steps.iter().any(|step| matches!(step, Step::Take(target, _) if *target == wanted));
-        let is_flow = has(Target::Source) && has(Target::Destination);
-        Ok(Self { steps, shortest, is_flow })
+        let kind = Kind::of(&steps, fields, is_options);
+        Ok(Self { steps, shortest, kind })
     }
 
     /// Octets that this plan holds in memory, about.
@@ -129,8 +174,8 @@ impl Plan {
         self.steps.len() * size_of::<Step>() + size_of::<Self>()
     }
 
-    pub(super) const fn is_flow(&self) -> bool {
-        self.is_flow
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Whether another record could be in what is left; if not it is padding.
@@ -138,25 +183,25 @@ impl Plan {
         left >= self.shortest
     }
 
-    /// Reads the next record into `record`, which has the exporter's values; `boot` is when its uptime began, in
-    /// milliseconds since 1970, where the header says it.
+    /// Reads the next record into `record`, which has the exporter's values, and gives what it says of sampling; `boot` is
+    /// when its uptime began, in milliseconds since 1970, where the header says it.
     pub(super) fn read(
         &self,
         reader: &mut Reader<'_>,
         boot: Option<u64>,
         record: &mut ForeignRecord,
-    ) -> Result<(), Truncated> {
-        let mut times = Times { boot, ..Times::default() };
+    ) -> Result<Said, Truncated> {
+        let (mut times, mut said) = (Times { boot, ..Times::default() }, Said::default());
         for step in &self.steps {
             match *step {
                 Step::Skip(octets) => drop(reader.take(octets)?),
                 Step::SkipVariable => drop(reader.value(VARIABLE)?),
                 Step::Take(target, length) => {
                     let value = reader.value(length)?;
-                    if target.is_address() {
-                        put_address(target, value, record);
-                    } else {
-                        put_number(target, number(value), record, &mut times);
+                    match target {
+                        Target::Source | Target::Destination => put_address(target, value, record),
+                        Target::Sampling(part) => said.put(part, number(value)),
+                        _ => put_number(target, number(value), record, &mut times),
                     }
                 }
             }
@@ -164,7 +209,7 @@ impl Plan {
         let (start, end) = (times.start(), times.end());
         record.end = end.or(start).unwrap_or(record.end);
         record.start = start.unwrap_or(record.end).min(record.end);
-        Ok(())
+        Ok(said)
     }
 }
 
@@ -201,7 +246,7 @@ fn put_number(target: Target, value: u64, record: &mut ForeignRecord, times: &mu
         Target::StartNtp => times.start_millis = ntp_millis(value),
         Target::EndNtp => times.end_millis = ntp_millis(value),
         Target::Boot => times.boot = Some(value),
-        Target::Source | Target::Destination => {}
+        Target::Source | Target::Destination | Target::Sampling(_) => {}
     }
 }
 

@@ -52,7 +52,7 @@ fn flow_sample(
 ) -> Result<Option<ForeignRecord>, Truncated> {
     let _sequence = body.u32()?;
     let _source = body.take(if is_expanded { 8 } else { 4 })?;
-    let rate = u64::from(body.u32()?);
+    let rate = body.u32()?;
     let (_pool, _drops) = (body.u32()?, body.u32()?);
     (record.ingress_interface, record.egress_interface) =
         (port(&mut body, is_expanded)?, port(&mut body, is_expanded)?);
@@ -68,11 +68,10 @@ fn flow_sample(
         };
         if let Some(bytes) = bytes {
             is_found = true;
-            record.packets = rate;
-            record.bytes = u64::from(bytes).saturating_mul(rate);
+            (record.packets, record.bytes) = (1, u64::from(bytes));
         }
     }
-    Ok(is_found.then_some(record))
+    Ok(is_found.then(|| record.scaled(rate)))
 }
 
 /// An interface's index; 0 where the packet was dropped, sent to several or is of the switch itself.

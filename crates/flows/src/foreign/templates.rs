@@ -42,9 +42,11 @@ impl Templates {
         }
     }
 
-    /// Withdraws all of a domain.
-    pub(super) fn remove_all(&mut self, domain: u32) {
-        let numbers: Vec<u16> = self.plans.keys().filter(|(of, _)| *of == domain).map(|(_, number)| *number).collect();
+    /// Withdraws all options templates of a domain, or all others.
+    pub(super) fn remove_all(&mut self, domain: u32, options: bool) {
+        let is_meant = |of: u32, kept: &Kept| of == domain && kept.plan.kind().is_options() == options;
+        let meant = self.plans.iter().filter(|((of, _), kept)| is_meant(*of, kept));
+        let numbers: Vec<u16> = meant.map(|((_, number), _)| *number).collect();
         numbers.into_iter().for_each(|number| self.remove(domain, number));
     }
 

@@ -36,6 +36,7 @@ fn expected(domain: u32) -> ForeignRecord {
         bytes: 900,
         ingress_interface: 3,
         egress_interface: 4,
+        sampling_rate: 1,
     }
 }
 
@@ -183,10 +184,80 @@ fn options_are_measured_and_passed_over() {
     }
 }
 
+/// Options of v9 (scope: the whole exporter) and of IPFIX (scope: the selector), and one for an interface alone.
+fn sampling_options() -> [(Vec<u8>, Vec<u8>); 3] {
+    let v9_options = |scope: u64| {
+        let template = octets(&[(310, 2), (4, 2), (8, 2), (scope, 2), (4, 2), (34, 2), (4, 2), (35, 2), (1, 2)]);
+        v9(&[set(1, &template), set(310, &octets(&[(9, 4), (100, 4), (2, 1)]))])
+    };
+    let selector = octets(&[(310, 2), (3, 2), (1, 2), (302, 2), (8, 2), (305, 2), (4, 2), (306, 2), (4, 2)]);
+    let selector = ipfix(5, &[set(3, &selector), set(310, &octets(&[(9, 8), (2, 4), (198, 4)]))]);
+    let v9_flow = v9(&[v9_template(), v9_data()]);
+    let mut template = octets(&[(302, 2), (1, 2)]);
+    template.extend(FIELDS[..11].iter().flat_map(|(element, length, _)| octets(&[(*element, 2), (*length, 2)])));
+    let mut record = vec![9];
+    record.extend(FIELDS[..11].iter().flat_map(|(_, length, value)| octets(&[(*value, *length as usize)])));
+    let ipfix_flow = ipfix(5, &[set(2, &[octets(&[(400, 2), (12, 2)]), template].concat()), set(400, &record)]);
+    [(v9_options(1), v9_flow.clone()), (selector, ipfix_flow), (v9_options(2), v9_flow)]
+}
+
+#[test]
+fn flows_of_a_sampling_exporter_are_counted_for_all_that_they_stand_for() {
+    for ((options, flows), rate) in sampling_options().into_iter().zip([100, 100, 1]) {
+        let mut decoder = Decoder::default();
+        let before = decode(&mut decoder, &flows).0;
+        assert_eq!(decode(&mut decoder, &options).1, Ok(Passed { no_flows: 1, without_template: 0 }));
+        let after = decode(&mut decoder, &flows).0;
+        assert!(!before.is_empty() && before.len() == after.len());
+        for (before, after) in before.iter().zip(after) {
+            assert_eq!((before.packets, before.bytes, before.sampling_rate), (7, 900, 1));
+            assert_eq!(
+                (after.packets, after.bytes, after.sampling_rate),
+                (7 * u64::from(rate), 900 * u64::from(rate), rate)
+            );
+        }
+    }
+}
+
+#[test]
+fn netflow_5_tells_its_sampling_in_the_header() {
+    let mut datagram = v5();
+    datagram[22..24].copy_from_slice(&(0x4000_u16 | 10).to_be_bytes());
+    let record = decode(&mut Decoder::default(), &datagram).0.remove(0);
+    assert_eq!((record.packets, record.bytes, record.sampling_rate), (70, 9000, 10));
+}
+
+#[test]
+fn withdrawing_all_options_templates_leaves_those_of_flows() {
+    let mut decoder = Decoder::default();
+    decode(&mut decoder, &ipfix(5, &[ipfix_template()])).1.unwrap();
+    decode(&mut decoder, &ipfix(5, &[set(3, &octets(&[(3, 2), (0, 2), (0, 2)]))])).1.unwrap();
+    assert_eq!(decode(&mut decoder, &ipfix(5, &[ipfix_data()])).0, [expected(5)]);
+    let options = set(3, &octets(&[(310, 2), (2, 2), (1, 2), (8, 2), (4, 2), (12, 2), (4, 2)]));
+    decode(&mut decoder, &ipfix(5, &[options])).1.unwrap();
+    decode(&mut decoder, &ipfix(5, &[set(3, &octets(&[(3, 2), (0, 2)]))])).1.unwrap();
+    assert_eq!(decode(&mut decoder, &ipfix(5, &[set(310, &[0; 8])])).1.unwrap().without_template, 1);
+}
+
+/// A list of templates' records inside a record is passed over by its length, in either form of it.
+#[test]
+fn lists_of_records_are_passed_over() {
+    for (list, length) in [(292, vec![3, 1, 2, 3]), (293, [vec![255, 1, 4], vec![7; 260]].concat())] {
+        let mut fields = octets(&[(list, 2), (0xffff, 2)]);
+        fields.extend(FIELDS[..11].iter().flat_map(|(element, length, _)| octets(&[(*element, 2), (*length, 2)])));
+        let mut record = length;
+        record.extend(FIELDS[..11].iter().flat_map(|(_, length, value)| octets(&[(*value, *length as usize)])));
+        let template = set(2, &[octets(&[(400, 2), (12, 2)]), fields].concat());
+        let (records, _) = decode(&mut Decoder::default(), &ipfix(5, &[template, set(400, &record)]));
+        let expected = ForeignRecord { start: NOW, end: NOW, ..expected(5) };
+        assert_eq!(records, [expected]);
+    }
+}
+
 #[test]
 fn a_sampled_packet_stands_for_as_many_as_the_rate_says() {
     let (records, passed) = decode(&mut Decoder::default(), &sflow());
-    let expected = ForeignRecord { start: NOW, end: NOW, bytes: 900 * 7, ..expected(12) };
+    let expected = ForeignRecord { start: NOW, end: NOW, bytes: 900 * 7, sampling_rate: 7, ..expected(12) };
     assert_eq!((records, passed), (vec![expected], Ok(Passed { no_flows: 1, without_template: 0 })));
 }
 
@@ -218,7 +289,8 @@ fn exporters_beyond_the_most_push_out_the_silent_ones() {
 /// An independent decoder reads the same of the same octets.
 #[test]
 fn netflow_parser_agrees() {
-    for (name, datagram) in [("v5", v5()), ("v9", v9(&[v9_template(), v9_data()]))] {
+    let [_, (_, ipfix), _] = sampling_options();
+    for (name, datagram) in [("v5", v5()), ("v9", v9(&[v9_template(), v9_data()])), ("ipfix", ipfix)] {
         let (theirs, error) =
             netflow_parser::NetflowParser::default().parse_bytes_as_netflow_common_flowsets(&datagram);
         assert!(error.is_none(), "{name}: {error:?}");
@@ -236,12 +308,18 @@ fn netflow_parser_agrees() {
     }
 }
 
+/// One datagram of each kind.
+fn all() -> Vec<Vec<u8>> {
+    let flows = [v5(), v9(&[v9_template(), v9_data()]), ipfix(5, &[ipfix_template(), ipfix_data()]), sflow()];
+    flows.into_iter().chain(sampling_options().into_iter().flat_map(|(options, flows)| [options, flows])).collect()
+}
+
 proptest! {
     /// Whatever comes, decoding ends, gives no more records than octets, and remembers no more than its bound.
     #[test]
     fn no_octets_make_it_panic_or_grow(
         datagrams in prop::collection::vec(
-            (prop::sample::select(vec![v5(), v9(&[v9_template(), v9_data()]), ipfix(5, &[ipfix_template(), ipfix_data()]), sflow()]),
+            (prop::sample::select(all()),
              prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12), any::<prop::sample::Index>()),
             1..20,
         ),
@@ -259,5 +337,6 @@ proptest! {
         }
         let _ = decode(&mut decoder, &noise);
         prop_assert!(decoder.exporters.values().all(|exporter| exporter.templates.weight() <= Templates::MOST));
+        prop_assert!(decoder.exporters.values().all(|exporter| exporter.rates.count() <= Rates::MOST));
     }
 }

@@ -17,10 +17,11 @@ pub(super) fn decode(
     let (uptime, seconds, nanos) = (u64::from(reader.u32()?), u64::from(reader.u32()?), u64::from(reader.u32()?));
     let _sequence = reader.u32()?;
     let engine = u32::from(reader.u16()?);
-    let _sampling = reader.u16()?;
+    // Two bits of how, then one of how many; 0 where all are counted.
+    let sampling_rate = u32::from(reader.u16()? & 0x3fff).max(1);
     let boot = (seconds * 1000 + nanos / 1_000_000).saturating_sub(uptime);
     for _ in 0..count {
-        emit(read(exporter, engine, boot, &mut reader)?);
+        emit(read(exporter, engine, boot, &mut reader)?.scaled(sampling_rate));
     }
     Ok(Passed::default())
 }
@@ -54,5 +55,6 @@ fn read(exporter: IpAddr, engine: u32, boot: u64, reader: &mut Reader<'_>) -> Re
         bytes,
         ingress_interface,
         egress_interface,
+        sampling_rate: 1,
     })
 }

@@ -18,9 +18,9 @@ use super::{
     loss::{LOSS_CAUSE, LOST_RECORDS},
     values::{
         NO_HOP, NO_HOP_V6, hop, ipv4, ipv6, optional_id, put_destination_prefix, put_icmp_code, put_icmp_type,
-        put_ipv4, put_ipv6, put_optional_id, put_source_prefix, put_text, put_uptime, set_round_trip,
-        take_destination_prefix, take_direction, take_groups, take_icmp_code, take_icmp_type, take_side,
-        take_source_prefix, take_verdict, text,
+        put_icmp_type_and_code, put_ipv4, put_ipv6, put_optional_id, put_source_prefix, put_text, put_uptime,
+        set_round_trip, take_destination_prefix, take_direction, take_groups, take_icmp_code, take_icmp_type,
+        take_side, take_source_prefix, take_verdict, text,
     },
     wire::{BadValue, ID_LENGTH, VARIABLE, id, millis, put_id, unsigned},
 };
@@ -341,6 +341,10 @@ fields! {
         "The type of the first packet.", put_icmp_type, take_icmp_type;
     "icmp_code" IcmpV6 iana(179, "icmpCodeIPv6", DataType::Unsigned8),
         "The code of the first packet.", put_icmp_code, take_icmp_code;
+    "icmp_type" IcmpV4 iana(32, "icmpTypeCodeIPv4", DataType::Unsigned16),
+        "Type and code in one number, as NetFlow has them.", put_icmp_type_and_code, SHADOW;
+    "icmp_type" IcmpV6 iana(139, "icmpTypeCodeIPv6", DataType::Unsigned16),
+        "Type and code in one number, as NetFlow has them.", put_icmp_type_and_code, SHADOW;
     "location" Always own(11, "location", DataType::String),
         "Where the host stands.", |r, _, out| put_text(r.location.as_str(), out),
         |v, r| text(v).and_then(|t| t.parse().map_err(|_| BadValue)).map(|location| r.location = location);

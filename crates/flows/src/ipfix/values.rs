@@ -167,6 +167,10 @@ pub(super) fn put_icmp_type(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) 
 pub(super) fn put_icmp_code(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
     out.push(record.icmp_code.unwrap_or(0));
 }
+pub(super) fn put_icmp_type_and_code(record: &FlowRecord, sender: &Sender, out: &mut Vec<u8>) {
+    put_icmp_type(record, sender, out);
+    put_icmp_code(record, sender, out);
+}
 
 pub(super) fn take_icmp_type(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
     unsigned(value).map(|icmp_type| record.icmp_type = Some(icmp_type))

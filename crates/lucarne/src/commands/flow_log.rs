@@ -9,7 +9,7 @@ use lucarne_api::{
 };
 use lucarne_model::{
     FlowLogId,
-    flow_log::{Destination, FlowLogTarget, LoggedTraffic},
+    flow_log::{Destination, FlowLogTarget, LoggedTraffic, StoreCredentials},
 };
 
 use super::{
@@ -73,12 +73,19 @@ pub(crate) struct TermArgs {
     /// How often a flow that goes on is reported: 1s to 10m; 10s if not given
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     interval: Option<Duration>,
-    /// Of text files: default, all, or fields as in '${srcaddr} ${dstaddr} ${end-reason}'
+    /// Of files: default, all or fields as in '${srcaddr} ${dstaddr} ${end-reason}' for text, or parquet
     #[arg(long)]
     format: Option<String>,
-    /// store, ipfix://HOST:PORT, ipfix+tcp://HOST:PORT, or file:///FOLDER (operators only)
+    /// store, ipfix://HOST:PORT, ipfix+tcp://HOST:PORT, s3://BUCKET/PREFIX?endpoint=URL&region=NAME, or file:///FOLDER
+    /// (operators only)
     #[arg(long, value_name = "URL")]
     to: Option<Destination>,
+    /// With --to s3://: the id of an access key there
+    #[arg(long, value_name = "ID", env = "LUCARNE_STORE_ACCESS_KEY_ID", requires = "store_secret_key")]
+    store_key_id: Option<String>,
+    /// Its secret; better in the environment than on a command line
+    #[arg(long, value_name = "SECRET", env = "LUCARNE_STORE_SECRET_ACCESS_KEY", hide_env_values = true)]
+    store_secret_key: Option<String>,
 }
 
 impl TargetArgs {
@@ -100,6 +107,13 @@ impl TargetArgs {
 }
 
 impl TermArgs {
+    /// They go with an s3:// destination alone: the environment may hold them for another command.
+    fn credentials(&self) -> Option<StoreCredentials> {
+        let (id, secret) = (self.store_key_id.clone()?, self.store_secret_key.clone()?);
+        let goes_to_store = matches!(self.to, Some(Destination::S3(_)));
+        goes_to_store.then_some(StoreCredentials { access_key_id: id, secret_access_key: secret })
+    }
+
     fn interval_millis(&self) -> Option<u64> {
         self.interval.map(|interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX))
     }
@@ -116,6 +130,7 @@ impl FlowLogCommand {
                     interval_millis: terms.interval_millis(),
                     format: terms.format.clone(),
                     to: terms.to.clone(),
+                    credentials: terms.credentials(),
                     tags: naming.tags(),
                 };
                 let call = async |client: Client| answer(client.create_flow_log(None, None, &body)).await;
@@ -128,6 +143,7 @@ impl FlowLogCommand {
                     interval_millis: terms.interval_millis(),
                     format: terms.format.clone(),
                     to: terms.to.clone(),
+                    credentials: terms.credentials(),
                 };
                 let call = async |client: Client| answer(client.edit_flow_log(&id, None, None, &body)).await;
                 context.made(&session.change(call).await?)

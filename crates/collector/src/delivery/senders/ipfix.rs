@@ -12,7 +12,7 @@ use lucarne_flows::ipfix::Exporter;
 use lucarne_model::{FlowLogId, flow_log::Transport};
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpStream, UdpSocket, lookup_host},
+    net::{TcpStream, UdpSocket},
     time::{sleep, timeout},
 };
 
@@ -81,12 +81,7 @@ impl IpfixSender {
     }
 
     async fn connect(&self) -> Result<Open, SendError> {
-        let found = lookup_host((self.host.as_str(), self.port)).await;
-        let found = found.map_err(|source| SendError::Resolve { host: self.host.clone(), source })?;
-        let addresses: Vec<SocketAddr> = found.collect();
-        if let Some(local) = addresses.iter().find(|address| !self.reach.allows(address.ip())) {
-            return Err(SendError::Local(local.ip()));
-        }
+        let addresses = self.reach.resolve(&self.host, self.port).await?;
         let connected = timeout(CONNECT_TIME, connect(self.transport, &addresses)).await;
         let line = connected
             .map_err(|_| SendError::Late { to: self.to() })?

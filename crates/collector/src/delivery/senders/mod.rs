@@ -3,17 +3,27 @@
 //! Owns what all have in common: a batch goes as a whole or is tried again as a whole, and what a sender may reach. A
 //! destination is the tenant's word, so it must not lead to what stands open on the collector's own machine.
 
+mod bucket;
+#[cfg(test)]
+mod bucket_tests;
 mod files;
 mod ipfix;
+mod signature;
 
-use std::{io, net::IpAddr, path::PathBuf};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use lucarne_model::{
     Moment, TenantFlowRecord,
-    flow_log::{Destination, FlowLog},
+    flow_log::{DeliveryOrder, Destination},
 };
+use tokio::net::lookup_host;
 
-use files::{FileSender, Folder};
+use bucket::BucketError;
+use files::{FileSender, Place};
 use ipfix::IpfixSender;
 
 /// Records to be sent, oldest first.
@@ -40,6 +50,10 @@ pub(super) enum SendError {
     File { path: PathBuf, source: io::Error },
     #[error("the flow log's format cannot be read: {0}")]
     Format(String),
+    #[error("the file cannot be made: {0}")]
+    Contents(String),
+    #[error("{to} does not take them: {source}")]
+    Bucket { to: String, source: BucketError },
 }
 
 /// How far senders reach.
@@ -57,6 +71,17 @@ impl Reach {
         match listens.is_loopback() {
             true => Self::Anywhere,
             false => Self::Elsewhere,
+        }
+    }
+
+    /// The addresses of a host, if all of them may be reached. A sender connects to these and asks no second time.
+    async fn resolve(self, host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
+        let found = lookup_host((host, port)).await;
+        let found = found.map_err(|source| SendError::Resolve { host: host.to_owned(), source })?;
+        let addresses: Vec<SocketAddr> = found.collect();
+        match addresses.iter().find(|address| !self.allows(address.ip())) {
+            Some(local) => Err(SendError::Local(local.ip())),
+            None => Ok(addresses),
         }
     }
 
@@ -82,13 +107,18 @@ pub(super) enum Sender {
 
 impl Sender {
     /// None where the records are at their destination already.
-    pub(super) fn new(log: &FlowLog, reach: Reach) -> Option<Self> {
+    pub(super) fn new(order: &DeliveryOrder, reach: Reach) -> Option<Self> {
+        let log = &order.log;
         match &log.to {
             Destination::Store => None,
             Destination::Ipfix { transport, host, port } => {
                 Some(Self::Ipfix(IpfixSender::new(log.id, *transport, host.clone(), *port, reach)))
             }
-            Destination::File { folder } => Some(Self::File(FileSender::new(log, Folder::at(folder)))),
+            Destination::File { folder } => Some(Self::File(FileSender::new(log, Place::folder(folder)))),
+            Destination::S3(bucket) => {
+                let place = Place::bucket(bucket.clone(), order.credentials.clone(), reach);
+                Some(Self::File(FileSender::new(log, place)))
+            }
         }
     }
 

@@ -1,0 +1,260 @@
+//! Flow logs on real VMs: only what they are about is reported more often and delivered, a destination that is away misses
+//! nothing, and what the network's ACL and the operator do to traffic is in the tenant's records without being the operator's
+//! own.
+//!
+//! One machine, `asks` in subnet `front`, pings and fetches from another one, `answers` in subnet `back` on another host.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use lucarne_tests::{
+    api::Api,
+    cloud::{Cloud, Driver},
+    eventually,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const BOOT: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(40);
+/// The ACL's port; nobody listens there.
+const DENIED_PORT: u16 = 81;
+
+const ANSWERS: &str = "#!/bin/sh
+mkdir -p /srv/www
+echo page > /srv/www/index.html
+httpd -p 80 -h /srv/www
+";
+
+/// Three pings a second, each a flow that goes on, and a page and a denied port every second.
+const ASKS: &str = "#!/bin/sh
+for n in 1 2 3; do ping 10.0.2.10 > /dev/null & done
+while :; do
+    timeout 2 wget -q -O /dev/null http://10.0.2.10/ &
+    timeout 2 wget -q -O /dev/null http://10.0.2.10:81/ &
+    sleep 1
+done > /dev/null 2>&1 &
+";
+
+struct Scene {
+    cloud: Cloud,
+    tenant: Api,
+    acl: String,
+    front: String,
+    asks: String,
+    answers: String,
+}
+
+impl Scene {
+    /// The network, and two machines that are being launched on two hosts.
+    fn set() -> anyhow::Result<Self> {
+        let cloud = Cloud::start(Driver::Qemu, 2)?;
+        let image = cloud.tiny()?;
+        let tenant = cloud.tenant("first")?;
+        let (vpc, front) = tenant.network()?;
+        let back = tenant.make("/v1/subnets", json!({"vpc": vpc, "cidr": "10.0.2.0/24"}), "/id")?;
+        let acl = tenant.get(&format!("/v1/vpcs/{vpc}"))?.ok()?["default_network_acl"].as_str().map(Into::into);
+        let hosts = cloud.operator()?.list("/v1/hosts")?;
+        let launch = |subnet: &str, address: &str, host: usize, user_data: &str| {
+            tenant.launch(json!({
+                "image": image, "subnet": subnet, "address": address, "memory": 128 << 20,
+                "placement": {"host": hosts[host]["id"]}, "user_data": user_data,
+            }))
+        };
+        let answers = launch(&back, "10.0.2.10", 1, ANSWERS)?;
+        let asks = launch(&front, "10.0.1.10", 0, ASKS)?;
+        Ok(Self { acl: acl.context("no default ACL")?, cloud, tenant, front, asks, answers })
+    }
+
+    fn await_machines(&self) -> anyhow::Result<()> {
+        for machine in [&self.answers, &self.asks] {
+            self.tenant.await_log(machine, "lucarne: ready", BOOT).with_context(|| self.cloud.logs())?;
+        }
+        Ok(())
+    }
+
+    /// The tenant's records of a machine.
+    fn records(&self, machine: &str, filter: &str) -> anyhow::Result<Vec<Value>> {
+        let page = self.tenant.get(&format!("/v1/flows?since=0&limit=1000&instance={machine}&{filter}"))?.ok()?;
+        Ok(page["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    fn await_record(&self, machine: &str, filter: &str) -> anyhow::Result<Value> {
+        let found =
+            eventually(&format!("a record with {filter}"), PATIENCE, || self.records(machine, filter).ok()?.pop());
+        found.with_context(|| format!("{:?}", self.records(machine, "").map(|all| tally(&all))))
+    }
+}
+
+/// How many records there are of each protocol, port and end.
+fn tally(records: &[Value]) -> BTreeMap<String, usize> {
+    let mut tally = BTreeMap::new();
+    for record in records {
+        let what = ["direction", "protocol", "destination_port", "end_reason"].map(|field| record[field].to_string());
+        *tally.entry(what.join(" ")).or_default() += 1;
+    }
+    tally
+}
+
+#[test]
+fn flow_logs_reach_their_tenant_and_tell_what_acl_and_operator_did() -> anyhow::Result<()> {
+    let scene = Scene::set()?;
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let log = ordered_once(&scene, &format!("ipfix+tcp://{address}"))?;
+    let path = format!("/v1/flow-logs/{log}");
+    scene.await_machines()?;
+    told_while_it_is_away(&scene, &path)?;
+    let listener = TcpListener::bind(address)?;
+    delivered_when_it_comes(&scene, &path, &listener)?;
+    only_what_is_concerned_is_reported_more_often(&scene)?;
+    acl_entries_are_named(&scene)?;
+    mitigations_are_told_and_stay_the_operators(&scene)?;
+    edited_and_deleted(&scene, &path)
+}
+
+/// The same order twice is one flow log; a tenant cannot order files on the collector's machine.
+fn ordered_once(scene: &Scene, to: &str) -> anyhow::Result<String> {
+    let target = json!({"kind": "subnet", "subnet": scene.front});
+    let order = || {
+        let request = scene.tenant.request(Method::POST, "/v1/flow-logs").header("idempotency-key", "one flow log");
+        let body = json!({"target": target, "interval_millis": 1000, "to": to});
+        Api::send(request.json(&body))?.ok()
+    };
+    let (first, again) = (order()?, order()?);
+    ensure!(first["id"] == again["id"] && scene.tenant.list("/v1/flow-logs")?.len() == 1, "{first} {again}");
+    let file = scene.tenant.post("/v1/flow-logs", &json!({"target": target, "to": "file:///tmp"}))?;
+    ensure!(file.code() == "UnauthorizedOperation", "{file:?}");
+    let bucket = json!({"target": target, "to": "s3://my-logs/lab?endpoint=http://192.0.2.1"});
+    let bucket = scene.tenant.post("/v1/flow-logs", &bucket)?;
+    ensure!(bucket.code() == "InvalidParameterValue", "a bucket without a key: {bucket:?}");
+    first["id"].as_str().map(Into::into).context("no id")
+}
+
+fn told_while_it_is_away(scene: &Scene, path: &str) -> anyhow::Result<()> {
+    let told = eventually("the destination is told to be away", PATIENCE, || {
+        let delivery = scene.tenant.get(path).ok()?.ok().ok()?["delivery"].clone();
+        (delivery["last_error"].is_string() && delivery["waiting"].as_u64() > Some(0)).then_some(delivery)
+    })?;
+    ensure!(told["delivered"] == 0, "{told}");
+    Ok(())
+}
+
+fn delivered_when_it_comes(scene: &Scene, path: &str, listener: &TcpListener) -> anyhow::Result<()> {
+    let octets = read_until(&mut accepted(listener)?, &id_octets(&scene.asks)?)?;
+    ensure!(octets.starts_with(&[0, 10]), "no IPFIX: {:?}", &octets[..octets.len().min(16)]);
+    ensure!(!contains(&octets, &id_octets(&scene.answers)?), "the other subnet's machine is in it");
+    eventually("the delivery is well", PATIENCE, || {
+        let delivery = scene.tenant.get(path).ok()?.ok().ok()?["delivery"].clone();
+        (delivery["last_error"].is_null() && delivery["delivered"].as_u64() > Some(0)).then_some(())
+    })
+}
+
+fn accepted(listener: &TcpListener) -> anyhow::Result<TcpStream> {
+    listener.set_nonblocking(true)?;
+    let stream = eventually("the collector connects", PATIENCE, || listener.accept().ok())?.0;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    Ok(stream)
+}
+
+fn read_until(stream: &mut TcpStream, wanted: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let (mut octets, mut buffer, begun) = (Vec::new(), vec![0; 65_536], Instant::now());
+    while !contains(&octets, wanted) {
+        ensure!(begun.elapsed() < PATIENCE, "{} octets came without the machine", octets.len());
+        match stream.read(&mut buffer) {
+            Ok(0) => bail!("it hung up after {} octets", octets.len()),
+            Ok(count) => octets.extend_from_slice(&buffer[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(octets)
+}
+
+/// The 68 bits of an id as records carry them.
+fn id_octets(id: &str) -> anyhow::Result<[u8; 9]> {
+    let digits = id.split_once('-').context("no id")?.1;
+    let octets = u128::from_str_radix(digits, 16)?.to_be_bytes();
+    Ok(octets[7..].try_into()?)
+}
+
+fn contains(octets: &[u8], wanted: &[u8]) -> bool {
+    octets.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// The pings go on: reported every second where the flow log is, and else every ten.
+fn only_what_is_concerned_is_reported_more_often(scene: &Scene) -> anyhow::Result<()> {
+    let slices = |machine: &str| {
+        let records = scene.records(machine, "protocol=1&end_reason=active-slice&direction=egress");
+        records.map(|records| records.len())
+    };
+    let often = eventually("twelve slices of each ping", PATIENCE, || slices(&scene.asks).ok().filter(|n| *n >= 36))?;
+    let seldom = slices(&scene.answers)?;
+    ensure!(seldom * 4 <= often, "{often} slices with a flow log, {seldom} without");
+    Ok(())
+}
+
+fn acl_entries_are_named(scene: &Scene) -> anyhow::Result<()> {
+    let entry = json!({
+        "number": 1, "direction": "ingress", "action": "reject", "cidr": "10.0.1.0/24",
+        "traffic": {"protocol": "tcp", "from_port": DENIED_PORT, "to_port": DENIED_PORT},
+    });
+    let acl = scene.tenant.post(&format!("/v1/network-acls/{}/entries", scene.acl), &entry)?.ok()?;
+    let entries = acl["entries"].as_array().cloned().unwrap_or_default();
+    let entry = entries.iter().find(|entry| entry["number"] == 1).context("no entry")?;
+    let record = scene.await_record(&scene.answers, "end_reason=denied-by-network-acl")?;
+    ensure!(record["rule"] == entry["id"] && record["verdict"] == "reject", "{entry} {record}");
+    ensure!(record["destination_port"] == DENIED_PORT, "{record}");
+    Ok(())
+}
+
+fn mitigations_are_told_and_stay_the_operators(scene: &Scene) -> anyhow::Result<()> {
+    let operator = scene.cloud.operator()?;
+    let orders = [
+        ("abuse-mitigation", json!({"port": 80}), json!({"kind": "block"})),
+        ("rate-limited", json!({"protocol": 1}), json!({"kind": "cap", "packets_per_second": 1})),
+    ];
+    for (end_reason, mut target, action) in orders {
+        target["instance"] = json!(scene.answers);
+        let body = json!({"target": target, "action": action, "reason": "a test"});
+        ensure!(!scene.tenant.post("/v1/mitigations", &body)?.is_success(), "a tenant ordered a mitigation");
+        let order = operator.make("/v1/mitigations", body, "/id")?;
+        let record = scene.await_record(&scene.answers, &format!("end_reason={end_reason}"))?;
+        ensure!(record["verdict"] == "reject" && !record.to_string().contains(&order), "{record}");
+        ensure!(record.get("mitigation").is_none() && record.get("host").is_none(), "the operator's own: {record}");
+        let sql = format!("SELECT DISTINCT mitigation FROM flows WHERE end_reason = '{end_reason}'");
+        let told = eventually("the operator's record names the order", PATIENCE, || {
+            let rows = super::records::ask_in_sql(&scene.cloud, &sql).ok()?;
+            rows.to_string().contains(&order).then_some(rows)
+        });
+        told?;
+        operator.delete(&format!("/v1/mitigations/{order}"))?.ok()?;
+    }
+    Ok(())
+}
+
+/// What is refused goes to another place over UDP; after the deletion nothing does.
+fn edited_and_deleted(scene: &Scene, path: &str) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let edit = json!({"to": format!("ipfix://{}", socket.local_addr()?)});
+    let edited = Api::send(scene.tenant.request(Method::PATCH, path).json(&edit))?.ok()?;
+    ensure!(edited["to"] == edit["to"] && edited["interval_millis"] == 1000, "{edited}");
+    let mut datagram = [0; 2048];
+    let length = socket.recv(&mut datagram).context("nothing came over UDP")?;
+    ensure!(length > 16 && datagram.starts_with(&[0, 10]), "no IPFIX");
+    scene.tenant.delete(path)?.ok()?;
+    ensure!(scene.tenant.get(path)?.status == 404, "it is still there");
+    // The controller tells the collector at once, who may be in the middle of a batch.
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let begun = Instant::now();
+    while socket.recv(&mut datagram).is_ok() {
+        ensure!(begun.elapsed() < PATIENCE, "records still come");
+    }
+    Ok(())
+}
