@@ -5,6 +5,7 @@ mod crossing;
 mod demo;
 mod faults;
 mod machines;
+mod questions;
 mod records;
 mod refusals;
 mod workflows;

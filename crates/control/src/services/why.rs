@@ -272,7 +272,10 @@ fn end(
 
 #[cfg(test)]
 mod tests {
-    use lucarne_model::{InterfaceId, MacAddress, RuleId, SecurityGroupId, SubnetId, Tags, security_group::RuleSpec};
+    use lucarne_model::{
+        InterfaceId, MacAddress, RuleId, SecurityGroupId, SubnetId, Tags,
+        security_group::{Peer, RuleSpec, Traffic},
+    };
 
     use super::*;
 
