@@ -84,10 +84,9 @@ impl Stretch {
 
 /// With whom an instance, or the whole account, talked.
 #[derive(Args, Clone, Debug)]
-#[group(id = "who", required = true, multiple = false, args = ["instance", "account"])]
 pub(crate) struct PeersArgs {
     /// The instance's id or name
-    #[arg(long)]
+    #[arg(long, required_unless_present = "account", conflicts_with = "account")]
     instance: Option<String>,
     /// All instances of the account; operators may name another one
     #[arg(long, value_name = "ID", num_args = 0..=1)]
