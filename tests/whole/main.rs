@@ -6,6 +6,7 @@ mod demo;
 mod faults;
 mod flow_logs;
 mod machines;
+mod questions;
 mod records;
 mod refusals;
 mod workflows;

@@ -389,8 +389,11 @@ fn plan() -> Plan {
     let machines = [GUEST, NEIGHBOUR].into_iter().chain((0..REMOTES).map(|n| REMOTE + n));
     let cidr: Cidr = Cidr::ANY;
     let group = SecurityGroupId::from_bits(1);
-    let rule =
-        |id, direction, traffic, peer| Rule { id: RuleId::from_bits(id), spec: RuleSpec { direction, traffic, peer } };
+    let rule = |id, direction, traffic, peer| Rule {
+        id: RuleId::from_bits(id),
+        created: Moment::EPOCH,
+        spec: RuleSpec { direction, traffic, peer },
+    };
     let any = Peer::Cidr { cidr };
     let tcp = |port| Traffic::Tcp { from_port: port, to_port: port };
     let rules = vec![

@@ -10,6 +10,7 @@ use lucarne_model::{
     RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
     actual::{Host, Report},
     flow_log::FlowLog,
+    flow_sql::{SqlAnswer, SqlProgress, SqlTable},
     identity::{AccessKey, Account, Quota, User},
     instance::Instance,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
@@ -22,8 +23,8 @@ use crate::{
     Access, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, flow::*, flow_log::*, host::*, identity::*, instance::*, mitigation::*,
-        network::*, storage::*,
+        ChangeTags, ListQuery, NoQuery, Page, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
+        instance::*, mitigation::*, network::*, storage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -208,6 +209,16 @@ routes! {
     Read GET "/v1/flows/export" export_flows((), ExportQuery, Nothing) -> Download;
     /// Says what decides on a flow, and why.
     Read GET "/v1/flows/why" explain_flow((), WhyQuery, Nothing) -> Json<Explanation>;
+    /// Answers a question in SQL over flow records.
+    Read POST "/v1/flows/query" query_flows((), NoQuery, Json<AskSql>) -> Json<SqlAnswer>;
+    /// Says how far a question is that is being answered, by the name that was given with it.
+    Read GET "/v1/flows/progress/{name}" get_flow_progress((String,), NoQuery, Nothing) -> Json<SqlProgress>;
+    /// Lists the tables that can be asked in SQL, with their columns.
+    Read GET "/v1/flows/tables" list_flow_tables((), TablesQuery, Nothing) -> Json<Vec<SqlTable>>;
+    /// Lists the questions that have a name.
+    Read GET "/v1/flows/questions" list_flow_questions((), NoQuery, Nothing) -> Json<Vec<NamedQuestion>>;
+    /// Answers a question by its name.
+    Read GET "/v1/flows/questions/{question}" ask_flows((String,), QuestionQuery, Nothing) -> Json<SqlAnswer>;
     /// Makes a flow log: a standing order for flow records.
     Administer POST "/v1/flow-logs" create_flow_log((), NoQuery, Json<CreateFlowLog>) -> Created<FlowLog>;
     /// Lists flow logs, without how far their deliveries are.

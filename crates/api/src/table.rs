@@ -57,7 +57,7 @@ pub struct Route {
 impl Route {
     /// Whether the route changes something, and so takes an idempotency key and a dry run.
     pub fn changes(&self) -> bool {
-        self.method != Method::GET && !self.streams
+        self.method != Method::GET && self.access != Access::Read && !self.streams
     }
 }
 

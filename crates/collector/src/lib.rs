@@ -69,7 +69,7 @@ pub use health::Health;
 pub use pace::Pace;
 pub use receipts::{ReceiptPage, ReceiptsError};
 pub use recovery::RecoveryError;
-pub use sql::{EngineError, SqlAnswer, SqlColumn, SqlError, SqlFormat, SqlQuestion, SqlRefusal};
+pub use sql::{EngineError, SqlError};
 
 /// Where a collector keeps its state and what it listens on.
 #[derive(Clone, Debug)]

@@ -6,9 +6,13 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use lucarne_collector::{Connection, ReceiptPage, SqlAnswer, SqlFormat, SqlQuestion, SqlRefusal};
+use lucarne_collector::{Connection, ReceiptPage};
 use lucarne_flows::receipts::{self, Chain, Digest, Head, ReceiptError};
-use lucarne_model::AccountId;
+use lucarne_model::{
+    AccountId, ErrorCode,
+    flow_sql::{SqlAnswer, SqlProgress, SqlQuestion, SqlRefusal},
+};
+use serde_json::json;
 use support::{
     Collector, QUICK, ask, exported,
     test_records::{numbered, record},
@@ -20,7 +24,7 @@ fn account() -> AccountId {
 }
 
 fn question(sql: &str) -> SqlQuestion {
-    SqlQuestion { account: Some(account()), sql: sql.to_owned(), max_rows: None, format: SqlFormat::Json }
+    SqlQuestion::new(Some(account()), sql)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,13 +36,38 @@ async fn a_question_is_answered_while_records_arrive_and_are_sealed() {
         let answer = ask(&collector.connection, "v1/sql", &question("SELECT count(*) AS n FROM flows")).await;
         assert_eq!(answer.status(), 200);
         let answer: SqlAnswer = answer.json().await.unwrap();
-        assert_eq!(answer.rows, [serde_json::json!({"n": (start + 500) / 2})]);
+        assert_eq!(json!(answer.rows), json!([{"n": (start + 500) / 2}]));
     }
     let refused = ask(&collector.connection, "v1/sql", &question("DROP TABLE flows")).await;
     assert_eq!(refused.status(), 400);
-    assert_eq!(refused.json::<SqlRefusal>().await.unwrap().code, "SqlNotAllowed");
+    assert_eq!(refused.json::<SqlRefusal>().await.unwrap().code, ErrorCode::SqlNotAllowed);
     let stranger = Connection { query_token: "guessed".into(), ..collector.connection.clone() };
     assert_eq!(ask(&stranger, "v1/sql", &question("SELECT 1")).await.status(), 401);
+    collector.stop().await;
+}
+
+/// Who goes away is not worked for any longer: the question's name is known as long as it is, and gone soon after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_goes_away_takes_the_question_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path(), QUICK).await;
+    exported(&collector.connection, 1, numbered(0..4000)).await;
+    let endless = "SELECT count(*) FROM flows a, flows b, flows c WHERE a.bytes + b.bytes < c.bytes";
+    let question = SqlQuestion { progress: Some("endless".into()), ..question(endless) };
+    let connection = collector.connection.clone();
+    let asking = tokio::spawn(async move { ask(&connection, "v1/sql", &question).await.status() });
+    let progress = async || get(&collector.connection, "v1/sql/progress", &[("name", "endless")]).await;
+    let seen: SqlProgress = until("the question is worked on", async || {
+        let seen: SqlProgress = progress().await.json().await.ok()?;
+        Some(seen).filter(|seen| !seen.waits)
+    })
+    .await;
+    assert!(seen.elapsed < 10_000 && seen.files_done <= seen.files, "{seen:?}");
+    assert!(!asking.is_finished());
+    asking.abort();
+    until("the question is over", async || (progress().await.status() == 404).then_some(())).await;
+    let other = ask(&collector.connection, "v1/sql", &self::question("SELECT 1 AS one")).await;
+    assert_eq!(other.status(), 200);
     collector.stop().await;
 }
 

@@ -7,8 +7,8 @@ use lucarne_api::{
     Api, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, flow::*, flow_log::*, host::*, identity::*, instance::*, mitigation::*,
-        network::*, storage::*,
+        ChangeTags, ListQuery, NoQuery, Page, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
+        instance::*, mitigation::*, network::*, storage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
@@ -17,6 +17,7 @@ use lucarne_model::{
     RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
     flow_log::FlowLog,
+    flow_sql::{SqlAnswer, SqlProgress, SqlTable},
     identity::{AccessKey, Account, Quota, User},
     instance::Instance,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
@@ -396,6 +397,33 @@ impl Api for Controller {
     }
     async fn explain_flow(&self, call: Call<Caller, (), WhyQuery, Nothing>) -> Result<Json<Explanation>, Problem> {
         services::why::explain_flow(self, call).await
+    }
+    async fn query_flows(&self, call: Call<Caller, (), NoQuery, Json<AskSql>>) -> Result<Json<SqlAnswer>, Problem> {
+        services::flow_questions::query_flows(self, call).await
+    }
+    async fn get_flow_progress(
+        &self,
+        call: Call<Caller, (String,), NoQuery, Nothing>,
+    ) -> Result<Json<SqlProgress>, Problem> {
+        services::flow_questions::get_flow_progress(self, call).await
+    }
+    async fn list_flow_tables(
+        &self,
+        call: Call<Caller, (), TablesQuery, Nothing>,
+    ) -> Result<Json<Vec<SqlTable>>, Problem> {
+        services::flow_questions::list_flow_tables(self, call).await
+    }
+    async fn list_flow_questions(
+        &self,
+        call: Call<Caller, (), NoQuery, Nothing>,
+    ) -> Result<Json<Vec<NamedQuestion>>, Problem> {
+        services::flow_questions::list_flow_questions(self, call).await
+    }
+    async fn ask_flows(
+        &self,
+        call: Call<Caller, (String,), QuestionQuery, Nothing>,
+    ) -> Result<Json<SqlAnswer>, Problem> {
+        services::flow_questions::ask_flows(self, call).await
     }
     async fn create_flow_log(
         &self,

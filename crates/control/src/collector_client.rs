@@ -16,12 +16,16 @@ use lucarne_collector::{Connection, ConnectionError};
 use lucarne_model::{
     AccountId, FlowFilter, FlowLogId, FlowPage, FlowQuery, FlowWatch,
     flow_log::{Delivery, DeliveryOrder, ExportQuestion},
+    flow_sql::{SqlAnswer, SqlProgress, SqlQuestion, SqlRefusal, SqlTable},
 };
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::Serialize;
 
 /// For a whole page, which may take a scan of many files, or until a watch begins.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// Characters of a refusal that are read: a question in SQL may be quoted in it.
+const LONGEST_DETAIL: usize = 2000;
 
 /// Why the collector gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +41,19 @@ pub(crate) enum CollectorError {
     /// The caller's fault, in the collector's words: the cursor is not one of a page.
     #[error("{0}")]
     Question(String),
+    /// Why a question in SQL was not answered, in words for whoever asked.
+    #[error("{}", .0.message)]
+    Sql(SqlRefusal),
     #[error("the collector refused with status {status}: {detail}")]
     Refused { status: StatusCode, detail: String },
+}
+
+impl CollectorError {
+    /// Takes the refusal of a question in SQL out of what came with a status.
+    fn of_sql(self) -> Self {
+        let (Self::Question(detail) | Self::Refused { detail, .. }) = &self else { return self };
+        serde_json::from_str(detail).map_or(self, Self::Sql)
+    }
 }
 
 /// A collector, as its connection file describes it.
@@ -114,6 +129,33 @@ impl CollectorClient {
         in_time(told).await
     }
 
+    /// The rows that answer a question in SQL. Dropped, it is not worked on any longer.
+    pub(crate) async fn sql(&self, question: &SqlQuestion) -> Result<SqlAnswer, CollectorError> {
+        let answer = async {
+            let answer = self.ask(Method::POST, "v1/sql", question).await.map_err(CollectorError::of_sql)?;
+            answer.json().await.map_err(CollectorError::NoAnswer)
+        };
+        in_time(answer).await
+    }
+
+    /// How far a question in SQL is, by its name; none when it is not being worked on.
+    pub(crate) async fn sql_progress(&self, name: &str) -> Result<Option<SqlProgress>, CollectorError> {
+        // Names have no characters that a URL gives a meaning to.
+        let asked = in_time(self.ask(Method::GET, &format!("v1/sql/progress?name={name}"), &())).await;
+        match asked {
+            Ok(answer) => answer.json().await.map(Some).map_err(CollectorError::NoAnswer),
+            Err(CollectorError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The tables that an account, or the operator, can ask in SQL.
+    pub(crate) async fn sql_tables(&self, account: Option<AccountId>) -> Result<Vec<SqlTable>, CollectorError> {
+        let whose = account.map_or_else(String::new, |account| format!("?account={account}"));
+        let answer = in_time(self.ask(Method::GET, &format!("v1/sql/tables{whose}"), &())).await?;
+        answer.json().await.map_err(CollectorError::NoAnswer)
+    }
+
     /// Asks where the collector was last known to be; if it is not there any more, looks and asks again.
     async fn ask(&self, method: Method, path: &str, question: &impl Serialize) -> Result<Response, CollectorError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -148,7 +190,7 @@ impl CollectorClient {
 
 /// The line of text that comes with a refusal.
 async fn detail(answer: Response) -> String {
-    answer.text().await.unwrap_or_default().chars().take(200).collect()
+    answer.text().await.unwrap_or_default().chars().take(LONGEST_DETAIL).collect()
 }
 
 async fn in_time<T>(answer: impl Future<Output = Result<T, CollectorError>>) -> Result<T, CollectorError> {
@@ -160,7 +202,7 @@ mod tests {
     use std::{net::SocketAddr, path::Path};
 
     use lucarne_collector::Settings;
-    use lucarne_model::Moment;
+    use lucarne_model::{ErrorCode, InstanceId, Moment};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -205,6 +247,31 @@ mod tests {
         let query = FlowQuery { cursor: Some("x".into()), ..FlowQuery::new(ACCOUNT, Moment::EPOCH) };
         let error = client.list(ACCOUNT, query).await.unwrap_err();
         assert!(matches!(&error, CollectorError::Question(words) if words.contains("cursor")), "{error:?}");
+        shutdown.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_named_question_is_one_that_the_collector_can_answer() {
+        use crate::named_questions::{Asked, Parameter, QUESTIONS};
+        let dir = tempfile::tempdir().unwrap();
+        let (task, shutdown) = collector(dir.path()).await;
+        let client = CollectorClient::new(dir.path().join(Connection::FILE));
+        for question in QUESTIONS {
+            let instance = question.takes.contains(&Parameter::OneInstance).then(|| InstanceId::from_bits(1));
+            let (since, until) = (Moment::EPOCH, Moment::from_secs(1));
+            let sql = question.sql(&Asked { since, until, instance, vpc: None, by: None }).unwrap();
+            let answer = client.sql(&SqlQuestion::new(Some(ACCOUNT), sql)).await;
+            let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", question.name));
+            assert_eq!((answer.rows.len(), answer.truncated), (0, false), "{}", question.name);
+        }
+        let refused = client.sql(&SqlQuestion::new(Some(ACCOUNT), "SELECT nothing FROM flows")).await.unwrap_err();
+        assert!(
+            matches!(&refused, CollectorError::Sql(refusal) if refusal.code == ErrorCode::InvalidSql),
+            "{refused:?}"
+        );
+        assert_eq!(client.sql_progress("none").await.unwrap(), None);
+        assert_eq!(client.sql_tables(Some(ACCOUNT)).await.unwrap().len(), 1);
         shutdown.cancel();
         task.await.unwrap();
     }

@@ -5,8 +5,8 @@
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use lucarne_model::{Bytes, Moment};
-use serde_json::Value;
+use lucarne_model::{Bytes, Moment, flow_sql::SqlColumn};
+use serde_json::{Map, Value};
 
 use crate::{
     failure::{Failure, LocalCode},
@@ -75,6 +75,42 @@ pub(crate) fn table(items: &[Value], columns: &[Column]) -> String {
         table.add_row(columns.iter().map(|(_, path)| cell(path, at(item, path))));
     }
     trimmed(&table)
+}
+
+/// The rows of an answer, whatever columns it has.
+pub(crate) fn rows(columns: &[SqlColumn], rows: &[Map<String, Value>]) -> String {
+    let mut table = bare_table();
+    table.set_header(columns.iter().map(|column| column.name.to_uppercase().replace('_', " ")));
+    for row in rows {
+        // Of their names only this one says how a number is to be read.
+        let path = |name: &str| if name == "protocol" { "protocol" } else { "" };
+        table.add_row(columns.iter().map(|column| {
+            let name = column.name.as_str();
+            cell(path(name), row.get(name).unwrap_or(&Value::Null))
+        }));
+    }
+    trimmed(&table)
+}
+
+/// The same as RFC 4180 has it; lists and structs as JSON.
+pub(crate) fn csv(columns: &[SqlColumn], rows: &[Map<String, Value>]) -> String {
+    let mut text = csv_line(columns.iter().map(|column| column.name.clone()));
+    for row in rows {
+        text += &csv_line(columns.iter().map(|column| match row.get(&column.name) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        }));
+    }
+    text
+}
+
+fn csv_line(values: impl Iterator<Item = String>) -> String {
+    let quoted = |value: String| match value.contains(['"', ',', '\n', '\r']) {
+        true => format!("\"{}\"", value.replace('"', "\"\"")),
+        false => value,
+    };
+    values.map(quoted).collect::<Vec<_>>().join(",") + "\r\n"
 }
 
 /// One row for each field, nested ones by their path.
@@ -213,6 +249,18 @@ mod tests {
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), instance());
         let yaml = Format::Yaml.value_text(&json!({"id": "i-1", "tags": {"Name": "web"}})).unwrap();
         assert_eq!(yaml, "id: i-1\ntags:\n  Name: web\n");
+    }
+
+    #[test]
+    fn the_rows_of_an_answer_are_a_table_or_csv() {
+        let columns = [SqlColumn::new("peer", "Utf8"), SqlColumn::new("protocol", "UInt8"), SqlColumn::new("n_b", "")];
+        let row = |value: Value| value.as_object().cloned().unwrap();
+        let answer = [row(json!({"peer": "10.0.0.1", "protocol": 6})), row(json!({"peer": "a,\"b\"", "n_b": [1, 2]}))];
+        let lines: Vec<String> = rows(&columns, &answer).lines().map(str::to_owned).collect();
+        assert!(lines[0].starts_with("PEER") && lines[0].ends_with("N B"), "{lines:?}");
+        assert!(lines[1].contains("tcp") && lines[1].ends_with('-'), "{lines:?}");
+        let written = csv(&columns, &answer);
+        assert_eq!(written, "peer,protocol,n_b\r\n10.0.0.1,6,\r\n\"a,\"\"b\"\"\",,\"[1,2]\"\r\n");
     }
 
     #[test]

@@ -81,6 +81,13 @@ error_codes! {
     HypervisorFailed = "HypervisorFailed", 500, "QEMU ended or refused";
     ControllerUnreachable = "ControllerUnreachable", 503, "The controller does not answer";
     CollectorUnavailable = "CollectorUnavailable", 503, "The flow collector does not answer";
+    InvalidSql = "InvalidSql", 400, "The question cannot be read, or does not fit the tables";
+    SqlNotAllowed = "SqlNotAllowed", 400, "Only one SELECT is answered";
+    SqlTooSlow = "SqlTooSlow", 400, "The question took longer than its time limit";
+    SqlTooLarge = "SqlTooLarge", 400, "The question needed more memory, or has a larger answer, than its limit";
+    SqlBusy = "SqlBusy", 429, "Others are being answered";
+    SqlUnavailable = "SqlUnavailable", 503, "The collector could not read its records";
+    InvalidQuestionNotFound = "InvalidQuestionId.NotFound", 404, "No such question, or none that is being answered";
     StoreUnavailable = "StoreUnavailable", 503, "The store could not be written";
     Internal = "InternalError", 500, "Something went wrong inside; it has been logged";
 }

@@ -13,6 +13,7 @@ pub mod finding;
 pub mod flow;
 pub mod flow_log;
 pub mod flow_loss;
+pub mod flow_sql;
 pub mod history;
 pub mod id;
 pub mod identity;

@@ -33,6 +33,9 @@ pub struct NetworkAcl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AclEntry {
     pub id: RuleId,
+    /// 1970 for entries that are older than this field: then it is not known.
+    #[serde(default)]
+    pub created: Moment,
     /// [`AclEntry::NUMBERS`]; no two entries of one direction have the same.
     pub number: u16,
     /// Ingress is into the subnet.
@@ -81,7 +84,7 @@ mod tests {
     fn entry(number: u16, action: Verdict, cidr: &str) -> AclEntry {
         let traffic = Traffic::Tcp { from_port: 80, to_port: 80 };
         let (id, cidr) = (RuleId::from_bits(number.into()), cidr.parse().unwrap());
-        AclEntry { id, number, direction: Direction::Ingress, action, traffic, cidr }
+        AclEntry { id, created: Moment::EPOCH, number, direction: Direction::Ingress, action, traffic, cidr }
     }
 
     fn verdict(entries: &[AclEntry], port: u16, peer: &str) -> (Verdict, Option<u128>) {

@@ -27,6 +27,9 @@ pub struct SecurityGroup {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rule {
     pub id: RuleId,
+    /// 1970 for rules that are older than this field: then it is not known.
+    #[serde(default)]
+    pub created: Moment,
     #[serde(flatten)]
     pub spec: RuleSpec,
 }

@@ -4,6 +4,7 @@
 
 pub mod flow;
 pub mod flow_log;
+pub mod flow_question;
 pub mod host;
 pub mod identity;
 pub mod instance;

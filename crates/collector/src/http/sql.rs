@@ -1,4 +1,5 @@
-//! `POST /v1/sql`: a [`SqlQuestion`] to its answer, or to a [`SqlRefusal`]. `GET /v1/sql/columns`: what can be asked for.
+//! `POST /v1/sql`: a [`SqlQuestion`] to its answer, or to a [`SqlRefusal`]; who goes away is not worked for any longer.
+//! `GET /v1/sql/progress`: how far a question is. `GET /v1/sql/tables`: what can be asked for.
 
 use axum::{
     Json,
@@ -6,11 +7,14 @@ use axum::{
     http::{HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use lucarne_model::AccountId;
+use lucarne_model::{
+    AccountId,
+    flow_sql::{SqlProgress, SqlQuestion, SqlRefusal, SqlTable},
+};
 use serde::Deserialize;
 
-use super::Service;
-use crate::sql::{Answer, SqlColumn, SqlError, SqlQuestion, SqlRefusal};
+use super::{Refusal, Service};
+use crate::sql::{Answer, SqlError};
 
 const TRUNCATED: HeaderName = HeaderName::from_static("lucarne-truncated");
 
@@ -29,20 +33,31 @@ fn refuse(error: &SqlError) -> Response {
     if let SqlError::Store(cause) = error {
         tracing::error!(%cause, "a question in SQL could not be answered");
     }
-    let status = match error {
-        SqlError::Busy => StatusCode::TOO_MANY_REQUESTS,
-        _ if error.is_callers() => StatusCode::BAD_REQUEST,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, Json(SqlRefusal::from(error))).into_response()
+    let refusal = SqlRefusal::from(error);
+    let status = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Json(refusal)).into_response()
 }
 
-/// Whose columns; nothing means the operator's.
+/// Which question.
+#[derive(Deserialize)]
+pub(super) struct Which {
+    name: String,
+}
+
+pub(super) async fn progress(
+    State(service): State<Service>,
+    Query(which): Query<Which>,
+) -> Result<Json<SqlProgress>, Refusal> {
+    let progress = service.0.sql.progress(&which.name);
+    progress.map(Json).ok_or((StatusCode::NOT_FOUND, "no such question is being worked on".to_owned()))
+}
+
+/// Whose tables; nothing means the operator's.
 #[derive(Deserialize)]
 pub(super) struct Whose {
     account: Option<AccountId>,
 }
 
-pub(super) async fn columns(State(service): State<Service>, Query(whose): Query<Whose>) -> Json<Vec<SqlColumn>> {
-    Json(service.0.sql.columns(whose.account))
+pub(super) async fn tables(State(service): State<Service>, Query(whose): Query<Whose>) -> Json<Vec<SqlTable>> {
+    Json(service.0.sql.tables(whose.account))
 }

@@ -12,6 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use datafusion::{
+    common::tree_node::{Transformed, TransformedResult as _, TreeNode as _},
     error::DataFusionError,
     execution::{
         SendableRecordBatchStream, SessionStateBuilder, SessionStateDefaults,
@@ -21,22 +22,35 @@ use datafusion::{
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
     object_store::local::LocalFileSystem,
-    physical_plan::{ExecutionPlan, execute_stream},
+    physical_plan::{ExecutionPlan, coop::CooperativeExec, execute_stream},
     prelude::{SessionConfig, SessionContext},
     sql::parser::Statement,
 };
-use lucarne_model::AccountId;
-use tokio::{runtime::Runtime, sync::Semaphore, time::timeout};
+use lucarne_model::{
+    AccountId,
+    flow_sql::{SqlProgress, SqlQuestion, SqlTable},
+};
+use tokio::{runtime::Runtime, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Answer, FlowStore, Limits, SqlColumn, SqlError, SqlQuestion,
+    Answer, FlowStore, Limits, SqlError,
     foreign_table::{self, ForeignTable},
+    progress::{Question, Running},
     rows, statement,
     table::{self, FlowsTable},
+    turns::Turns,
 };
-use crate::{catalog::Catalog, columns, foreign::Foreign};
+use crate::{
+    catalog::Catalog,
+    columns,
+    foreign::{self, Foreign},
+};
 
+/// Functions that are left out: how much one row of theirs takes is a number in the text, and counted by nobody.
+const BOUNDLESS: [&str; 7] = ["array_repeat", "array_resize", "generate_series", "lpad", "range", "repeat", "rpad"];
+/// Into how many streams a question is divided.
+const PARTITIONS: usize = 2;
 /// Octets of stack of a thread that plans: expressions nest as deep as the text allows.
 const STACK: usize = 8 << 20;
 
@@ -57,7 +71,8 @@ pub(crate) struct Engine {
     foreign_files: Arc<LocalFileSystem>,
     catalog: Arc<Catalog>,
     foreign: Arc<Foreign>,
-    room: Semaphore,
+    turns: Turns,
+    running: Running,
     limits: Limits,
 }
 
@@ -76,14 +91,14 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(EngineError::Threads)?;
-        let room = Semaphore::new(limits.at_once);
-        Ok(Self { runtime: Some(runtime), parts, foreign_files, catalog, foreign, room, limits })
+        let (turns, running) = (Turns::new(limits), Running::default());
+        Ok(Self { runtime: Some(runtime), parts, foreign_files, catalog, foreign, turns, running, limits })
     }
 
     /// A session for one question, whose table is `flows`, and for the operator `foreign_flows` too.
     pub(super) fn session(&self, account: Option<AccountId>) -> Result<SessionContext, DataFusionError> {
         let mut config = SessionConfig::new()
-            .with_target_partitions(self.limits.at_once)
+            .with_target_partitions(PARTITIONS)
             .with_information_schema(false)
             .with_parquet_pruning(true)
             .with_parquet_page_index_pruning(true)
@@ -91,11 +106,13 @@ impl Engine {
         // Answers are read by people and by JSON: plain text, not a view of it.
         config.options_mut().execution.parquet.schema_force_view_types = false;
         config.options_mut().execution.enable_recursive_ctes = false;
+        let mut functions = SessionStateDefaults::default_scalar_functions();
+        functions.retain(|function| !BOUNDLESS.contains(&function.name()));
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(self.environment()?)
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
-            .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+            .with_scalar_functions(functions)
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .build();
@@ -145,22 +162,29 @@ impl std::fmt::Debug for Engine {
 
 #[async_trait]
 impl FlowStore for Engine {
-    fn columns(&self, account: Option<AccountId>) -> Vec<SqlColumn> {
-        rows::columns(&columns::schema(table::columns_of(account)))
+    fn tables(&self, account: Option<AccountId>) -> Vec<SqlTable> {
+        let table = |name: &str, schema| SqlTable { name: name.to_owned(), columns: rows::columns(&schema) };
+        let flows = table("flows", columns::schema(table::columns_of(account)));
+        let foreign = account.is_none().then(|| table("foreign_flows", foreign::schema()));
+        [Some(flows), foreign].into_iter().flatten().collect()
+    }
+
+    fn progress(&self, name: &str) -> Option<SqlProgress> {
+        self.running.progress(name)
     }
 
     async fn ask(&self, question: &SqlQuestion) -> Result<Answer, SqlError> {
         let statement = statement::one_select(&question.sql)?;
-        let turn = timeout(self.limits.wait, self.room.acquire()).await;
-        let _turn = turn.map_err(|_| SqlError::Busy)?.map_err(|_| SqlError::Stopped)?;
+        let named = self.running.add(question.progress.clone());
+        let _turn = self.turns.take(question.account).await?;
         let session = self.session(question.account).map_err(SqlError::Store)?;
-        let (limits, most, format) = (self.limits, question.rows(), question.format);
+        let (limits, most, format, running) = (self.limits, question.rows(), question.format, named.question.clone());
         let work = async move {
-            let (_plan, stream) = start(&session, statement, most, limits).await?;
+            let stream = start(&session, statement, most, limits, &running).await?;
             rows::write(stream, format, most, limits).await
         };
         let runtime = self.runtime.as_ref().ok_or(SqlError::Stopped)?;
-        // Aborted when the caller goes away or the time is over. The thread may then still finish a step of planning.
+        // Aborted when the caller goes away or the time is over: soon after, for all steps give way between batches.
         let work = AbortOnDropHandle::new(runtime.spawn(work));
         match timeout(limits.time, work).await {
             Ok(Ok(answer)) => answer,
@@ -179,7 +203,8 @@ pub(super) async fn start(
     statement: Statement,
     most: usize,
     limits: Limits,
-) -> Result<(Arc<dyn ExecutionPlan>, SendableRecordBatchStream), SqlError> {
+    running: &Question,
+) -> Result<SendableRecordBatchStream, SqlError> {
     let plan = session.state().statement_to_plan(statement).await.map_err(SqlError::of_planning)?;
     let only_select = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     only_select.verify_plan(&plan).map_err(|error| SqlError::NotAllowed(error.strip_backtrace()))?;
@@ -187,6 +212,17 @@ pub(super) async fn start(
     let frame = frame.limit(0, Some(most + 1)).map_err(SqlError::of_planning)?;
     let task = Arc::new(frame.task_ctx());
     let plan = frame.create_physical_plan().await.map_err(SqlError::of_planning)?;
-    let stream = execute_stream(plan.clone(), task).map_err(|error| SqlError::of_execution(error, limits.memory))?;
-    Ok((plan, stream))
+    let plan = giving_way(plan).map_err(SqlError::of_planning)?;
+    running.planned(plan.clone());
+    execute_stream(plan, task).map_err(|error| SqlError::of_execution(error, limits.memory))
+}
+
+/// The plan with joins that give way to others between batches, and so can be stopped there. The engine sees to that for
+/// what reads, but a join makes far more batches than it reads.
+fn giving_way(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    let wrap = |step: Arc<dyn ExecutionPlan>| {
+        let joins = step.children().len() == 2 && step.name().contains("Join");
+        Ok(if joins { Transformed::yes(Arc::new(CooperativeExec::new(step)) as _) } else { Transformed::no(step) })
+    };
+    plan.transform_up(wrap).data()
 }

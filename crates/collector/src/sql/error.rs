@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use datafusion::{arrow::error::ArrowError, error::DataFusionError};
-use serde::{Deserialize, Serialize};
-
-use super::SqlQuestion;
+use lucarne_model::{
+    ErrorCode,
+    flow_sql::{SqlQuestion, SqlRefusal},
+};
 
 /// Why a question was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -35,31 +36,17 @@ pub enum SqlError {
     Stopped,
 }
 
-/// What a caller over HTTP is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SqlRefusal {
-    /// [`SqlError::code`]: stable.
-    pub code: String,
-    /// What is wrong and what can be done, in one line.
-    pub message: String,
-}
-
 impl SqlError {
     /// The stable name of the kind of refusal.
-    pub const fn code(&self) -> &'static str {
+    pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::TooLong | Self::Syntax(_) | Self::Invalid(_) => "InvalidSql",
-            Self::NotAllowed(_) => "SqlNotAllowed",
-            Self::TooMuchMemory { .. } | Self::TooMuchData { .. } => "SqlTooLarge",
-            Self::TooSlow { .. } => "SqlTooSlow",
-            Self::Busy => "SqlBusy",
-            Self::Store(_) | Self::Stopped => "SqlUnavailable",
+            Self::TooLong | Self::Syntax(_) | Self::Invalid(_) => ErrorCode::InvalidSql,
+            Self::NotAllowed(_) => ErrorCode::SqlNotAllowed,
+            Self::TooMuchMemory { .. } | Self::TooMuchData { .. } => ErrorCode::SqlTooLarge,
+            Self::TooSlow { .. } => ErrorCode::SqlTooSlow,
+            Self::Busy => ErrorCode::SqlBusy,
+            Self::Store(_) | Self::Stopped => ErrorCode::SqlUnavailable,
         }
-    }
-
-    /// Whether whoever asked can do something about it.
-    pub const fn is_callers(&self) -> bool {
-        !matches!(self, Self::Busy | Self::Store(_) | Self::Stopped)
     }
 
     pub(super) fn of_parsing(error: DataFusionError) -> Self {
@@ -96,7 +83,7 @@ impl SqlError {
 
 impl From<&SqlError> for SqlRefusal {
     fn from(error: &SqlError) -> Self {
-        Self { code: error.code().to_owned(), message: error.to_string() }
+        Self { code: error.code(), message: error.to_string() }
     }
 }
 

@@ -8,8 +8,9 @@ use datafusion::{
     execution::SendableRecordBatchStream,
 };
 use futures::StreamExt as _;
+use lucarne_model::flow_sql::{SqlAnswer, SqlColumn, SqlFormat};
 
-use super::{Answer, Limits, SqlAnswer, SqlColumn, SqlError, SqlFormat};
+use super::{Answer, Limits, SqlError};
 
 /// Rows that are written between two looks at the octets.
 const SLICE: usize = 1024;

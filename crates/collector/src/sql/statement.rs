@@ -13,8 +13,9 @@ use datafusion::sql::{
         dialect::PostgreSqlDialect,
     },
 };
+use lucarne_model::flow_sql::SqlQuestion;
 
-use super::{SqlError, SqlQuestion};
+use super::SqlError;
 
 /// The one `SELECT` that the text is.
 pub(super) fn one_select(sql: &str) -> Result<Statement, SqlError> {
@@ -85,6 +86,7 @@ fn inspect_body(body: &SetExpr) -> ControlFlow<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use lucarne_model::ErrorCode;
     use proptest::prelude::*;
 
     use super::*;
@@ -130,7 +132,7 @@ mod tests {
             ("SELECT * FROM flows WHERE bytes IN (SELECT * FROM range(1, 9))", "cannot stand for tables"),
         ] {
             let error = one_select(sql).unwrap_err();
-            assert_eq!(error.code(), "SqlNotAllowed", "{sql}: {error}");
+            assert_eq!(error.code(), ErrorCode::SqlNotAllowed, "{sql}: {error}");
             assert!(error.to_string().contains(told), "{sql}: {error}");
         }
     }
@@ -138,7 +140,7 @@ mod tests {
     #[test]
     fn what_is_no_sql_or_too_long_is_invalid() {
         for sql in ["SELEC", "SELECT * FORM flows", "SELECT 'x", &"(".repeat(4000), &"x".repeat(9000)] {
-            assert_eq!(one_select(sql).unwrap_err().code(), "InvalidSql", "{sql}");
+            assert_eq!(one_select(sql).unwrap_err().code(), ErrorCode::InvalidSql, "{sql}");
         }
     }
 

@@ -16,14 +16,15 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, ErrorCode, FlowFilter, FlowQuery, Moment, TenantFlowRecord, flow_log::ExportQuestion, network::Vpc,
+    AccountId, ErrorCode, FlowFilter, FlowQuery, Moment, TenantFlowRecord, flow_log::ExportQuestion,
+    flow_sql::SqlRefusal, network::Vpc,
 };
 
 use super::checks::refuse;
 use crate::{Caller, Controller, clock, collector_client::CollectorError, store::Scope};
 
 /// How far back a question without `since` looks.
-const DEFAULT_SPAN: Duration = Duration::from_secs(3600);
+pub(super) const DEFAULT_SPAN: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn list_flows(
     controller: &Controller,
@@ -108,9 +109,14 @@ fn filter(query: &FlowsQuery) -> FlowFilter {
 }
 
 /// Callers are told that it does not answer; why is for the log.
-fn problem(error: CollectorError) -> Problem {
-    if let CollectorError::Question(detail) = error {
-        return Problem::new(ErrorCode::InvalidPageToken, detail);
+pub(super) fn problem(error: CollectorError) -> Problem {
+    match error {
+        CollectorError::Question(detail) => return Problem::new(ErrorCode::InvalidPageToken, detail),
+        CollectorError::Sql(SqlRefusal { code, message }) => {
+            let retry_after = (code.status() == 429).then_some(1);
+            return Problem { retry_after, ..Problem::new(code, message) };
+        }
+        _ => {}
     }
     tracing::warn!(error = &error as &dyn std::error::Error, "the collector gave no answer");
     let problem = Problem::new(ErrorCode::CollectorUnavailable, "the flow collector does not answer");

@@ -11,6 +11,7 @@ pub(crate) mod attachments;
 pub(crate) mod blobs;
 pub(crate) mod checks;
 pub(crate) mod flow_logs;
+pub(crate) mod flow_questions;
 pub(crate) mod flows;
 pub(crate) mod hosts;
 pub(crate) mod identity;

@@ -13,7 +13,7 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    Cidr, ErrorCode, NetworkAclId, RuleId, SubnetId, Tags,
+    Cidr, ErrorCode, Moment, NetworkAclId, RuleId, SubnetId, Tags,
     flow::{Direction, Verdict},
     network::{Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
@@ -42,6 +42,7 @@ const LAST_NUMBER: u16 = *AclEntry::NUMBERS.end() + 1;
 pub(super) fn default_acl(vpc: &Vpc) -> NetworkAcl {
     let allow = |direction| AclEntry {
         id: random::id(),
+        created: vpc.created,
         number: DEFAULT_NUMBER,
         direction,
         action: Verdict::Accept,
@@ -82,6 +83,7 @@ fn lets_all_pass(acl: &NetworkAcl, direction: Direction) -> bool {
 fn last_entry(acl: NetworkAclId) -> AclEntry {
     AclEntry {
         id: RuleId::from_bits(acl.bits()),
+        created: Moment::EPOCH,
         number: LAST_NUMBER,
         direction: Direction::Ingress,
         action: Verdict::Reject,
@@ -167,7 +169,7 @@ fn add_entry(tx: &mut Tx<'_>, scope: Scope, id: NetworkAclId, wish: &AddAclEntry
         let detail = format!("a network ACL can have {ENTRIES_OF_A_DIRECTION} entries of a direction");
         return Err(Problem::new(ErrorCode::ResourceLimitExceeded, detail));
     }
-    let entry = AclEntry { id: random::id(), number, direction, action, traffic, cidr };
+    let entry = AclEntry { id: random::id(), created: tx.now(), number, direction, action, traffic, cidr };
     let at = acl.entries.partition_point(|other| other.number <= number);
     acl.entries.insert(at, entry);
     tx.put(&acl)?;
@@ -213,7 +215,7 @@ pub(crate) async fn associate_network_acl(
 mod tests {
     use std::net::Ipv4Addr;
 
-    use lucarne_model::{AccountId, Moment, VpcId, network_acl::judge, security_group::TCP};
+    use lucarne_model::{AccountId, VpcId, network_acl::judge, security_group::TCP};
     use proptest::prelude::*;
 
     use super::*;
@@ -237,7 +239,15 @@ mod tests {
         (1u16..9, any::<bool>(), any::<bool>(), traffic, cidr).prop_map(|(number, egress, accept, traffic, cidr)| {
             let direction = if egress { Direction::Egress } else { Direction::Ingress };
             let action = if accept { Verdict::Accept } else { Verdict::Reject };
-            AclEntry { id: RuleId::from_bits(number.into()), number, direction, action, traffic, cidr }
+            AclEntry {
+                id: RuleId::from_bits(number.into()),
+                created: Moment::EPOCH,
+                number,
+                direction,
+                action,
+                traffic,
+                cidr,
+            }
         })
     }
 

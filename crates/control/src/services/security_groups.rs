@@ -61,7 +61,7 @@ fn create(tx: &mut Tx<'_>, account: AccountId, request: CreateSecurityGroup) -> 
         vpc: vpc.id,
         name: request.name,
         description: request.description,
-        rules: vec![Rule { id: random::id(), spec: RuleSpec::allow_all_outbound() }],
+        rules: vec![Rule { id: random::id(), created: tx.now(), spec: RuleSpec::allow_all_outbound() }],
         created: tx.now(),
         tags: request.tags,
     };
@@ -125,7 +125,7 @@ fn authorize(tx: &mut Tx<'_>, scope: Scope, id: SecurityGroupId, spec: RuleSpec)
         let detail = format!("a security group can have {RULES_OF_A_GROUP} rules");
         return Err(Problem::new(ErrorCode::ResourceLimitExceeded, detail));
     }
-    let rule = Rule { id: random::id(), spec };
+    let rule = Rule { id: random::id(), created: tx.now(), spec };
     group.rules.push(rule.clone());
     tx.put(&group)?;
     Ok(rule)

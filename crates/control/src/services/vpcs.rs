@@ -114,7 +114,7 @@ fn default_group(vpc: &Vpc) -> SecurityGroup {
         traffic: Traffic::All,
         peer: Peer::Group { group: vpc.default_security_group },
     };
-    let rule = |spec| Rule { id: random::id(), spec };
+    let rule = |spec| Rule { id: random::id(), created: vpc.created, spec };
     SecurityGroup {
         id: vpc.default_security_group,
         account: vpc.account,

@@ -19,12 +19,12 @@ use lucarne_model::{
     mitigation::{MitigatedFlow, MitigationAction},
     network::{NetworkInterface, Route, RouteTable, RouteTarget, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl, judge},
-    security_group::{Peer, Rule, SecurityGroup, TCP, Traffic},
+    security_group::{Rule, SecurityGroup, TCP},
 };
 
 use super::{checks::refuse, network_acls::enforced};
 use crate::{
-    Caller, Controller, clock,
+    Caller, Controller, clock, rule_words as words,
     store::{Scope, Tx},
 };
 
@@ -108,10 +108,7 @@ fn acl(flow: &Flow, inside: &Inside, remote: Ipv4Addr, direction: Direction, ask
     }
     let (verdict, rule) = judge(&inside.acl, direction, flow.protocol, flow.port, remote);
     let entry = inside.acl.iter().find(|entry| Some(entry.id) == rule);
-    let text = entry.map_or("no entry matches, so it is rejected".into(), |entry| {
-        let AclEntry { number, traffic, cidr, .. } = entry;
-        format!("entry {number}: {} {} {cidr}", traffic_words(traffic), way(direction))
-    });
+    let text = entry.map_or("no entry matches, so it is rejected".into(), words::entry);
     let reason = (verdict == Verdict::Reject).then_some(EndReason::DeniedByNetworkAcl);
     Some((WhyStep { asked, verdict, rule, text }, reason))
 }
@@ -141,7 +138,7 @@ fn groups(
     let found = inside.groups.iter().find_map(|group| Some((group, group.rules.iter().find(matches)?)));
     Some(match found {
         Some((group, rule)) => {
-            let text = format!("`{}` allows {}", group.name, rule_words(rule));
+            let text = format!("`{}` allows {}", group.name, words::rule(rule));
             (WhyStep { asked, verdict: Verdict::Accept, rule: Some(rule.id), text }, None)
         }
         None => {
@@ -175,37 +172,6 @@ fn routes(flow: &Flow) -> Option<Decision> {
     };
     let verdict = if leads { Verdict::Accept } else { Verdict::Reject };
     Some((WhyStep { asked: Asked::Routes, verdict, rule: None, text }, (!leads).then_some(EndReason::NoRoute)))
-}
-
-const fn way(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    }
-}
-
-fn traffic_words(traffic: &Traffic) -> String {
-    let ports = |name: &str, from: u16, to: u16| match (from, to) {
-        (0, u16::MAX) => format!("{name} to any port"),
-        (from, to) if from == to => format!("{name} to port {from}"),
-        (from, to) => format!("{name} to ports {from}-{to}"),
-    };
-    match *traffic {
-        Traffic::All => "everything".into(),
-        Traffic::Tcp { from_port, to_port } => ports("TCP", from_port, to_port),
-        Traffic::Udp { from_port, to_port } => ports("UDP", from_port, to_port),
-        Traffic::Icmp { icmp_type: Some(kind), .. } => format!("ICMP of type {kind}"),
-        Traffic::Icmp { .. } => "ICMP".into(),
-        Traffic::Other { number } => format!("protocol {number}"),
-    }
-}
-
-fn rule_words(rule: &Rule) -> String {
-    let peer = match rule.spec.peer {
-        Peer::Cidr { cidr } => cidr.to_string(),
-        Peer::Group { group } => format!("members of {group}"),
-    };
-    format!("{} {} {peer}", traffic_words(&rule.spec.traffic), way(rule.spec.direction))
 }
 
 pub(crate) async fn explain_flow(
@@ -306,13 +272,20 @@ fn end(
 
 #[cfg(test)]
 mod tests {
-    use lucarne_model::{InterfaceId, MacAddress, RuleId, SecurityGroupId, SubnetId, Tags, security_group::RuleSpec};
+    use lucarne_model::{
+        InterfaceId, MacAddress, RuleId, SecurityGroupId, SubnetId, Tags,
+        security_group::{Peer, RuleSpec, Traffic},
+    };
 
     use super::*;
 
     fn inside(number: u8, rules: Vec<RuleSpec>) -> Inside {
         let group = SecurityGroupId::from_bits(number.into());
-        let rule = |(index, spec): (usize, RuleSpec)| Rule { id: RuleId::from_bits(index as u128), spec };
+        let rule = |(index, spec): (usize, RuleSpec)| Rule {
+            id: RuleId::from_bits(index as u128),
+            created: Moment::EPOCH,
+            spec,
+        };
         Inside {
             interface: NetworkInterface {
                 id: InterfaceId::from_bits(number.into()),
@@ -381,6 +354,7 @@ mod tests {
     fn an_acl_is_asked_between_subnets_and_names_its_entry() {
         let entry = AclEntry {
             id: RuleId::from_bits(5),
+            created: Moment::EPOCH,
             number: 90,
             direction: Direction::Ingress,
             action: Verdict::Reject,

@@ -12,7 +12,14 @@ use lucarne_model::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Context, flow_export::ExportArgs, flow_why::WhyArgs};
+use super::{
+    Context,
+    flow_export::ExportArgs,
+    flow_query::{QueryArgs, Reach},
+    flow_question::{NetworkArgs, PeersArgs, PlaceArgs, list_questions},
+    flow_top::TopArgs,
+    flow_why::WhyArgs,
+};
 use crate::{
     failure::{Failure, LocalCode},
     kind::{FLOW_COLUMNS, INSTANCE, INTERFACE, SUBNET, VPC},
@@ -46,6 +53,22 @@ pub(crate) enum FlowCommand {
     Export(ExportArgs),
     /// Say which rules decide whether a flow passes, and since when its records say so
     Why(WhyArgs),
+    /// Answer a question in SQL
+    Query(QueryArgs),
+    /// List the tables that SQL can ask, with their columns
+    Columns(Reach),
+    /// List the questions that have a name
+    Questions,
+    /// Say with whom an instance or the account talked
+    Peers(PeersArgs),
+    /// Say who and what has the most: talkers, ports or rejects
+    Top(TopArgs),
+    /// List rules that decided no flow
+    UnusedRules(NetworkArgs),
+    /// List flows that went one way only, or were seen at one end only
+    Asymmetric(NetworkArgs),
+    /// List destinations from which nothing ever came back
+    Blackholes(PlaceArgs),
 }
 
 /// Which records; all that is given must hold.
@@ -196,6 +219,14 @@ impl FlowCommand {
             }
             Self::Export(args) => args.run(context).await,
             Self::Why(args) => args.run(context).await,
+            Self::Query(args) => args.run(context).await,
+            Self::Columns(reach) => reach.list_columns(context).await,
+            Self::Questions => list_questions(context).await,
+            Self::Peers(args) => args.run(context).await,
+            Self::Top(args) => args.run(context).await,
+            Self::UnusedRules(args) => args.run(context, "unused-rules").await,
+            Self::Asymmetric(args) => args.run(context, "asymmetric").await,
+            Self::Blackholes(args) => args.run(context, "blackholes").await,
             Self::Watch { which } => watch(context, &which.query(session).await?).await,
         }
     }

@@ -5,8 +5,12 @@
 pub(crate) mod console;
 pub(crate) mod documents;
 pub(crate) mod flow;
+pub(crate) mod flow_answer;
 pub(crate) mod flow_export;
 pub(crate) mod flow_log;
+pub(crate) mod flow_query;
+pub(crate) mod flow_question;
+pub(crate) mod flow_top;
 pub(crate) mod flow_why;
 pub(crate) mod host;
 pub(crate) mod identity;

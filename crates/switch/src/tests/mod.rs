@@ -99,7 +99,7 @@ fn endpoint(machine: u128) -> Endpoint {
 }
 
 fn rule(id: u128, direction: Direction, traffic: Traffic, peer: Peer) -> Rule {
-    Rule { id: RuleId::from_bits(id), spec: RuleSpec { direction, traffic, peer } }
+    Rule { id: RuleId::from_bits(id), created: Moment::EPOCH, spec: RuleSpec { direction, traffic, peer } }
 }
 
 fn groups() -> Vec<DesiredGroup> {
@@ -121,7 +121,7 @@ fn groups() -> Vec<DesiredGroup> {
 /// An entry for all traffic whose id is its number.
 fn acl_entry(number: u16, direction: Direction, action: Verdict, cidr: &str) -> AclEntry {
     let (id, traffic, cidr) = (RuleId::from_bits(number.into()), Traffic::All, cidr.parse().unwrap());
-    AclEntry { id, number, direction, action, traffic, cidr }
+    AclEntry { id, created: Moment::EPOCH, number, direction, action, traffic, cidr }
 }
 
 fn network(machines: &[u128], vni: u32) -> DesiredNetwork {

@@ -292,6 +292,7 @@ fn network() -> DesiredNetwork {
     };
     let rule = |id, direction, traffic| Rule {
         id: RuleId::from_bits(id),
+        created: Moment::EPOCH,
         spec: RuleSpec { direction, traffic, peer: Peer::Cidr { cidr: Cidr::ANY } },
     };
     let rules = vec![

@@ -1,0 +1,309 @@
+//! The questions about flows that have a name: what each takes, what it means, and how it is computed.
+//!
+//! Owns the one table of them, [`QUESTIONS`], and the SQL of each with its parameters filled in. Whose records are asked is
+//! no part of it: the collector's table `flows` has one account's only. Pure.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub(crate) mod unused;
+
+use lucarne_api::bodies::flow_question::Measure;
+use lucarne_model::{InstanceId, Moment, VpcId};
+
+/// What a question can be about, beside the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parameter {
+    /// The instance, which must be given.
+    OneInstance,
+    Instance,
+    Vpc,
+    By,
+}
+
+impl Parameter {
+    /// As the API calls it; with `!` where it must be given.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::OneInstance => "instance!",
+            Self::Instance => "instance",
+            Self::Vpc => "vpc",
+            Self::By => "by",
+        }
+    }
+}
+
+/// How an answer comes about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Computation {
+    /// The rows of the SQL.
+    Sql(&'static str),
+    /// The same, and for the address in the first column the account's instance that has it, in the second.
+    SqlWithInstances(&'static str, &'static str, &'static str),
+    /// The SQL gives the rules that decided; the answer has the others.
+    UnusedRules(&'static str),
+}
+
+/// A question that has a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    pub(crate) name: &'static str,
+    pub(crate) meaning: &'static str,
+    pub(crate) takes: &'static [Parameter],
+    pub(crate) computation: Computation,
+}
+
+/// A parameter that the question cannot go without, or does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ParameterError {
+    #[error("`{0}` must be given")]
+    Missing(&'static str),
+    #[error("`{0}` is no parameter of this question")]
+    Unknown(&'static str),
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// Records that end at or after this.
+    pub(crate) since: Moment,
+    /// Records that start before this.
+    pub(crate) until: Moment,
+    pub(crate) instance: Option<InstanceId>,
+    pub(crate) vpc: Option<VpcId>,
+    pub(crate) by: Option<Measure>,
+}
+
+use Computation::{Sql, SqlWithInstances, UnusedRules};
+use Parameter::{By, Instance, OneInstance, Vpc};
+
+/// Every question. The rows of each come in an order that is the same for the same records.
+pub(crate) const QUESTIONS: &[Question] = &[
+    Question {
+        name: "peers",
+        meaning: "With whom an instance talked: each address, protocol and port of the one who was asked",
+        takes: &[OneInstance],
+        computation: SqlWithInstances(
+            "SELECT vpc, peer, protocol, port, packets_sent, bytes_sent, packets_received, bytes_received, {verdicts}, \
+             first_seen, last_seen FROM (SELECT vpc, {peer} AS peer, protocol, {port} AS port, {both_ways}, {seen} \
+             FROM flows WHERE {which} GROUP BY vpc, {peer}, protocol, {port}) \
+             ORDER BY bytes_sent + bytes_received DESC, peer, protocol, port, vpc",
+            "peer",
+            "peer_instance",
+        ),
+    },
+    Question {
+        name: "account-peers",
+        meaning: "All systems with which the account's instances talked",
+        takes: &[Vpc],
+        computation: SqlWithInstances(
+            "SELECT vpc, peer, instances, packets_sent, bytes_sent, packets_received, bytes_received, {verdicts}, \
+             first_seen, last_seen FROM (SELECT vpc, {peer} AS peer, count(DISTINCT instance) AS instances, \
+             {both_ways}, {seen} FROM flows WHERE {which} GROUP BY vpc, {peer}) \
+             ORDER BY bytes_sent + bytes_received DESC, peer, vpc",
+            "peer",
+            "peer_instance",
+        ),
+    },
+    Question {
+        name: "top-talkers",
+        meaning: "The instances with the most traffic, both ways",
+        takes: &[Vpc, By],
+        computation: Sql(
+            "SELECT vpc, instance, packets_sent, bytes_sent, packets_received, bytes_received, flows FROM \
+             (SELECT vpc, instance, {both_ways}, {flows} AS flows, sum(bytes) AS bytes, sum(packets) AS packets \
+             FROM flows WHERE {which} GROUP BY vpc, instance) ORDER BY {by} DESC, instance",
+        ),
+    },
+    Question {
+        name: "top-ports",
+        meaning: "The protocols and ports with the most traffic that was let through, each packet counted where it \
+                  entered",
+        takes: &[Instance, Vpc, By],
+        computation: Sql(
+            "SELECT protocol, port, instances, packets, bytes, flows FROM (SELECT protocol, {port} AS port, \
+             count(DISTINCT instance) AS instances, sum(packets) AS packets, sum(bytes) AS bytes, {flows} AS flows \
+             FROM flows WHERE {which} AND verdict = 'accept' AND (direction = 'egress' OR path NOT IN {inside}) \
+             GROUP BY protocol, {port}) ORDER BY {by} DESC, protocol, port",
+        ),
+    },
+    Question {
+        name: "top-rejects",
+        meaning: "What was rejected most: at which instance, from or to whom, why and by which rule",
+        takes: &[Instance, Vpc, By],
+        computation: SqlWithInstances(
+            "SELECT vpc, instance, direction, peer, protocol, port, end_reason, rule, packets, bytes, flows, \
+             first_seen, last_seen FROM (SELECT vpc, instance, direction, {peer} AS peer, protocol, {port} AS port, \
+             end_reason, rule, sum(packets) AS packets, sum(bytes) AS bytes, {flows} AS flows, {seen} \
+             FROM flows WHERE {which} AND verdict = 'reject' \
+             GROUP BY vpc, instance, direction, {peer}, protocol, {port}, end_reason, rule) \
+             ORDER BY {by} DESC, instance, direction, peer, protocol, port, end_reason, rule",
+            "peer",
+            "peer_instance",
+        ),
+    },
+    Question {
+        name: "unused-rules",
+        meaning: "The rules of security groups, and the entries of network ACLs that reject, that decided no flow",
+        takes: &[Vpc],
+        computation: UnusedRules("SELECT rule FROM flows WHERE {which} AND rule IS NOT NULL GROUP BY rule"),
+    },
+    Question {
+        name: "asymmetric",
+        meaning: "Flows that were accepted and are over, and went one way only, or were seen at one end of two only",
+        takes: &[Vpc],
+        computation: Sql(
+            "SELECT vpc, initiator, initiator_instance, responder, responder_instance, protocol, initiator_port, port, \
+             CASE WHEN internal > 0 AND (initiator_instance IS NULL OR responder_instance IS NULL) \
+             THEN 'seen-at-one-end' ELSE 'one-way' END AS finding, \
+             packets_sent, packets_arrived, answers_sent, answers_arrived, first_seen, last_seen FROM (SELECT vpc, \
+             CASE WHEN side = 'initiator' THEN source ELSE destination END AS initiator, \
+             CASE WHEN side = 'initiator' THEN destination ELSE source END AS responder, protocol, \
+             CASE WHEN side = 'initiator' THEN source_port ELSE destination_port END AS initiator_port, {port} AS port, \
+             max(CASE WHEN {at_initiator} THEN instance END) AS initiator_instance, \
+             max(CASE WHEN {at_initiator} THEN NULL ELSE instance END) AS responder_instance, \
+             sum(CASE WHEN side = 'initiator' AND direction = 'egress' THEN packets ELSE {zero} END) AS packets_sent, \
+             sum(CASE WHEN side = 'initiator' AND direction = 'ingress' THEN packets ELSE {zero} END) \
+             AS packets_arrived, \
+             sum(CASE WHEN side = 'responder' AND direction = 'egress' THEN packets ELSE {zero} END) AS answers_sent, \
+             sum(CASE WHEN side = 'responder' AND direction = 'ingress' THEN packets ELSE {zero} END) \
+             AS answers_arrived, \
+             sum(CASE WHEN verdict = 'reject' THEN 1 ELSE 0 END) AS rejected, \
+             sum(CASE WHEN end_reason = 'active-slice' THEN 0 ELSE 1 END) AS ended, \
+             sum(CASE WHEN path IN {inside} THEN 1 ELSE 0 END) AS internal, {seen} \
+             FROM flows WHERE {which} GROUP BY vpc, initiator, responder, protocol, initiator_port, port) \
+             WHERE rejected = 0 AND ended > 0 AND (packets_sent + packets_arrived = 0 \
+             OR answers_sent + answers_arrived = 0 \
+             OR internal > 0 AND (initiator_instance IS NULL OR responder_instance IS NULL)) \
+             ORDER BY last_seen DESC, initiator, responder, protocol, initiator_port, port, vpc",
+        ),
+    },
+    Question {
+        name: "blackholes",
+        meaning: "Destinations that were sent to and from which nothing ever came back: no route, or no answer",
+        takes: &[Instance, Vpc],
+        computation: SqlWithInstances(
+            "SELECT vpc, destination, protocol, port, instances, packets, bytes, no_route_packets, first_seen, \
+             last_seen FROM (SELECT vpc, {peer} AS destination, protocol, {port} AS port, \
+             count(DISTINCT instance) AS instances, \
+             sum(CASE WHEN direction = 'egress' THEN packets ELSE {zero} END) AS packets, \
+             sum(CASE WHEN direction = 'egress' THEN bytes ELSE {zero} END) AS bytes, \
+             sum(CASE WHEN direction = 'ingress' THEN packets ELSE {zero} END) AS answers, \
+             sum(CASE WHEN end_reason = 'no-route' THEN packets ELSE {zero} END) AS no_route_packets, {seen} \
+             FROM flows WHERE {which} AND {at_initiator} AND (verdict = 'accept' OR end_reason = 'no-route') \
+             GROUP BY vpc, {peer}, protocol, {port}) WHERE answers = 0 AND packets > 0 \
+             ORDER BY packets DESC, destination, protocol, port, vpc",
+            "destination",
+            "destination_instance",
+        ),
+    },
+];
+
+/// What the questions' SQL has in common, by the names that stand for it.
+const PHRASES: &[(&str, &str)] = &[
+    (
+        "{both_ways}",
+        "sum(CASE WHEN direction = 'egress' THEN packets ELSE {zero} END) AS packets_sent, \
+         sum(CASE WHEN direction = 'egress' THEN bytes ELSE {zero} END) AS bytes_sent, \
+         sum(CASE WHEN direction = 'ingress' THEN packets ELSE {zero} END) AS packets_received, \
+         sum(CASE WHEN direction = 'ingress' THEN bytes ELSE {zero} END) AS bytes_received, \
+         sum(CASE WHEN verdict = 'accept' THEN 1 ELSE 0 END) AS accepted, \
+         sum(CASE WHEN verdict = 'reject' THEN 1 ELSE 0 END) AS rejected",
+    ),
+    (
+        "{verdicts}",
+        "CASE WHEN rejected = 0 THEN 'accept' WHEN accepted = 0 THEN 'reject' ELSE 'accept,reject' END AS verdicts",
+    ),
+    ("{seen}", "min(start) AS first_seen, max(\"end\") AS last_seen"),
+    ("{flows}", "sum(CASE WHEN side = 'initiator' AND end_reason <> 'active-slice' THEN 1 ELSE 0 END)"),
+    ("{peer}", "CASE WHEN direction = 'egress' THEN destination ELSE source END"),
+    // That of the one who was asked, whoever sent the packets.
+    ("{port}", "CASE WHEN side = 'initiator' THEN destination_port ELSE source_port END"),
+    ("{at_initiator}", "(side = 'initiator') = (direction = 'egress')"),
+    ("{inside}", "('same-host', 'other-host', 'other-location')"),
+    // Of the counters' type, so that sums keep it.
+    ("{zero}", "arrow_cast(0, 'UInt64')"),
+];
+
+impl Question {
+    pub(crate) fn of_name(name: &str) -> Option<&'static Self> {
+        QUESTIONS.iter().find(|question| question.name == name)
+    }
+
+    /// Its SQL with what is asked for filled in.
+    pub(crate) fn sql(&self, asked: &Asked) -> Result<String, ParameterError> {
+        self.check(asked)?;
+        let (Sql(sql) | SqlWithInstances(sql, ..) | UnusedRules(sql)) = self.computation;
+        let sql = PHRASES.iter().fold(sql.to_owned(), |sql, (name, phrase)| sql.replace(name, phrase));
+        let by = match asked.by.unwrap_or_default() {
+            Measure::Bytes => "bytes",
+            Measure::Packets => "packets",
+            Measure::Flows => "flows",
+        };
+        Ok(sql.replace("{by}", by).replace("{which}", &which(asked)))
+    }
+
+    fn check(&self, asked: &Asked) -> Result<(), ParameterError> {
+        let takes = |wanted: &[Parameter]| self.takes.iter().any(|parameter| wanted.contains(parameter));
+        if takes(&[OneInstance]) && asked.instance.is_none() {
+            return Err(ParameterError::Missing("instance"));
+        }
+        for (name, is_given, is_taken) in [
+            ("instance", asked.instance.is_some(), takes(&[OneInstance, Instance])),
+            ("vpc", asked.vpc.is_some(), takes(&[Vpc])),
+            ("by", asked.by.is_some(), takes(&[By])),
+        ] {
+            if is_given && !is_taken {
+                return Err(ParameterError::Unknown(name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The condition on records: what parts are found by, and an instance's rows in them.
+fn which(asked: &Asked) -> String {
+    let mut all = vec![format!("\"end\" >= {} AND start < {}", time(asked.since), time(asked.until))];
+    all.extend(asked.instance.map(|instance| format!("instance = '{instance}'")));
+    all.extend(asked.vpc.map(|vpc| format!("vpc = '{vpc}'")));
+    all.join(" AND ")
+}
+
+fn time(moment: Moment) -> String {
+    let micros = i64::try_from(moment.as_micros()).unwrap_or(i64::MAX);
+    format!("arrow_cast({micros}, 'Timestamp(Microsecond, Some(\"UTC\"))')")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn asked() -> Asked {
+        let (since, until) = (Moment::from_secs(10), Moment::from_secs(20));
+        Asked { since, until, instance: None, vpc: None, by: None }
+    }
+
+    #[test]
+    fn every_question_has_a_name_of_its_own_and_no_phrase_stays_unfilled() {
+        let names: BTreeSet<_> = QUESTIONS.iter().map(|question| question.name).collect();
+        assert_eq!(names.len(), QUESTIONS.len());
+        for question in QUESTIONS {
+            let instance = question.takes.contains(&OneInstance).then(|| InstanceId::from_bits(7));
+            let sql = question.sql(&Asked { instance, ..asked() }).unwrap();
+            assert!(!sql.contains(['{', '}']), "{sql}");
+            assert!(sql.contains("\"end\" >= arrow_cast(10000000,") && sql.contains("start < arrow_cast(20000000,"));
+            assert_eq!(sql.contains("instance = 'i-00000000000000007'"), instance.is_some());
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_is_missing_or_not_taken_is_told() {
+        let question = |name| Question::of_name(name).unwrap();
+        assert_eq!(question("peers").sql(&asked()), Err(ParameterError::Missing("instance")));
+        let one = Asked { instance: Some(InstanceId::from_bits(1)), ..asked() };
+        assert_eq!(question("unused-rules").sql(&one), Err(ParameterError::Unknown("instance")));
+        let by = Asked { by: Some(Measure::Flows), ..asked() };
+        assert_eq!(question("blackholes").sql(&by), Err(ParameterError::Unknown("by")));
+        assert!(question("top-ports").sql(&by).unwrap().contains("ORDER BY flows DESC"));
+    }
+}

@@ -1,0 +1,344 @@
+//! Questions about flows on real VMs: each by the command line, its rows held against the records and the configuration
+//! that they are about; what another tenant sees of it; and questions that would eat the machine, stopped or abandoned.
+
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use lucarne_tests::{
+    api::Api,
+    cloud::{Cloud, Driver},
+    eventually,
+};
+use serde_json::{Value, json};
+
+const BOOT: Duration = Duration::from_secs(60);
+/// A handshake without an answer is over after 20 s.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Answers on port 80, refuses on 81, has 82 closed by its group, and hears no echo request.
+const SERVER: &str = "#!/bin/sh
+echo 1 > /proc/sys/net/ipv4/icmp_echo_ignore_all
+mkdir -p /srv/www; echo page > /srv/www/index.html; httpd -p 80 -h /srv/www
+echo server-$((40+2))
+";
+const CLIENT: &str = "#!/bin/sh
+wget -q -O - http://10.0.1.10/
+timeout 3 wget -q -O - http://10.0.1.10:81/
+timeout 3 wget -q -O - http://10.0.1.10:82/
+ping -c 1 -W 1 10.0.1.10
+ping -c 1 -W 1 10.0.2.200
+echo client-$((40+2))
+";
+/// What a join keeps is small here, and what passes it is not: it needs time and no memory.
+const ENDLESS: &str = "SELECT sum(l.x + r.y) FROM \
+    (SELECT a.bytes AS x FROM flows a, flows b, flows c, flows d, flows e) l CROSS JOIN \
+    (SELECT f.bytes AS y FROM flows f, flows g, flows h, flows i, flows j, flows k) r";
+/// Here each join keeps all that the ones before it made.
+const LARGE: &str = "SELECT sum(a.bytes + b.bytes + c.bytes + d.bytes + e.bytes) FROM flows a, flows b, flows c, \
+    flows d, flows e, flows f, flows g, flows h, flows i, flows j, flows k";
+
+struct Scene {
+    cloud: Cloud,
+    tenant: Api,
+    other: Api,
+    client: String,
+    server: String,
+    /// The rule of the server's group that nobody needs.
+    spare_rule: String,
+}
+
+fn scene() -> anyhow::Result<Scene> {
+    let cloud = Cloud::start(Driver::Qemu, 1)?;
+    let (tenant, other) = (cloud.tenant("first")?, cloud.tenant("second")?);
+    cloud.hasten(&tenant)?;
+    let image = cloud.tiny()?;
+    let (vpc, subnet) = tenant.network()?;
+    let group = tenant.make("/v1/security-groups", json!({"vpc": vpc, "name": "web"}), "/id")?;
+    let rule = |traffic: Value| -> anyhow::Result<String> {
+        let peer = json!({"kind": "cidr", "cidr": "10.0.0.0/16"});
+        let rule = json!({"direction": "ingress", "traffic": traffic, "peer": peer});
+        tenant.make(&format!("/v1/security-groups/{group}/rules"), json!({"rule": rule}), "/id")
+    };
+    rule(json!({"protocol": "tcp", "from_port": 80, "to_port": 81}))?;
+    rule(json!({"protocol": "icmp"}))?;
+    let spare_rule = rule(json!({"protocol": "udp", "from_port": 53, "to_port": 53}))?;
+    let launch = |name: &str, address: &str, script: &str| -> anyhow::Result<String> {
+        let instance = tenant.launch(json!({
+            "image": image, "subnet": subnet, "memory": 128 << 20, "security_groups": [group], "address": address,
+            "user_data": script, "tags": {"Name": name},
+        }))?;
+        tenant.await_log(&instance, &format!("{name}-42"), BOOT).with_context(|| cloud.logs())?;
+        Ok(instance)
+    };
+    let server = launch("server", "10.0.1.10", SERVER)?;
+    let client = launch("client", "10.0.1.11", CLIENT)?;
+    Ok(Scene { cloud, tenant, other, client, server, spare_rule })
+}
+
+impl Scene {
+    /// What a command of `flow` prints as JSON.
+    fn flow(&self, api: &Api, arguments: &[&str]) -> anyhow::Result<Vec<Value>> {
+        let arguments = [&["flow"], arguments, &["--output", "json"]].concat();
+        Ok(serde_json::from_str(&self.cloud.run(api, &arguments)?)?)
+    }
+
+    /// Why a command of `flow` was refused.
+    fn refusal(&self, api: &Api, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.cloud.cli(api, &[&["flow"], arguments].concat())?.output()?;
+        ensure!(!output.status.success(), "{arguments:?} was answered");
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    fn endless(&self) -> anyhow::Result<Child> {
+        let mut command = self.cloud.cli(&self.tenant, &["flow", "query", ENDLESS])?;
+        Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+    }
+
+    /// All records, when the flow that takes longest to end has ended.
+    fn records(&self) -> anyhow::Result<Vec<Value>> {
+        let settled = |records: &Vec<Value>| {
+            let ended = |port: u64, reason: &str| {
+                records.iter().any(|r| r["destination_port"] == port && r["end_reason"] == reason)
+            };
+            let silent = |r: &&Value| r["protocol"] == 1 && r["end_reason"] == "no-answer-from-vm";
+            ended(80, "fin-both-sides")
+                && ended(81, "refused-by-vm")
+                && ended(82, "no-answer-from-vm")
+                && records.iter().filter(silent).count() == 2
+        };
+        let found = || self.tenant.list("/v1/flows").ok().filter(settled);
+        eventually("all flows are over", PATIENCE, found)
+            .with_context(|| format!("{:?}\n{}", self.tenant.list("/v1/flows"), self.cloud.logs()))
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The records added up by what `key` says of each: packets and bytes from the instance and to it, and the verdicts.
+fn tally<K: Ord>(records: &[Value], key: impl Fn(&Value) -> Option<K>) -> BTreeMap<K, ([u64; 4], String)> {
+    let mut tallies: BTreeMap<K, ([u64; 4], Vec<&str>)> = BTreeMap::new();
+    for record in records {
+        let Some(key) = key(record) else { continue };
+        let (sums, verdicts) = tallies.entry(key).or_default();
+        let first = if record["direction"] == "egress" { 0 } else { 2 };
+        sums[first] += number(&record["packets"]);
+        sums[first + 1] += number(&record["bytes"]);
+        verdicts.push(text(&record["verdict"]));
+    }
+    let told = |mut verdicts: Vec<&str>| {
+        verdicts.sort_unstable();
+        verdicts.dedup();
+        verdicts.join(",")
+    };
+    tallies.into_iter().map(|(key, (sums, verdicts))| (key, (sums, told(verdicts)))).collect()
+}
+
+fn peer(record: &Value) -> &str {
+    text(&record[if record["direction"] == "egress" { "destination" } else { "source" }])
+}
+
+fn port(record: &Value) -> u64 {
+    number(&record[if record["side"] == "initiator" { "destination_port" } else { "source_port" }])
+}
+
+fn sums(row: &Value) -> [u64; 4] {
+    ["packets_sent", "bytes_sent", "packets_received", "bytes_received"].map(|name| number(&row[name]))
+}
+
+/// The rows' values of these columns.
+fn cut(rows: &[Value], columns: &[&str]) -> Value {
+    rows.iter().map(|row| columns.iter().map(|column| row[column].clone()).collect::<Value>()).collect()
+}
+
+#[test]
+fn every_question_is_answered_by_the_records_and_to_their_owner_alone() -> anyhow::Result<()> {
+    let scene = scene()?;
+    eventually("some records", PATIENCE, || scene.tenant.list("/v1/flows").ok().filter(|all| all.len() > 9))?;
+    stopped_while_others_are_answered(&scene)?;
+    let records = scene.records()?;
+    peers(&scene, &records)?;
+    tops(&scene, &records)?;
+    what_went_wrong(&scene)?;
+    in_sql(&scene, &records)?;
+    nobody_else(&scene)
+}
+
+/// One question runs until it is stopped; a second is abandoned by its user. Others are answered meanwhile.
+fn stopped_while_others_are_answered(scene: &Scene) -> anyhow::Result<()> {
+    let one = ["query", "SELECT 1 AS one"];
+    let (mut stopped, began) = (scene.endless()?, Instant::now());
+    thread::sleep(Duration::from_millis(500));
+    ensure!(scene.flow(&scene.tenant, &one)? == [json!({"one": 1})]);
+    let mut abandoned = scene.endless()?;
+    thread::sleep(Duration::from_millis(500));
+    ensure!(scene.flow(&scene.other, &one)? == [json!({"one": 1})], "another tenant is answered");
+    for asking in [&mut stopped, &mut abandoned] {
+        if asking.try_wait()?.is_some() {
+            let mut told = String::new();
+            asking.stderr.take().context("what it said")?.read_to_string(&mut told)?;
+            bail!("a question without end has ended: {told}");
+        }
+    }
+    let busy = scene.refusal(&scene.tenant, &one)?;
+    ensure!(busy.starts_with("SqlBusy: "), "{busy}");
+    abandoned.kill()?;
+    abandoned.wait()?;
+    let asked = Instant::now();
+    ensure!(scene.flow(&scene.tenant, &one)? == [json!({"one": 1})], "who has gone away is not worked for");
+    ensure!(asked.elapsed() < Duration::from_secs(4), "it took {:?}", asked.elapsed());
+    let large = scene.refusal(&scene.tenant, &["query", LARGE])?;
+    ensure!(large.starts_with("SqlTooLarge: ") && large.contains("memory"), "{large}");
+    let stopped = stopped.wait_with_output()?;
+    let told = String::from_utf8_lossy(&stopped.stderr);
+    ensure!(told.starts_with("SqlTooSlow: ") && told.contains("ask for less time"), "{told}");
+    ensure!(began.elapsed() < Duration::from_secs(30), "it was stopped after {:?}", began.elapsed());
+    Ok(())
+}
+
+fn peers(scene: &Scene, records: &[Value]) -> anyhow::Result<()> {
+    let rows = scene.flow(&scene.tenant, &["peers", "--instance", "client"])?;
+    let of_client = |record: &Value| (record["instance"] == scene.client.as_str()).then_some(());
+    let expected = tally(records, |record| {
+        of_client(record).map(|()| (peer(record).to_owned(), number(&record["protocol"]), port(record)))
+    });
+    ensure!(expected.len() == 5, "{expected:?}");
+    let key = |row: &Value| (text(&row["peer"]).to_owned(), number(&row["protocol"]), number(&row["port"]));
+    let found: BTreeMap<_, _> =
+        rows.iter().map(|row| (key(row), (sums(row), text(&row["verdicts"]).to_owned()))).collect();
+    ensure!(found == expected && rows.len() == 5, "found {found:?}, expected {expected:?}");
+    for row in &rows {
+        let owner = if row["peer"] == "10.0.1.10" { json!(scene.server) } else { Value::Null };
+        ensure!(row["peer_instance"] == owner && text(&row["first_seen"]) <= text(&row["last_seen"]), "{row}");
+    }
+    let of_all: Vec<u64> = rows.iter().map(|row| sums(row)[1] + sums(row)[3]).collect();
+    ensure!(of_all.is_sorted_by(|a, b| a >= b), "the largest come first: {of_all:?}");
+
+    let rows = scene.flow(&scene.tenant, &["peers", "--account"])?;
+    let expected = tally(records, |record| Some(peer(record).to_owned()));
+    let found: BTreeMap<_, _> = rows
+        .iter()
+        .map(|row| (text(&row["peer"]).to_owned(), (sums(row), text(&row["verdicts"]).to_owned())))
+        .collect();
+    ensure!(found == expected && expected.len() == 3, "found {found:?}, expected {expected:?}");
+    let operator = scene.cloud.operator()?;
+    ensure!(scene.flow(&operator, &["peers", "--account", &scene.tenant.account])? == rows);
+    ensure!(scene.flow(&operator, &["peers", "--account"])?.is_empty(), "the operator's own account has none");
+    Ok(())
+}
+
+fn tops(scene: &Scene, records: &[Value]) -> anyhow::Result<()> {
+    let rows = scene.flow(&scene.tenant, &["top", "talkers", "--by", "packets"])?;
+    let expected = tally(records, |record| Some(text(&record["instance"]).to_owned()));
+    let found: BTreeMap<_, _> = rows.iter().map(|row| (text(&row["instance"]).to_owned(), sums(row))).collect();
+    ensure!(found == expected.into_iter().map(|(key, (sums, _))| (key, sums)).collect(), "{rows:?}");
+    ensure!(rows[0]["instance"] == scene.client.as_str(), "the client sent more: {rows:?}");
+
+    // Both are on one network, so each packet that was let through entered as someone's egress.
+    let rows = scene.flow(&scene.tenant, &["top", "ports"])?;
+    let expected = tally(records, |record| {
+        let entered = record["verdict"] == "accept" && record["direction"] == "egress";
+        entered.then(|| (number(&record["protocol"]), port(record)))
+    });
+    let key = |row: &Value| (number(&row["protocol"]), number(&row["port"]));
+    let found: BTreeMap<_, _> =
+        rows.iter().map(|row| (key(row), [number(&row["packets"]), number(&row["bytes"])])).collect();
+    let expected: BTreeMap<_, _> = expected.into_iter().map(|(key, (sums, _))| (key, [sums[0], sums[1]])).collect();
+    ensure!(found == expected && key(&rows[0]) == (6, 80), "found {found:?}, expected {expected:?}");
+    ensure!(scene.flow(&scene.tenant, &["top", "ports", "--limit", "1"])? == rows[..1]);
+
+    let rows = scene.flow(&scene.tenant, &["top", "rejects", "--by", "packets"])?;
+    let mut found: Vec<Value> = vec![cut(&rows, &["instance", "direction", "peer", "protocol", "port", "end_reason"])];
+    let expected = [
+        json!([scene.server, "ingress", "10.0.1.11", 6, 82, "denied-by-group-at-destination"]),
+        json!([scene.client, "egress", "10.0.2.200", 1, 0, "no-route"]),
+    ];
+    ensure!(found.remove(0) == json!(expected), "{rows:?}");
+    let refused = scene.refusal(&scene.tenant, &["top"])?;
+    ensure!(refused.contains("flow top talkers"), "{refused}");
+    Ok(())
+}
+
+fn what_went_wrong(scene: &Scene) -> anyhow::Result<()> {
+    let rows = scene.flow(&scene.tenant, &["blackholes"])?;
+    let mut found = cut(&rows, &["destination", "destination_instance", "protocol", "port"]);
+    let found = found.as_array_mut().context("rows")?;
+    found.sort_by_key(ToString::to_string);
+    let mut expected = [
+        json!(["10.0.1.10", scene.server, 6, 82]),
+        json!(["10.0.1.10", scene.server, 1, 0]),
+        json!(["10.0.2.200", null, 1, 0]),
+    ];
+    expected.sort_by_key(ToString::to_string);
+    ensure!(*found == expected, "{rows:?}");
+    let nowhere = rows.iter().find(|row| row["destination"] == "10.0.2.200").context("a row")?;
+    ensure!(nowhere["packets"] == 1 && nowhere["no_route_packets"] == 1 && nowhere["bytes"] == 84, "{nowhere}");
+
+    let rows = scene.flow(&scene.tenant, &["asymmetric"])?;
+    let columns =
+        ["initiator_instance", "responder_instance", "protocol", "finding", "packets_sent", "packets_arrived"];
+    let expected = json!([[scene.client, scene.server, 1, "one-way", 1, 1]]);
+    ensure!(cut(&rows, &columns) == expected && rows[0]["answers_sent"] == 0, "{rows:?}");
+
+    let rows = scene.flow(&scene.tenant, &["unused-rules"])?;
+    let of_group = |row: &&Value| row["name"] == "web";
+    let unused: Vec<&Value> = rows.iter().filter(of_group).collect();
+    ensure!(unused.len() == 1 && unused[0]["rule"] == scene.spare_rule.as_str(), "{rows:?}");
+    ensure!(unused[0]["younger"] == true && unused[0]["text"] == "UDP to port 53 from 10.0.0.0/16", "{rows:?}");
+    // The other group is the VPC's default one, which nobody is in.
+    ensure!(rows.len() == 3 && rows.iter().filter(|row| row["name"] == "default").count() == 2, "{rows:?}");
+    Ok(())
+}
+
+fn in_sql(scene: &Scene, records: &[Value]) -> anyhow::Result<()> {
+    let rows = scene.flow(&scene.tenant, &["query", "SELECT count(*) AS n, sum(packets) AS p FROM flows"])?;
+    let packets: u64 = records.iter().map(|record| number(&record["packets"])).sum();
+    ensure!(rows == [json!({"n": records.len(), "p": packets})], "{rows:?}");
+    let sql = "SELECT source, sum(bytes) AS b FROM flows WHERE destination = '10.0.2.200' GROUP BY source";
+    let csv = scene.cloud.run(&scene.tenant, &["flow", "query", sql, "--format", "csv"])?;
+    ensure!(csv == "source,b\r\n10.0.1.11,84\r\n", "{csv}");
+    let table =
+        scene.cloud.cli(&scene.tenant, &["flow", "query", "SELECT serial FROM flows", "--max-rows", "2"])?.output()?;
+    ensure!(String::from_utf8_lossy(&table.stdout).lines().count() == 3, "{table:?}");
+    ensure!(String::from_utf8_lossy(&table.stderr).contains("more rows than these 2"), "{table:?}");
+    let columns = scene.flow(&scene.tenant, &["columns"])?;
+    ensure!(
+        columns.iter().any(|row| row["column"] == "end_reason") && !columns.iter().any(|row| row["column"] == "host")
+    );
+    let refused = scene.refusal(&scene.tenant, &["query", "SELECT host FROM flows"])?;
+    ensure!(refused.starts_with("InvalidSql: ") && refused.contains("host"), "{refused}");
+    let refused = scene.refusal(&scene.tenant, &["query", "DROP TABLE flows"])?;
+    ensure!(refused.starts_with("SqlNotAllowed: "), "{refused}");
+    let refused = scene.refusal(&scene.tenant, &["query", "--all-accounts", "SELECT 1"])?;
+    ensure!(refused.starts_with("UnauthorizedOperation: "), "{refused}");
+    let sql = "SELECT DISTINCT account, host IS NOT NULL AS known FROM flows";
+    let rows = scene.flow(&scene.cloud.operator()?, &["query", "--all-accounts", sql])?;
+    ensure!(rows == [json!({"account": scene.tenant.account, "known": true})], "{rows:?}");
+    Ok(())
+}
+
+fn nobody_else(scene: &Scene) -> anyhow::Result<()> {
+    let none =
+        ["top talkers", "top ports", "top rejects", "asymmetric", "blackholes", "unused-rules", "peers --account"];
+    for question in none.into_iter().map(|words| words.split(' ').collect::<Vec<_>>()) {
+        let rows = scene.flow(&scene.other, &question)?;
+        ensure!(rows.is_empty(), "{question:?} tells another tenant {rows:?}");
+    }
+    ensure!(scene.flow(&scene.other, &["peers", "--instance", &scene.client])?.is_empty());
+    let rows = scene.flow(&scene.other, &["query", "SELECT count(*) AS n FROM flows"])?;
+    ensure!(rows == [json!({"n": 0})], "{rows:?}");
+    let refused = scene.refusal(&scene.other, &["peers", "--account", &scene.tenant.account])?;
+    ensure!(refused.starts_with("UnauthorizedOperation: "), "{refused}");
+    Ok(())
+}
