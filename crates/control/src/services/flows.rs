@@ -108,7 +108,7 @@ fn filter(query: &FlowsQuery) -> FlowFilter {
 }
 
 /// Callers are told that it does not answer; why is for the log.
-fn problem(error: CollectorError) -> Problem {
+pub(super) fn problem(error: CollectorError) -> Problem {
     if let CollectorError::Question(detail) = error {
         return Problem::new(ErrorCode::InvalidPageToken, detail);
     }

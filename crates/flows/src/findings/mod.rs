@@ -195,9 +195,8 @@ impl Detectors {
         ];
         self.scanners.advance(now);
         let (_, scanners) = self.scanners.at_least_from(scanned_accounts, now.minus(window));
-        let scanner = |(address, count)| {
-            (FindingKind::ScannerAcrossAccounts, Subject::Address(address), count, scanned_accounts)
-        };
+        let scanner =
+            |(address, count)| (FindingKind::ScannerAcrossAccounts, Subject::Address(address), count, scanned_accounts);
         let mut found: Vec<_> = scanners.into_iter().map(scanner).collect();
         for (kind, spread, threshold) in machines {
             spread.advance(now);

@@ -59,6 +59,11 @@ const ACCEPTED: &[&str] = &[
     "tag remove i-1 Stage",
     "flow list --since 10m --instance web --verdict reject --end-reason refused-by-vm --protocol tcp --port 80",
     "flow watch --vpc blue --output json",
+    "flow scanners --min-accounts 1000 --window 5m",
+    "flow closed-port --source 203.0.113.9 --port 22 --since 2h",
+    "flow losses --since 1d --account acme --output json",
+    "finding list --kind sweep --since 1h --instance web --account acme --limit 5",
+    "finding show find-0123456789abcdef0 --output json",
     "job list",
     "job show job-1",
     "demo",
@@ -87,6 +92,10 @@ const REFUSED: &[&str] = &[
     "volume create",
     "tag add i-1 Name",
     "flow list --end-reason tired",
+    "finding list --kind strange",
+    "finding show web",
+    "flow closed-port --port 22",
+    "flow scanners --window 5",
     "vpc list --output xml",
 ];
 

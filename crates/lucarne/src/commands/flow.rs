@@ -12,7 +12,13 @@ use lucarne_model::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Context, flow_export::ExportArgs, flow_why::WhyArgs};
+use super::{
+    Context,
+    flow_export::ExportArgs,
+    flow_losses::LossesArgs,
+    flow_scanners::{ClosedPortArgs, ScannersArgs},
+    flow_why::WhyArgs,
+};
 use crate::{
     failure::{Failure, LocalCode},
     kind::{FLOW_COLUMNS, INSTANCE, INTERFACE, SUBNET, VPC},
@@ -46,6 +52,12 @@ pub(crate) enum FlowCommand {
     Export(ExportArgs),
     /// Say which rules decide whether a flow passes, and since when its records say so
     Why(WhyArgs),
+    /// List the addresses outside that tried many different customers within a time (for operators)
+    Scanners(ScannersArgs),
+    /// List the instances that had a port closed to a source: they refused it themselves, or it was denied
+    ClosedPort(ClosedPortArgs),
+    /// List flow records that were made and could not be kept: when, how many, and why
+    Losses(LossesArgs),
 }
 
 /// Which records; all that is given must hold.
@@ -196,6 +208,9 @@ impl FlowCommand {
             }
             Self::Export(args) => args.run(context).await,
             Self::Why(args) => args.run(context).await,
+            Self::Scanners(args) => args.run(context).await,
+            Self::ClosedPort(args) => args.run(context).await,
+            Self::Losses(args) => args.run(context).await,
             Self::Watch { which } => watch(context, &which.query(session).await?).await,
         }
     }

@@ -4,9 +4,12 @@
 
 pub(crate) mod console;
 pub(crate) mod documents;
+pub(crate) mod finding;
 pub(crate) mod flow;
 pub(crate) mod flow_export;
 pub(crate) mod flow_log;
+pub(crate) mod flow_losses;
+pub(crate) mod flow_scanners;
 pub(crate) mod flow_why;
 pub(crate) mod host;
 pub(crate) mod identity;
