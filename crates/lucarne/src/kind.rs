@@ -469,6 +469,16 @@ pub(crate) const CLOSED_PORT_COLUMNS: &[Column] = &[
     ("LAST SEEN", "last_seen"),
 ];
 
+/// `records` is counted here: a receipt says it minute by minute.
+pub(crate) const RECEIPT_COLUMNS: &[Column] = &[
+    ("NUMBER", "number"),
+    ("ISSUED", "issued"),
+    ("RECORDS", "records"),
+    ("SIZE", "part.size"),
+    ("REPLACES", "replaces"),
+    ("PART", "part.name"),
+];
+
 pub(crate) const LOSS_COLUMNS: &[Column] = &[
     ("SINCE", "since"),
     ("UNTIL", "until"),

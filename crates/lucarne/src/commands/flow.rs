@@ -16,6 +16,7 @@ use super::{
     Context,
     flow_export::ExportArgs,
     flow_losses::LossesArgs,
+    flow_receipts::ReceiptsCommand,
     flow_scanners::{ClosedPortArgs, ScannersArgs},
     flow_why::WhyArgs,
 };
@@ -58,6 +59,9 @@ pub(crate) enum FlowCommand {
     ClosedPort(ClosedPortArgs),
     /// List flow records that were made and could not be kept: when, how many, and why
     Losses(LossesArgs),
+    /// The collector's receipts for kept records, by which an account can tell that none was taken away
+    #[command(subcommand)]
+    Receipts(ReceiptsCommand),
 }
 
 /// Which records; all that is given must hold.
@@ -211,6 +215,7 @@ impl FlowCommand {
             Self::Scanners(args) => args.run(context).await,
             Self::ClosedPort(args) => args.run(context).await,
             Self::Losses(args) => args.run(context).await,
+            Self::Receipts(command) => command.run(context).await,
             Self::Watch { which } => watch(context, &which.query(session).await?).await,
         }
     }
