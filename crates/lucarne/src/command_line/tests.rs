@@ -62,6 +62,8 @@ const ACCEPTED: &[&str] = &[
     "flow scanners --min-accounts 1000 --window 5m",
     "flow closed-port --source 203.0.113.9 --port 22 --since 2h",
     "flow losses --since 1d --account acme --output json",
+    "flow top",
+    "flow top --interval 5s --by packets --once --vpc blue --limit 5 --output json",
     "flow receipts list",
     "flow receipts verify --since 1d --until 1h --out parts --state heads.json",
     "flow receipts verify --known-head 0:0000000000000000000000000000000000000000000000000000000000000000",
@@ -100,6 +102,8 @@ const REFUSED: &[&str] = &[
     "finding show web",
     "flow closed-port --port 22",
     "flow scanners --window 5",
+    "flow top --interval 0s",
+    "flow top --by weight",
     "vpc list --output xml",
 ];
 

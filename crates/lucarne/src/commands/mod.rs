@@ -7,6 +7,7 @@ pub(crate) mod documents;
 pub(crate) mod finding;
 pub(crate) mod flow;
 pub(crate) mod flow_export;
+pub(crate) mod flow_live;
 pub(crate) mod flow_log;
 pub(crate) mod flow_losses;
 pub(crate) mod flow_receipts;
