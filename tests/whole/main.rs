@@ -4,6 +4,7 @@ mod adoption;
 mod crossing;
 mod demo;
 mod faults;
+mod findings;
 mod machines;
 mod records;
 mod refusals;
