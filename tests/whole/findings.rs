@@ -24,7 +24,7 @@ const SWEEPER: &str = "10.0.1.20";
 const SERVE: &str = "#!/bin/sh\nhttpd -p 80\nhttpd -p 8082\necho 'web: serves'\n";
 const SWEEP: &str = "#!/bin/sh
 for port in 8081 8082; do timeout 3 wget -q -O - http://10.0.1.10:$port/; done
-for last in $(seq 30 149); do ping -c 1 -W 1 10.0.1.$last > /dev/null & done
+for last in $(seq 30 149); do ping -c 1 -W 1 10.0.2.$last > /dev/null & done
 wait
 echo 'sweeper: has swept'
 ";
@@ -44,6 +44,8 @@ fn scene() -> anyhow::Result<Scene> {
     let image = cloud.tiny()?;
     let (tenant, other, operator) = (cloud.tenant("first")?, cloud.tenant("second")?, cloud.operator()?);
     let (vpc, subnet) = tenant.network()?;
+    // Whoever is asked for in another subnet is asked for at the router, also where nobody has the address.
+    tenant.make("/v1/subnets", json!({"vpc": vpc, "cidr": "10.0.2.0/24"}), "/id")?;
     let group = tenant.make("/v1/security-groups", json!({"vpc": vpc, "name": "web"}), "/id")?;
     let traffic = json!({"protocol": "tcp", "from_port": 80, "to_port": 8081});
     let peer = json!({"kind": "cidr", "cidr": "10.0.0.0/16"});
