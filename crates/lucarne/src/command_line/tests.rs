@@ -76,6 +76,7 @@ const ACCEPTED: &[&str] = &[
     "vpc create --cidr 10.0.0.0/16 --dry-run --idempotency-key k --endpoint http://127.0.0.1:1 --profile p",
     "controller --state-dir d --listen 127.0.0.1:0 --allow-plaintext --collector c.json --die-with-parent",
     "collector --state-dir d --die-with-parent",
+    "collector --state-dir d --seal-after 10s",
     "host --state-dir d --controller http://127.0.0.1:7070 --join-token-file f --address 127.0.1.1 --name host-1 \
      --driver simulated --stop-machines --die-with-parent",
     "completions bash",
@@ -104,6 +105,7 @@ const REFUSED: &[&str] = &[
     "flow scanners --window 5",
     "flow top --interval 0s",
     "flow top --by weight",
+    "collector --state-dir d --seal-after 0s",
     "vpc list --output xml",
 ];
 

@@ -30,7 +30,7 @@ use crate::{
 };
 
 const FINDING_TIME: Duration = Duration::from_secs(20);
-/// The collector puts records into files, with receipts, a minute after the first at the latest.
+/// The collector puts records into files, with receipts, a minute after the first at the latest unless told otherwise.
 const RECEIPT_TIME: Duration = Duration::from_secs(75);
 const SPAN: Duration = Duration::from_secs(600);
 
