@@ -4,6 +4,7 @@ mod adoption;
 mod crossing;
 mod demo;
 mod faults;
+mod findings;
 mod flow_logs;
 mod machines;
 mod questions;

@@ -174,6 +174,7 @@ fn a_full_disk_at_the_collector_fills_the_spool_and_what_did_not_fit_is_told_to_
     fs::remove_file(&filler)?;
     eventually("the losses are told", PATIENCE, || lost(&cloud).ok().filter(|lost| *lost > 0))
         .with_context(|| cloud.logs())?;
+    the_api_tells_losses(&cloud, &tenant)?;
     end_agent(&mut cloud)?;
     let found = found(&tenant)?;
     let records = found.values().next().filter(|_| found.len() == 1).context("there was one agent")?;
@@ -183,6 +184,19 @@ fn a_full_disk_at_the_collector_fills_the_spool_and_what_did_not_fit_is_told_to_
     ensure!(kept + lost == made, "{made} were made, {kept} kept and {lost} told as lost\n{}", cloud.logs());
     kill_collector(&mut cloud);
     drop(disk);
+    Ok(())
+}
+
+/// To the tenant whose records they were without the host, to the operator with it, to nobody else.
+fn the_api_tells_losses(cloud: &Cloud, tenant: &Api) -> anyhow::Result<()> {
+    let path = "/v1/flows/losses";
+    let (own, all) = (tenant.list(path)?, cloud.operator()?.list(path)?);
+    ensure!(!own.is_empty() && own.iter().all(|loss| loss["account"] == *tenant.account && loss["host"].is_null()));
+    ensure!(own.iter().all(|loss| loss["cause"] == "spool-full" && loss["records"].as_u64() > Some(0)), "{own:?}");
+    ensure!(all.iter().any(|loss| loss["account"] == *tenant.account && loss["host"].is_string()), "{all:?}");
+    ensure!(cloud.tenant("other")?.list(path)?.is_empty());
+    let told = cloud.run(tenant, &["flow", "losses"])?;
+    ensure!(told.contains("spool-full"), "{told}");
     Ok(())
 }
 

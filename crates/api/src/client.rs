@@ -37,6 +37,8 @@ mod generated {
             EnrolHost = crate::bodies::host::EnrolHost,
             Enrolled = crate::bodies::host::Enrolled,
             ExportFormat = lucarne_model::flow_log::ExportFormat,
+            FindingId = lucarne_model::FindingId,
+            FindingKind = lucarne_model::finding::FindingKind,
             FlowLogId = lucarne_model::FlowLogId,
             History = lucarne_model::History,
             HostDescription = lucarne_model::actual::HostDescription,

@@ -6,9 +6,11 @@
 
 use axum::http::Method;
 use lucarne_model::{
-    AccountId, ErrorCode, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId,
-    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
+    AccountId, ErrorCode, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId,
+    NetworkAclId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId,
+    VolumeId, VpcId,
     actual::{Host, Report},
+    finding::Scanners,
     flow_log::FlowLog,
     flow_sql::{SqlAnswer, SqlProgress, SqlTable},
     identity::{AccessKey, Account, Quota, User},
@@ -23,8 +25,8 @@ use crate::{
     Access, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, mitigation::*, network::*, storage::*,
+        ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
+        instance::*, mitigation::*, network::*, receipt::*, storage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -219,6 +221,20 @@ routes! {
     Read GET "/v1/flows/questions" list_flow_questions((), NoQuery, Nothing) -> Json<Vec<NamedQuestion>>;
     /// Answers a question by its name.
     Read GET "/v1/flows/questions/{question}" ask_flows((String,), QuestionQuery, Nothing) -> Json<SqlAnswer>;
+    /// Lists the addresses outside that tried many different customers within a time.
+    Provide GET "/v1/flows/scanners" list_scanners((), ScannersQuery, Nothing) -> Json<Scanners>;
+    /// Lists the machines that had a port closed to a source.
+    Read GET "/v1/flows/closed-ports" list_closed_ports((), ClosedPortsQuery, Nothing) -> Json<ClosedPorts>;
+    /// Lists losses of flow records, newest first.
+    Read GET "/v1/flows/losses" list_losses((), LossesQuery, Nothing) -> Json<Page<ShownLoss>>;
+    /// Lists the receipts of the account's kept flow records, oldest first.
+    Read GET "/v1/flows/receipts" list_receipts((), ReceiptsQuery, Nothing) -> Json<Receipts>;
+    /// Gives a file of the account's kept flow records, as Parquet.
+    Read GET "/v1/flows/parts" download_part((), PartQuery, Nothing) -> Download;
+    /// Lists findings, newest first.
+    Read GET "/v1/findings" list_findings((), FindingsQuery, Nothing) -> Json<Page<ShownFinding>>;
+    /// Shows a finding.
+    Read GET "/v1/findings/{finding}" get_finding((FindingId,), NoQuery, Nothing) -> Json<ShownFinding>;
     /// Makes a flow log: a standing order for flow records.
     Administer POST "/v1/flow-logs" create_flow_log((), NoQuery, Json<CreateFlowLog>) -> Created<FlowLog>;
     /// Lists flow logs, without how far their deliveries are.

@@ -1,7 +1,7 @@
 //! Findings in the records that arrive: what the detectors of the room `flows` tell, kept and asked for.
 //!
 //! Owns the file `findings.json`, which has the newest findings whole at any time, and the questions that are answered from
-//! the detectors' state alone. That state is in memory: after a start it fills anew, and [`Complete`] says since when.
+//! the detectors' state alone. That state is in memory: after a start it fills anew, and answers say since when.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use std::{
 use lucarne_flows::findings::{ClosedPorts, Detectors, Settings};
 use lucarne_model::{
     AccountId, FindingId, Moment,
-    finding::{ClosedPort, ClosedPortQuery, Complete, Finding, FindingQuery, Scanner, ScannerQuery},
+    finding::{ClosedPort, ClosedPortQuery, Complete, Finding, FindingQuery, ScannerQuery, Scanners},
 };
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -53,8 +53,9 @@ impl Findings {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => serde_json::from_slice(&read?)?,
         };
+        let mut detectors = Detectors::new(settings);
+        told.iter().for_each(|finding| detectors.take_up(finding));
         let told = told.into_iter().map(|finding| (finding.id, finding)).collect();
-        let detectors = Detectors::new(settings);
         let state = State { detectors, closed_ports: ClosedPorts::new(CLOSED_PORTS), told, is_kept: true };
         Ok(Self { path, started: now, state: Mutex::new(state) })
     }
@@ -88,16 +89,16 @@ impl Findings {
 
     /// The findings that are asked for, newest first.
     pub(crate) fn list(&self, query: &FindingQuery) -> Vec<Finding> {
-        let mut found: Vec<Finding> =
-            self.lock().told.values().filter(|finding| query.matches(finding)).cloned().collect();
-        found.sort_by_key(|finding| std::cmp::Reverse((finding.last_seen, finding.id)));
-        found
+        let state = self.lock();
+        let mut found: Vec<&Finding> = state.told.values().filter(|finding| query.matches(finding)).collect();
+        found.sort_unstable_by_key(|finding| std::cmp::Reverse(finding.place()));
+        let limit = query.limit.map_or(found.len(), |limit| limit as usize);
+        found.into_iter().take(limit).cloned().collect()
     }
 
-    pub(crate) fn scanners(&self, query: &ScannerQuery) -> Complete<Scanner> {
-        let state = self.lock();
-        let since = state.detectors.scanners_complete_since().max(self.started);
-        Complete { since, items: state.detectors.scanners(query.min_accounts) }
+    pub(crate) fn scanners(&self, query: &ScannerQuery, now: Moment) -> Scanners {
+        let found = self.lock().detectors.scanners(query, now);
+        Scanners { complete_since: found.complete_since.max(self.started), ..found }
     }
 
     /// The machines of the account, or of all, that had the port closed to the source.
@@ -145,7 +146,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use lucarne_model::{
-        EndReason, FlowRecord,
+        EndReason, FlowRecord, InstanceId,
+        finding::Subject,
         flow::{Direction, Path as Way, Side},
     };
 
@@ -181,6 +183,31 @@ mod tests {
         assert_eq!((found[0].count, found[0].account), (40, account));
         assert_eq!(findings.list(&of(AccountId::OPERATOR)), []);
         assert_eq!(findings.list(&FindingQuery::default()), found);
+    }
+
+    /// Paging: each page goes on behind the last one's end, also when something new was found meanwhile.
+    #[test]
+    fn pages_have_every_finding_once_newest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let findings = Findings::open(dir.path(), Settings::default(), NOW).unwrap();
+        for n in 0..5u8 {
+            let mut records = refused(40);
+            records.iter_mut().for_each(|kept| kept.record.instance = InstanceId::from_bits(n.into()));
+            findings.observe(&records);
+            findings.poll(NOW.plus(Duration::from_secs(n.into()))).unwrap();
+        }
+        let mut query = FindingQuery { limit: Some(2), ..FindingQuery::default() };
+        let mut seen = Vec::new();
+        loop {
+            let page = findings.list(&query);
+            let Some(last) = page.last().map(Finding::place) else { break };
+            (query.behind_seen, query.behind_id) = (Some(last.0), Some(last.1));
+            seen.extend(page.into_iter().map(|finding| finding.subject));
+        }
+        let instance = |n: u8| Subject::Instance(InstanceId::from_bits(n.into()));
+        assert_eq!(seen, [4, 3, 2, 1, 0].map(instance));
+        let of_one = FindingQuery { instance: Some(InstanceId::from_bits(3)), ..FindingQuery::default() };
+        assert_eq!(findings.list(&of_one).len(), 1);
     }
 
     #[test]

@@ -48,6 +48,7 @@ mod recovery;
 mod sealer;
 mod sessions;
 mod sql;
+mod taken;
 #[cfg(test)]
 mod test_records;
 mod watch;
@@ -70,6 +71,7 @@ pub use pace::Pace;
 pub use receipts::{ReceiptPage, ReceiptsError};
 pub use recovery::RecoveryError;
 pub use sql::{EngineError, SqlError};
+pub use taken::{TakenError, contents_of, is_part_name};
 
 /// Where a collector keeps its state and what it listens on.
 #[derive(Clone, Debug)]

@@ -7,15 +7,16 @@ use lucarne_api::{
     Api, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, mitigation::*, network::*, storage::*,
+        ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
+        instance::*, mitigation::*, network::*, receipt::*, storage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
-    AccountId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, RouteTableId,
-    RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
+    AccountId, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId,
+    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
+    finding::Scanners,
     flow_log::FlowLog,
     flow_sql::{SqlAnswer, SqlProgress, SqlTable},
     identity::{AccessKey, Account, Quota, User},
@@ -424,6 +425,39 @@ impl Api for Controller {
         call: Call<Caller, (String,), QuestionQuery, Nothing>,
     ) -> Result<Json<SqlAnswer>, Problem> {
         services::flow_questions::ask_flows(self, call).await
+    }
+    async fn list_scanners(&self, call: Call<Caller, (), ScannersQuery, Nothing>) -> Result<Json<Scanners>, Problem> {
+        services::findings::list_scanners(self, call).await
+    }
+    async fn list_closed_ports(
+        &self,
+        call: Call<Caller, (), ClosedPortsQuery, Nothing>,
+    ) -> Result<Json<ClosedPorts>, Problem> {
+        services::findings::list_closed_ports(self, call).await
+    }
+    async fn list_losses(
+        &self,
+        call: Call<Caller, (), LossesQuery, Nothing>,
+    ) -> Result<Json<Page<ShownLoss>>, Problem> {
+        services::losses::list_losses(self, call).await
+    }
+    async fn list_receipts(&self, call: Call<Caller, (), ReceiptsQuery, Nothing>) -> Result<Json<Receipts>, Problem> {
+        services::receipts::list_receipts(self, call).await
+    }
+    async fn download_part(&self, call: Call<Caller, (), PartQuery, Nothing>) -> Result<Download, Problem> {
+        services::receipts::download_part(self, call).await
+    }
+    async fn list_findings(
+        &self,
+        call: Call<Caller, (), FindingsQuery, Nothing>,
+    ) -> Result<Json<Page<ShownFinding>>, Problem> {
+        services::findings::list_findings(self, call).await
+    }
+    async fn get_finding(
+        &self,
+        call: Call<Caller, (FindingId,), NoQuery, Nothing>,
+    ) -> Result<Json<ShownFinding>, Problem> {
+        services::findings::get_finding(self, call).await
     }
     async fn create_flow_log(
         &self,

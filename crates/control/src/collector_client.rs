@@ -3,6 +3,8 @@
 //! Owns how the collector is found (its connection file, read again when it does not answer as last known) and that every
 //! question names the account it is asked for. Which account a caller may ask for is decided before.
 
+mod watched;
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -177,7 +179,9 @@ impl CollectorClient {
         question: &impl Serialize,
     ) -> Result<Response, CollectorError> {
         let url = format!("http://{}/{path}", connection.query);
-        let request = self.http.request(method, url).bearer_auth(&connection.query_token).json(question);
+        let is_in_the_path = method == Method::GET;
+        let request = self.http.request(method, url).bearer_auth(&connection.query_token);
+        let request = if is_in_the_path { request.query(question) } else { request.json(question) };
         let answer = request.send().await.map_err(CollectorError::NoAnswer)?;
         match answer.status() {
             StatusCode::OK => Ok(answer),

@@ -182,6 +182,26 @@ impl Head {
     pub const START: Self = Self { next: 0, digest: Hex([0; 32]) };
 }
 
+/// `NEXT:DIGEST`, as people keep it.
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.next, self.digest)
+    }
+}
+impl FromStr for Head {
+    type Err = ParseHeadError;
+    fn from_str(text: &str) -> Result<Self, ParseHeadError> {
+        let (next, digest) = text.split_once(':').ok_or(ParseHeadError)?;
+        let next = next.parse().map_err(|_| ParseHeadError)?;
+        Ok(Self { next, digest: digest.parse().map_err(|_| ParseHeadError)? })
+    }
+}
+
+/// A text that is not a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a number, a colon and 64 lower-case hexadecimal digits")]
+pub struct ParseHeadError;
+
 /// What is wrong with a chain, or with what it speaks of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReceiptError {
@@ -201,10 +221,31 @@ pub enum ReceiptError {
     Replaced { number: u64, replaced: u64 },
     #[error("receipt {number} has {found} records of minute {minute} where what it replaces had {expected}")]
     Counts { number: u64, minute: u64, expected: u64, found: u64 },
-    #[error("the part {name} is not there")]
-    Missing { name: String },
-    #[error("the part {name} is not what was receipted")]
-    Changed { name: String },
+    #[error("the part {name} of receipt {number} is not there")]
+    Missing { number: u64, name: String },
+    #[error("the part {name} is not what receipt {number} says")]
+    Changed { number: u64, name: String },
+    #[error("the part {name} has {found} records of minute {minute} where receipt {number} says {expected}")]
+    Miscounted { number: u64, name: String, minute: u64, expected: u64, found: u64 },
+}
+
+impl ReceiptError {
+    /// The number of the receipt at which it was noticed.
+    pub const fn number(&self) -> u64 {
+        match self {
+            Self::Account { number, .. }
+            | Self::Gap { expected: number, .. }
+            | Self::Previous { number }
+            | Self::Head { number }
+            | Self::Signature { number }
+            | Self::Name { number }
+            | Self::Replaced { number, .. }
+            | Self::Counts { number, .. }
+            | Self::Missing { number, .. }
+            | Self::Changed { number, .. }
+            | Self::Miscounted { number, .. } => *number,
+        }
+    }
 }
 
 /// The chain of an account as far as it was followed.
@@ -276,16 +317,21 @@ impl Chain {
             part.ok_or(ReceiptError::Replaced { number, replaced: *replaced })
         });
         let expected = sum(replaced.collect::<Result<Vec<_>, _>>()?);
-        let found = sum([&receipt.part]);
-        let minutes: BTreeSet<u64> = expected.keys().chain(found.keys()).copied().collect();
-        for minute in minutes {
-            let [expected, found] = [&expected, &found].map(|counts| counts.get(&minute).copied().unwrap_or(0));
-            if expected != found {
-                return Err(ReceiptError::Counts { number, minute, expected, found });
-            }
+        match first_difference(&expected, &sum([&receipt.part])) {
+            Some((minute, expected, found)) => Err(ReceiptError::Counts { number, minute, expected, found }),
+            None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// The first minute of which two have not the same number of records, and both numbers.
+fn first_difference(expected: &BTreeMap<u64, u64>, found: &BTreeMap<u64, u64>) -> Option<(u64, u64, u64)> {
+    let minutes: BTreeSet<u64> = expected.keys().chain(found.keys()).copied().collect();
+    let counts = minutes.into_iter().map(|minute| {
+        let [expected, found] = [expected, found].map(|counts| counts.get(&minute).copied().unwrap_or(0));
+        (minute, expected, found)
+    });
+    counts.into_iter().find(|(_, expected, found)| expected != found)
 }
 
 fn sum<'a>(parts: impl IntoIterator<Item = &'a PartContents>) -> BTreeMap<u64, u64> {
@@ -297,16 +343,14 @@ fn sum<'a>(parts: impl IntoIterator<Item = &'a PartContents>) -> BTreeMap<u64, u
     counts
 }
 
-/// Follows an account's whole chain and holds the parts against it.
+/// Follows an account's whole chain.
 ///
-/// `kept` is the head of an earlier look, if there was one; `file` gives size and digest of the part of a name, if it is
-/// there. The result says how many records of each minute there are, and the head to keep.
-pub fn verify<'a>(
+/// `kept` is the head of an earlier look, if there was one: the chain must go on from it.
+pub fn follow<'a>(
     account: AccountId,
     key: &PublicKey,
     receipts: impl IntoIterator<Item = &'a SignedReceipt>,
     kept: Option<Head>,
-    mut file: impl FnMut(&str) -> Option<(u64, Sha256)>,
 ) -> Result<Chain, ReceiptError> {
     let mut chain = Chain::new(account);
     let mut is_kept_met = kept.is_none_or(|head| head == Head::START);
@@ -317,18 +361,51 @@ pub fn verify<'a>(
             return Err(ReceiptError::Signature { number });
         }
         is_kept_met |= kept == Some(chain.head);
-    }
-    if !is_kept_met {
-        return Err(ReceiptError::Head { number: kept.map_or(0, |head| head.next) });
-    }
-    for part in chain.current.values() {
-        match file(&part.name) {
-            None => return Err(ReceiptError::Missing { name: part.name.clone() }),
-            Some(found) if found != (part.size, part.sha256) => {
-                return Err(ReceiptError::Changed { name: part.name.clone() });
-            }
-            Some(_) => {}
+        // Whoever has another history behind the kept head is told where it parts, not only that it does.
+        if !is_kept_met && kept.is_some_and(|head| head.next == chain.head.next) {
+            return Err(ReceiptError::Head { number });
         }
+    }
+    match kept {
+        Some(head) if !is_kept_met => Err(ReceiptError::Head { number: head.next }),
+        _ => Ok(chain),
+    }
+}
+
+/// Holds size and digest of a part's file, if there is one, against its receipt.
+pub fn check_file(number: u64, part: &PartContents, found: Option<(u64, Sha256)>) -> Result<(), ReceiptError> {
+    let name = || part.name.clone();
+    match found {
+        None => Err(ReceiptError::Missing { number, name: name() }),
+        Some(found) if found != (part.size, part.sha256) => Err(ReceiptError::Changed { number, name: name() }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Holds the records that were counted in a part against its receipt, minute by minute.
+pub fn check_counts(number: u64, part: &PartContents, found: &PartContents) -> Result<(), ReceiptError> {
+    match first_difference(&sum([part]), &sum([found])) {
+        Some((minute, expected, found)) => {
+            Err(ReceiptError::Miscounted { number, name: part.name.clone(), minute, expected, found })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Follows an account's whole chain and holds the parts against it: [`follow`] and [`check_file`].
+///
+/// `file` gives size and digest of the part of a name, if it is there. The result says how many records of each minute
+/// there are, and the head to keep.
+pub fn verify<'a>(
+    account: AccountId,
+    key: &PublicKey,
+    receipts: impl IntoIterator<Item = &'a SignedReceipt>,
+    kept: Option<Head>,
+    mut file: impl FnMut(&str) -> Option<(u64, Sha256)>,
+) -> Result<Chain, ReceiptError> {
+    let chain = follow(account, key, receipts, kept)?;
+    for (number, part) in chain.current() {
+        check_file(number, part, file(&part.name))?;
     }
     Ok(chain)
 }

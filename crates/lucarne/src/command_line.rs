@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use crate::{
     commands::{
         Context, Reads, documents,
+        finding::FindingCommand,
         flow::FlowCommand,
         flow_log::FlowLogCommand,
         host::HostCommand,
@@ -130,6 +131,9 @@ pub(crate) enum Command {
     /// Flow logs: standing orders for flow records
     #[command(subcommand)]
     FlowLog(FlowLogCommand),
+    /// Findings: what flow records show that somebody should look at
+    #[command(subcommand)]
+    Finding(FindingCommand),
     /// Mitigations: traffic that is blocked or capped (for operators)
     #[command(subcommand)]
     Mitigation(MitigationCommand),
@@ -222,6 +226,7 @@ impl Command {
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,
             Self::FlowLog(command) => command.run(context).await,
+            Self::Finding(command) => command.run(context).await,
             Self::Mitigation(command) => command.run(context).await,
             Self::Job(reads) => reads.run(context, &JOB).await,
             // Those that ask no controller were taken care of before.

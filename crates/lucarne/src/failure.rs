@@ -20,6 +20,7 @@ pub(crate) enum LocalCode {
     Interrupted,
     PlaintextRefused,
     ProcessFailed,
+    ReceiptsBroken,
     StateDirectoryInUse,
     UnexpectedAnswer,
     WaitFailed,

@@ -430,6 +430,64 @@ pub(crate) const FLOW_COLUMNS: &[Column] = &[
     ("END REASON", "end_reason"),
 ];
 
+/// What is found and has no name or no id has no row above either.
+pub(crate) const FINDING_COLUMNS: &[Column] = &[
+    ("ID", "id"),
+    ("KIND", "kind"),
+    ("ACCOUNT", "account"),
+    ("INSTANCE", "subject.instance"),
+    ("ADDRESS", "subject.address"),
+    ("COUNT", "count"),
+    ("FROM", "threshold"),
+    ("FIRST SEEN", "first_seen"),
+    ("LAST SEEN", "last_seen"),
+];
+
+/// The flows that a finding names.
+pub(crate) const EXAMPLE_COLUMNS: &[Column] = &[
+    ("END", "end"),
+    ("INSTANCE", "instance"),
+    ("PROTOCOL", "protocol"),
+    ("SOURCE", "source"),
+    ("DESTINATION", "destination"),
+    ("PORT", "destination_port"),
+    ("PACKETS", "packets"),
+    ("BYTES", "bytes"),
+    ("VERDICT", "verdict"),
+    ("END REASON", "end_reason"),
+];
+
+pub(crate) const SCANNER_COLUMNS: &[Column] =
+    &[("ADDRESS", "address"), ("ACCOUNTS", "accounts"), ("STANDARD ERROR", "standard_error")];
+
+pub(crate) const CLOSED_PORT_COLUMNS: &[Column] = &[
+    ("INSTANCE", "instance"),
+    ("ACCOUNT", "account"),
+    ("HOST", "host"),
+    ("PROTOCOL", "protocol"),
+    ("END REASON", "end_reason"),
+    ("LAST SEEN", "last_seen"),
+];
+
+/// `records` is counted here: a receipt says it minute by minute.
+pub(crate) const RECEIPT_COLUMNS: &[Column] = &[
+    ("NUMBER", "number"),
+    ("ISSUED", "issued"),
+    ("RECORDS", "records"),
+    ("SIZE", "part.size"),
+    ("REPLACES", "replaces"),
+    ("PART", "part.name"),
+];
+
+pub(crate) const LOSS_COLUMNS: &[Column] = &[
+    ("SINCE", "since"),
+    ("UNTIL", "until"),
+    ("ACCOUNT", "account"),
+    ("HOST", "host"),
+    ("RECORDS", "records"),
+    ("CAUSE", "cause"),
+];
+
 #[cfg(test)]
 pub(crate) static ALL: &[&Kind] = &[
     &ACCOUNT,
@@ -493,8 +551,17 @@ mod tests {
                 assert!(!schemas[schema]["properties"][first].is_null(), "{schema} has no `{path}` for {title}");
             }
         }
-        for (_, path) in FLOW_COLUMNS {
-            assert!(!schemas["TenantFlowRecord"]["properties"][*path].is_null(), "TenantFlowRecord has no `{path}`");
+        let others = [
+            ("TenantFlowRecord", FLOW_COLUMNS),
+            ("ShownFinding", FINDING_COLUMNS),
+            ("Example", EXAMPLE_COLUMNS),
+            ("Scanner", SCANNER_COLUMNS),
+            ("ShownClosedPort", CLOSED_PORT_COLUMNS),
+            ("ShownLoss", LOSS_COLUMNS),
+        ];
+        for (schema, (title, path)) in others.iter().flat_map(|(s, columns)| columns.iter().map(move |c| (s, c))) {
+            let first = path.split('.').next().unwrap();
+            assert!(!schemas[schema]["properties"][first].is_null(), "{schema} has no `{path}` for {title}");
         }
     }
 }

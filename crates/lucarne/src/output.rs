@@ -176,7 +176,13 @@ const TIMES: &[&str] = &[
     "expires",
     "last_delivered",
     "since",
+    "until",
     "last",
+    "first_seen",
+    "last_seen",
+    "from",
+    "complete_since",
+    "issued",
 ];
 const AMOUNTS: &[&str] = &["memory", "minimum_memory", "size", "disk", "virtual_size", "volume_bytes"];
 

@@ -57,6 +57,8 @@ error_codes! {
     InvalidImageNotFound = "InvalidImageId.NotFound", 404, "No such image";
     InvalidFlowLogNotFound = "InvalidFlowLogId.NotFound", 404, "No such flow log";
     InvalidMitigationNotFound = "InvalidMitigationId.NotFound", 404, "No such mitigation";
+    InvalidFindingNotFound = "InvalidFindingId.NotFound", 404, "No such finding";
+    InvalidPartNotFound = "InvalidPartName.NotFound", 404, "No such part of kept flow records";
     InvalidJobNotFound = "InvalidJobId.NotFound", 404, "No such job";
     AmbiguousName = "AmbiguousName", 409, "More than one resource has this name";
     InvalidCidr = "InvalidParameterValue.Cidr", 400, "The network is not usable here";

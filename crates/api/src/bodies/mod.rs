@@ -2,6 +2,7 @@
 //!
 //! Owns the bodies' shapes. Unknown fields are refused, so that a misspelt option is not silently ignored.
 
+pub mod finding;
 pub mod flow;
 pub mod flow_log;
 pub mod flow_question;
@@ -10,6 +11,7 @@ pub mod identity;
 pub mod instance;
 pub mod mitigation;
 pub mod network;
+pub mod receipt;
 pub mod storage;
 
 use schemars::JsonSchema;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use axum::{Json, Router, extract::Query, routing::get};
 use lucarne_model::{
     AccountId,
-    finding::{ClosedPort, ClosedPortQuery, Complete, Finding, FindingQuery, Scanner, ScannerQuery},
+    finding::{ClosedPort, ClosedPortQuery, Complete, Finding, FindingQuery, ScannerQuery, Scanners},
 };
 use serde::Deserialize;
 
 use super::Service;
-use crate::findings::Findings;
+use crate::{findings::Findings, sealer};
 
 /// Whose machines.
 #[derive(Deserialize)]
@@ -26,7 +26,7 @@ pub(crate) fn routes(findings: Arc<Findings>) -> Router<Service> {
     let (scanning, closed) = (findings.clone(), findings.clone());
     let list = async move |query: Query<FindingQuery>| -> Json<Vec<Finding>> { Json(findings.list(&query)) };
     let scanners =
-        async move |query: Query<ScannerQuery>| -> Json<Complete<Scanner>> { Json(scanning.scanners(&query)) };
+        async move |query: Query<ScannerQuery>| -> Json<Scanners> { Json(scanning.scanners(&query, sealer::now())) };
     let closed_ports = async move |of: Query<Of>, query: Query<ClosedPortQuery>| -> Json<Complete<ClosedPort>> {
         Json(closed.closed_ports(of.account, &query))
     };

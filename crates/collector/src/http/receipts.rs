@@ -55,7 +55,9 @@ pub(super) async fn part(
     let part = service.0.store.part(account, &name).ok_or_else(gone)?;
     let file = tokio::fs::File::open(&part.path).await.map_err(|error| {
         tracing::error!(path = %part.path.display(), %error, "a part cannot be read");
-        (StatusCode::SERVICE_UNAVAILABLE, "the part cannot be read".to_owned())
+        // Whoever asks is to be told that it is gone, whether it was merged just now or somebody took it away.
+        let is_gone = error.kind() == std::io::ErrorKind::NotFound;
+        if is_gone { gone() } else { (StatusCode::SERVICE_UNAVAILABLE, "the part cannot be read".to_owned()) }
     })?;
     // An open file can be read to its end, even when the part is merged and removed meanwhile.
     let headers = [

@@ -33,6 +33,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 pub(crate) use changes::{Changes, Subscription};
 pub(crate) use filter::Filter;
+pub(crate) use page::{page_limit, read_token, write_token};
 pub(crate) use resource::{Item, Resource, Scope};
 pub(crate) use resources::{AccessKeyRecord, held};
 pub(crate) use small_tables::Remembered;

@@ -30,7 +30,7 @@ impl Tx<'_> {
         query: &ListQuery,
         show: impl Fn(&Self, R) -> Result<S, Problem>,
     ) -> Result<Page<S>, Problem> {
-        let (limit, filter) = (read_limit(query)?, read_filter(query)?);
+        let (limit, filter) = (page_limit(query.limit)?, read_filter(query)?);
         let (created, id) = match &query.page_token {
             Some(token) => read_token(token, R::KIND)?,
             None => (i64::MIN, String::new()),
@@ -61,8 +61,9 @@ impl Tx<'_> {
     }
 }
 
-fn read_limit(query: &ListQuery) -> Result<usize, Problem> {
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+/// How many a page may have.
+pub(crate) fn page_limit(limit: Option<u32>) -> Result<usize, Problem> {
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if (1..=MAX_LIMIT).contains(&limit) {
         return Ok(limit as usize);
     }
@@ -83,11 +84,11 @@ fn matches(filter: &Filter, shown: &impl Serialize) -> Result<bool, Problem> {
     })
 }
 
-fn write_token(kind: &str, created: i64, id: String) -> String {
+pub(crate) fn write_token(kind: &str, created: i64, id: String) -> String {
     URL_SAFE_NO_PAD.encode(format!("{kind} {created} {id}"))
 }
 
-fn read_token(token: &str, kind: &str) -> Result<(i64, String), Problem> {
+pub(crate) fn read_token(token: &str, kind: &str) -> Result<(i64, String), Problem> {
     let read = || {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
         let mut parts = text.splitn(3, ' ');

@@ -55,12 +55,17 @@ impl Baselines {
         self.habits.contains_key(&instance)
     }
 
+    /// Whether [`Baselines::poll`] at `now` would end a minute.
+    pub(crate) const fn ends_minute(&self, now: Moment) -> bool {
+        now.as_secs() / MINUTE > self.minute
+    }
+
     /// Ends the minutes before `now`; the machines for which the last one stood out.
     pub(crate) fn poll(&mut self, now: Moment) -> Vec<Surge> {
-        let minute = now.as_secs() / MINUTE;
-        if minute <= self.minute {
+        if !self.ends_minute(now) {
             return Vec::new();
         }
+        let minute = now.as_secs() / MINUTE;
         let passed = if self.minute == 0 { 1 } else { minute - self.minute };
         self.minute = minute;
         let surges = self.habits.iter_mut().filter_map(|(instance, habit)| habit.end_minute(*instance)).collect();

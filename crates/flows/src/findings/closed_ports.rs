@@ -11,12 +11,12 @@ use std::{
 use lucarne_model::{
     EndReason, FlowRecord, InstanceId, Moment,
     finding::ClosedPort,
-    flow::{Direction, Side, Verdict},
+    flow::{Direction, Side},
 };
 
 #[derive(Debug)]
 pub struct ClosedPorts {
-    tally: HashMap<(IpAddr, u16), BTreeMap<InstanceId, ClosedPort>>,
+    tally: HashMap<(IpAddr, u16), BTreeMap<(InstanceId, u8), ClosedPort>>,
     bound: usize,
     held: usize,
     complete_since: Moment,
@@ -29,20 +29,20 @@ impl ClosedPorts {
     }
 
     pub fn observe(&mut self, record: &FlowRecord) {
-        let refused = record.end_reason == EndReason::RefusedByVm || record.verdict == Verdict::Reject;
         let is_asked = record.direction == Direction::Ingress && record.side == Side::Initiator;
-        if !refused || !is_asked {
+        if !is_asked || !is_closed(record.end_reason) {
             return;
         }
         let closed = ClosedPort {
             account: record.account,
             instance: record.instance,
             host: record.host,
+            protocol: record.protocol,
             end_reason: record.end_reason,
             last_seen: record.end,
         };
         let machines = self.tally.entry((record.source, record.destination_port)).or_default();
-        if machines.insert(record.instance, closed).is_none() {
+        if machines.insert((record.instance, record.protocol), closed).is_none() {
             self.held += 1;
         }
         if self.held > self.bound {
@@ -50,7 +50,8 @@ impl ClosedPorts {
         }
     }
 
-    /// The machines that had `port` closed to `source` at `since` or later, in order of their ids.
+    /// The machines that had `port` closed to `source` at `since` or later, in order of their ids and
+    /// protocols.
     pub fn closed_to(&self, source: IpAddr, port: u16, since: Moment) -> Vec<ClosedPort> {
         let machines = self.tally.get(&(source, port)).into_iter().flat_map(BTreeMap::values);
         machines.filter(|closed| closed.last_seen >= since).copied().collect()
@@ -73,4 +74,16 @@ impl ClosedPorts {
         self.held = self.tally.values().map(BTreeMap::len).sum();
         self.complete_since = median;
     }
+}
+
+/// Whether the port was closed, by the machine or on its behalf. A packet that a rate limit or a check of its form dropped
+/// says nothing of the port.
+const fn is_closed(end_reason: EndReason) -> bool {
+    matches!(
+        end_reason,
+        EndReason::RefusedByVm
+            | EndReason::DeniedByGroupAtDestination
+            | EndReason::DeniedByNetworkAcl
+            | EndReason::AbuseMitigation
+    )
 }

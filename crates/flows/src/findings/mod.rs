@@ -8,6 +8,7 @@
 mod baseline;
 mod closed_ports;
 mod distinct;
+mod evidence;
 mod spread;
 
 use std::{
@@ -19,7 +20,7 @@ use std::{
 
 use lucarne_model::{
     AccountId, EndReason, FindingId, FlowRecord, InstanceId, Moment, VpcId,
-    finding::{Finding, FindingKind, Scanner, Subject},
+    finding::{Example, Finding, FindingKind, Scanner, ScannerQuery, Scanners, Subject},
     flow::{Direction, Path, Side, Verdict},
 };
 
@@ -27,7 +28,13 @@ pub use closed_ports::ClosedPorts;
 
 use baseline::Baselines;
 use distinct::Count;
+use evidence::Evidence;
 use spread::Spread;
+
+/// Scanners in one answer, those with the most customers.
+const ANSWER: usize = 1000;
+/// In which steps the longest window of scanners slides.
+const SCANNER_STEP: Duration = Duration::from_secs(60);
 
 /// What counts as much, and over how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +90,7 @@ pub struct Detectors {
     silences: Spread<InstanceId>,
     baselines: Baselines,
     homes: HashMap<InstanceId, Home>,
+    evidence: Evidence,
     /// Findings that were told and go on.
     open: BTreeMap<(FindingKind, Subject), Finding>,
 }
@@ -92,15 +100,25 @@ impl Detectors {
         fn spread<K: Copy + Ord + Hash>(settings: &Settings) -> Spread<K> {
             Spread::new(settings.window, settings.buckets, settings.bound)
         }
+        let scanner_steps = (ScannerQuery::LONGEST.as_secs() / SCANNER_STEP.as_secs()) as u32 + 1;
         Self {
-            scanners: spread(&settings),
+            scanners: Spread::new(SCANNER_STEP * scanner_steps, scanner_steps, settings.bound),
             sweeps: spread(&settings),
             refusals: spread(&settings),
             silences: spread(&settings),
             baselines: Baselines::default(),
             homes: HashMap::new(),
+            evidence: Evidence::default(),
             open: BTreeMap::new(),
             settings,
+        }
+    }
+
+    /// Takes up a finding that was told before a restart: if it goes on within the window, it is still that one.
+    pub fn take_up(&mut self, finding: &Finding) {
+        let open = self.open.entry((finding.kind, finding.subject)).or_insert_with(|| finding.clone());
+        if open.last_seen < finding.last_seen {
+            *open = finding.clone();
         }
     }
 
@@ -113,12 +131,16 @@ impl Detectors {
         let home = Home { account: record.account, vpc: record.vpc };
         self.homes.insert(record.instance, home);
         self.baselines.see(record.instance, record.bytes);
+        self.evidence.see_bytes(record);
         if record.side != Side::Initiator {
             return;
         }
         match record.direction {
             Direction::Ingress if is_outside(record.path) => {
-                self.scanners.see(record.source, record.account, record.end);
+                let met = self.scanners.see(record.source, record.account, record.end);
+                let subject = Subject::Address(record.source);
+                let least = self.settings.scanned_accounts;
+                self.evidence.see(FindingKind::ScannerAcrossAccounts, subject, met, least, record);
             }
             Direction::Egress => self.observe_asking(record),
             Direction::Ingress => {}
@@ -127,57 +149,75 @@ impl Detectors {
 
     /// A machine asked somebody: once at its own interface, whatever the other one's record says.
     fn observe_asking(&mut self, record: &FlowRecord) {
+        let Settings { swept, refused, unanswered, .. } = self.settings;
         let asked = (record.destination, record.destination_port, record.protocol);
-        self.sweeps.see(record.instance, asked, record.end);
+        let subject = Subject::Instance(record.instance);
+        let met = self.sweeps.see(record.instance, asked, record.end);
+        self.evidence.see(FindingKind::Sweep, subject, met, swept, record);
         if record.end_reason == EndReason::RefusedByVm {
-            self.refusals.see(record.instance, asked, record.end);
+            let met = self.refusals.see(record.instance, asked, record.end);
+            self.evidence.see(FindingKind::RefusedByMany, subject, met, refused, record);
         }
         if record.verdict == Verdict::Reject || record.end_reason == EndReason::NoAnswerFromVm {
-            self.silences.see(record.instance, asked, record.end);
+            let met = self.silences.see(record.instance, asked, record.end);
+            self.evidence.see(FindingKind::NoAnswers, subject, met, unanswered, record);
         }
     }
 
     /// Findings that are new, or have grown or gone on since they were last told. To be asked every few seconds.
     pub fn poll(&mut self, now: Moment) -> Vec<Finding> {
-        let Settings { scanned_accounts, swept, refused, unanswered, .. } = self.settings;
         let window = self.settings.window;
         self.open.retain(|_, finding| now.since(finding.last_seen) <= window);
+        self.evidence.forget_before(now.minus(window));
         let mut told = Vec::new();
-        for (address, count) in self.scanners.at_least(scanned_accounts) {
-            let subject = Subject::Address(address);
-            told.extend(self.tell(FindingKind::ScannerAcrossAccounts, subject, count, scanned_accounts, now));
+        for (kind, subject, count, threshold) in self.counted(now) {
+            let examples = self.evidence.of(kind, subject);
+            told.extend(self.tell(kind, subject, count, threshold, examples, now));
         }
-        let of_machines = [
-            (FindingKind::Sweep, self.sweeps.at_least(swept), swept),
-            (FindingKind::RefusedByMany, self.refusals.at_least(refused), refused),
-            (FindingKind::NoAnswers, self.silences.at_least(unanswered), unanswered),
-        ];
-        for (kind, found, threshold) in of_machines {
-            for (instance, count) in found {
-                told.extend(self.tell(kind, Subject::Instance(instance), count, threshold, now));
-            }
-        }
+        let largest = if self.baselines.ends_minute(now) { self.evidence.take_largest() } else { HashMap::new() };
         let surges = self.baselines.poll(now);
         self.homes.retain(|instance, _| self.baselines.knows(*instance));
         for surge in surges {
-            let count = Count { items: surge.bytes, exact: true };
-            told.extend(self.tell(
-                FindingKind::SuddenChange,
-                Subject::Instance(surge.instance),
-                count,
-                surge.usual,
-                now,
-            ));
+            let (subject, count) = (Subject::Instance(surge.instance), Count { items: surge.bytes, exact: true });
+            let examples = largest.get(&surge.instance).copied().into_iter().collect();
+            told.extend(self.tell(FindingKind::SuddenChange, subject, count, surge.usual, examples, now));
         }
         told
     }
 
-    /// The addresses outside that tried at least so many different customers within the window, most first.
-    pub fn scanners(&self, least: u64) -> Vec<Scanner> {
-        let scanner = |(address, Count { items, exact })| Scanner { address, accounts: items, exact };
-        let mut found: Vec<Scanner> = self.scanners.at_least(least).into_iter().map(scanner).collect();
-        found.sort_by_key(|scanner| std::cmp::Reverse(scanner.accounts));
+    /// Who met so many within the window that it is a finding, and from how many on it is.
+    fn counted(&mut self, now: Moment) -> Vec<(FindingKind, Subject, Count, u64)> {
+        let Settings { window, scanned_accounts, swept, refused, unanswered, .. } = self.settings;
+        let machines = [
+            (FindingKind::Sweep, &mut self.sweeps, swept),
+            (FindingKind::RefusedByMany, &mut self.refusals, refused),
+            (FindingKind::NoAnswers, &mut self.silences, unanswered),
+        ];
+        self.scanners.advance(now);
+        let (_, scanners) = self.scanners.at_least_from(scanned_accounts, now.minus(window));
+        let scanner =
+            |(address, count)| (FindingKind::ScannerAcrossAccounts, Subject::Address(address), count, scanned_accounts);
+        let mut found: Vec<_> = scanners.into_iter().map(scanner).collect();
+        for (kind, spread, threshold) in machines {
+            spread.advance(now);
+            let machine = |(instance, count)| (kind, Subject::Instance(instance), count, threshold);
+            found.extend(spread.at_least(threshold).into_iter().map(machine));
+        }
         found
+    }
+
+    /// The addresses outside that tried so many different customers within the window before `now`, most first.
+    pub fn scanners(&self, query: &ScannerQuery, now: Moment) -> Scanners {
+        let scanner = |(address, Count { items, exact })| {
+            let error = (items * Finding::STANDARD_ERROR_PER_MILLE).div_ceil(1000);
+            Scanner { address, accounts: items, standard_error: if exact { 0 } else { error } }
+        };
+        let (from, found) = self.scanners.at_least_from(query.min_accounts, now.minus(query.window()));
+        let mut items: Vec<Scanner> = found.into_iter().map(scanner).collect();
+        items.sort_by_key(|scanner| std::cmp::Reverse(scanner.accounts));
+        let left_out = items.len().saturating_sub(ANSWER) as u64;
+        items.truncate(ANSWER);
+        Scanners { from, complete_since: self.scanners_complete_since(), left_out, items }
     }
 
     /// From when on [`Detectors::scanners`] has missed nobody for want of space.
@@ -191,6 +231,7 @@ impl Detectors {
         subject: Subject,
         count: Count,
         threshold: u64,
+        examples: Vec<Example>,
         now: Moment,
     ) -> Option<Finding> {
         let Count { items, exact } = count;
@@ -200,6 +241,10 @@ impl Detectors {
             let is_old = now.since(open.last_seen) >= self.settings.window / self.settings.buckets.max(1);
             if has_grown {
                 (open.count, open.exact) = (items, exact);
+                let missing = Finding::EXAMPLES.saturating_sub(open.examples.len());
+                let new: Vec<Example> =
+                    examples.into_iter().filter(|example| !open.examples.contains(example)).take(missing).collect();
+                open.examples.extend(new);
             }
             if has_grown || is_old {
                 open.last_seen = now;
@@ -221,6 +266,7 @@ impl Detectors {
             count: items,
             exact,
             threshold,
+            examples,
         };
         self.open.insert((kind, subject), finding.clone());
         Some(finding)

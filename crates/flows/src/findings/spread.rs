@@ -41,25 +41,46 @@ impl<K: Copy + Eq + Ord + Hash> Spread<K> {
         }
     }
 
-    /// `key` met `item` at `at`. Returns how many it met within the window up to then.
-    pub(crate) fn see(&mut self, key: K, item: impl Hash, at: Moment) {
-        let bucket = at.as_micros() / (self.bucket.as_micros() as u64);
+    /// `key` met `item` at `at`. Returns how much it holds now, which is how many it met while the count is exact.
+    pub(crate) fn see(&mut self, key: K, item: impl Hash, at: Moment) -> usize {
         // A record that comes late counts as one of now: a clock that was set back must not hide anybody.
-        self.now = self.now.max(bucket);
+        self.advance(at);
         let mut hasher = DefaultHasher::new();
         item.hash(&mut hasher);
         let distinct = self.keys.entry(key).or_default();
         let before = distinct.weight();
         distinct.see(hasher.finish(), self.now);
-        self.held = self.held + distinct.weight() - before;
+        let weight = distinct.weight();
+        self.held = self.held + weight - before;
         if self.held > self.bound {
             self.make_room(at);
         }
+        weight
+    }
+
+    /// It is `at` now, whether or not anything is seen: what is older than the window is out.
+    pub(crate) fn advance(&mut self, at: Moment) {
+        self.now = self.now.max(self.bucket_of(at));
     }
 
     /// The keys that met at least `least` things within the window, in order.
     pub(crate) fn at_least(&self, least: u64) -> Vec<(K, Count)> {
-        let since = self.since();
+        self.counted(least, self.since())
+    }
+
+    /// The keys that met at least `least` things from `from` on, which lies within the window. Returns them in order, and
+    /// the beginning of the bucket in which `from` lies, from which on they were counted.
+    pub(crate) fn at_least_from(&self, least: u64, from: Moment) -> (Moment, Vec<(K, Count)>) {
+        let since = self.bucket_of(from).max(self.since());
+        let bucket = self.bucket.as_micros() as u64;
+        (Moment(since.saturating_mul(bucket)), self.counted(least, since))
+    }
+
+    fn bucket_of(&self, at: Moment) -> u64 {
+        at.as_micros() / (self.bucket.as_micros() as u64)
+    }
+
+    fn counted(&self, least: u64, since: u64) -> Vec<(K, Count)> {
         let mut found: Vec<(K, Count)> = self
             .keys
             .iter()
@@ -107,6 +128,28 @@ mod tests {
     use super::*;
 
     const WINDOW: Duration = Duration::from_secs(300);
+
+    #[test]
+    fn what_was_seen_is_out_when_its_time_is_over_even_if_nothing_else_is_seen() {
+        let mut spread = Spread::new(WINDOW, 5, 1 << 20);
+        spread.see(1u8, 1u8, Moment::from_secs(0));
+        spread.advance(Moment::from_secs(299));
+        assert_eq!(spread.at_least(1).len(), 1);
+        spread.advance(Moment::from_secs(300));
+        assert_eq!(spread.at_least(1), []);
+    }
+
+    #[test]
+    fn a_shorter_window_begins_with_its_bucket_and_counts_what_came_since() {
+        let mut spread = Spread::new(WINDOW, 5, 1 << 20);
+        for minute in 0..5u64 {
+            spread.see(1u8, minute, Moment::from_secs(60 * minute));
+        }
+        let (from, found) = spread.at_least_from(1, Moment::from_secs(150));
+        assert_eq!((from, found[0].1.items), (Moment::from_secs(120), 3));
+        let (from, _) = spread.at_least_from(1, Moment::EPOCH);
+        assert_eq!(from, Moment::EPOCH, "no further back than the window");
+    }
 
     proptest! {
         /// Buckets of a minute: what is older than the window is out, what is younger than it less a bucket is in.

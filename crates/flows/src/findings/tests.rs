@@ -90,8 +90,88 @@ fn an_address_that_tries_many_customers_is_found_and_one_that_tries_many_machine
     assert_eq!(kinds(&found), [FindingKind::ScannerAcrossAccounts]);
     assert_eq!(found[0].subject, Subject::Address(Ipv4Addr::new(203, 0, 113, 1).into()));
     assert_eq!((found[0].account, found[0].count, found[0].exact), (AccountId::OPERATOR, 5, true));
-    assert_eq!(detectors.scanners(1).len(), 2);
-    assert_eq!(detectors.scanners(5)[0].accounts, 5);
+    let scanners = |min_accounts| detectors.scanners(&ScannerQuery { min_accounts, window_seconds: 300 }, NOW).items;
+    assert_eq!(scanners(1).len(), 2);
+    assert_eq!(scanners(2).len(), 1, "many machines of one customer");
+    assert_eq!((scanners(5)[0].accounts, scanners(5)[0].standard_error), (5, 0));
+}
+
+/// A thousand customers within five minutes, by default settings: what an operator asks for.
+#[test]
+fn a_scanner_of_a_thousand_customers_is_told_for_the_window_in_which_it_did_that_and_not_for_a_shorter_one() {
+    let mut detectors = Detectors::new(Settings::default());
+    for n in 0..1000 {
+        let end = NOW.plus(Duration::from_millis(240 * n));
+        detectors.observe(&FlowRecord { end, ..asked_from([203, 0, 113, 1], n, n.into()) });
+        // Just as many machines, of three customers.
+        detectors.observe(&FlowRecord { end, ..asked_from([203, 0, 113, 2], n % 3, n.into()) });
+    }
+    let now = NOW.plus(Duration::from_secs(240));
+    let asked = |window_seconds, now| detectors.scanners(&ScannerQuery { min_accounts: 1000, window_seconds }, now);
+    let found = asked(300, now);
+    assert_eq!(found.items.iter().map(|scanner| scanner.accounts).collect::<Vec<_>>(), [1000]);
+    assert!(found.from <= now.minus(Duration::from_secs(300)) && found.complete_since == Moment::EPOCH);
+    assert_eq!(asked(60, now).items, []);
+    let later = now.plus(Duration::from_secs(3300));
+    assert_eq!(asked(300, later).items, [], "it is over");
+    assert_eq!(asked(3600, later).items.len(), 1, "an hour is remembered");
+}
+
+#[test]
+fn a_count_beyond_what_is_counted_one_by_one_says_its_standard_error() {
+    let mut detectors = Detectors::new(settings());
+    for n in 0..20_000 {
+        detectors.observe(&asked_from([203, 0, 113, 1], n, n.into()));
+    }
+    let found = detectors.scanners(&ScannerQuery { min_accounts: 1, window_seconds: 60 }, NOW).items[0];
+    assert_eq!(found.standard_error, (found.accounts * 16).div_ceil(1000));
+    assert!(found.accounts.abs_diff(20_000) < 4 * found.standard_error, "{found:?}");
+}
+
+#[test]
+fn a_finding_names_flows_that_counted_and_each_once() {
+    let mut detectors = Detectors::new(settings());
+    for last in 0..10 {
+        let swept = FlowRecord { destination: Ipv4Addr::new(10, 0, 0, last).into(), ..asking(1, 1) };
+        detectors.observe(&swept);
+        detectors.observe(&swept);
+    }
+    let examples = detectors.poll(NOW).remove(0).examples;
+    let tried: BTreeSet<IpAddr> = examples.iter().map(|example| example.destination).collect();
+    assert_eq!((examples.len(), tried.len()), (Finding::EXAMPLES, Finding::EXAMPLES));
+    assert!(examples.iter().all(|example| example.instance == InstanceId::from_bits(1)));
+}
+
+#[test]
+fn a_finding_that_goes_on_over_a_restart_keeps_its_id_and_one_that_is_over_does_not() {
+    let sweep = |detectors: &mut Detectors, at: Moment| {
+        for last in 0..10 {
+            let destination = Ipv4Addr::new(10, 0, 0, last).into();
+            detectors.observe(&FlowRecord { destination, end: at, ..asking(1, 1) });
+        }
+        detectors.poll(at).first().map(|finding| finding.id)
+    };
+    let mut before = Detectors::new(settings());
+    for last in 0..10 {
+        before.observe(&FlowRecord { destination: Ipv4Addr::new(10, 0, 0, last).into(), ..asking(1, 1) });
+    }
+    let told = before.poll(NOW).remove(0);
+    for (minutes, goes_on) in [(2, true), (30, false)] {
+        let mut after = Detectors::new(settings());
+        after.take_up(&told);
+        let again = sweep(&mut after, NOW.plus(Duration::from_secs(60 * minutes)));
+        assert_eq!(again == Some(told.id), goes_on, "after {minutes} minutes");
+    }
+}
+
+#[test]
+fn a_sweep_that_is_over_is_not_seen_again_for_want_of_other_records() {
+    let mut detectors = Detectors::new(settings());
+    for last in 0..10 {
+        detectors.observe(&FlowRecord { destination: Ipv4Addr::new(10, 0, 0, last).into(), ..asking(1, 1) });
+    }
+    assert_eq!(detectors.poll(NOW).len(), 1);
+    assert_eq!(detectors.poll(NOW.plus(Duration::from_secs(310))), []);
 }
 
 #[test]
@@ -162,6 +242,7 @@ fn who_had_a_port_closed_to_a_source_is_known_with_the_reason() {
     ports.observe(&refused(1, EndReason::RefusedByVm, Verdict::Accept));
     ports.observe(&refused(2, EndReason::DeniedByGroupAtDestination, Verdict::Reject));
     ports.observe(&refused(3, EndReason::FinBothSides, Verdict::Accept));
+    ports.observe(&refused(4, EndReason::RateLimited, Verdict::Reject));
     let source = Ipv4Addr::new(203, 0, 113, 1).into();
     let closed = ports.closed_to(source, 80, Moment::EPOCH);
     let told: Vec<_> = closed.iter().map(|closed| (closed.instance, closed.end_reason)).collect();
@@ -201,7 +282,7 @@ proptest! {
         let expected: BTreeSet<(IpAddr, u64)> =
             sets.into_iter().map(|(address, set)| (address, set.len() as u64)).filter(|(_, n)| *n >= 3).collect();
         let found: BTreeSet<(IpAddr, u64)> =
-            detectors.scanners(3).into_iter().map(|scanner| (scanner.address, scanner.accounts)).collect();
+            detectors.scanners(&ScannerQuery { min_accounts: 3, window_seconds: 300 }, NOW).items.into_iter().map(|scanner| (scanner.address, scanner.accounts)).collect();
         prop_assert_eq!(found, expected);
     }
 }

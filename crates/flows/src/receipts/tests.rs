@@ -81,6 +81,33 @@ fn a_cut_chain_does_not_reach_the_head_that_was_kept() {
     assert_eq!(again(&receipts[..3]).unwrap_err(), ReceiptError::Head { number: 4 });
 }
 
+/// The collector writes another history, with the same key, from some receipt on.
+#[test]
+fn a_forked_chain_is_refused_where_it_parts_from_the_head_that_was_kept() {
+    let signer = signer();
+    let kept = verify(ACCOUNT, &public(&signer), &chain()[..3], None, |name| Some((9, Digest::of(name.as_bytes()))));
+    let kept = kept.unwrap().head();
+    let mut other = Chain::new(ACCOUNT);
+    let parts = ["a", "b", "other", "d", "e"].map(|name| {
+        let receipt = other.next(contents(name, &[(1, 10)]), vec![], Moment(other.head().next));
+        other.follow(&receipt).unwrap();
+        sign(receipt, &signer)
+    });
+    let found = follow(ACCOUNT, &public(&signer), &parts, Some(kept));
+    assert_eq!(found.unwrap_err(), ReceiptError::Head { number: 2 });
+    assert!(follow(ACCOUNT, &public(&signer), &parts, None).is_ok(), "without a head it cannot be told");
+    assert!(follow(ACCOUNT, &public(&signer), &chain(), Some(kept)).is_ok(), "the true one goes on");
+}
+
+#[test]
+fn a_part_with_other_records_than_its_receipt_says_is_found_by_counting() {
+    let part = contents("a", &[(1, 10), (2, 5)]);
+    assert_eq!(check_counts(7, &part, &part), Ok(()));
+    let fewer = contents("a", &[(1, 10), (2, 4)]);
+    let expected = ReceiptError::Miscounted { number: 7, name: "a".into(), minute: 2, expected: 5, found: 4 };
+    assert_eq!(check_counts(7, &part, &fewer), Err(expected));
+}
+
 #[test]
 fn a_merge_that_loses_a_record_is_refused() {
     let mut receipts = chain();
@@ -117,9 +144,9 @@ fn a_part_that_is_gone_or_changed_is_named() {
     let receipts = chain();
     let key = public(&signer());
     let gone = verify(ACCOUNT, &key, &receipts, None, |name| there(name).filter(|_| name != "c"));
-    assert_eq!(gone.unwrap_err(), ReceiptError::Missing { name: "c".into() });
+    assert_eq!(gone.unwrap_err(), ReceiptError::Missing { number: 2, name: "c".into() });
     let changed = verify(ACCOUNT, &key, &receipts, None, |_| Some((9, Digest::of(b"ab"))));
-    assert_eq!(changed.unwrap_err(), ReceiptError::Changed { name: "c".into() });
+    assert_eq!(changed.unwrap_err(), ReceiptError::Changed { number: 2, name: "c".into() });
 }
 
 #[test]
@@ -151,5 +178,8 @@ proptest! {
     fn digits_read_back(octets: [u8; 32], text: String) {
         prop_assert_eq!(Hex(octets).to_string().parse(), Ok(Hex(octets)));
         let _ = text.parse::<Sha256>();
+        let head = Head { next: octets[0].into(), digest: Hex(octets) };
+        prop_assert_eq!(head.to_string().parse(), Ok(head));
+        prop_assert!(text.parse::<Head>().is_err());
     }
 }

@@ -1,10 +1,10 @@
 //! `lucarne flow`: the records of what the instances' packets did.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
 use clap::{Args, Subcommand};
 use futures::StreamExt;
-use lucarne_api::bodies::flow::FlowsQuery;
+use lucarne_api::{bodies::flow::FlowsQuery, client::ByteStream};
 use lucarne_model::{
     EndReason, Moment,
     flow::{Direction, Verdict},
@@ -15,8 +15,11 @@ use serde_json::{Value, json};
 use super::{
     Context,
     flow_export::ExportArgs,
+    flow_losses::LossesArgs,
     flow_query::{QueryArgs, Reach},
     flow_question::{NetworkArgs, PeersArgs, PlaceArgs, list_questions},
+    flow_receipts::ReceiptsCommand,
+    flow_scanners::{ClosedPortArgs, ScannersArgs},
     flow_top::TopArgs,
     flow_why::WhyArgs,
 };
@@ -61,7 +64,7 @@ pub(crate) enum FlowCommand {
     Questions,
     /// Say with whom an instance or the account talked
     Peers(PeersArgs),
-    /// Say who and what has the most: talkers, ports or rejects
+    /// Show who talks most just now; or who and what had the most: talkers, ports or rejects
     Top(TopArgs),
     /// List rules that decided no flow
     UnusedRules(NetworkArgs),
@@ -69,6 +72,15 @@ pub(crate) enum FlowCommand {
     Asymmetric(NetworkArgs),
     /// List destinations from which nothing ever came back
     Blackholes(PlaceArgs),
+    /// List the addresses outside that tried many different customers within a time (for operators)
+    Scanners(ScannersArgs),
+    /// List the instances that had a port closed to a source: they refused it themselves, or it was denied
+    ClosedPort(ClosedPortArgs),
+    /// List flow records that were made and could not be kept: when, how many, and why
+    Losses(LossesArgs),
+    /// The collector's receipts for kept records, by which an account can tell that none was taken away
+    #[command(subcommand)]
+    Receipts(ReceiptsCommand),
 }
 
 /// Which records; all that is given must hold.
@@ -227,13 +239,17 @@ impl FlowCommand {
             Self::UnusedRules(args) => args.run(context, "unused-rules").await,
             Self::Asymmetric(args) => args.run(context, "asymmetric").await,
             Self::Blackholes(args) => args.run(context, "blackholes").await,
+            Self::Scanners(args) => args.run(context).await,
+            Self::ClosedPort(args) => args.run(context).await,
+            Self::Losses(args) => args.run(context).await,
+            Self::Receipts(command) => command.run(context).await,
             Self::Watch { which } => watch(context, &which.query(session).await?).await,
         }
     }
 }
 
 impl Which {
-    async fn query(&self, session: &Session) -> Result<FlowsQuery, Failure> {
+    pub(super) async fn query(&self, session: &Session) -> Result<FlowsQuery, Failure> {
         Ok(FlowsQuery {
             instance: resolve_option(session, &INSTANCE, self.instance.as_ref()).await?,
             interface: resolve_option(session, &INTERFACE, self.interface.as_ref()).await?,
@@ -253,20 +269,42 @@ impl Which {
 }
 
 async fn watch(context: &Context, query: &FlowsQuery) -> Result<(), Failure> {
-    let call = async |client: lucarne_api::client::Client| {
-        byte_stream(call_flows!(client.watch_flows(query, None, None))).await
-    };
-    let mut bytes = context.session.stream(call).await?.into_inner();
-    let mut lines = Lines::default();
-    while let Some(chunk) = bytes.next().await {
-        let broke = |cause: reqwest::Error| {
-            Failure::local(LocalCode::UnexpectedAnswer, format!("the watch broke off: {cause}"))
-        };
-        for line in lines.take(&chunk.map_err(broke)?) {
-            print_event(context.format, &line)?;
-        }
+    let mut watch = Watch::open(&context.session, query).await?;
+    while let Some(line) = watch.next().await? {
+        print_event(context.format, &line)?;
     }
     Ok(())
+}
+
+/// Records as they come, a line of JSON each.
+pub(super) struct Watch {
+    bytes: ByteStream,
+    lines: Lines,
+    whole: VecDeque<String>,
+}
+
+impl Watch {
+    pub(super) async fn open(session: &Session, query: &FlowsQuery) -> Result<Self, Failure> {
+        let call = async |client: lucarne_api::client::Client| {
+            byte_stream(call_flows!(client.watch_flows(query, None, None))).await
+        };
+        let bytes = session.stream(call).await?;
+        Ok(Self { bytes, lines: Lines::default(), whole: VecDeque::new() })
+    }
+
+    /// The next line; none when the watch has ended. Whoever stops waiting loses nothing.
+    pub(super) async fn next(&mut self) -> Result<Option<String>, Failure> {
+        loop {
+            if let Some(line) = self.whole.pop_front() {
+                return Ok(Some(line));
+            }
+            let broke = |cause: reqwest::Error| {
+                Failure::local(LocalCode::UnexpectedAnswer, format!("the watch broke off: {cause}"))
+            };
+            let Some(chunk) = self.bytes.next().await else { return Ok(None) };
+            self.whole.extend(self.lines.take(&chunk.map_err(broke)?));
+        }
+    }
 }
 
 /// Bytes put together to lines.

@@ -1,38 +1,35 @@
-//! `lucarne flow top`: who and what has the most, of the records that are kept.
+//! `lucarne flow top`: who talks just now, and who and what had the most of the records that are kept.
+//!
+//! Owns which of the two is meant; the live table is the matter of [`super::flow_live`].
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand};
 use lucarne_api::bodies::flow_question::Measure;
 
-use super::{Context, flow::parse_word, flow_question::PlaceArgs};
+use super::{Context, flow::parse_word, flow_live::LiveArgs, flow_question::PlaceArgs};
 use crate::failure::Failure;
 
-/// Of what the most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Top {
-    /// Instances, by what they sent and received
-    Talkers,
-    /// Protocols and ports, by what was let through
-    Ports,
-    /// What was rejected: where, from or to whom, why and by which rule
-    Rejects,
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct TopArgs {
+    #[command(subcommand)]
+    kept: Option<Top>,
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
-impl Top {
-    /// The question's name.
-    const fn question(self) -> &'static str {
-        match self {
-            Self::Talkers => "top-talkers",
-            Self::Ports => "top-ports",
-            Self::Rejects => "top-rejects",
-        }
-    }
+/// Of what the most.
+#[derive(Subcommand, Clone, Debug)]
+enum Top {
+    /// Instances, by what they sent and received
+    Talkers(KeptArgs),
+    /// Protocols and ports, by what was let through
+    Ports(KeptArgs),
+    /// What was rejected: where, from or to whom, why and by which rule
+    Rejects(KeptArgs),
 }
 
 #[derive(Args, Clone, Debug)]
-pub(crate) struct TopArgs {
-    /// Of what
-    #[arg(value_enum)]
-    of: Option<Top>,
+struct KeptArgs {
     /// bytes, packets or flows
     #[arg(long, default_value = "bytes", value_parser = parse_word::<Measure>)]
     by: Measure,
@@ -42,11 +39,12 @@ pub(crate) struct TopArgs {
 
 impl TopArgs {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
-        let Some(of) = self.of else {
-            return Err(Failure::wrong_usage(
-                "say of what: `flow top talkers`, `flow top ports` or `flow top rejects`",
-            ));
+        let (question, args) = match &self.kept {
+            None => return self.live.run(context).await,
+            Some(Top::Talkers(args)) => ("top-talkers", args),
+            Some(Top::Ports(args)) => ("top-ports", args),
+            Some(Top::Rejects(args)) => ("top-rejects", args),
         };
-        self.place.ask(context, of.question(), Some(self.by)).await
+        args.place.ask(context, question, Some(args.by)).await
     }
 }

@@ -4,12 +4,17 @@
 
 pub(crate) mod console;
 pub(crate) mod documents;
+pub(crate) mod finding;
 pub(crate) mod flow;
 pub(crate) mod flow_answer;
 pub(crate) mod flow_export;
+pub(crate) mod flow_live;
 pub(crate) mod flow_log;
+pub(crate) mod flow_losses;
 pub(crate) mod flow_query;
 pub(crate) mod flow_question;
+pub(crate) mod flow_receipts;
+pub(crate) mod flow_scanners;
 pub(crate) mod flow_top;
 pub(crate) mod flow_why;
 pub(crate) mod host;
@@ -21,6 +26,7 @@ pub(crate) mod mitigation;
 pub(crate) mod network;
 pub(crate) mod network_acl;
 pub(crate) mod process;
+pub(crate) mod receipt_audit;
 pub(crate) mod route_table;
 pub(crate) mod security_group;
 pub(crate) mod storage;

@@ -6,6 +6,7 @@ use std::{
     io::{self, IsTerminal},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
@@ -16,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use super::flow::parse_span;
 use crate::failure::{Failure, LocalCode};
 
 #[derive(Args, Clone, Debug)]
@@ -48,6 +50,9 @@ pub(crate) struct CollectorArgs {
     /// Where routers send NetFlow, IPFIX or sFlow over UDP; nowhere, if not given
     #[arg(long)]
     listen_flows: Option<SocketAddr>,
+    /// After how long at most records go from the log into Parquet, and get their receipt; 1s to 1h
+    #[arg(long, default_value = "1m", value_name = "SPAN", value_parser = parse_seal_after)]
+    seal_after: Duration,
     /// Be killed when the parent process dies, however it dies
     #[arg(long, hide = true)]
     die_with_parent: bool,
@@ -128,8 +133,16 @@ impl CollectorArgs {
             listen_query: self.listen_query,
             listen_flows: self.listen_flows,
         };
-        lucarne_collector::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("collector", error))
+        let pace = lucarne_collector::Pace { seal_after: self.seal_after, ..lucarne_collector::Pace::default() };
+        let run = lucarne_collector::run_at(settings, pace, shutdown_on_signals()?);
+        run.await.map_err(|error| failed("collector", error))
     }
+}
+
+fn parse_seal_after(text: &str) -> Result<Duration, String> {
+    let span = parse_span(text)?;
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(3600);
+    if allowed.contains(&span) { Ok(span) } else { Err("it is 1s to 1h".into()) }
 }
 
 impl AgentArgs {

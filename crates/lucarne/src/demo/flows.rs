@@ -11,7 +11,7 @@ use lucarne_api::{
     client::Client,
 };
 use lucarne_model::{
-    Cidr, EndReason, HostId, ImageId, InstanceId, Tags, Vcpus,
+    Cidr, EndReason, HostId, ImageId, InstanceId, Tags, Vcpus, VpcId,
     instance::{Instance, Placement},
     mitigation::{MitigationAction, MitigationTarget},
     security_group::TCP,
@@ -22,6 +22,7 @@ use super::{
     Stage,
     networks::{ALLOWED, BETWEEN_LOOKS, DENIED_PORT, MEMORY, NETWORK, REFUSED_PORT, cidr, two_hosts},
     probes::{self, Attempt, Expected, Heard, Probe},
+    questions::{self, Scene},
     report::Story,
     tenant::Tenant,
 };
@@ -82,6 +83,10 @@ const CAST: [Machine; 3] = [
     },
 ];
 
+/// The last octets of what is swept: more addresses than a finding needs.
+const SWEEP_FIRST: u8 = 5;
+const SWEEP_LAST: u8 = 124;
+
 const C1_PROBES: &[Probe] = &[
     Probe {
         name: "page",
@@ -91,9 +96,9 @@ const C1_PROBES: &[Probe] = &[
     },
     Probe {
         name: "sweep",
-        attempt: Attempt::Sweep("10.0.2", 8, 13),
-        expected: Expected::Page("1 of 6 answer"),
-        step: "c1 sweeps 10.0.2.8 to 10.0.2.13 with echo requests",
+        attempt: Attempt::Sweep("10.0.2", SWEEP_FIRST, SWEEP_LAST),
+        expected: Expected::Page("1 of 120 answer"),
+        step: "c1 sweeps 10.0.2.5 to 10.0.2.124 with echo requests",
     },
     Probe {
         name: "refused",
@@ -206,9 +211,12 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     let image: ImageId = resolve(&stage.operator, &IMAGE, "tiny").await?;
     tenants.push(Tenant::create(&stage.operator, "demo-c", &random_key()[..8], stage.allow_plaintext).await?);
     let tenant = &tenants[0];
-    let instances = launch_cast(tenant, image, &hosts).await?;
+    let (vpc, instances) = launch_cast(tenant, image, &hosts).await?;
     let mitigation = tell_probes(stage, story, tenant, &instances).await?;
-    let told = tell_records(story, tenant, &instances).await;
+    let told = match tell_records(story, tenant, &instances).await {
+        Ok(()) => questions::tell(story, tenant, &scene(vpc, &instances)).await,
+        failed => failed,
+    };
     let ended: Result<Value, Failure> = stage
         .operator
         .change(async |client: Client| answer(client.delete_mitigation(&mitigation, None, None)).await)
@@ -216,8 +224,13 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     told.and(ended.map(drop))
 }
 
+fn scene(vpc: VpcId, instances: &[Instance]) -> Scene {
+    let swept = u64::from(SWEEP_LAST - SWEEP_FIRST + 1);
+    Scene { vpc, from: instances[C1].id, to: instances[C2].id, swept }
+}
+
 /// Launches c2 and c3, and c1 when they are ready for it. In the order of [`CAST`].
-async fn launch_cast(tenant: &Tenant, image: ImageId, hosts: &[HostId]) -> Result<Vec<Instance>, Failure> {
+async fn launch_cast(tenant: &Tenant, image: ImageId, hosts: &[HostId]) -> Result<(VpcId, Vec<Instance>), Failure> {
     let _progress = Progress::start("one network, three machines");
     let network: Cidr = cidr(NETWORK)?;
     let vpc = tenant.vpc(network).await?;
@@ -250,7 +263,7 @@ async fn launch_cast(tenant: &Tenant, image: ImageId, hosts: &[HostId]) -> Resul
     }
     let c1 = launch(&CAST[C1]).await?;
     tenant.until_running(c1.id).await?;
-    Ok(vec![c1, c2, c3])
+    Ok((vpc, vec![c1, c2, c3]))
 }
 
 /// Listens to a machine until it has said what is waited for, or for so long.
@@ -386,6 +399,8 @@ mod tests {
     #[test]
     fn the_sweep_meets_one_that_answers_and_c1_is_on_another_host() {
         assert_ne!(CAST[C1].host, CAST[C2].host);
+        assert!((SWEEP_FIRST..=SWEEP_LAST).contains(&CAST[C2].address.octets()[3]));
+        assert_eq!(SWEEP_LAST - SWEEP_FIRST + 1, 120, "as many as the probe expects to hear of");
         assert!(C1_PROBES.iter().any(|probe| probe.name == BEFORE_MITIGATION));
         for machine in CAST {
             assert!(cidr(SUBNETS[machine.subnet]).unwrap().contains(machine.address), "{}", machine.name);

@@ -4,7 +4,9 @@
 
 mod flows;
 mod networks;
+mod nfdump;
 mod probes;
+mod questions;
 mod report;
 mod tenant;
 
