@@ -4,17 +4,18 @@
 use std::{
     collections::BTreeMap,
     io::Read as _,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use lucarne_tests::{
     api::Api,
     cloud::{Cloud, Driver},
     eventually,
 };
+use reqwest::Method;
 use serde_json::{Value, json};
 
 const BOOT: Duration = Duration::from_secs(60);
@@ -95,9 +96,17 @@ impl Scene {
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    /// A user's question without end, typed at a terminal.
     fn endless(&self) -> anyhow::Result<Child> {
-        let mut command = self.cloud.cli(&self.tenant, &["flow", "query", ENDLESS])?;
-        Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+        let asking = self.cloud.cli(&self.tenant, &["flow", "query", ENDLESS])?;
+        let words = [asking.get_program()].into_iter().chain(asking.get_args());
+        let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+        let mut terminal = Command::new("script");
+        terminal.env("TERM", "xterm").args(["--quiet", "--command", &format!("exec {}", words.join(" ")), "/dev/null"]);
+        for (name, value) in asking.get_envs() {
+            value.map(|value| terminal.env(name, value));
+        }
+        Ok(terminal.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?)
     }
 
     /// All records, when the flow that takes longest to end has ended.
@@ -178,32 +187,43 @@ fn every_question_is_answered_by_the_records_and_to_their_owner_alone() -> anyho
 /// One question runs until it is stopped; a second is abandoned by its user. Others are answered meanwhile.
 fn stopped_while_others_are_answered(scene: &Scene) -> anyhow::Result<()> {
     let one = ["query", "SELECT 1 AS one"];
-    let (mut stopped, began) = (scene.endless()?, Instant::now());
-    thread::sleep(Duration::from_millis(500));
+    let body = json!({"sql": ENDLESS, "progress": "mine"});
+    let asking = scene.tenant.request(Method::POST, "/v1/flows/query").json(&body);
+    let stopped = thread::spawn(move || Api::send(asking));
+    progress(scene)?;
     ensure!(scene.flow(&scene.tenant, &one)? == [json!({"one": 1})]);
-    let mut abandoned = scene.endless()?;
-    thread::sleep(Duration::from_millis(500));
+    let (mut abandoned, began) = (scene.endless()?, Instant::now());
+    thread::sleep(Duration::from_secs(2));
     ensure!(scene.flow(&scene.other, &one)? == [json!({"one": 1})], "another tenant is answered");
-    for asking in [&mut stopped, &mut abandoned] {
-        if asking.try_wait()?.is_some() {
-            let mut told = String::new();
-            asking.stderr.take().context("what it said")?.read_to_string(&mut told)?;
-            bail!("a question without end has ended: {told}");
-        }
-    }
     let busy = scene.refusal(&scene.tenant, &one)?;
     ensure!(busy.starts_with("SqlBusy: "), "{busy}");
     abandoned.kill()?;
+    let mut shown = String::new();
+    abandoned.stdout.take().context("a terminal shows something")?.read_to_string(&mut shown)?;
     abandoned.wait()?;
+    ensure!(shown.contains(" rows read") && !shown.contains("Sql"), "the terminal showed {shown:?}");
     let asked = Instant::now();
     ensure!(scene.flow(&scene.tenant, &one)? == [json!({"one": 1})], "who has gone away is not worked for");
-    ensure!(asked.elapsed() < Duration::from_secs(4), "it took {:?}", asked.elapsed());
+    ensure!(
+        asked.elapsed() < Duration::from_secs(4) && began.elapsed() < Duration::from_secs(15),
+        "it was stopped late"
+    );
     let large = scene.refusal(&scene.tenant, &["query", LARGE])?;
     ensure!(large.starts_with("SqlTooLarge: ") && large.contains("memory"), "{large}");
-    let stopped = stopped.wait_with_output()?;
-    let told = String::from_utf8_lossy(&stopped.stderr);
-    ensure!(told.starts_with("SqlTooSlow: ") && told.contains("ask for less time"), "{told}");
-    ensure!(began.elapsed() < Duration::from_secs(30), "it was stopped after {:?}", began.elapsed());
+    let stopped = stopped.join().map_err(|_| anyhow!("the asking thread panicked"))??;
+    let told = stopped.body["detail"].to_string();
+    ensure!(stopped.code() == "SqlTooSlow" && told.contains("ask for less time"), "{stopped:?}");
+    Ok(())
+}
+
+/// How far the question is that was named `mine`, for its own account alone.
+fn progress(scene: &Scene) -> anyhow::Result<()> {
+    let path = "/v1/flows/progress/mine";
+    let works = || scene.tenant.get(path).ok()?.ok().ok().filter(|seen| seen["waits"] == false);
+    let seen = eventually("the question is worked on", PATIENCE, works)?;
+    ensure!(seen["elapsed"].as_u64() < Some(20_000) && seen["files_done"].as_u64() <= seen["files"].as_u64(), "{seen}");
+    let others = scene.other.get(path)?;
+    ensure!(others.code() == "InvalidQuestionId.NotFound", "{others:?}");
     Ok(())
 }
 
