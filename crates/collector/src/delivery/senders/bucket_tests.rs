@@ -33,6 +33,11 @@ fn program() -> PathBuf {
     if installed.exists() { installed } else { "moto_server".into() }
 }
 
+/// Whoever signs nothing may read nothing, and while the store is not strict any signature will do.
+fn nobody(service: &str) -> String {
+    format!("AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0")
+}
+
 struct Store {
     child: Child,
     url: String,
@@ -65,11 +70,9 @@ impl Store {
         self.http.get(format!("{}/{path}", self.url)).send().await.unwrap().text().await.unwrap()
     }
 
-    /// Asks its service for users; nobody is asked who he is while it is not strict.
+    /// Asks its service for users.
     async fn manage(&self, body: &str) -> String {
-        const NOBODY: &str =
-            "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0";
-        let request = self.http.post(&self.url).header("authorization", NOBODY);
+        let request = self.http.post(&self.url).header("authorization", nobody("iam"));
         let request = request.header("content-type", "application/x-www-form-urlencoded");
         let answer = request.body(format!("{body}&Version=2010-05-08&UserName=lucarne")).send().await.unwrap();
         answer.error_for_status().unwrap().text().await.unwrap()
@@ -96,7 +99,8 @@ impl Store {
         self.is_strict(false).await;
         let mut objects = Vec::new();
         for key in between(&self.text(&format!("{bucket}?list-type=2")).await, "<Key>", "<") {
-            let object = self.http.get(format!("{}/{bucket}/{key}", self.url)).send().await.unwrap();
+            let request = self.http.get(format!("{}/{bucket}/{key}", self.url));
+            let object = request.header("authorization", nobody("s3")).send().await.unwrap();
             objects.push((key, object.error_for_status().unwrap().bytes().await.unwrap()));
         }
         objects
