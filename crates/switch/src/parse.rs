@@ -163,7 +163,9 @@ fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed
             headers.packet.tcp_flags = word(tcp, 12) & 0x0fff;
             (headers.packet.sequence, headers.packet.acknowledgement) = (quad(tcp, 4), quad(tcp, 8));
             headers.packet.window = word(tcp, 14);
-            headers.packet.timestamps = timestamps(&payload[20..offset]);
+            if offset > 20 {
+                headers.packet.timestamps = timestamps(&payload[20..offset]);
+            }
             headers.packet.data = (payload.len() - offset) as u16;
         }
         UDP => {
@@ -188,7 +190,6 @@ fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed
 
 /// The timestamps among the options of TCP. Options are the guests' own business, so those that make no sense are only not
 /// read.
-#[inline]
 fn timestamps(mut options: &[u8]) -> Option<Timestamps> {
     loop {
         match *options {
