@@ -19,10 +19,11 @@ use super::{
     elements::{COMMON_PROPERTIES, Element, GROUPS, SENDER_NEXT_RECORD, SENDER_SESSION, group_list},
     encode::{MAX_GROUPS, MAX_TOLD_SETS},
     loss,
-    template::{Kind, Refusal, Template},
+    template::{Kind, Refusal, Step, Template},
+    values::location,
     wire::{
-        FIRST_DATA_SET, HEADER_LENGTH, Header, OPTIONS_TEMPLATE_SET, Reader, SET_HEADER_LENGTH, TEMPLATE_SET,
-        Truncated, unsigned,
+        BadValue, FIRST_DATA_SET, HEADER_LENGTH, Header, OPTIONS_TEMPLATE_SET, Reader, SET_HEADER_LENGTH, TEMPLATE_SET,
+        Truncated, VARIABLE, unsigned,
     },
 };
 
@@ -77,6 +78,7 @@ pub struct Decoder {
     expected: HashMap<u32, Option<u32>>,
     /// By observation domain and number: the sets of groups of the dictionary.
     group_sets: HashMap<(u32, u64), Vec<SecurityGroupId>>,
+    last: Last,
 }
 
 impl Decoder {
@@ -219,7 +221,8 @@ impl Reading<'_> {
             match template.kind {
                 Kind::Flows => {
                     let domain = self.decoded.header.domain;
-                    self.decoded.records.push(flow(template, &mut body, set, (domain, &self.decoder.group_sets))?);
+                    let sets = (domain, &self.decoder.group_sets);
+                    self.decoded.records.push(flow(template, &mut body, set, sets, &mut self.decoder.last)?);
                 }
                 Kind::GroupSets => {
                     group_set(template, &mut body, set, (self.decoded.header.domain, &mut self.decoder.group_sets))?
@@ -243,20 +246,67 @@ fn flow(
     body: &mut Reader<'_>,
     set: u16,
     (domain, group_sets): (u32, &GroupSets),
+    last: &mut Last,
 ) -> Result<FlowRecord, DecodeError> {
-    let mut record = blank();
-    for column in &template.columns {
-        let value = body.value(column.length).map_err(|_| DecodeError::Truncated { set })?;
-        if template.uses_dictionary && column.is(&COMMON_PROPERTIES) {
-            let number = unsigned(value).map_err(|_| DecodeError::Value { element: COMMON_PROPERTIES.name })?;
-            record.groups = group_sets.get(&(domain, number)).cloned().unwrap_or_default();
-            continue;
-        }
-        if let Some(field) = column.field {
-            (field.take)(value, &mut record).map_err(|_| DecodeError::Value { element: field.element.name })?;
+    let mut record = last.blank.clone();
+    let cut = |_: Truncated| DecodeError::Truncated { set };
+    let bad = |element: &Element| DecodeError::Value { element: element.name };
+    for step in &template.steps {
+        match *step {
+            Step::Skip(octets) => drop(body.take(octets).map_err(cut)?),
+            Step::SkipVariable => drop(body.value(VARIABLE).map_err(cut)?),
+            Step::Take(field, length) => {
+                let value = body.value(length).map_err(cut)?;
+                (field.take)(value, &mut record).map_err(|_| bad(&field.element))?;
+            }
+            Step::Groups(length) => {
+                let value = body.value(length).map_err(cut)?;
+                let groups = last.groups.read(value, group_list).map_err(|_| bad(&GROUPS))?;
+                record.groups = groups.clone().unwrap_or_default();
+            }
+            Step::GroupSet(length) => {
+                let number = unsigned(body.value(length).map_err(cut)?).map_err(|_| bad(&COMMON_PROPERTIES))?;
+                record.groups = group_sets.get(&(domain, number)).cloned().unwrap_or_default();
+            }
+            Step::Location(length) => {
+                let value = body.value(length).map_err(cut)?;
+                let location = last.location.read(value, location);
+                record.location = location.map_err(|_| DecodeError::Value { element: "location" })?.clone();
+            }
         }
     }
     Ok(record)
+}
+
+/// What the record before said in values that cost much to read and seldom change.
+#[derive(Debug)]
+struct Last {
+    blank: FlowRecord,
+    groups: Remembered<Option<Vec<SecurityGroupId>>>,
+    location: Remembered<Location>,
+}
+
+impl Default for Last {
+    fn default() -> Self {
+        Self { blank: blank(), groups: Remembered::default(), location: Remembered::default() }
+    }
+}
+
+/// A value and the octets that it was read from; at first the empty value of none.
+#[derive(Debug, Default)]
+struct Remembered<T> {
+    octets: Option<Box<[u8]>>,
+    value: T,
+}
+
+impl<T> Remembered<T> {
+    fn read(&mut self, octets: &[u8], read: impl Fn(&[u8]) -> Result<T, BadValue>) -> Result<&T, BadValue> {
+        if self.octets.as_deref() != Some(octets) {
+            self.value = read(octets)?;
+            self.octets = Some(octets.into());
+        }
+        Ok(&self.value)
+    }
 }
 
 /// Takes an entry of the dictionary; one session's is bounded, and what is beyond the bound is not remembered.

@@ -17,10 +17,10 @@ use super::{
     encode::put_groups,
     loss::{LOSS_CAUSE, LOST_RECORDS},
     values::{
-        NO_HOP, NO_HOP_V6, hop, ipv4, ipv6, optional_id, put_destination_prefix, put_icmp_code, put_icmp_type,
-        put_icmp_type_and_code, put_ipv4, put_ipv6, put_optional_id, put_source_prefix, put_text, put_uptime,
-        set_round_trip, take_destination_prefix, take_direction, take_groups, take_icmp_code, take_icmp_type,
-        take_side, take_source_prefix, take_verdict, text,
+        NO_HOP, NO_HOP_V6, hop, ipv4, ipv6, location, optional_id, put_destination_prefix, put_icmp_code,
+        put_icmp_type, put_icmp_type_and_code, put_ipv4, put_ipv6, put_optional_id, put_source_prefix, put_text,
+        put_uptime, set_round_trip, take_destination_prefix, take_direction, take_groups, take_icmp_code,
+        take_icmp_type, take_side, take_source_prefix, take_verdict, text,
     },
     wire::{BadValue, ID_LENGTH, VARIABLE, id, millis, put_id, unsigned},
 };
@@ -137,6 +137,13 @@ pub struct Field {
     pub meaning: &'static str,
     pub(super) put: fn(&FlowRecord, &Sender, &mut Vec<u8>),
     pub(super) take: fn(&[u8], &mut FlowRecord) -> Result<(), BadValue>,
+}
+
+impl Field {
+    /// Whether another element says the same in full. One that is not seen to be a repetition is read for nothing.
+    pub(super) fn is_repetition(&self) -> bool {
+        std::ptr::fn_addr_eq(self.take, SHADOW)
+    }
 }
 
 const fn element(number: u16, enterprise: Option<u32>, name: &'static str, data_type: DataType) -> Element {
@@ -347,7 +354,7 @@ fields! {
         "Type and code in one number, as NetFlow has them.", put_icmp_type_and_code, SHADOW;
     "location" Always own(11, "location", DataType::String),
         "Where the host stands.", |r, _, out| put_text(r.location.as_str(), out),
-        |v, r| text(v).and_then(|t| t.parse().map_err(|_| BadValue)).map(|location| r.location = location);
+        |v, r| location(v).map(|location| r.location = location);
     "path" Always own(12, "flowPath", DataType::Unsigned8),
         "Between whom: 1 same host, 2 other host, 3 other location, 4 internet, 5 site, 6 peer VPC, 7 the virtual \
          router's own services, 8 dropped before a path was known.",

@@ -3,7 +3,7 @@
 //! Owns the [`Exporter`]: which template a record takes, how sets are packed into messages of bounded size, and the
 //! sequence numbers. When templates must be sent again is known to the caller, who knows its transport.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, net::IpAddr, sync::LazyLock};
 
 use lucarne_model::{FlowLoss, FlowRecord, Moment, SecurityGroupId};
 
@@ -59,14 +59,23 @@ impl Layout {
         FIRST_DATA_SET + self.ipv6 as u16 + 2 * self.icmp as u16
     }
 
-    fn fields(self, audience: Audience) -> impl Iterator<Item = &'static Field> {
-        FIELDS.iter().filter(move |field| audience.sees(field.of)).filter(move |field| match field.when {
+    /// The rows that its records have for an audience, which is asked for with each record.
+    fn fields(self, audience: Audience) -> &'static [&'static Field] {
+        static FIELDS_OF: LazyLock<[[Vec<&'static Field>; 4]; 3]> =
+            LazyLock::new(|| Audience::ALL.map(|audience| Layout::ALL.map(|layout| layout.choose(audience))));
+        let layout = usize::from(self.template() - FIRST_DATA_SET);
+        &FIELDS_OF[audience as usize][layout]
+    }
+
+    fn choose(self, audience: Audience) -> Vec<&'static Field> {
+        let fields = FIELDS.iter().filter(|field| audience.sees(field.of)).filter(|field| match field.when {
             When::Always => true,
             When::Ipv4 => !self.ipv6,
             When::Ipv6 => self.ipv6,
             When::IcmpV4 => self.icmp && !self.ipv6,
             When::IcmpV6 => self.icmp && self.ipv6,
-        })
+        });
+        fields.collect()
     }
 }
 
@@ -183,14 +192,14 @@ impl Packer<'_> {
         self.tell_groups(&record.groups);
         scratch.clear();
         let Exporter { sender, audience, .. } = *self.exporter;
-        layout.fields(audience).for_each(|field| (field.put)(record, &sender, scratch));
+        layout.fields(audience).iter().for_each(|field| (field.put)(record, &sender, scratch));
         self.add(layout.template(), scratch);
     }
 
     fn add_templates(&mut self) {
         let audience = self.exporter.audience;
         for layout in Layout::ALL {
-            let elements: Vec<Element> = layout.fields(audience).map(|field| field.element).collect();
+            let elements: Vec<Element> = layout.fields(audience).iter().map(|field| field.element).collect();
             self.add(TEMPLATE_SET, &template(layout.template(), None, &elements));
         }
         self.add(OPTIONS_TEMPLATE_SET, &template(TYPE_RECORD_TEMPLATE, Some(2), &TYPE_RECORD));

@@ -22,6 +22,21 @@ pub(super) struct Column {
     pub(super) field: Option<&'static Field>,
 }
 
+/// What is done with the next octets of a flow record.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// So many mean nothing to us, or repeat what another element says in full.
+    Skip(usize),
+    /// A value that says its own length and means nothing to us.
+    SkipVariable,
+    /// The interface's groups, as a list.
+    Groups(u16),
+    /// The number of its groups in the dictionary.
+    GroupSet(u16),
+    Location(u16),
+    Take(&'static Field, u16),
+}
+
 /// What the records of a template are to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -42,11 +57,11 @@ pub(super) enum Kind {
 #[derive(Clone, Debug)]
 pub(super) struct Template {
     pub(super) columns: Vec<Column>,
+    /// The columns as steps, for records of [`Kind::Flows`].
+    pub(super) steps: Vec<Step>,
     pub(super) kind: Kind,
     /// Octets of the shortest record; never 0.
     pub(super) shortest: usize,
-    /// Whether its records name their groups by the dictionary alone.
-    pub(super) uses_dictionary: bool,
 }
 
 /// Why a template is refused.
@@ -77,14 +92,39 @@ impl Template {
             return Err(Refusal::NoLength);
         }
         let kind = kind(&columns, options);
-        let uses_dictionary = !columns.iter().any(|column| column.is(&GROUPS));
-        Ok(Self { columns, kind, shortest, uses_dictionary })
+        Ok(Self { steps: compile(&columns), columns, kind, shortest })
     }
+}
+
+/// One pass over a record: neighbours that are skipped are one step.
+fn compile(columns: &[Column]) -> Vec<Step> {
+    let has_list = columns.iter().any(|column| column.is(&GROUPS));
+    let mut steps: Vec<Step> = Vec::with_capacity(columns.len());
+    for column in columns {
+        let step = column.step(has_list);
+        match (steps.last_mut(), step) {
+            (Some(Step::Skip(before)), Step::Skip(more)) => *before += more,
+            _ => steps.push(step),
+        }
+    }
+    steps
 }
 
 impl Column {
     pub(super) fn is(&self, element: &Element) -> bool {
         (self.number, self.enterprise) == (element.number, element.enterprise)
+    }
+
+    /// What is done with it in a record that has its groups as a list, too, or by the dictionary alone.
+    fn step(&self, has_list: bool) -> Step {
+        match self.field {
+            _ if self.is(&GROUPS) => Step::Groups(self.length),
+            _ if self.is(&COMMON_PROPERTIES) && !has_list => Step::GroupSet(self.length),
+            Some(field) if field.of == "location" => Step::Location(self.length),
+            Some(field) if !field.is_repetition() => Step::Take(field, self.length),
+            _ if self.length == VARIABLE => Step::SkipVariable,
+            _ => Step::Skip(usize::from(self.length)),
+        }
     }
 
     fn parse(reader: &mut Reader<'_>) -> Result<Self, Truncated> {

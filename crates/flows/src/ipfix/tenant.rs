@@ -33,6 +33,9 @@ pub(super) enum Audience {
 }
 
 impl Audience {
+    /// In the order of their numbers.
+    pub(super) const ALL: [Self; 3] = [Self::Operator, Self::Tenant, Self::Router];
+
     pub(super) fn sees(self, field: &str) -> bool {
         match self {
             Self::Operator => true,

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lucarne_model::{
     FlowRecord, Moment, SecurityGroupId,
-    flow::{Direction, RoundTrip, Side, Verdict},
+    flow::{Direction, Location, RoundTrip, Side, Verdict},
 };
 
 use super::{
@@ -62,6 +62,10 @@ pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
 
 pub(super) fn text(value: &[u8]) -> Result<&str, BadValue> {
     std::str::from_utf8(value).map_err(|_| BadValue)
+}
+
+pub(super) fn location(value: &[u8]) -> Result<Location, BadValue> {
+    text(value)?.parse().map_err(|_| BadValue)
 }
 
 pub(super) fn put_uptime(moment: Moment, sender: &Sender, out: &mut Vec<u8>) {
