@@ -233,11 +233,12 @@ fn peers(scene: &Scene, records: &[Value]) -> anyhow::Result<()> {
     let expected = tally(records, |record| {
         of_client(record).map(|()| (peer(record).to_owned(), number(&record["protocol"]), port(record)))
     });
-    ensure!(expected.len() == 5, "{expected:?}");
+    // Five that the client asked for, and what its start asked the router: an address, and the metadata service.
+    ensure!(expected.len() == 7, "{expected:?}");
     let key = |row: &Value| (text(&row["peer"]).to_owned(), number(&row["protocol"]), number(&row["port"]));
     let found: BTreeMap<_, _> =
         rows.iter().map(|row| (key(row), (sums(row), text(&row["verdicts"]).to_owned()))).collect();
-    ensure!(found == expected && rows.len() == 5, "found {found:?}, expected {expected:?}");
+    ensure!(found == expected && rows.len() == 7, "found {found:?}, expected {expected:?}");
     for row in &rows {
         let owner = if row["peer"] == "10.0.1.10" { json!(scene.server) } else { Value::Null };
         ensure!(row["peer_instance"] == owner && text(&row["first_seen"]) <= text(&row["last_seen"]), "{row}");
@@ -251,7 +252,7 @@ fn peers(scene: &Scene, records: &[Value]) -> anyhow::Result<()> {
         .iter()
         .map(|row| (text(&row["peer"]).to_owned(), (sums(row), text(&row["verdicts"]).to_owned())))
         .collect();
-    ensure!(found == expected && expected.len() == 3, "found {found:?}, expected {expected:?}");
+    ensure!(found == expected && expected.len() == 5, "found {found:?}, expected {expected:?}");
     let operator = scene.cloud.operator()?;
     ensure!(scene.flow(&operator, &["peers", "--account", &scene.tenant.account])? == rows);
     ensure!(scene.flow(&operator, &["peers", "--account"])?.is_empty(), "the operator's own account has none");
@@ -265,16 +266,18 @@ fn tops(scene: &Scene, records: &[Value]) -> anyhow::Result<()> {
     ensure!(found == expected.into_iter().map(|(key, (sums, _))| (key, sums)).collect(), "{rows:?}");
     ensure!(rows[0]["instance"] == scene.client.as_str(), "the client sent more: {rows:?}");
 
-    // Both are on one network, so each packet that was let through entered as someone's egress.
+    // Both are on one network, so each packet that was let through entered as someone's egress, or came from the router.
     let rows = scene.flow(&scene.tenant, &["top", "ports"])?;
     let expected = tally(records, |record| {
-        let entered = record["verdict"] == "accept" && record["direction"] == "egress";
+        let is_answer = record["path"] == "service";
+        let entered = record["verdict"] == "accept" && (record["direction"] == "egress" || is_answer);
         entered.then(|| (number(&record["protocol"]), port(record)))
     });
     let key = |row: &Value| (number(&row["protocol"]), number(&row["port"]));
     let found: BTreeMap<_, _> =
         rows.iter().map(|row| (key(row), [number(&row["packets"]), number(&row["bytes"])])).collect();
-    let expected: BTreeMap<_, _> = expected.into_iter().map(|(key, (sums, _))| (key, [sums[0], sums[1]])).collect();
+    let both_ways = |sums: [u64; 4]| [sums[0] + sums[2], sums[1] + sums[3]];
+    let expected: BTreeMap<_, _> = expected.into_iter().map(|(key, (sums, _))| (key, both_ways(sums))).collect();
     ensure!(found == expected && key(&rows[0]) == (6, 80), "found {found:?}, expected {expected:?}");
     ensure!(scene.flow(&scene.tenant, &["top", "ports", "--limit", "1"])? == rows[..1]);
 

@@ -8,10 +8,14 @@ use crate::program::{cargo, run};
 
 const FOLDER: &str = "bench/src/bin";
 
-/// Runs the bench `name`, or each in turn if that is `all`.
+/// Runs the bench `name`, or each in turn of those that begin with it (`flows` is `flows_metering` and so on), or all.
 pub(crate) fn run_named(name: &str) -> Result<()> {
     let names = names()?;
-    let chosen: Vec<&String> = names.iter().filter(|known| name == "all" || *known == name).collect();
+    let is_meant = |known: &&String| {
+        let rest = known.strip_prefix(name);
+        name == "all" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    let chosen: Vec<&String> = names.iter().filter(is_meant).collect();
     ensure!(!chosen.is_empty(), "there is no bench `{name}`; there are: all, {}", names.join(", "));
     for name in chosen {
         // Each bench is a feature too, so that one does not build what only others need.

@@ -160,7 +160,7 @@ pub(crate) fn write_parts(
     let write = |((account, hour, location), mut rows): ((AccountId, Hour, &Location), Vec<&Kept>)| {
         rows.sort_unstable_by_key(|row| row.row_order());
         let place = Place { account, hour, location: location.clone(), from: segment, to: segment };
-        part::write(folders, place, effort, rows.into_iter().cloned().map(Ok))
+        part::write(folders, place, effort, rows.into_iter().map(Ok))
     };
     places.into_iter().map(write).collect()
 }

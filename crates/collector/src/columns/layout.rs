@@ -4,7 +4,11 @@
 //! as we do; the file's dictionaries make that cost no more than numbers would. Pure.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{str::FromStr, sync::Arc};
+use std::{
+    fmt::{Display, Write as _},
+    str::FromStr,
+    sync::Arc,
+};
 
 use arrow_array::{
     Array, ArrayRef, ListArray, StringArray, StructArray, TimestampMillisecondArray, UInt8Array, UInt16Array,
@@ -82,27 +86,23 @@ impl<T: Named> Layout<T> for Name {
 }
 
 /// Texts of values, in the order of rows: a value that is the one before again, as most are, is not written anew.
-fn texts<'a, T: ToString + PartialEq + 'a>(values: impl Iterator<Item = Option<&'a T>>) -> StringArray {
+fn texts<'a, T: Display + PartialEq + 'a>(values: impl Iterator<Item = Option<&'a T>>) -> StringArray {
     let mut texts = StringBuilder::new();
-    let mut last: Option<(&T, String)> = None;
+    let mut last = None;
+    let mut text = String::new();
     for value in values {
-        let Some(value) = value else {
-            texts.append_null();
-            continue;
-        };
-        match &last {
-            Some((same, text)) if *same == value => texts.append_value(text),
-            _ => {
-                let text = value.to_string();
-                texts.append_value(&text);
-                last = Some((value, text));
-            }
+        if value.is_some() && value != last {
+            text.clear();
+            // Writing to a String cannot fail.
+            let _ = value.map(|value| write!(text, "{value}"));
+            last = value;
         }
+        texts.append_option(value.map(|_| &text));
     }
     texts.finish()
 }
 
-impl<T: ToString + FromStr + PartialEq> Layout<T> for Text {
+impl<T: Display + FromStr + PartialEq> Layout<T> for Text {
     type Array = StringArray;
     fn data_type() -> DataType {
         DataType::Utf8
@@ -118,7 +118,7 @@ impl<T: ToString + FromStr + PartialEq> Layout<T> for Text {
     }
 }
 
-impl<T: ToString + FromStr + PartialEq> Layout<Option<T>> for TextOrNull {
+impl<T: Display + FromStr + PartialEq> Layout<Option<T>> for TextOrNull {
     type Array = StringArray;
     const NULLABLE: bool = true;
     fn data_type() -> DataType {

@@ -22,11 +22,11 @@ pub(super) struct Row<'a> {
 }
 
 /// The rows of records, which keep their order.
-pub(super) fn fold(records: &[Kept]) -> Vec<Row<'_>> {
+pub(super) fn fold<'a>(records: &[&'a Kept]) -> Vec<Row<'a>> {
     let mut rows = Vec::with_capacity(records.len());
     let mut rest = records;
     while let Some((forward, behind)) = rest.split_first() {
-        let reverse = behind.first().filter(|next| next.serial == forward.serial + 1);
+        let reverse = behind.first().copied().filter(|next| next.serial == forward.serial + 1);
         let reverse = reverse.filter(|next| are_one_flow(&forward.record, &next.record));
         rest = behind.get(usize::from(reverse.is_some())..).unwrap_or_default();
         rows.push(Row { forward, reverse });

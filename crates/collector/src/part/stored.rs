@@ -242,7 +242,7 @@ mod tests {
         #[test]
         fn rows_give_back_their_records(numbers in prop::collection::vec((0u64..5000, any::<bool>(), any::<bool>()), 0..60)) {
             let kept = kept(&numbers);
-            let rows = fold::fold(&kept);
+            let rows = fold::fold(&kept.iter().collect::<Vec<_>>());
             prop_assert!(rows.len() <= kept.len());
             let (shown, own) = (batch(Columns::Shown, &rows).unwrap(), batch(Columns::Own, &rows).unwrap());
             prop_assert_eq!(records_of(&shown, &own), kept);
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn an_answer_shares_the_row_of_what_it_answers_and_ids_that_follow_are_left_out() {
         let kept = kept(&[(1, true, true), (2, true, true), (3, false, false)]);
-        let rows = fold::fold(&kept);
+        let rows = fold::fold(&kept.iter().collect::<Vec<_>>());
         assert_eq!(rows.iter().map(|row| row.reverse.is_some()).collect::<Vec<_>>(), [true, true, false]);
         let stored = batch(Columns::Shown, &rows).unwrap();
         assert_eq!(stored.column_by_name(FLOW_ID).unwrap().null_count(), 2);
@@ -272,7 +272,7 @@ mod tests {
         ];
         let rows_of = |reply: FlowRecord, serial: u64| {
             let kept = [Kept { serial: 1, record: asked.clone() }, Kept { serial, record: reply }];
-            fold::fold(&kept).len()
+            fold::fold(&kept.each_ref()).len()
         };
         assert_eq!(rows_of(same.clone(), 2), 1);
         assert_eq!(rows_of(same, 3), 2);

@@ -6,6 +6,7 @@
 //! that what is said of each (some 60 octets a column) is little beside what is in it.
 
 use std::{
+    borrow::Borrow,
     collections::BTreeMap,
     fs::File,
     io::{self, Write},
@@ -69,11 +70,11 @@ impl Effort {
 
 /// Writes records, which must come in [`Kept::row_order`], as a part. After an error there is no part, or the one that was
 /// there. The account's file comes last: with its name the part is there.
-pub(crate) fn write(
+pub(crate) fn write<K: Borrow<Kept>>(
     folders: &Folders,
     place: Place,
     effort: Effort,
-    records: impl IntoIterator<Item = Result<Kept, PartError>>,
+    records: impl IntoIterator<Item = Result<K, PartError>>,
 ) -> Result<NewPart, PartError> {
     let name = place.name();
     let [own, shown] = folders.both().map(|folder| folder.join(&name));
@@ -86,12 +87,12 @@ pub(crate) fn write(
     Ok(NewPart { part: Part::new(place, folders, contents.size), contents })
 }
 
-fn write_rows(
+fn write_rows<K: Borrow<Kept>>(
     name: String,
     effort: Effort,
     shown_file: &mut File,
     own_file: &mut File,
-    records: impl IntoIterator<Item = Result<Kept, PartError>>,
+    records: impl IntoIterator<Item = Result<K, PartError>>,
 ) -> Result<PartContents, PartError> {
     let shown_file = Hashed { file: shown_file, digest: Digest::begin(), size: 0 };
     let mut shown = ArrowWriter::try_new(shown_file, stored::schema(Columns::Shown), Some(shown_properties(effort)?))?;
@@ -99,10 +100,11 @@ fn write_rows(
     let mut records = records.into_iter();
     let mut minutes: BTreeMap<u64, u64> = BTreeMap::new();
     loop {
-        let batch = records.by_ref().take(BATCH).collect::<Result<Vec<Kept>, PartError>>()?;
+        let batch = records.by_ref().take(BATCH).collect::<Result<Vec<K>, PartError>>()?;
         if batch.is_empty() {
             break;
         }
+        let batch: Vec<&Kept> = batch.iter().map(Borrow::borrow).collect();
         batch.iter().for_each(|kept| *minutes.entry(kept.record.end.as_secs() / 60).or_default() += 1);
         let rows = fold(&batch);
         shown.write(&stored::batch(Columns::Shown, &rows)?)?;

@@ -168,7 +168,7 @@ fn a_full_spool_loses_the_newest_and_tells_it_once_when_there_is_room_again_also
     assert!(kept > 1000 && kept < made);
     drop(store); // killed
     let mut store = open(dir.path(), Bytes::mib(1));
-    store.put(&records(0..10), NOW);
+    store.put(&records(0..100), NOW);
     assert!(store.has_untold());
     store.acknowledge(kept);
     store.put(&records(made..made + 10), NOW);
@@ -178,7 +178,7 @@ fn a_full_spool_loses_the_newest_and_tells_it_once_when_there_is_room_again_also
     let (ids, losses) = read(dir.path(), kept);
     assert_eq!(ids, (made..made + 10).collect::<Vec<_>>());
     let (since, until) = (record(0, HOST).start, record(0, HOST).end);
-    let lost = made - kept + 10;
+    let lost = made - kept + 100;
     let told =
         FlowLoss { account: AccountId::OPERATOR, host: HOST, since, until, records: lost, cause: LossCause::SpoolFull };
     assert_eq!(losses, [told]);
