@@ -13,11 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lucarne_bench::{figures::table, flow_mix::FlowMix};
-use lucarne_flows::ipfix::Exporter;
+use lucarne_collector::{AtRest, Effort, lay_down, lay_out};
+use lucarne_flows::ipfix::{Decoder, Exporter};
 use lucarne_model::{FlowRecord, Moment};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    param::clock_ticks_per_second,
+    process::{Pid, Signal, kill_process},
+};
 
 /// 2026-01-15, an hour.
 const SINCE: Moment = Moment::from_secs(1_768_478_400);
@@ -29,31 +33,67 @@ const PORT: u16 = 29_995;
 
 fn main() -> Result<()> {
     let records = FlowMix::new(7, SINCE).records(RECORDS);
-    let dir = tempfile::tempdir()?;
-    let began = Instant::now();
-    let octets = lucarne_collector::lay_down(dir.path(), &records)?;
-    let took = began.elapsed();
+    let (mut rates, at_rest) = ours(&records)?;
     let per = |octets: u64, count: usize| format!("{:.2}", octets as f64 / count.max(1) as f64);
-    let rate = format!("{:.2}", records.len() as f64 / took.as_secs_f64() / 1e6);
+    let row = |name: &str, octets, count: usize| vec![name.to_owned(), count.to_string(), per(octets, count)];
     let mut rows = vec![
-        vec!["lucarne, what accounts see".into(), records.len().to_string(), per(octets.shown, records.len()), rate],
-        vec![
-            "lucarne, the operator's own".into(),
-            records.len().to_string(),
-            per(octets.own, records.len()),
-            "-".into(),
-        ],
+        row("lucarne, what accounts see", at_rest.shown, records.len()),
+        row("lucarne, the operator's own", at_rest.own, records.len()),
     ];
     for (name, compress) in [("nfdump, LZ4", "-y"), ("nfdump, bzip2", "-j")] {
         match nfdump(&records, compress) {
-            Ok((octets, count)) => rows.push(vec![name.into(), count.to_string(), per(octets, count), "-".into()]),
+            Ok(Peer { octets, count, processor }) => {
+                rows.push(row(name, octets, count));
+                rates.push((format!("nfcapd: IPFIX to its file, {}", &name[8..]), count, processor));
+            }
             Err(error) => eprintln!("{name} is left out: {error:#}"),
         }
     }
-    println!("{}", table(&["store", "records", "octets a record", "M records/s"], &rows));
-    println!("The mark is {MARK} octets for what accounts see.");
-    println!("{}", table(&["column", "octets a record"], &columns(&octets.columns, records.len())));
+    println!("{}", table(&["store", "records", "octets a record"], &rows));
+    println!("The mark is {MARK} octets for what accounts see.\n");
+    let rates: Vec<_> = rates.iter().map(|(name, count, took)| rate(name, *count, *took)).collect();
+    println!("{}", table(&["step, on one core", "M records/s"], &rates));
+    println!("{}", table(&["column", "octets a record"], &columns(&at_rest.columns, records.len())));
     Ok(())
+}
+
+/// What a step is called, how many records went through it, and the time that it took.
+type Step = (String, usize, Duration);
+
+/// The collector's steps one after the other.
+fn ours(records: &[FlowRecord]) -> Result<(Vec<Step>, AtRest)> {
+    let count = records.len();
+    let mut steps = Vec::new();
+    let mut time = |name: &str, began: Instant| steps.push((name.to_owned(), count, began.elapsed()));
+    let messages = Exporter::new(1).with_limit(Exporter::STREAM).encode(records, SINCE);
+    let began = Instant::now();
+    let mut decoder = Decoder::new();
+    let mut decoded = Vec::with_capacity(count);
+    for message in &messages {
+        decoded.extend(decoder.decode(message)?.records);
+    }
+    time("lucarne: IPFIX to records", began);
+    ensure!(decoded.len() == count, "{} of {count} records were decoded", decoded.len());
+    let again = [decoded.clone(), decoded.clone()];
+    let began = Instant::now();
+    lay_out(decoded)?;
+    time("lucarne: records to Arrow, 45 columns", began);
+    let mut at_rest = AtRest::default();
+    let efforts = [
+        (Effort::Fresh, "lucarne: records to durable Parquet, as they are sealed"),
+        (Effort::Merged, "lucarne: records to durable Parquet, as they are merged"),
+    ];
+    for (records, (effort, name)) in again.into_iter().zip(efforts) {
+        let dir = tempfile::tempdir()?;
+        let began = Instant::now();
+        at_rest = lay_down(dir.path(), effort, records)?;
+        time(name, began);
+    }
+    Ok((steps, at_rest))
+}
+
+fn rate(name: &str, count: usize, took: Duration) -> Vec<String> {
+    vec![name.to_owned(), format!("{:.2}", count as f64 / took.as_secs_f64() / 1e6)]
 }
 
 fn columns(columns: &[(String, u64)], count: usize) -> Vec<Vec<String>> {
@@ -61,8 +101,17 @@ fn columns(columns: &[(String, u64)], count: usize) -> Vec<Vec<String>> {
     columns.iter().map(row).collect()
 }
 
-/// Octets of nfcapd's files and how many records they have.
-fn nfdump(records: &[FlowRecord], compress: &str) -> Result<(u64, usize)> {
+/// What nfcapd made of the records.
+struct Peer {
+    /// Of its files.
+    octets: u64,
+    /// Records in them.
+    count: usize,
+    /// What all its threads took of the processors.
+    processor: Duration,
+}
+
+fn nfdump(records: &[FlowRecord], compress: &str) -> Result<Peer> {
     let dir = tempfile::tempdir()?;
     let port = PORT.to_string();
     let mut nfcapd = Command::new("nfcapd")
@@ -75,6 +124,7 @@ fn nfdump(records: &[FlowRecord], compress: &str) -> Result<(u64, usize)> {
     thread::sleep(Duration::from_secs(1));
     let sent = send(records);
     thread::sleep(Duration::from_secs(3));
+    let processor = processor_time(nfcapd.id())?;
     // Asked to end, it writes what it holds.
     if let Some(pid) = Pid::from_raw(i32::try_from(nfcapd.id())?) {
         kill_process(pid, Signal::INT)?;
@@ -83,7 +133,17 @@ fn nfdump(records: &[FlowRecord], compress: &str) -> Result<(u64, usize)> {
     sent?;
     let octets = files(dir.path())?;
     let listed = Command::new("nfdump").arg("-R").arg(dir.path()).args(["-q", "-o", "fmt:%ts"]).output()?;
-    Ok((octets, listed.stdout.iter().filter(|octet| **octet == b'\n').count()))
+    let count = listed.stdout.iter().filter(|octet| **octet == b'\n').count();
+    Ok(Peer { octets, count, processor })
+}
+
+/// Of a process, in user space and the kernel: the 14th and 15th field of its line, the first two being its number and
+/// its name in parentheses (proc(5)).
+fn processor_time(pid: u32) -> Result<Duration> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = line.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64))
 }
 
 /// Not faster than the slowest way of compressing empties the socket.

@@ -1,11 +1,13 @@
-//! How much room records take at rest, without a collector that runs: for measurements.
+//! The steps that records go through, and the room that they take at rest, without a collector that runs: for measurements.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use lucarne_model::FlowRecord;
 
 use crate::{
-    Kept, log,
+    Kept,
+    columns::{self, Columns},
+    log,
     part::{self, Effort, Folders, NewPart},
     sealer::write_parts,
 };
@@ -21,14 +23,27 @@ pub struct AtRest {
     pub columns: Vec<(String, u64)>,
 }
 
-/// Writes records below a folder as they lie after their hours were merged.
-pub fn lay_down(state_dir: &Path, records: &[FlowRecord]) -> io::Result<AtRest> {
+/// Numbers records as the log does.
+fn numbered(records: Vec<FlowRecord>) -> Vec<Kept> {
+    let number = |(index, record)| Kept { serial: log::serial(1, index), record };
+    records.into_iter().enumerate().map(number).collect()
+}
+
+/// Turns records into columns as SQL sees them, and gives their octets.
+pub fn lay_out(records: Vec<FlowRecord>) -> io::Result<usize> {
+    let kept = numbered(records);
+    let rows: Vec<&Kept> = kept.iter().collect();
+    let batches = rows.chunks(8192).map(|rows| columns::batch(Columns::All, rows).map_err(io::Error::other));
+    batches.map(|batch| Ok(batch?.get_array_memory_size())).sum()
+}
+
+/// Writes records below a folder as parts, durable and with the effort that is asked for.
+pub fn lay_down(state_dir: &Path, effort: Effort, records: Vec<FlowRecord>) -> io::Result<AtRest> {
     let folders = Folders::of(state_dir);
-    let number = |(index, record): (usize, &FlowRecord)| Kept { serial: log::serial(1, index), record: record.clone() };
-    let kept: Vec<Kept> = records.iter().enumerate().map(number).collect();
+    let kept = numbered(records);
     let mut at_rest = AtRest::default();
     let mut columns: BTreeMap<String, u64> = BTreeMap::new();
-    for NewPart { part, .. } in write_parts(&folders, 1, Effort::Merged, &[kept.into()]).map_err(io::Error::other)? {
+    for NewPart { part, .. } in write_parts(&folders, 1, effort, &[kept.into()]).map_err(io::Error::other)? {
         at_rest.shown += part.size;
         at_rest.own += fs::metadata(&part.own_path)?.len();
         for (name, octets) in part::column_sizes(&part).map_err(io::Error::other)? {

@@ -64,10 +64,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use admission::TlsError;
-pub use at_rest::{AtRest, lay_down};
+pub use at_rest::{AtRest, lay_down, lay_out};
 pub use connection::{Connection, ConnectionError};
 pub use health::Health;
 pub use pace::Pace;
+pub use part::Effort;
 pub use receipts::{ReceiptPage, ReceiptsError};
 pub use recovery::RecoveryError;
 pub use sql::{EngineError, SqlError};

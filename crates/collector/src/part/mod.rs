@@ -32,7 +32,8 @@ pub(crate) use find::{column_sizes, contents, find, remove};
 pub(crate) use fold::APART;
 pub(crate) use read::{PartBatches, PartReader};
 pub(crate) use search::{Found, newest};
-pub(crate) use write::{Effort, write};
+pub use write::Effort;
+pub(crate) use write::write;
 
 use crate::{Kept, columns::BadColumn, durable, hour::Hour};
 

@@ -52,7 +52,7 @@ const VERSION: (&str, &str) = ("lucarne.flows", "3");
 
 /// How long to look for a short way of saying things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effort {
+pub enum Effort {
     /// For a part that will soon be merged: as fast as records come.
     Fresh,
     /// For a part that is likely to stay.
