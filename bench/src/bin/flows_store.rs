@@ -4,32 +4,19 @@
 //! `nfcapd` keeps it when it is sent our IPFIX over UDP. nfdump keeps fewer than half of the fields. Left out where the
 //! package `nfdump` is missing.
 
-use std::{
-    fs,
-    net::UdpSocket,
-    path::Path,
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use lucarne_bench::{figures::table, flow_mix::FlowMix};
+use anyhow::{Result, ensure};
+use lucarne_bench::{figures::table, flow_mix::FlowMix, nfcapd};
 use lucarne_collector::{AtRest, Effort, lay_down, lay_out};
 use lucarne_flows::ipfix::{Decoder, Exporter};
 use lucarne_model::{FlowRecord, Moment};
-use rustix::{
-    param::clock_ticks_per_second,
-    process::{Pid, Signal, kill_process},
-};
 
 /// 2026-01-15, an hour.
 const SINCE: Moment = Moment::from_secs(1_768_478_400);
 const RECORDS: usize = 1_000_000;
 /// The mark: octets a record.
 const MARK: f64 = 12.0;
-/// Where nfcapd listens.
-const PORT: u16 = 29_995;
 
 fn main() -> Result<()> {
     let records = FlowMix::new(7, SINCE).records(RECORDS);
@@ -41,10 +28,10 @@ fn main() -> Result<()> {
         row("lucarne, the operator's own", at_rest.own, records.len()),
     ];
     for (name, compress) in [("nfdump, LZ4", "-y"), ("nfdump, bzip2", "-j")] {
-        match nfdump(&records, compress) {
-            Ok(Peer { octets, count, processor }) => {
-                rows.push(row(name, octets, count));
-                rates.push((format!("nfcapd: IPFIX to its file, {}", &name[8..]), count, processor));
+        match nfcapd::keep(&records, compress) {
+            Ok(made) => {
+                rows.push(row(name, made.octets, made.records));
+                rates.push((format!("nfcapd: IPFIX to its file, {}", &name[8..]), made.records, made.processor));
             }
             Err(error) => eprintln!("{name} is left out: {error:#}"),
         }
@@ -99,73 +86,4 @@ fn rate(name: &str, count: usize, took: Duration) -> Vec<String> {
 fn columns(columns: &[(String, u64)], count: usize) -> Vec<Vec<String>> {
     let row = |(name, octets): &(String, u64)| vec![name.clone(), format!("{:.3}", *octets as f64 / count as f64)];
     columns.iter().map(row).collect()
-}
-
-/// What nfcapd made of the records.
-struct Peer {
-    /// Of its files.
-    octets: u64,
-    /// Records in them.
-    count: usize,
-    /// What all its threads took of the processors.
-    processor: Duration,
-}
-
-fn nfdump(records: &[FlowRecord], compress: &str) -> Result<Peer> {
-    let dir = tempfile::tempdir()?;
-    let port = PORT.to_string();
-    let mut nfcapd = Command::new("nfcapd")
-        .args(["-p", &port, "-b", "127.0.0.1", compress, "-B", "200000000", "-t", "3600", "-w"])
-        .arg(dir.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("nfcapd cannot be started")?;
-    thread::sleep(Duration::from_secs(1));
-    let sent = send(records);
-    thread::sleep(Duration::from_secs(3));
-    let processor = processor_time(nfcapd.id())?;
-    // Asked to end, it writes what it holds.
-    if let Some(pid) = Pid::from_raw(i32::try_from(nfcapd.id())?) {
-        kill_process(pid, Signal::INT)?;
-    }
-    nfcapd.wait()?;
-    sent?;
-    let octets = files(dir.path())?;
-    let listed = Command::new("nfdump").arg("-R").arg(dir.path()).args(["-q", "-o", "fmt:%ts"]).output()?;
-    let count = listed.stdout.iter().filter(|octet| **octet == b'\n').count();
-    Ok(Peer { octets, count, processor })
-}
-
-/// Of a process, in user space and the kernel: the 14th and 15th field of its line, the first two being its number and
-/// its name in parentheses (proc(5)).
-fn processor_time(pid: u32) -> Result<Duration> {
-    let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields = line.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-    Ok(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64))
-}
-
-/// Not faster than the slowest way of compressing empties the socket.
-fn send(records: &[FlowRecord]) -> Result<()> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.connect(("127.0.0.1", PORT))?;
-    let mut exporter = Exporter::new(1);
-    for (batch, records) in records.chunks(100).enumerate() {
-        for message in exporter.encode(records, SINCE) {
-            socket.send(&message)?;
-        }
-        if batch % 20 == 0 {
-            thread::sleep(Duration::from_millis(40));
-        }
-    }
-    Ok(())
-}
-
-fn files(dir: &Path) -> Result<u64> {
-    let mut octets = 0;
-    for entry in fs::read_dir(dir)? {
-        octets += entry?.metadata()?.len();
-    }
-    Ok(octets)
 }

@@ -42,6 +42,7 @@ pub use auth::PolicyError;
 pub use bootstrap::BootstrapError;
 pub use host_ca::HostCaError;
 pub use http::ListenError;
+pub use named_questions::named_question_sql;
 pub use settings::{OperatorFile, Settings};
 pub use store::StoreError;
 

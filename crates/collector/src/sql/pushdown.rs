@@ -1,16 +1,19 @@
-//! Which rows of a file can hold a record that is asked for: a question's conditions on records as conditions on folded
-//! rows.
+//! Which parts, and which rows of a part, can hold a record that is asked for: a question's conditions on records as
+//! conditions on folded rows.
 //!
 //! Owns that the conditions on rows hold wherever those on a record of theirs do; they may hold elsewhere, since each
-//! record is looked at again after it. Pure.
+//! record is looked at again after it. And that a moment of another unit than the column's, as `now()` gives, is as good
+//! as one of its own. Pure.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use datafusion::{
+    arrow::datatypes::DataType,
     common::{
         Column, Result, ScalarValue,
         tree_node::{Transformed, TreeNode as _},
     },
     logical_expr::{BinaryExpr, Expr, Operator, or},
+    prelude::lit,
 };
 
 use crate::part::{APART, stored};
@@ -23,13 +26,18 @@ pub(super) fn on_rows(condition: &Expr) -> Option<Expr> {
         return Some(condition.clone());
     }
     if all(|name| name == "end") {
-        return about_the_time(condition);
+        return about_the_time(condition, APART.as_millis().try_into().ok()?);
     }
     // A condition on ends and on what is shared: either record has the ends as they stand, the other one swapped.
     if all(|name| stored::is_shared(name) || stored::swapped(name).is_some()) {
         return Some(or(condition.clone(), swapped(condition).ok()?));
     }
     None
+}
+
+/// The condition for parts, of which the names tell the time and the account.
+pub(super) fn on_parts(condition: &Expr) -> Expr {
+    about_the_time(condition, 0).unwrap_or_else(|| condition.clone())
 }
 
 fn swapped(condition: &Expr) -> Result<Expr> {
@@ -43,32 +51,51 @@ fn swapped(condition: &Expr) -> Result<Expr> {
     Ok(condition.clone().transform(swap)?.data)
 }
 
-/// A comparison of the last packet's time with a moment, for either record of a row.
-fn about_the_time(condition: &Expr) -> Option<Expr> {
+/// A comparison of a record's time with a moment, widened by so many milliseconds.
+fn about_the_time(condition: &Expr, apart: i64) -> Option<Expr> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return None };
-    let (column, op, moment) = match (left.as_ref(), right.as_ref()) {
-        (Expr::Column(_), Expr::Literal(moment, _)) => (left, *op, moment),
-        (Expr::Literal(moment, _), Expr::Column(_)) => (right, op.swap()?, moment),
+    let (column, op, moment) = match (time_column(left), time_column(right)) {
+        (Some(column), None) => (column, *op, millis(right)?),
+        (None, Some(column)) => (column, op.swap()?, millis(left)?),
         _ => return None,
     };
-    let apart = i64::try_from(APART.as_millis()).ok()?;
-    let at = |millis: i64| {
-        let ScalarValue::TimestampMillisecond(Some(moment), zone) = moment else { return None };
-        let moment = ScalarValue::TimestampMillisecond(Some(moment.checked_add(millis)?), zone.clone());
-        Some(Box::new(Expr::Literal(moment, None)))
-    };
-    let compare = |op, right| Expr::BinaryExpr(BinaryExpr { left: column.clone(), op, right });
+    let at = |moment: Option<i64>| Some(lit(ScalarValue::TimestampMillisecond(Some(moment?), Some("UTC".into()))));
+    let since = || Some(column.clone().gt_eq(at(moment.checked_sub(apart))?));
+    let until = || Some(column.clone().lt_eq(at(moment.checked_add(apart))?));
     match op {
-        Operator::Gt | Operator::GtEq => Some(compare(Operator::GtEq, at(-apart)?)),
-        Operator::Lt | Operator::LtEq => Some(compare(Operator::LtEq, at(apart)?)),
-        Operator::Eq => Some(compare(Operator::GtEq, at(-apart)?).and(compare(Operator::LtEq, at(apart)?))),
+        Operator::Gt | Operator::GtEq => since(),
+        Operator::Lt | Operator::LtEq => until(),
+        Operator::Eq => Some(since()?.and(until()?)),
+        _ => None,
+    }
+}
+
+/// A column of times, in whatever unit it is compared.
+fn time_column(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Column(column) if ["start", "end"].contains(&column.name.as_str()) => Some(expr.clone()),
+        Expr::Cast(cast) if matches!(cast.field.data_type(), DataType::Timestamp(..)) => time_column(&cast.expr),
+        _ => None,
+    }
+}
+
+/// A moment in whole milliseconds, rounded down: so a record's time, which is of whole ones, is at or before it whenever it
+/// is at or before the moment.
+fn millis(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Literal(ScalarValue::TimestampSecond(moment, _), _) => moment.as_ref()?.checked_mul(1000),
+        Expr::Literal(ScalarValue::TimestampMillisecond(moment, _), _) => *moment,
+        Expr::Literal(ScalarValue::TimestampMicrosecond(moment, _), _) => moment.map(|moment| moment.div_euclid(1000)),
+        Expr::Literal(ScalarValue::TimestampNanosecond(moment, _), _) => {
+            moment.map(|moment| moment.div_euclid(1_000_000))
+        }
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use datafusion::prelude::{col, lit};
+    use datafusion::{arrow::datatypes::TimeUnit, logical_expr::cast, prelude::col};
 
     use super::*;
 
@@ -98,6 +125,15 @@ mod tests {
         ] {
             assert_eq!(on_rows(&condition), Some(expected));
         }
+    }
+
+    #[test]
+    fn moments_of_another_unit_are_as_good() {
+        let nanos = lit(ScalarValue::TimestampNanosecond(Some(100_000_999_999), Some("UTC".into())));
+        let end = cast(col("end"), DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())));
+        assert_eq!(on_rows(&end.clone().gt(nanos.clone())), Some(col("end").gt_eq(time(36_000))));
+        assert_eq!(on_parts(&nanos.gt_eq(end)), col("end").lt_eq(time(100_000)));
+        assert_eq!(on_parts(&col("bytes").gt(lit(1))), col("bytes").gt(lit(1)));
     }
 
     #[test]

@@ -34,7 +34,10 @@ use datafusion::{
 };
 use lucarne_model::AccountId;
 
-use super::{pushdown::on_rows, unfold::Unfold};
+use super::{
+    pushdown::{on_parts, on_rows},
+    unfold::Unfold,
+};
 use crate::{
     Kept,
     catalog::Everything,
@@ -149,7 +152,7 @@ impl TableProvider for FlowsTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = DFSchema::try_from(self.schema())?;
-        let predicate = conjunction(filters.to_vec());
+        let predicate = conjunction(filters.iter().map(on_parts));
         let predicate = predicate.map(|all| state.create_physical_expr(all, &schema)).transpose()?;
         let chunks = self.everything.unsealed.clone();
         let log = Log { account: self.account, columns: self.columns, schema: self.schema(), chunks };

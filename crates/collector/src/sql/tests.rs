@@ -221,13 +221,13 @@ async fn a_question_that_would_eat_the_machine_is_stopped_with_a_word() {
         (
             &hasty,
             "SELECT sum(length(a.source || b.source || a.instance || b.instance || a.subnet || b.subnet || a.vpc || \
-             b.vpc || a.rule || b.rule)) FROM flows a, flows b",
+             b.vpc || a.rule || b.rule)) FROM flows a, flows b, flows c",
             "SqlTooSlow",
             "ask for less time",
         ),
         (
             &hasty,
-            "SELECT a.serial, b.serial FROM flows a, flows b ORDER BY a.bytes + b.bytes, 1, 2",
+            "SELECT a.serial, b.serial FROM flows a, flows b, flows c ORDER BY a.bytes + b.bytes + c.bytes, 1, 2",
             "SqlToo",
             "ask for",
         ),

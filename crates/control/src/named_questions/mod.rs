@@ -259,6 +259,12 @@ impl Question {
     }
 }
 
+/// The SQL in which the collector is asked a question by its name, for measurements; none if there is no such question or it
+/// takes other parameters.
+pub fn named_question_sql(name: &str, since: Moment, until: Moment, instance: Option<InstanceId>) -> Option<String> {
+    Question::of_name(name)?.sql(&Asked { since, until, instance, vpc: None, by: None }).ok()
+}
+
 /// The condition on records: what parts are found by, and an instance's rows in them.
 fn which(asked: &Asked) -> String {
     let mut all = vec![format!("\"end\" >= {} AND start < {}", time(asked.since), time(asked.until))];
@@ -267,9 +273,10 @@ fn which(asked: &Asked) -> String {
     all.join(" AND ")
 }
 
+/// In the unit of the columns. A record's time is of whole milliseconds, so rounding up changes no comparison here.
 fn time(moment: Moment) -> String {
-    let micros = i64::try_from(moment.as_micros()).unwrap_or(i64::MAX);
-    format!("arrow_cast({micros}, 'Timestamp(Microsecond, Some(\"UTC\"))')")
+    let millis = i64::try_from(moment.as_micros().div_ceil(1000)).unwrap_or(i64::MAX);
+    format!("arrow_cast({millis}, 'Timestamp(Millisecond, Some(\"UTC\"))')")
 }
 
 #[cfg(test)]
@@ -291,7 +298,7 @@ mod tests {
             let instance = question.takes.contains(&OneInstance).then(|| InstanceId::from_bits(7));
             let sql = question.sql(&Asked { instance, ..asked() }).unwrap();
             assert!(!sql.contains(['{', '}']), "{sql}");
-            assert!(sql.contains("\"end\" >= arrow_cast(10000000,") && sql.contains("start < arrow_cast(20000000,"));
+            assert!(sql.contains("\"end\" >= arrow_cast(10000,") && sql.contains("start < arrow_cast(20000,"));
             assert_eq!(sql.contains("instance = 'i-00000000000000007'"), instance.is_some());
         }
     }
