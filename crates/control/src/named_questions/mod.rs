@@ -95,9 +95,14 @@ pub(crate) const QUESTIONS: &[Question] = &[
         meaning: "All systems with which the account's instances talked",
         takes: &[Vpc],
         computation: SqlWithInstances(
+            // By instance first: a set of instances for each of many peers would take far more memory.
             "SELECT vpc, peer, instances, packets_sent, bytes_sent, packets_received, bytes_received, {verdicts}, \
-             first_seen, last_seen FROM (SELECT vpc, {peer} AS peer, count(DISTINCT instance) AS instances, \
-             {both_ways}, {seen} FROM flows WHERE {which} GROUP BY vpc, {peer}) \
+             first_seen, last_seen FROM (SELECT vpc, peer, count(*) AS instances, sum(packets_sent) AS packets_sent, \
+             sum(bytes_sent) AS bytes_sent, sum(packets_received) AS packets_received, \
+             sum(bytes_received) AS bytes_received, sum(accepted) AS accepted, sum(rejected) AS rejected, \
+             min(first_seen) AS first_seen, max(last_seen) AS last_seen \
+             FROM (SELECT vpc, {peer} AS peer, instance, {both_ways}, {seen} \
+             FROM flows WHERE {which} GROUP BY vpc, {peer}, instance) GROUP BY vpc, peer) \
              ORDER BY bytes_sent + bytes_received DESC, peer, vpc",
             "peer",
             "peer_instance",
