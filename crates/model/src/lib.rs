@@ -18,6 +18,7 @@ pub mod history;
 pub mod id;
 pub mod identity;
 pub mod instance;
+pub mod memory;
 pub mod mitigation;
 pub mod network;
 pub mod network_acl;
@@ -34,6 +35,7 @@ pub use flow::{FlowEvent, FlowFilter, FlowPage, FlowQuery, FlowRecord, FlowWatch
 pub use flow_loss::{FlowLoss, FlowLossQuery, LossCause};
 pub use history::{ConnState, History};
 pub use id::*;
+pub use memory::Pages;
 pub use tag::Tags;
 pub use time::Moment;
 pub use units::{Bytes, Vcpus};

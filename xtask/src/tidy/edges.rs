@@ -6,24 +6,26 @@
 use super::{Finding, source::Tree};
 
 /// Each crate and those that it may use. Only for its tests a crate may use more, see [`TEST_EDGES`].
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("model", &[]),
     // rooms: they decide and never act
     ("flows", &["model"]),
+    ("memory", &["model"]),
     // hands: they act
     ("switch", &["model", "flows"]),
     ("vmm", &["model"]),
+    ("pager", &["model", "memory"]),
     ("collector", &["model", "flows"]),
     // the face
     ("api", &["model"]),
     // where rooms meet
-    ("control", &["model", "flows", "api", "vmm", "collector"]),
-    ("host", &["model", "flows", "api", "switch", "vmm"]),
+    ("control", &["model", "flows", "memory", "api", "vmm", "collector"]),
+    ("host", &["model", "flows", "memory", "api", "switch", "vmm", "pager"]),
     // the binary
-    ("lucarne", &["model", "flows", "api", "collector", "control", "host"]),
+    ("lucarne", &["model", "flows", "api", "collector", "pager", "control", "host"]),
     // beside the house
     ("tests", &["model", "api"]),
-    ("bench", &["model", "flows", "switch", "vmm", "api", "collector", "control", "host"]),
+    ("bench", &["model", "flows", "memory", "switch", "vmm", "pager", "api", "collector", "control", "host"]),
     ("xtask", &[]),
 ];
 
