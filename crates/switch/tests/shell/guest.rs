@@ -1,6 +1,8 @@
 //! A guest without a VM: a unix datagram socket where QEMU's would be, and `smoltcp` as the guest's stack.
 
 use std::{
+    collections::VecDeque,
+    io::ErrorKind,
     net::Ipv4Addr,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
@@ -137,6 +139,9 @@ struct Wire {
     socket: UnixDatagram,
     own: PathBuf,
     switch: PathBuf,
+    /// Frames that wait until the switch has taken some: its socket holds as few as ten (`net.unix.max_dgram_qlen`), and
+    /// QEMU loses none of those behind.
+    waiting: VecDeque<Vec<u8>>,
 }
 
 impl Wire {
@@ -144,25 +149,38 @@ impl Wire {
         let _ = std::fs::remove_file(own);
         let socket = UnixDatagram::bind(own).unwrap();
         socket.set_nonblocking(true).unwrap();
-        Self { socket, own: own.to_owned(), switch: switch.to_owned() }
+        Self { socket, own: own.to_owned(), switch: switch.to_owned(), waiting: VecDeque::new() }
+    }
+
+    /// Sends what waits, as far as there is room. A switch that is not there loses frames, as an unplugged cable does.
+    fn flush(&mut self) {
+        while let Some(frame) = self.waiting.front() {
+            let sent = self.socket.send_to(frame, &self.switch);
+            if sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+                return;
+            }
+            self.waiting.pop_front();
+        }
     }
 }
 
 struct Received(Vec<u8>);
-struct Sending<'a>(&'a Wire);
+struct Sending<'a>(&'a mut Wire);
 
 impl Device for Wire {
     type RxToken<'a> = Received;
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, _: Instant) -> Option<(Received, Sending<'_>)> {
+        self.flush();
         let mut frame = vec![0; 2048];
         let length = self.socket.recv(&mut frame).ok()?;
         frame.truncate(length);
         Some((Received(frame), Sending(self)))
     }
     fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        Some(Sending(self))
+        self.flush();
+        self.waiting.is_empty().then_some(Sending(self))
     }
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
@@ -180,8 +198,8 @@ impl TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
         let mut frame = vec![0; length];
         let result = write(&mut frame);
-        // A switch that is not there loses frames, as an unplugged cable does.
-        let _ = self.0.socket.send_to(&frame, &self.0.switch);
+        self.0.waiting.push_back(frame);
+        self.0.flush();
         result
     }
 }
