@@ -18,6 +18,7 @@ mod fleet;
 mod host_ca;
 mod http;
 mod idempotency;
+mod memory_history;
 mod named_questions;
 mod placement;
 mod quota;
@@ -54,6 +55,7 @@ use collector_client::CollectorClient;
 use desired::Networks;
 use fleet::Fleet;
 use host_ca::HostCa;
+use memory_history::MemoryHistories;
 use services::streams::Streams;
 use store::Store;
 use workflow::engine::Workflows;
@@ -95,6 +97,8 @@ pub(crate) struct Controller {
     pub(crate) failed_sign_ins: Throttle<(Option<std::net::IpAddr>, String)>,
     pub(crate) collector: CollectorClient,
     pub(crate) fleet: Arc<Fleet>,
+    /// Where instances' pages were.
+    pub(crate) memory_histories: MemoryHistories,
     pub(crate) host_ca: HostCa,
     pub(crate) workflows: Workflows,
     pub(crate) streams: Streams,
@@ -115,6 +119,7 @@ impl Controller {
             collector: CollectorClient::new(settings.collector.clone()),
             workflows: Workflows::new(store.clone(), fleet.clone()),
             streams: Streams::default(),
+            memory_histories: MemoryHistories::default(),
             networks: Arc::new(Networks::new(store.changes().clone())),
             host_ca: HostCa::open(&settings.state_dir)?,
             fleet,

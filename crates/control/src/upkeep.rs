@@ -34,7 +34,10 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
                 Ok(()) => services::mitigations::end_expired(&controller).await,
                 failed => failed,
             },
-            _ = forget.tick() => controller.store.write(forget_ended).await,
+            _ = forget.tick() => {
+                controller.memory_histories.forget(crate::clock::now());
+                controller.store.write(forget_ended).await
+            }
         };
         if let Err(problem) = round {
             tracing::warn!(%problem, "a round of upkeep failed");

@@ -19,11 +19,16 @@ pub(crate) fn capacity(settings: &Settings) -> Result<Capacity, Error> {
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         Ok(Capacity {
             vcpus: Vcpus(settings.vcpus.unwrap_or(processors.saturating_mul(OVERCOMMIT))),
-            memory: settings.memory.map_or_else(machine_memory, Ok)?,
+            memory: memory(settings)? - settings.memory_pool,
             disk: settings.disk.map_or_else(|| disk_size(&settings.state_dir), Ok)?,
         })
     };
     found().map_err(|cause| Error::Capacity { cause })
+}
+
+/// Memory for guests and their keeping.
+pub(crate) fn memory(settings: &Settings) -> io::Result<Bytes> {
+    settings.memory.map_or_else(machine_memory, Ok)
 }
 
 fn machine_memory() -> io::Result<Bytes> {

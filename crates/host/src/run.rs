@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use lucarne_api::bodies::host::HostSettings;
-use lucarne_model::{FlowRecord, HostId, actual::HostDescription, flow::Location};
+use lucarne_model::{FlowRecord, HostId, actual::HostDescription, flow::Location, memory_report::Ability};
 use lucarne_switch::{SwitchHandle, ports::unix::Owner, shell, tunnel::public_key};
 use lucarne_vmm::{
     driver::Driver,
@@ -53,6 +53,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let mut identity = Identity::read_or_make(&layout)?;
     let key = ExportKey::read_or_make(&layout.export_key())?;
     let driver = driver(settings.driver, &layout)?;
+    let paging = Ability::Available;
     let host = HostDescription {
         name: settings.name.clone(),
         address: settings.address,
@@ -61,6 +62,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         public_key: public_key(&identity.private_key()),
         export_key: key.public().to_owned(),
         capacity: capacity(&settings)?,
+        // Where no page can leave, what is promised must be there.
+        oversubscription: if paging.is_available() { settings.oversubscription } else { Default::default() },
         hypervisor: driver.version().await.map_err(|cause| Error::Driver { cause })?,
     };
     identity.save(&layout)?;

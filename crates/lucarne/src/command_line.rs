@@ -18,6 +18,7 @@ use crate::{
         image::ImageCommand,
         instance::InstanceCommand,
         login::LoginArgs,
+        memory::MemoryCommand,
         mitigation::MitigationCommand,
         network::{SubnetCommand, VpcCommand},
         network_acl::NetworkAclCommand,
@@ -121,6 +122,9 @@ pub(crate) enum Command {
     /// Instances: the VMs
     #[command(subcommand)]
     Instance(InstanceCommand),
+    /// Guests' memory: how it is kept, and where
+    #[command(subcommand)]
+    Memory(MemoryCommand),
     /// Tags of any resource
     #[command(subcommand)]
     Tag(TagCommand),
@@ -223,6 +227,7 @@ impl Command {
             Self::Volume(command) => command.run(context).await,
             Self::Snapshot(command) => command.run(context).await,
             Self::Instance(command) => command.run(context).await,
+            Self::Memory(command) => command.run(context).await,
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,
             Self::FlowLog(command) => command.run(context).await,

@@ -9,6 +9,7 @@ pub mod flow_question;
 pub mod host;
 pub mod identity;
 pub mod instance;
+pub mod memory;
 pub mod mitigation;
 pub mod network;
 pub mod receipt;

@@ -275,6 +275,7 @@ impl Bed {
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
             vcpus: Vcpus(1),
+            memory_settings: Default::default(),
             memory: lucarne_model::Bytes::mib(64),
             interface: InterfaceId::from_bits(n),
             vpc: VpcId::from_bits(1),

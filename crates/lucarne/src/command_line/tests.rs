@@ -55,6 +55,16 @@ const ACCEPTED: &[&str] = &[
     "instance terminate web db --wait",
     "instance console web",
     "instance log web",
+    "instance launch --image tiny --subnet front --memory-mode soaker --priority 7 --minimum-operating 64M \
+     --minimum-starting 96M",
+    "instance launch --image tiny --subnet front --pin --eviction decayed-lfu",
+    "memory show",
+    "memory show web --output json",
+    "memory history web --since 10m",
+    "memory set web --mode soaker --priority 7 --minimum-operating 64M --minimum-starting 96M",
+    "memory set web --mode generic --fill-above 200M --drain-below 150M --eviction random",
+    "memory set web --pin",
+    "memory set web --unpin --automatic-thresholds",
     "tag add i-1 Name=web Stage=test",
     "tag remove i-1 Stage",
     "flow list --since 10m --instance web --verdict reject --end-reason refused-by-vm --protocol tcp --port 80",
@@ -92,6 +102,9 @@ const ACCEPTED: &[&str] = &[
     "collector --state-dir d --seal-after 10s",
     "host --state-dir d --controller http://127.0.0.1:7070 --join-token-file f --address 127.0.1.1 --name host-1 \
      --driver simulated --stop-machines --die-with-parent",
+    "host --state-dir d --controller http://127.0.0.1:7070 --address 127.0.1.1 --name host-1 --memory 2G \
+     --memory-oversubscription 1.5 --memory-pool 256M",
+    "dev --memory 1G --memory-oversubscription 2",
     "completions bash",
     "man --out pages",
 ];
@@ -105,6 +118,11 @@ const REFUSED: &[&str] = &[
     "host --state-dir d",
     "instance launch --image tiny",
     "instance launch --image tiny --subnet s --memory much",
+    "memory set web --mode greedy",
+    "memory set web --pin --unpin",
+    "memory set web --fill-above 200M",
+    "memory set web --priority 256",
+    "memory history",
     "security-group authorize web --protocol tcp --port 80",
     "security-group authorize web --protocol tcp --cidr 0.0.0.0/0 --from-group db",
     "route-table add-route rtb-1 --destination 10.9.0.0/16",

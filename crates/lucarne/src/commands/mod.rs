@@ -22,6 +22,7 @@ pub(crate) mod identity;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod login;
+pub(crate) mod memory;
 pub(crate) mod mitigation;
 pub(crate) mod network;
 pub(crate) mod network_acl;
