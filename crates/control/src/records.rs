@@ -87,7 +87,6 @@ impl InstanceRecord {
         let memory = self.claimed.unwrap_or(self.instance.memory);
         Demand { vcpus: self.instance.vcpus, memory, disk: Bytes::ZERO }
     }
-    }
 }
 
 /// A volume and what it holds when it is made: the snapshot or image may be deleted before that.

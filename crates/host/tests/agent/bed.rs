@@ -219,6 +219,7 @@ impl Bed {
                 public_key: String::new(),
                 export_key: String::new(),
                 capacity: Capacity::default(),
+                oversubscription: Default::default(),
                 hypervisor: "simulated".into(),
             },
         };
