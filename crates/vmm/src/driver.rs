@@ -138,6 +138,17 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Starts the VM and returns when its processors run. Already running with this generation: does nothing.
     async fn start(&self, spec: &MachineSpec) -> Result<(), Error>;
 
+    /// Lets the VM's processors stand still until [`Driver::resume`].
+    async fn pause(&self, instance: InstanceId) -> Result<(), Error>;
+    async fn resume(&self, instance: InstanceId) -> Result<(), Error>;
+    /// Whether the VM stands still by [`Driver::pause`], or was woken and never let go.
+    async fn is_paused(&self, instance: InstanceId) -> Result<bool, Error>;
+    /// Writes the state of a paused VM's devices to a file, which then is there whole, and returns with what it can be woken.
+    /// Its memory is not in the file. The VM stays as it is: it may be resumed, or killed and woken later.
+    async fn save_devices(&self, instance: InstanceId, to: &std::path::Path) -> Result<MachineSpec, Error>;
+    /// Starts a VM that goes on where its devices were saved; its memory must be what it was then.
+    async fn wake(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
+
     /// Ends the VM and returns when nothing of it runs. Not running: does nothing.
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error>;
 
