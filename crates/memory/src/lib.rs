@@ -5,6 +5,7 @@
 
 pub mod bucket;
 pub mod dice;
+pub mod governor;
 pub mod oversubscription;
 pub mod policy;
 pub mod refaults;
