@@ -143,16 +143,16 @@ impl Governor {
     fn shape(&self, vm: &VmView, pressure: u32) -> Shape {
         let memory = vm.keeping.memory;
         let moving = || {
-            // Without pressure both lie above all that the VM can hold: the bucket drains.
-            let above = if pressure == 0 { memory + Pages(1) } else { self.threshold(vm, pressure) };
-            Thresholds {
-                fill_above: above,
-                drain_below: if pressure == 0 { above } else { above - Pages(above.0 / 8) },
-            }
+            // All three are where the host wants them: what lay below would be unused, lent to others and taken back again.
+            // Without pressure they lie above all that the VM can hold: the bucket drains.
+            let all = if pressure == 0 { memory + Pages(1) } else { self.threshold(vm, pressure) };
+            (all, all, all)
         };
-        let Thresholds { fill_above, drain_below } = vm.keeping.thresholds.unwrap_or_else(moving);
+        let fixed =
+            |Thresholds { fill_above, drain_below }| (fill_above, drain_below, drain_below - Pages(drain_below.0 / 8));
+        let (fill_above, drain_below, floor) = vm.keeping.thresholds.map_or_else(moving, fixed);
         let depth = (memory.0 / 8).saturating_mul(DEPTH_MILLIS);
-        Shape { fill_above, drain_below, depth, rate: self.rules.leak_rate, memory }
+        Shape { fill_above, drain_below, floor, depth, rate: self.rules.leak_rate, memory }
     }
 
     fn tip_those_above(&mut self, view: &HostView, goals: &[Pages], caps: &[Pages], pressure: u32) {
