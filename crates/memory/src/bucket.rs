@@ -17,6 +17,9 @@ pub struct Shape {
     pub fill_above: Pages,
     /// Holding less drains it by what is missing times the time. At most `fill_above`.
     pub drain_below: Pages,
+    /// The allowance never falls below this; at most `drain_below`. Is it less, a VM that always wants more ends up between
+    /// this and `fill_above`; is it the same, such a VM ends up here.
+    pub floor: Pages,
     /// Page-milliseconds that it holds.
     pub depth: u64,
     /// Pages in a second by which the allowance falls or rises.
@@ -109,14 +112,9 @@ impl Bucket {
             Flow::Still => self.allowance.min(shape.memory),
             Flow::Back => (self.allowance + step).min(shape.memory),
             // From what it holds: an allowance that was not used is not given back, it is gone.
-            Flow::Out => (self.allowance.min(used) - step).max(lowest(shape)).min(self.allowance),
+            Flow::Out => (self.allowance.min(used) - step).max(shape.floor).min(self.allowance),
         };
     }
-}
-
-/// An eighth below the lower threshold: where the allowance ends, the bucket drains.
-const fn lowest(shape: &Shape) -> Pages {
-    Pages(shape.drain_below.0 - shape.drain_below.0.div_ceil(8))
 }
 
 #[cfg(test)]

@@ -5,9 +5,13 @@
 
 pub mod bucket;
 pub mod dice;
+pub mod governor;
+pub mod ledger;
 pub mod oversubscription;
 pub mod policy;
+pub mod price;
 pub mod refaults;
 pub mod residency;
 pub mod run;
 pub mod settings;
+pub mod usage;

@@ -51,8 +51,8 @@ impl Drops {
         if self.allowance > shape.memory.0 {
             self.allowance = shape.memory.0;
         }
-        if self.leaking && used < self.allowance && self.allowance > floor(shape) {
-            self.allowance = if used > floor(shape) { used } else { floor(shape) };
+        if self.leaking && used < self.allowance && self.allowance > shape.floor.0 {
+            self.allowance = if used > shape.floor.0 { used } else { shape.floor.0 };
         }
         if !self.leaking && self.drops > 0 {
             self.thousandths = 0;
@@ -62,7 +62,7 @@ impl Drops {
             self.thousandths += 1;
             if self.thousandths == 1000 {
                 self.thousandths = 0;
-                if self.leaking && self.allowance > floor(shape) {
+                if self.leaking && self.allowance > shape.floor.0 {
                     self.allowance -= 1;
                 } else if !self.leaking && self.allowance < shape.memory.0 {
                     self.allowance += 1;
@@ -72,21 +72,15 @@ impl Drops {
     }
 }
 
-fn floor(shape: &Shape) -> u64 {
-    let mut eighths = 0;
-    while eighths * 8 < shape.drain_below.0 {
-        eighths += 1;
-    }
-    shape.drain_below.0 - eighths
-}
-
 fn draw_shape(dice: &mut Dice) -> Shape {
     let memory = 1 + dice.below(40);
     let fill_above = dice.below(memory + 2);
+    let drain_below = dice.below(fill_above + 1);
     let depth = [1, 7, 60, 400][dice.below(4) as usize];
     Shape {
         fill_above: Pages(fill_above),
-        drain_below: Pages(dice.below(fill_above + 1)),
+        drain_below: Pages(drain_below),
+        floor: Pages(dice.below(drain_below + 1)),
         depth,
         rate: Pages(dice.below(300)),
         memory: Pages(memory),
@@ -130,8 +124,14 @@ fn the_bucket_is_bit_equal_to_counting_drops_over_a_million_steps() {
     assert!(out.min(back).min(still) > 50_000, "each way was gone often: {out} {back} {still}");
 }
 
-const SHAPE: Shape =
-    Shape { fill_above: Pages(1000), drain_below: Pages(800), depth: 2_000_000, rate: Pages(100), memory: Pages(2000) };
+const SHAPE: Shape = Shape {
+    fill_above: Pages(1000),
+    drain_below: Pages(800),
+    floor: Pages(700),
+    depth: 2_000_000,
+    rate: Pages(100),
+    memory: Pages(2000),
+};
 
 /// Lives of a VM that takes what it may have, up to `wish`, in seconds.
 fn live(bucket: &mut Bucket, from: u64, seconds: u64, wish: u64) -> Vec<u64> {
@@ -159,8 +159,8 @@ fn who_holds_more_for_long_gives_back_at_the_rate_and_no_faster() {
     assert!(held.last().is_some_and(|last| *last <= 1000), "{held:?}");
 }
 
-/// One that always wants more ends up around its share: never below an eighth under the lower threshold, and on average
-/// not above the upper one.
+/// One that always wants more ends up around its share: never below the floor, and on average not above the upper
+/// threshold.
 #[test]
 fn who_always_wants_more_has_its_share_on_average() {
     let mut bucket = Bucket::new(SHAPE.memory, Moment::EPOCH);
