@@ -26,7 +26,7 @@ use crate::{
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, memory::*, mitigation::*, network::*, receipt::*, storage::*,
+        instance::*, memory::*, mitigation::*, network::*, receipt::*, storage::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -210,6 +210,8 @@ routes! {
         get_memory_history((InstanceId,), HistoryQuery, Nothing) -> Json<MemoryHistory>;
     /// Shows the memory of all instances, and to operators that of all hosts.
     Read GET "/v1/memory" list_memory((), NoQuery, Nothing) -> Json<MemoryOverview>;
+    /// Shows what memory an account held, what that costs, and what it would have cost in another mode.
+    Read GET "/v1/usage" get_usage((), UsageQuery, Nothing) -> Json<ShownUsage>;
     /// Changes the tags of any resource.
     Operate PUT "/v1/tags/{resource}" change_tags((String,), NoQuery, Json<ChangeTags>) -> Json<Tags>;
 

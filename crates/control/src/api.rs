@@ -8,7 +8,7 @@ use lucarne_api::{
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, memory::*, mitigation::*, network::*, receipt::*, storage::*,
+        instance::*, memory::*, mitigation::*, network::*, receipt::*, storage::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
@@ -395,6 +395,9 @@ impl Api for Controller {
     }
     async fn list_memory(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<MemoryOverview>, Problem> {
         services::memory::list_memory(self, call).await
+    }
+    async fn get_usage(&self, call: Call<Caller, (), UsageQuery, Nothing>) -> Result<Json<ShownUsage>, Problem> {
+        services::usage::get_usage(self, call).await
     }
     async fn get_log(&self, call: Call<Caller, (InstanceId,), NoQuery, Nothing>) -> Result<Download, Problem> {
         services::streams::get_log(self, call).await

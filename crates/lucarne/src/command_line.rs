@@ -27,6 +27,7 @@ use crate::{
         security_group::SecurityGroupCommand,
         storage::{SnapshotCommand, VolumeCommand},
         tag::TagCommand,
+        usage::UsageCommand,
     },
     configuration::{ConfigFile, Configuration},
     demo::DemoArgs,
@@ -125,6 +126,9 @@ pub(crate) enum Command {
     /// Guests' memory: how it is kept, and where
     #[command(subcommand)]
     Memory(MemoryCommand),
+    /// What memory was held, and what it costs
+    #[command(subcommand)]
+    Usage(UsageCommand),
     /// Tags of any resource
     #[command(subcommand)]
     Tag(TagCommand),
@@ -228,6 +232,7 @@ impl Command {
             Self::Snapshot(command) => command.run(context).await,
             Self::Instance(command) => command.run(context).await,
             Self::Memory(command) => command.run(context).await,
+            Self::Usage(command) => command.run(context).await,
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,
             Self::FlowLog(command) => command.run(context).await,

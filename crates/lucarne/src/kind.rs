@@ -522,6 +522,21 @@ pub(crate) const HOST_MEMORY_COLUMNS: &[Column] = &[
     ("PAGING", "paging.kind"),
 ];
 
+/// The lines of a bill; amounts are millionths.
+pub(crate) const USAGE_COLUMNS: &[Column] = &[
+    ("ITEM", "item"),
+    ("MODE", "mode"),
+    ("PLACE", "place"),
+    ("PAGE SECONDS", "page_seconds"),
+    ("COUNT", "count"),
+    ("MICROS", "micros"),
+];
+
+pub(crate) const OTHER_MODE_COLUMNS: &[Column] = &[("HAD ALL BEEN", "mode"), ("MICROS", "micros")];
+
+pub(crate) const INSTANCE_USAGE_COLUMNS: &[Column] =
+    &[("INSTANCE", "instance"), ("PAGE SECONDS", "page_seconds"), ("MICROS", "micros")];
+
 pub(crate) const FAULT_COLUMNS: &[Column] =
     &[("FAULTS FROM", "place"), ("COUNT", "count"), ("P50 US", "p50_micros"), ("P99 US", "p99_micros")];
 
@@ -614,6 +629,8 @@ mod tests {
             ("ShownHostMemory", HOST_MEMORY_COLUMNS),
             ("FaultsFrom", FAULT_COLUMNS),
             ("MemoryPoint", MEMORY_POINT_COLUMNS),
+            ("OtherMode", OTHER_MODE_COLUMNS),
+            ("InstanceUsage", INSTANCE_USAGE_COLUMNS),
         ];
         for (schema, (title, path)) in others.iter().flat_map(|(s, columns)| columns.iter().map(move |c| (s, c))) {
             let first = path.split('.').next().unwrap();

@@ -133,6 +133,15 @@ impl Ledger {
     }
 }
 
+/// The entries of a ledger's file, oldest first; of its good lines alone, as [`Ledger::replay`] has found them.
+pub fn entries(good: &[u8]) -> impl Iterator<Item = Entry> {
+    let json = |line: &'_ [u8]| {
+        let mut parts = line.splitn(3, |octet| *octet == b' ');
+        serde_json::from_slice(parts.nth(2)?).ok()
+    };
+    good.split(|octet| *octet == b'\n').filter_map(json)
+}
+
 fn chained(before: u32, rest: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&before.to_le_bytes());

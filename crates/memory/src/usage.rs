@@ -85,6 +85,17 @@ impl Usage {
         }
     }
 
+    /// Adds the sums of another.
+    pub fn merge(&mut self, other: &Self) {
+        for (mode, place, quantity) in other.iter() {
+            let sum = self.page_millis.entry((mode, place)).or_default();
+            *sum = sum.saturating_add(quantity);
+        }
+        self.conversions += other.conversions;
+        self.moves += other.moves;
+        self.pages_moved = self.pages_moved.saturating_add(other.pages_moved);
+    }
+
     /// Page-milliseconds in this mode and place.
     pub fn held(&self, mode: Mode, place: Place) -> u128 {
         self.page_millis.get(&(mode, place)).copied().unwrap_or_default()

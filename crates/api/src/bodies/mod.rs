@@ -14,6 +14,7 @@ pub mod mitigation;
 pub mod network;
 pub mod receipt;
 pub mod storage;
+pub mod usage;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

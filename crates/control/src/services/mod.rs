@@ -33,6 +33,7 @@ pub(crate) mod snapshots;
 pub(crate) mod streams;
 pub(crate) mod subnets;
 pub(crate) mod tags;
+pub(crate) mod usage;
 pub(crate) mod users;
 pub(crate) mod volumes;
 pub(crate) mod vpcs;

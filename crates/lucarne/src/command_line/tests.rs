@@ -65,6 +65,8 @@ const ACCEPTED: &[&str] = &[
     "memory set web --mode generic --fill-above 200M --drain-below 150M --eviction random",
     "memory set web --pin",
     "memory set web --unpin --automatic-thresholds",
+    "usage show",
+    "usage show --account acme --since 1d --output json",
     "tag add i-1 Name=web Stage=test",
     "tag remove i-1 Stage",
     "flow list --since 10m --instance web --verdict reject --end-reason refused-by-vm --protocol tcp --port 80",

@@ -32,6 +32,7 @@ pub(crate) mod route_table;
 pub(crate) mod security_group;
 pub(crate) mod storage;
 pub(crate) mod tag;
+pub(crate) mod usage;
 
 use clap::{Args, Subcommand};
 use lucarne_model::{ErrorCode, Tags};
