@@ -22,6 +22,7 @@ pub mod memory;
 pub mod mitigation;
 pub mod network;
 pub mod network_acl;
+pub mod paging;
 pub mod security_group;
 pub mod storage;
 pub mod tag;

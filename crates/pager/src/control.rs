@@ -23,14 +23,23 @@ pub const LONGEST_LINE: usize = 1 << 20;
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// First on every connection.
-    Hello { version: u32 },
+    Hello {
+        version: u32,
+    },
     /// Keep at most this much of the guest in the host's memory, from now on; answered at once. Pages leave at most at
     /// `pages_per_second` (none: as fast as they can). A target of at least the guest's memory stops eviction.
-    SetTarget { resident: Pages, pages_per_second: Option<u64> },
+    SetTarget {
+        resident: Pages,
+        pages_per_second: Option<u64>,
+    },
     /// Choose victims so from now on.
-    SetPolicy { policy: EvictionPolicy },
+    SetPolicy {
+        policy: EvictionPolicy,
+    },
     /// While pinned no page leaves, whatever the target is.
-    SetPinned { pinned: bool },
+    SetPinned {
+        pinned: bool,
+    },
     /// Send out all that is resident now, whatever the target is, and put the store and its index on the disk; answered
     /// when that is done. Of a guest that is stopped nothing is left: this is the memory's part of a hibernation.
     EvictAll,

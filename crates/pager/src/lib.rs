@@ -6,12 +6,12 @@
 //!
 //! **For the host agent**: [`client::Client`] talks to a running pager ([`control`] has the words). The way of one VM:
 //!
-//! 1. [`shim::install`] once a host; [`shim::Paging::prepare`] for each start of a VM. What it returns goes into the spec
-//!    of the VM (`lucarne_vmm::driver::MachineSpec`), and [`shim::available`] says first whether this host can.
+//! 1. [`shim::available`] says whether this host can; [`shim::install`], once a host, puts the library where VMs' processes
+//!    can read it. Its path, and one for the machine's socket, go into the spec of the VM (`lucarne_vmm::driver::Paging`).
 //! 2. Start `lucarne pager` with [`Options`] beside QEMU, before or after it, and again whenever it ends otherwise than by
 //!    [`client::Client::terminate`]. A guest that touches memory that is not there stands still until a pager serves.
 //! 3. `Client::connect`, then `set_target`, `set_policy`, `set_pinned` as often as wished, `statistics` each interval.
-//! 4. Once QEMU has ended: `terminate`, or `discard` on the folder when no pager lives.
+//! 4. Once QEMU has ended its pager ends too; then [`discard`] the folder, unless the VM was hibernated.
 //!
 //! To hibernate, stop the guest's processors, then `evict_all`: it answers when all is on the disk. The next start of the
 //! VM gets the same key and the same folder, and its pages come back on demand.
@@ -19,3 +19,27 @@
 pub mod client;
 pub mod control;
 pub mod latency;
+pub mod shim;
+
+mod disk;
+mod eviction;
+mod exit;
+mod guest;
+mod index;
+mod page;
+mod pager;
+mod places;
+mod pool;
+mod process;
+mod seal;
+mod server;
+mod shared;
+mod source;
+mod step;
+mod store;
+mod uffd;
+mod upkeep;
+
+pub use exit::Exit;
+pub use process::{Options, PagerError, discard, run, run_observed};
+pub use step::Step;
