@@ -3,31 +3,35 @@
 //! Owns the buckets: four for each doubling of nanoseconds, so that a quantile is right to a fifth.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// Buckets of a doubling.
 const STEPS: u64 = 4;
 
-/// Counts by bucket; a bucket's number is that of [`bucket`].
+/// Counts by bucket: pairs of a bucket's number, see [`bucket`], and its count, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latencies {
     pub count: u64,
-    pub buckets: BTreeMap<u16, u64>,
+    pub buckets: Vec<(u16, u64)>,
 }
 
 impl Latencies {
     pub fn add(&mut self, took: Duration) {
-        self.count += 1;
-        *self.buckets.entry(bucket(took)).or_default() += 1;
+        self.add_to(bucket(took), 1);
+    }
+
+    fn add_to(&mut self, bucket: u16, count: u64) {
+        self.count += count;
+        match self.buckets.binary_search_by_key(&bucket, |(number, _)| *number) {
+            Ok(at) => self.buckets[at].1 += count,
+            Err(at) => self.buckets.insert(at, (bucket, count)),
+        }
     }
 
     pub fn merge(&mut self, other: &Self) {
-        self.count += other.count;
-        for (bucket, count) in &other.buckets {
-            *self.buckets.entry(*bucket).or_default() += count;
-        }
+        other.buckets.iter().for_each(|(bucket, count)| self.add_to(*bucket, *count));
     }
 
     /// The time that `share` of all (0.5: the median) did not exceed, rounded up to its bucket's end.
