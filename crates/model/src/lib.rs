@@ -24,6 +24,7 @@ pub mod mitigation;
 pub mod network;
 pub mod network_acl;
 pub mod oversubscription;
+pub mod paging;
 pub mod security_group;
 pub mod storage;
 pub mod tag;
