@@ -166,6 +166,12 @@ impl Governor {
         Plan { orders, verdicts, pressure: generic.pressure }
     }
 
+    /// How full the bucket of a VM of this size is, in thousandths; none of one that is not known.
+    pub fn fullness(&self, instance: InstanceId, memory: Pages) -> Option<u32> {
+        let level = u128::from(self.vms.get(&instance)?.bucket.level()) * 1000;
+        u32::try_from(level / u128::from(share::depth(memory).max(1))).ok()
+    }
+
     /// Meets new VMs and forgets those that are gone. One that is met counts with what it holds.
     fn know(&mut self, now: Moment, view: &HostView) {
         self.vms.retain(|instance, _| view.vms.iter().any(|vm| vm.instance == *instance));

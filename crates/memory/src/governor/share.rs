@@ -151,7 +151,7 @@ impl Governor {
         let fixed =
             |Thresholds { fill_above, drain_below }| (fill_above, drain_below, drain_below - Pages(drain_below.0 / 8));
         let (fill_above, drain_below, floor) = vm.keeping.thresholds.map_or_else(moving, fixed);
-        let depth = (memory.0 / 8).saturating_mul(DEPTH_MILLIS);
+        let depth = depth(memory);
         Shape { fill_above, drain_below, floor, depth, rate: self.rules.leak_rate, memory }
     }
 
@@ -163,6 +163,11 @@ impl Governor {
             }
         }
     }
+}
+
+/// Page-milliseconds that the bucket of a VM of this size holds.
+pub(super) const fn depth(memory: Pages) -> u64 {
+    (memory.0 / 8).saturating_mul(DEPTH_MILLIS)
 }
 
 /// The allowances of those whose thresholds are fixed: what these leave is unused, for it was agreed so. What others were

@@ -1,0 +1,43 @@
+//! Guests' memory on this host: paged, governed, and told of.
+//!
+//! Owns which pager serves which VM, and the sleep of VMs. In reading order: [`guests`] starts, stops and adopts VMs with
+//! their pagers; [`supervisor`] keeps a pager alive; [`sleep`] hibernates and wakes; [`governing`] is the loop that measures
+//! ([`measure`]), asks the room `memory`, and does what it says; [`view`] is how measurements are read.
+
+mod cpu;
+mod governing;
+mod guests;
+mod measure;
+mod sleep;
+mod supervisor;
+mod view;
+
+use lucarne_model::{AccountId, Bytes, InstanceId, Vcpus, memory::MemorySettings, memory_report::Ability};
+
+pub(crate) use governing::govern;
+pub use guests::Memory;
+
+/// What the operator gave of this machine to guests' pages.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// All of it.
+    pub memory: Bytes,
+    /// Of that, what is kept free.
+    pub unallocated: Bytes,
+    /// Of that, what compressed pages may take at most.
+    pub compressed: Bytes,
+    /// Thousandths by which promises exceed it.
+    pub factor: u32,
+    /// Whether pages can leave.
+    pub paging: Ability,
+}
+
+/// A VM that is to be governed: what runs here, and how its owner wants its memory kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Governed {
+    pub(crate) instance: InstanceId,
+    pub(crate) account: AccountId,
+    pub(crate) vcpus: Vcpus,
+    pub(crate) memory: Bytes,
+    pub(crate) settings: MemorySettings,
+}
