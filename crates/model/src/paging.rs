@@ -15,6 +15,17 @@ pub const DEVICE: &str = "/dev/userfaultfd";
 pub const KEY: usize = 32;
 const VERSION: u32 = 1;
 
+/// The key of one VM's pages. It is in memory only, here and in the VM's process: to forget it is to erase the pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PageKey(pub [u8; KEY]);
+
+impl fmt::Debug for PageKey {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PageKey")
+    }
+}
+
 /// What the variable says; shown, it is its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PagingVariable<'a> {
@@ -36,5 +47,22 @@ impl fmt::Display for PagingVariable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { device, key, memory, peer, tripwire, socket } = self;
         write!(f, "{VERSION} {device} {key} {} {peer} {} {}", memory.0, u8::from(*tripwire), socket.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_is_as_the_library_reads_it() {
+        let socket = Path::new("/state/a machine/paging.sock");
+        let variable = PagingVariable { device: 7, key: 8, memory: Bytes::mib(1), peer: 0, tripwire: true, socket };
+        assert_eq!(variable.to_string(), "1 7 8 1048576 0 1 /state/a machine/paging.sock");
+    }
+
+    #[test]
+    fn a_key_is_not_shown() {
+        assert_eq!(format!("{:?}", PageKey([7; KEY])), "PageKey");
     }
 }

@@ -9,21 +9,25 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::OwnedFd,
-        unix::{fs::PermissionsExt, net::UnixStream},
+        unix::{
+            fs::{FileExt, PermissionsExt},
+            net::UnixStream,
+        },
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use lucarne_memory::run::Run;
-use lucarne_model::memory::Pages;
+use lucarne_model::{
+    memory::Pages,
+    paging::{DEVICE, KEY, PageKey},
+};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde::Deserialize;
 
 /// The library, compiled by the build script.
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim.so"));
-/// The kernel's door to faults of kernel code too; needs no privilege but to be opened.
-pub const DEVICE: &str = "/dev/userfaultfd";
 const VERSION: u32 = 1;
 
 const LOOK: u64 = 1;
@@ -60,6 +64,14 @@ pub fn install(directory: &Path) -> io::Result<PathBuf> {
     fs::rename(&part, &path)?;
     fs::File::open(directory)?.sync_all()?;
     Ok(path)
+}
+
+/// The key of the pages of the machine whose shim listens at `machine`. Who lets a machine sleep keeps it for the waking.
+pub fn key_of(machine: &Path) -> Result<PageKey, ShimError> {
+    let (_, lent) = Shim::connect(machine, PATIENCE)?;
+    let mut key = [0; KEY];
+    fs::File::from(lent.key).read_exact_at(&mut key, 0).map_err(ShimError::NoAnswer)?;
+    Ok(PageKey(key))
 }
 
 /// A memory's place in the machine's process, in the words of Firecracker's hand-over.

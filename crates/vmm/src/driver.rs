@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use lucarne_model::{Bytes, InstanceId, MacAddress, Vcpus, VolumeId, storage::DiskFormat};
+use lucarne_model::{Bytes, InstanceId, MacAddress, Vcpus, VolumeId, paging::PageKey, storage::DiskFormat};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -31,6 +31,22 @@ pub struct MachineSpec {
     pub nic: Nic,
     /// Volumes attached at the start.
     pub disks: Vec<Disk>,
+    /// How its memory is lent to a pager; none: all of it stays in the host's.
+    #[serde(default)]
+    pub paging: Option<Paging>,
+}
+
+/// How a VM's process lends its guest's memory to a pager. A guest that touches memory for the first time stands still until
+/// a pager serves, the first time while its process is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paging {
+    /// The library that does it, preloaded into the process; the VMs' user must be able to read it.
+    pub library: PathBuf,
+    /// Where it listens: in a directory of its own, which is given to the VMs' user.
+    pub socket: PathBuf,
+    /// The key of the pages, for a VM that wakes; none: a new one. It is not kept with the rest of this.
+    #[serde(skip)]
+    pub key: Option<PageKey>,
 }
 
 /// What the VM boots from, as files on this host. All paths here are absolute.

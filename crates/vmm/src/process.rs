@@ -6,7 +6,7 @@
 //! A VM outlives the agent: its process gets no parent-death signal and a process group of its own, so that a Ctrl-C or
 //! a hang-up of the agent's terminal does not reach it.
 
-mod descriptor;
+pub(crate) mod descriptor;
 
 use std::{
     fs,

@@ -29,6 +29,7 @@ use crate::{
     error::Error,
     files,
     limits::{self, CORE, LOCKED_MEMORY, Limits, OPEN_FILES},
+    paging,
     process::Process,
     qmp::{Qmp, QmpError},
     record::{Directory, Record},
@@ -81,6 +82,9 @@ impl Vm {
         let ring = Ring::open(&said, SAID).map_err(|error| Error::file("make", said, error))?;
         let mut command = limits::command(&shared.settings.qemu, "qemu-system-x86", LIMITS)?;
         command.args(arguments);
+        if let Some(paging) = &spec.paging {
+            paging::lend(&mut command, spec, paging)?;
+        }
         let stdin = devices.map_or_else(Stdio::null, Stdio::from);
         let (process, said) = Process::spawn(command, user, stdin).map_err(|source| Error::Process {
             doing: "start",
@@ -198,6 +202,9 @@ fn prepare(spec: &MachineSpec, directory: &Directory, user: Option<User>) -> Res
     files::directory(&directory.run(), 0o700)?;
     files::own(&directory.run(), user)?;
     files::remove(&directory.said())?;
+    if let Some(paging) = &spec.paging {
+        paging::prepare(paging, user)?;
+    }
     for disk in &spec.disks {
         files::own(&disk.path, user)?;
     }
