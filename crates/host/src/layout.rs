@@ -61,6 +61,10 @@ impl Layout {
     pub fn pages(&self, instance: InstanceId) -> PathBuf {
         self.memory().join(instance.to_string())
     }
+    /// Where a VM's process lends its memory, in a directory that is given to its user.
+    pub fn lent_memory(&self, instance: InstanceId) -> PathBuf {
+        self.memory().join(format!("{instance}.vm")).join("s")
+    }
     /// Where a pager listens for the agent.
     pub fn pager_socket(&self, instance: InstanceId) -> PathBuf {
         self.memory().join(format!("{instance}.sock"))

@@ -32,6 +32,8 @@ pub struct Settings {
     pub memory_pool: Bytes,
     /// How much more than the rest may be promised, where pages can leave.
     pub oversubscription: OversubscriptionFactor,
+    /// The program that is a pager when it is told so: `lucarne` itself. None: nothing is paged.
+    pub pager: Option<PathBuf>,
     /// Disk space that may be promised; that of the state folder's file system if not given.
     pub disk: Option<Bytes>,
     /// How much flow records may take on disk while the collector is away. What does not fit is lost, and told.
@@ -55,6 +57,7 @@ impl Settings {
             vcpus: None,
             memory: None,
             memory_pool: Bytes::ZERO,
+            pager: None,
             oversubscription: OversubscriptionFactor::NONE,
             disk: None,
             spool: Bytes::mib(256),

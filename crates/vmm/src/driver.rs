@@ -159,6 +159,8 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     async fn resume(&self, instance: InstanceId) -> Result<(), Error>;
     /// Whether the VM stands still by [`Driver::pause`], or was woken and never let go.
     async fn is_paused(&self, instance: InstanceId) -> Result<bool, Error>;
+    /// The VM's process, if it has one.
+    async fn process_id(&self, instance: InstanceId) -> Option<u32>;
     /// Writes the state of a paused VM's devices to a file, which then is there whole, and returns with what it can be woken.
     /// Its memory is not in the file. The VM stays as it is: it may be resumed, or killed and woken later.
     async fn save_devices(&self, instance: InstanceId, to: &std::path::Path) -> Result<MachineSpec, Error>;

@@ -66,6 +66,10 @@ impl Process {
         Ok(Self { descriptor: Arc::new(descriptor::watch(descriptor)?), pid })
     }
 
+    pub(crate) const fn id(&self) -> u32 {
+        self.pid
+    }
+
     /// The arguments that it was started with, program first; none when it has ended.
     pub(crate) fn arguments(&self) -> Vec<String> {
         arguments_of(self.pid)

@@ -234,6 +234,10 @@ impl Driver for Qemu {
         self.running(instance)?.is_paused().await
     }
 
+    async fn process_id(&self, instance: InstanceId) -> Option<u32> {
+        Some(self.running(instance).ok()?.process_id())
+    }
+
     async fn save_devices(&self, instance: InstanceId, to: &Path) -> Result<MachineSpec, Error> {
         let slot = self.shared.slot(instance);
         let _turn = slot.turn.lock().await;

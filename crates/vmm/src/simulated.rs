@@ -223,6 +223,10 @@ impl Driver for Simulated {
         Ok(state.paused.contains(&instance))
     }
 
+    async fn process_id(&self, _: InstanceId) -> Option<u32> {
+        None
+    }
+
     async fn save_devices(&self, instance: InstanceId, to: &Path) -> Result<MachineSpec, Error> {
         let record = locked(&self.state).machines.get(&instance).cloned().ok_or(Error::NotRunning { instance })?;
         self.make_file(to, format!("the simulated devices of {instance}\n")).await?;

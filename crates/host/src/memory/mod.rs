@@ -12,31 +12,39 @@ mod sleep;
 mod supervisor;
 mod view;
 
-use lucarne_model::{AccountId, Bytes, InstanceId, Vcpus, memory::MemorySettings, memory_report::Ability};
+use lucarne_memory::oversubscription::Oversubscription;
+use lucarne_model::{Bytes, InstanceId, Vcpus, memory::MemorySettings, memory_report::Ability};
 
 pub(crate) use governing::govern;
 pub use guests::Memory;
+pub(crate) use guests::Tools;
 
 /// What the operator gave of this machine to guests' pages.
 #[derive(Clone, Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// All of it.
-    pub memory: Bytes,
+    pub(crate) memory: Bytes,
     /// Of that, what is kept free.
-    pub unallocated: Bytes,
+    pub(crate) unallocated: Bytes,
     /// Of that, what compressed pages may take at most.
-    pub compressed: Bytes,
+    pub(crate) compressed: Bytes,
     /// Thousandths by which promises exceed it.
-    pub factor: u32,
+    pub(crate) factor: u32,
     /// Whether pages can leave.
-    pub paging: Ability,
+    pub(crate) paging: Ability,
+}
+
+impl Budget {
+    /// As the room `memory` has it.
+    pub(crate) fn oversubscription(&self) -> Oversubscription {
+        Oversubscription { factor: self.factor, unallocated: self.unallocated, pool: self.compressed }
+    }
 }
 
 /// A VM that is to be governed: what runs here, and how its owner wants its memory kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Governed {
     pub(crate) instance: InstanceId,
-    pub(crate) account: AccountId,
     pub(crate) vcpus: Vcpus,
     pub(crate) memory: Bytes,
     pub(crate) settings: MemorySettings,

@@ -40,8 +40,8 @@ pub(crate) struct Wishes {
 
 impl Wishes {
     /// Nothing leaves until the governor has spoken.
-    pub(crate) const fn at_first(settings: &MemorySettings, limit: Pages) -> Self {
-        Self { limit, pinned: settings.pinned, policy: settings.eviction }
+    pub(crate) fn at_first(memory: Pages) -> Self {
+        Self { limit: memory, pinned: false, policy: EvictionPolicy::default() }
     }
 
     pub(crate) const fn of(order: &Order, settings: &MemorySettings) -> Self {
@@ -93,20 +93,19 @@ impl Pager {
         self.talk.restarts.load(Ordering::Relaxed)
     }
 
-    /// What is to be from now on; told with the next [`Self::ask`].
+    /// What is to be from now on; see [`Self::tell`].
     pub(crate) fn wish(&self, wishes: Wishes) {
         *locked(&self.talk.wishes) = wishes;
     }
 
-    /// Tells what is wished, and asks how its pages are.
+    /// Tells what is wished.
+    pub(crate) async fn tell(&self) -> Result<(), ClientError> {
+        self.talk.clone().blocking(tell).await
+    }
+
+    /// Asks how its pages are.
     pub(crate) async fn ask(&self) -> Result<Statistics, ClientError> {
-        self.talk.clone().blocking(|client, wishes| {
-            client.set_policy(wishes.policy)?;
-            client.set_pinned(wishes.pinned)?;
-            client.set_target(wishes.limit, None)?;
-            client.statistics()
-        })
-        .await
+        self.talk.clone().blocking(|client, _| client.statistics()).await
     }
 
     /// Sends all pages out; what is resident afterwards.
@@ -176,18 +175,19 @@ async fn keep_alive(place: PagerPlace, talk: Arc<Talk>) {
 /// A line to the pager that serves, which was told what is wished of it; none if there is none.
 async fn serving(control: &Path, talk: &Arc<Talk>) -> Option<UnixStream> {
     let line = UnixStream::connect(control).await.ok()?;
-    let told = talk.clone().blocking(|client, wishes| {
-        client.set_policy(wishes.policy)?;
-        client.set_pinned(wishes.pinned)?;
-        client.set_target(wishes.limit, None)
-    });
-    match told.await {
+    match talk.clone().blocking(tell).await {
         Ok(()) => Some(line),
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "a pager does not listen");
             None
         }
     }
+}
+
+fn tell(client: &mut Client, wishes: Wishes) -> Result<(), ClientError> {
+    client.set_policy(wishes.policy)?;
+    client.set_pinned(wishes.pinned)?;
+    client.set_target(wishes.limit, None)
 }
 
 /// Nothing ever comes over the line but its end.

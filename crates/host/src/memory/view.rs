@@ -65,7 +65,9 @@ impl Sample {
     fn overhead(&self) -> Bytes {
         match self.life {
             Life::Hibernated => Bytes::ZERO,
-            Life::Running | Life::Paused => self.overhead + self.told.as_ref().map_or(Bytes::ZERO, |told| told.overhead),
+            Life::Running | Life::Paused => {
+                self.overhead + self.told.as_ref().map_or(Bytes::ZERO, |told| told.overhead)
+            }
         }
     }
 

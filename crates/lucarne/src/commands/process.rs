@@ -172,6 +172,8 @@ impl AgentArgs {
         };
         settings.vcpus = self.vcpus;
         settings.memory = self.memory;
+        // Without its own path it pages nothing, and says so.
+        settings.pager = std::env::current_exe().ok();
         settings.memory_pool = self.sharing.memory_pool;
         settings.oversubscription = self.sharing.memory_oversubscription;
         settings.disk = self.disk;

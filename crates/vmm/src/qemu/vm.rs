@@ -159,6 +159,10 @@ impl Vm {
         self.keeper.ended().await;
     }
 
+    pub(super) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.keeper.has_ended()
     }
