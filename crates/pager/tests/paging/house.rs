@@ -50,6 +50,10 @@ fn lines(stream: impl std::io::Read + Send + 'static, prefix: &'static str) -> R
 impl Role {
     fn start(name: &str, mut command: Command) -> Self {
         command.args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
@@ -118,7 +122,16 @@ impl House {
 
     /// `tripwire`: see [`PagingVariable::tripwire`].
     pub fn with(pages: u64, tripwire: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.env(super::machine::VARIABLE, pages.to_string());
+        command.args(["--exact", "machine::role_of_the_machine", "--ignored", "--nocapture", "--test-threads=1"]);
+        let house = Self::around(pages, tripwire, tempfile::tempdir().unwrap(), command);
+        assert_eq!(house.machine.line().unwrap(), "mapped");
+        house
+    }
+
+    /// A machine that `command` starts, with the shim in it.
+    pub fn around(pages: u64, tripwire: bool, folder: TempDir, mut command: Command) -> Self {
         let library = shim::install(folder.path()).unwrap();
         let key = memfd_create("key", MemfdFlags::CLOEXEC).unwrap();
         rustix::io::write(&key, &[0x5a; 32]).unwrap();
@@ -131,13 +144,9 @@ impl House {
             tripwire,
             socket: &folder.path().join("machine.sock"),
         };
-        let mut command = Command::new(env::current_exe().unwrap());
         command.env("LD_PRELOAD", library).env(VARIABLE, setting.to_string());
-        command.env(super::machine::VARIABLE, pages.to_string());
         pass(&mut command, device, key.into());
-        let machine = Role::start("machine::role_of_the_machine", command);
-        assert_eq!(machine.line().unwrap(), "mapped");
-        Self { folder, machine, pages }
+        Self { machine: Role::spawn(command), folder, pages }
     }
 
     pub fn path(&self) -> &Path {

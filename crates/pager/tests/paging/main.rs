@@ -9,4 +9,5 @@ mod house;
 mod kills;
 mod machine;
 mod pager;
+mod qemu;
 mod traps;
