@@ -22,6 +22,7 @@ use crate::{
         mitigation::MitigationCommand,
         network::{SubnetCommand, VpcCommand},
         network_acl::NetworkAclCommand,
+        pager::PagerArgs,
         process::{CollectorArgs, ControllerArgs},
         route_table::RouteTableCommand,
         security_group::SecurityGroupCommand,
@@ -153,6 +154,8 @@ pub(crate) enum Command {
     Controller(ControllerArgs),
     /// The process that keeps flow records
     Collector(CollectorArgs),
+    /// The process that moves one VM's memory between the host and cheaper places; host agents start it
+    Pager(PagerArgs),
     /// Print a shell's completion script
     Completions { shell: Shell },
     /// Print the manual page
@@ -170,6 +173,7 @@ impl CommandLine {
             Command::Dev(args) => args.run(global.allow_plaintext).await,
             Command::Controller(args) => args.run(global.allow_plaintext).await,
             Command::Collector(args) => args.run().await,
+            Command::Pager(args) => args.run().await,
             Command::Host(HostCommand { verb: None, agent: Some(agent) }) => agent.run().await,
             Command::Host(HostCommand { verb: None, agent: None }) => {
                 Err(Failure::wrong_usage("say `lucarne host list|show|drain|resume`, or give the agent its options"))
@@ -210,6 +214,7 @@ impl Command {
     pub(crate) fn worker_threads(&self) -> Option<usize> {
         match self {
             Self::Collector(_) | Self::Host(HostCommand { verb: None, .. }) => Some(2),
+            Self::Pager(_) => Some(1),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns the places in it and which pages are the oldest. It lies in a memory file that the machine's shim holds; nothing
 //! in the file says what is where, that is in the index. Each copy begins with a checksum over its page's number, its
-//! generation and its content, so that a copy that is not what the index says is noticed.
+//! generation and its octets, so that a copy that is not what the index says is noticed before it is decompressed.
 //!
 //! Room is cut into chunks of 64 KiB, each for copies of one size class; a chunk that is empty is given back.
 
@@ -39,8 +39,12 @@ impl Compressed {
     pub(crate) fn take(&mut self, page: u64, generation: u64, content: &Page) -> bool {
         let compressed = lz4_flex::block::compress_into(&content.0, &mut self.room[CHECKSUM..]);
         self.length = compressed.map_or(usize::MAX, |length| CHECKSUM + length);
-        self.room[..CHECKSUM].copy_from_slice(&checksum(page, generation, content));
-        self.length <= LARGEST
+        if self.length > LARGEST {
+            return false;
+        }
+        let sum = checksum(page, generation, &self.room[CHECKSUM..self.length]);
+        self.room[..CHECKSUM].copy_from_slice(&sum);
+        true
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -51,15 +55,16 @@ impl Compressed {
 /// Opens what [`Compressed`] made; false when it is not this page's content of this generation.
 pub(crate) fn decompress(page: u64, generation: u64, bytes: &[u8], content: &mut Page) -> bool {
     let Some((sum, rest)) = bytes.split_at_checked(CHECKSUM) else { return false };
-    let whole = lz4_flex::block::decompress_into(rest, &mut content.0).is_ok_and(|length| length == PAGE);
-    whole && checksum(page, generation, content) == sum
+    // The decoder is for what the encoder made, and for nothing else.
+    checksum(page, generation, rest) == sum
+        && lz4_flex::block::decompress_into(rest, &mut content.0).is_ok_and(|length| length == PAGE)
 }
 
-fn checksum(page: u64, generation: u64, content: &Page) -> [u8; CHECKSUM] {
+fn checksum(page: u64, generation: u64, compressed: &[u8]) -> [u8; CHECKSUM] {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&page.to_le_bytes());
     hasher.update(&generation.to_le_bytes());
-    hasher.update(&content.0);
+    hasher.update(compressed);
     hasher.finalize().to_le_bytes()
 }
 

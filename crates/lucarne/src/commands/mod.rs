@@ -26,6 +26,7 @@ pub(crate) mod memory;
 pub(crate) mod mitigation;
 pub(crate) mod network;
 pub(crate) mod network_acl;
+pub(crate) mod pager;
 pub(crate) mod process;
 pub(crate) mod receipt_audit;
 pub(crate) mod route_table;

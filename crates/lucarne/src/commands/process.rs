@@ -228,7 +228,7 @@ fn open_as_many_files_as_allowed() {
 }
 
 /// Logs to standard error, as much as `RUST_LOG` says.
-fn start_log() {
+pub(super) fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());

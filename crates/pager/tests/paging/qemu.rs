@@ -57,7 +57,16 @@ fn boot_disk() -> Vec<u8> {
 
 fn qemu(folder: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg,thread=multi", "-sandbox", SANDBOX]);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-accel",
+        "tcg,thread=multi",
+        "-sandbox",
+        SANDBOX,
+    ]);
     command.args(["-machine", "q35,memory-backend=ram,vmport=off,mem-merge=off,dump-guest-core=off", "-m", "size=32M"]);
     command.args(["-object", "memory-backend-memfd,id=ram,size=32M,share=on"]);
     command.arg("-drive").arg(format!("file={}/disk,format=raw,if=virtio", folder.display()));
