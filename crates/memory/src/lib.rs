@@ -9,6 +9,7 @@ pub mod governor;
 pub mod ledger;
 pub mod oversubscription;
 pub mod policy;
+pub mod prefetch;
 pub mod price;
 pub mod refaults;
 pub mod residency;

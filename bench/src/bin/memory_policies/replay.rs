@@ -1,0 +1,124 @@
+//! Plays a trace to a contender and counts the refaults; plays the pager to the policies of `lucarne-memory`.
+//!
+//! Owns the rule of the contest: a page's first touch is nobody's fault, every later touch of a page that is away counts.
+
+use lucarne_memory::{
+    policy::Arrival,
+    prefetch::Prefetch,
+    residency::Residency,
+    run::{Run, Scan},
+};
+use lucarne_model::{Pages, memory::EvictionPolicy};
+
+use crate::recording::{Event, Trace};
+
+/// Something that holds pages and is told of touches.
+pub(crate) trait Contender {
+    /// The guest touches a page, at this event of the trace. Whether it was away.
+    fn touch(&mut self, at: usize, page: u32) -> bool;
+    /// Access bits would be looked at now.
+    fn scan(&mut self) {}
+}
+
+pub(crate) fn refaults(trace: &Trace, contender: &mut impl Contender) -> u64 {
+    let (mut seen, mut refaults) = (vec![false; trace.pages()], 0);
+    for (at, event) in trace.events().enumerate() {
+        match event {
+            Event::Scan => contender.scan(),
+            Event::Touch(page) => {
+                let missed = contender.touch(at, page);
+                refaults += u64::from(missed && seen[page as usize]);
+                seen[page as usize] = true;
+            }
+        }
+    }
+    refaults
+}
+
+/// Pages that are made to leave at once, ahead of the next fault, as a pager does: 64 KiB.
+const AHEAD: u64 = 16;
+
+/// One of our policies with a pager around it.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    residency: Residency,
+    capacity: u64,
+    /// Access bits.
+    accessed: Vec<u64>,
+    prefetch: Option<Prefetch>,
+    /// Fetched, and neither touched nor gone yet.
+    pending: Vec<bool>,
+    useless: u64,
+}
+
+impl Ours {
+    pub(crate) fn new(trace: &Trace, capacity: usize, policy: EvictionPolicy, seed: u64) -> Self {
+        let pages = trace.pages();
+        Self {
+            residency: Residency::new(Pages(pages as u64), policy, seed),
+            capacity: capacity as u64,
+            accessed: vec![0; pages.div_ceil(64)],
+            prefetch: None,
+            pending: vec![false; pages],
+            useless: 0,
+        }
+    }
+
+    pub(crate) fn with_prefetch(self) -> Self {
+        Self { prefetch: Some(Prefetch::default()), ..self }
+    }
+
+    /// Pages that were fetched and left again untouched.
+    pub(crate) const fn useless(&self) -> u64 {
+        self.useless
+    }
+
+    fn make_room(&mut self, pages: u64) {
+        if self.residency.resident().0 + pages <= self.capacity {
+            return;
+        }
+        for run in self.residency.victims(Pages(pages.max(AHEAD))) {
+            for page in run.first..run.end() {
+                self.useless += u64::from(std::mem::take(&mut self.pending[page as usize]));
+                self.accessed[page as usize / 64] &= !(1 << (page % 64));
+            }
+        }
+    }
+
+    fn fetch_ahead(&mut self, page: u64) {
+        let Some(prefetch) = &mut self.prefetch else { return };
+        for run in prefetch.on_refault(page, &self.residency) {
+            self.make_room(run.count);
+            self.residency.arrived(run, Arrival::Prefetched);
+            (run.first..run.end()).for_each(|page| self.pending[page as usize] = true);
+        }
+    }
+}
+
+impl Contender for Ours {
+    fn touch(&mut self, _: usize, page: u32) -> bool {
+        let number = u64::from(page);
+        let missed = !self.residency.is_resident(number);
+        if missed {
+            let is_refault = self.residency.has_left(number);
+            self.make_room(1);
+            self.residency.arrived(Run::one(number), Arrival::Wanted);
+            if is_refault {
+                self.fetch_ahead(number);
+            }
+        }
+        self.pending[page as usize] = false;
+        self.accessed[page as usize / 64] |= 1 << (page % 64);
+        missed
+    }
+
+    fn scan(&mut self) {
+        let run = Run::new(0, self.pending.len() as u64);
+        let scan = Scan { run, accessed: &self.accessed };
+        self.residency.scanned(scan);
+        if let Some(prefetch) = &mut self.prefetch {
+            prefetch.scanned(&scan);
+        }
+        self.accessed.fill(0);
+    }
+}
