@@ -85,13 +85,17 @@ impl Ours {
         }
     }
 
-    fn fetch_ahead(&mut self, page: u64) {
-        let Some(prefetch) = &mut self.prefetch else { return };
-        for run in prefetch.on_refault(page, &self.residency) {
-            self.make_room(run.count);
-            self.residency.arrived(run, Arrival::Prefetched);
-            (run.first..run.end()).for_each(|page| self.pending[page as usize] = true);
+    fn proposed(&mut self, page: u64) -> Vec<Run> {
+        match &mut self.prefetch {
+            Some(prefetch) if self.residency.has_left(page) => prefetch.on_refault(page, &self.residency),
+            _ => Vec::new(),
         }
+    }
+
+    fn fetch(&mut self, run: Run) {
+        self.make_room(run.count);
+        self.residency.arrived(run, Arrival::Prefetched);
+        (run.first..run.end()).for_each(|page| self.pending[page as usize] = true);
     }
 }
 
@@ -100,12 +104,10 @@ impl Contender for Ours {
         let number = u64::from(page);
         let missed = !self.residency.is_resident(number);
         if missed {
-            let is_refault = self.residency.has_left(number);
+            let along = self.proposed(number);
             self.make_room(1);
             self.residency.arrived(Run::one(number), Arrival::Wanted);
-            if is_refault {
-                self.fetch_ahead(number);
-            }
+            along.into_iter().for_each(|run| self.fetch(run));
         }
         self.pending[page as usize] = false;
         self.accessed[page as usize / 64] |= 1 << (page % 64);

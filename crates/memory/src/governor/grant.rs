@@ -10,7 +10,7 @@ use lucarne_model::{Moment, Pages};
 use super::{
     Governor, HostView, Life, VmView,
     share::{Goals, Memory},
-    soaker,
+    soaker::{self, Sleep},
 };
 use crate::bucket::LONGEST_INTERVAL_MILLIS;
 
@@ -90,6 +90,9 @@ impl Governor {
         let waits = vm.life != Life::Running && !vm.keeping.is_soaker() && limit < vm.keeping.minimum_starting;
         if let Some(kept) = self.vms.get_mut(&vm.instance) {
             kept.limit = limit;
+            if !vm.keeping.is_soaker() {
+                kept.sleep = Sleep::default();
+            }
         }
         (limit, if waits { vm.life } else { life })
     }
