@@ -74,7 +74,8 @@ impl Governor {
     ) -> Life {
         let rules = self.rules;
         let Some(kept) = self.vms.get_mut(&vm.instance) else { return vm.life };
-        let life = kept.sleep.turn(now, vm, allotted, *free, &rules);
+        let within_reach = vm.pages.resident.max(*limit) + *free;
+        let life = kept.sleep.turn(now, vm, allotted, within_reach, &rules);
         let Some(goal) = allotted.filter(|_| life == Life::Running) else { return life };
         let wakes = vm.life != Life::Running;
         let aim = if wakes { vm.keeping.minimum_starting } else { goal.min(*limit + step) };

@@ -241,6 +241,11 @@ proptest! {
             bed.vms.iter().filter(|(_, vm)| vm.settings.mode == MemoryMode::Soaker).map(|(id, vm)| (*id, vm.limit)).collect()
         };
         let (before, held) = (asleep(&bed), soakers(&bed));
+        for sleeper in bed.vms.values().filter(|vm| vm.life != Life::Running) {
+            let lower = |vm: &&Vm| vm.settings.mode == MemoryMode::Soaker && vm.settings.priority < sleeper.settings.priority;
+            let below: Pages = bed.vms.values().filter(lower).map(|vm| vm.limit).sum();
+            prop_assert!(below < Keeping::new(&sleeper.settings, sleeper.memory.bytes()).unwrap().minimum_starting);
+        }
         bed.run(60);
         prop_assert_eq!(asleep(&bed), before);
         for ((_, before), (id, after)) in held.iter().zip(soakers(&bed)) {
@@ -331,6 +336,27 @@ fn a_soaker_grows_is_squeezed_sleeps_and_comes_back() {
     bed.run(120);
     assert_eq!((bed.vm(2).life, bed.vm(2).wakings, bed.vm(2).resident), (Life::Running, 1, Pages::mib(512)));
     assert_eq!(bed.plan.as_ref().unwrap().verdicts, []);
+}
+
+/// A relaunch takes its time; whoever was told to wake is told so until it has, with the memory that it was granted.
+#[test]
+fn waking_may_take_long() {
+    let mut bed = Bed::of(1000);
+    bed.generic(1, 800);
+    bed.soaker(2, 512, 50);
+    bed.vm(1).desire = Pages::mib(780);
+    bed.run(60);
+    assert_eq!(bed.vm(2).life, Life::Hibernated);
+    // Room for its start, and for hardly more.
+    bed.vm(1).desire = Pages::mib(630);
+    let mut orders = Vec::new();
+    for _ in 0..600 {
+        bed.step();
+        bed.vm(2).life = Life::Hibernated;
+        orders.push(bed.plan.as_ref().map(|plan| plan.orders[1].life).unwrap());
+    }
+    let told = orders.iter().position(|life| *life == Life::Running).expect("it is told to wake");
+    assert!(orders[told..].iter().all(|life| *life == Life::Running), "and never told otherwise");
 }
 
 /// ESX's idle tax as a setting: what a generic VM leaves idle goes to a soaker, but for the quarter that is not taxed.
