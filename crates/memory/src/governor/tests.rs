@@ -352,7 +352,7 @@ fn waking_may_take_long() {
     let mut orders = Vec::new();
     for _ in 0..600 {
         bed.step();
-        bed.vm(2).life = Life::Hibernated;
+        (bed.vm(2).life, bed.vm(2).resident) = (Life::Hibernated, Pages::ZERO);
         orders.push(bed.plan.as_ref().map(|plan| plan.orders[1].life).unwrap());
     }
     let told = orders.iter().position(|life| *life == Life::Running).expect("it is told to wake");
