@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::guests::Guest;
 
@@ -55,13 +55,18 @@ impl Trace {
         format!("{} touches of {} pages, {scans} scans", self.events.len() - scans, self.touched)
     }
 
+    pub(crate) fn of(events: Vec<u32>) -> Self {
+        let pages = events.iter().filter(|word| **word != SCAN);
+        let mut seen = vec![false; pages.clone().max().map_or(0, |page| *page as usize + 1)];
+        pages.for_each(|page| seen[*page as usize] = true);
+        Self { touched: seen.iter().filter(|seen| **seen).count(), events }
+    }
+
     fn read(file: &Path) -> Result<Self> {
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let events: Vec<u32> = bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
-        let highest = events.iter().filter(|word| **word != SCAN).max().context("the trace is empty")?;
-        let mut seen = vec![false; *highest as usize + 1];
-        events.iter().filter(|word| **word != SCAN).for_each(|page| seen[*page as usize] = true);
-        Ok(Self { touched: seen.iter().filter(|seen| **seen).count(), events })
+        ensure!(events.iter().any(|word| *word != SCAN), "the trace is empty");
+        Ok(Self::of(events))
     }
 }
 
@@ -171,7 +176,7 @@ fn await_end(qemu: &mut Child) -> Result<()> {
         if Instant::now() > limit {
             qemu.kill()?;
             qemu.wait()?;
-            anyhow::bail!("the guest was still at work after {ENDED_WITHIN:?}");
+            bail!("the guest was still at work after {ENDED_WITHIN:?}");
         }
         thread::sleep(Duration::from_millis(50));
     }

@@ -124,3 +124,41 @@ impl Contender for Ours {
         self.accessed.fill(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rivals::{Fifo, Lru, Optimum};
+
+    /// The textbook's string, on which FIFO does worse with more memory (Belady, 1969): faults less the five first touches.
+    #[test]
+    fn the_rivals_fault_as_the_textbook_says() {
+        let trace = Trace::of(vec![1, 2, 3, 4, 1, 2, 5, 1, 2, 3, 4, 5]);
+        let counts = |capacity| {
+            [
+                refaults(&trace, &mut Optimum::new(&trace, capacity)),
+                refaults(&trace, &mut Lru::new(&trace, capacity)),
+                refaults(&trace, &mut Fifo::new(&trace, capacity)),
+            ]
+        };
+        assert_eq!(counts(3), [2, 5, 4]);
+        assert_eq!(counts(4), [1, 3, 5]);
+    }
+
+    #[test]
+    fn with_room_for_all_nobody_faults_twice() {
+        let trace = Trace::of((0..2000).map(|at| at * 7919 % 500).collect());
+        for policy in [EvictionPolicy::Clock, EvictionPolicy::DecayedLfu, EvictionPolicy::Random] {
+            assert_eq!(refaults(&trace, &mut Ours::new(&trace, 500, policy, 1)), 0);
+        }
+    }
+
+    /// Round and round over more than fits: LRU and its like lose all, and whoever fetches what comes next does not.
+    #[test]
+    fn prefetch_helps_where_the_order_is_plain() {
+        let trace = Trace::of((0..20_000).map(|at| at % 1000).collect());
+        let plain = refaults(&trace, &mut Ours::new(&trace, 500, EvictionPolicy::Clock, 1));
+        let fetching = refaults(&trace, &mut Ours::new(&trace, 500, EvictionPolicy::Clock, 1).with_prefetch());
+        assert!(plain > 9_000 && fetching * 4 < plain, "{plain} {fetching}");
+    }
+}
