@@ -21,10 +21,11 @@ use crate::{
     rivals::{Fifo, Lfu, Lru, Optimum},
 };
 
-/// Percent of the pages that a guest touches at all.
+/// Percent of the pages that a guest's work touches.
 const RESIDENCIES: [usize; 3] = [30, 50, 70];
 const SEED: u64 = 1;
-const HEADER: [&str; 11] = [
+const FIGURES: usize = 9;
+const HEADER: [&str; 2 + FIGURES] = [
     "guest",
     "resident",
     "optimum",
@@ -40,29 +41,42 @@ const HEADER: [&str; 11] = [
 
 fn main() -> Result<()> {
     let recorder = Recorder::new()?;
-    let mut rows = Vec::new();
+    let (mut rows, mut sums) = (Vec::new(), [[0; FIGURES]; RESIDENCIES.len()]);
+    let mut boot_scans = 0;
     for guest in guests::ALL {
-        let trace = recorder.record(guest)?;
+        let trace = recorder.record(guest, boot_scans)?;
         eprintln!("{}: {}", guest.name, trace.summary());
-        rows.extend(contest(guest.name, &trace)?);
+        let contest = contest(&trace)?;
+        for ((percent, figures), sum) in RESIDENCIES.iter().zip(&contest).zip(&mut sums) {
+            rows.push(row(guest.name, *percent, figures));
+            sum.iter_mut().zip(figures).for_each(|(sum, figure)| *sum += figure);
+        }
+        // The first does nothing but boot; of the others, what comes after the boot counts.
+        boot_scans = if boot_scans == 0 { trace.scans() } else { boot_scans };
     }
+    rows.extend(RESIDENCIES.iter().zip(&sums).map(|(percent, sum)| row("all", *percent, sum)));
     println!("{}", table(&HEADER, &rows));
     Ok(())
 }
 
-/// A row for each residency.
-fn contest(name: &str, trace: &Trace) -> Result<Vec<Vec<String>>> {
+fn row(name: &str, percent: usize, figures: &[u64; FIGURES]) -> Vec<String> {
+    let words = [name.to_owned(), format!("{percent} %")];
+    words.into_iter().chain(figures.iter().map(u64::to_string)).collect()
+}
+
+/// The figures for each residency, as in the table's columns.
+fn contest(trace: &Trace) -> Result<Vec<[u64; FIGURES]>> {
     thread::scope(|scope| {
-        let rounds = RESIDENCIES.map(|percent| scope.spawn(move || row(name, trace, percent)));
+        let rounds = RESIDENCIES.map(|percent| scope.spawn(move || figures(trace, percent)));
         rounds.into_iter().map(|round| round.join().map_err(|_| anyhow!("a replay panicked"))).collect()
     })
 }
 
-fn row(name: &str, trace: &Trace, percent: usize) -> Vec<String> {
+fn figures(trace: &Trace, percent: usize) -> [u64; FIGURES] {
     let capacity = trace.touched() * percent / 100;
     let ours = |policy| refaults(trace, &mut Ours::new(trace, capacity, policy, SEED));
     let mut fetching = Ours::new(trace, capacity, EvictionPolicy::Clock, SEED).with_prefetch();
-    let figures = [
+    [
         refaults(trace, &mut Optimum::new(trace, capacity)),
         refaults(trace, &mut Lru::new(trace, capacity)),
         refaults(trace, &mut Fifo::new(trace, capacity)),
@@ -72,7 +86,5 @@ fn row(name: &str, trace: &Trace, percent: usize) -> Vec<String> {
         ours(EvictionPolicy::Clock),
         refaults(trace, &mut fetching),
         fetching.useless(),
-    ];
-    let words = [name.to_owned(), format!("{percent} %")];
-    words.into_iter().chain(figures.iter().map(u64::to_string)).collect()
+    ]
 }

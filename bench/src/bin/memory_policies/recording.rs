@@ -28,6 +28,8 @@ const DONE: &str = "lucarne: the work is done";
 pub(crate) struct Trace {
     /// Numbers of pages, and [`SCAN`] where access bits would be looked at.
     events: Vec<u32>,
+    /// Scans before the part that counts.
+    warm_up: usize,
     touched: usize,
 }
 
@@ -39,7 +41,14 @@ pub(crate) enum Event {
 }
 
 impl Trace {
-    /// Pages that are touched at all.
+    /// Scans that come before the part that counts: the boot.
+    pub(crate) const fn warm_up(&self) -> usize {
+        self.warm_up
+    }
+    pub(crate) fn scans(&self) -> usize {
+        self.events.iter().filter(|word| **word == SCAN).count()
+    }
+    /// Pages that are touched in the part that counts.
     pub(crate) const fn touched(&self) -> usize {
         self.touched
     }
@@ -51,22 +60,28 @@ impl Trace {
         self.events.iter().map(|word| if *word == SCAN { Event::Scan } else { Event::Touch(*word) })
     }
     pub(crate) fn summary(&self) -> String {
-        let scans = self.events().filter(|event| matches!(event, Event::Scan)).count();
-        format!("{} touches of {} pages, {scans} scans", self.events.len() - scans, self.touched)
+        let scans = self.scans();
+        let (touches, counting) = (self.events.len() - scans, scans - self.warm_up);
+        format!("{touches} touches, {scans} scans; in the last {counting} of them {} pages", self.touched)
     }
 
-    pub(crate) fn of(events: Vec<u32>) -> Self {
-        let pages = events.iter().filter(|word| **word != SCAN);
-        let mut seen = vec![false; pages.clone().max().map_or(0, |page| *page as usize + 1)];
-        pages.for_each(|page| seen[*page as usize] = true);
-        Self { touched: seen.iter().filter(|seen| **seen).count(), events }
+    pub(crate) fn new(events: Vec<u32>, warm_up: usize) -> Self {
+        let pages = events.iter().filter(|word| **word != SCAN).max().map_or(0, |page| *page as usize + 1);
+        let (mut seen, mut scans) = (vec![false; pages], 0);
+        for word in &events {
+            match *word {
+                SCAN => scans += 1,
+                page => seen[page as usize] |= scans >= warm_up,
+            }
+        }
+        Self { touched: seen.iter().filter(|seen| **seen).count(), warm_up, events }
     }
 
-    fn read(file: &Path) -> Result<Self> {
+    fn read(file: &Path, warm_up: usize) -> Result<Self> {
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let events: Vec<u32> = bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
         ensure!(events.iter().any(|word| *word != SCAN), "the trace is empty");
-        Ok(Self::of(events))
+        Ok(Self::new(events, warm_up))
     }
 }
 
@@ -96,8 +111,8 @@ impl Recorder {
         Ok(Self { folder, image })
     }
 
-    /// Boots the guest, lets it work, and returns what it touched.
-    pub(crate) fn record(&self, guest: Guest) -> Result<Trace> {
+    /// Boots the guest, lets it work, and returns what it touched. The first `warm_up` scans will not count.
+    pub(crate) fn record(&self, guest: Guest, warm_up: usize) -> Result<Trace> {
         let [initramfs, trace, console] = ["initramfs", "trace", "console"].map(|name| self.folder.path().join(name));
         let mut files = fs::read(self.image.join("initramfs")).context("cannot read the image")?;
         // Linux unpacks one archive after the other, each from a multiple of four octets on.
@@ -109,7 +124,7 @@ impl Recorder {
         let said = fs::read(&console).context("cannot read the console")?;
         let said = String::from_utf8_lossy(&said);
         ensure!(said.contains(DONE), "the guest did not come to its end: {said}");
-        let recorded = Trace::read(&trace)?;
+        let recorded = Trace::read(&trace, warm_up)?;
         fs::remove_file(&trace).context("cannot remove the trace")?;
         Ok(recorded)
     }

@@ -1,6 +1,7 @@
 //! Plays a trace to a contender and counts the refaults; plays the pager to the policies of `lucarne-memory`.
 //!
-//! Owns the rule of the contest: a page's first touch is nobody's fault, every later touch of a page that is away counts.
+//! Owns the rule of the contest: a page's first touch is nobody's fault, every later touch of a page that is away counts, once
+//! the guest has booted.
 
 use lucarne_memory::{
     policy::Arrival,
@@ -21,13 +22,16 @@ pub(crate) trait Contender {
 }
 
 pub(crate) fn refaults(trace: &Trace, contender: &mut impl Contender) -> u64 {
-    let (mut seen, mut refaults) = (vec![false; trace.pages()], 0);
+    let (mut seen, mut refaults, mut scans) = (vec![false; trace.pages()], 0, 0);
     for (at, event) in trace.events().enumerate() {
         match event {
-            Event::Scan => contender.scan(),
+            Event::Scan => {
+                scans += 1;
+                contender.scan();
+            }
             Event::Touch(page) => {
                 let missed = contender.touch(at, page);
-                refaults += u64::from(missed && seen[page as usize]);
+                refaults += u64::from(missed && seen[page as usize] && scans >= trace.warm_up());
                 seen[page as usize] = true;
             }
         }
@@ -49,6 +53,8 @@ pub(crate) struct Ours {
     /// Fetched, and neither touched nor gone yet.
     pending: Vec<bool>,
     useless: u64,
+    /// Scans until the guest has booted.
+    warm_up: usize,
 }
 
 impl Ours {
@@ -61,6 +67,7 @@ impl Ours {
             prefetch: None,
             pending: vec![false; pages],
             useless: 0,
+            warm_up: trace.warm_up(),
         }
     }
 
@@ -79,7 +86,8 @@ impl Ours {
         }
         for run in self.residency.victims(Pages(pages.max(AHEAD))) {
             for page in run.first..run.end() {
-                self.useless += u64::from(std::mem::take(&mut self.pending[page as usize]));
+                let is_useless = std::mem::take(&mut self.pending[page as usize]);
+                self.useless += u64::from(is_useless && self.warm_up == 0);
                 self.accessed[page as usize / 64] &= !(1 << (page % 64));
             }
         }
@@ -122,6 +130,7 @@ impl Contender for Ours {
             prefetch.scanned(&scan);
         }
         self.accessed.fill(0);
+        self.warm_up = self.warm_up.saturating_sub(1);
     }
 }
 
@@ -133,7 +142,7 @@ mod tests {
     /// The textbook's string, on which FIFO does worse with more memory (Belady, 1969): faults less the five first touches.
     #[test]
     fn the_rivals_fault_as_the_textbook_says() {
-        let trace = Trace::of(vec![1, 2, 3, 4, 1, 2, 5, 1, 2, 3, 4, 5]);
+        let trace = Trace::new(vec![1, 2, 3, 4, 1, 2, 5, 1, 2, 3, 4, 5], 0);
         let counts = |capacity| {
             [
                 refaults(&trace, &mut Optimum::new(&trace, capacity)),
@@ -147,7 +156,7 @@ mod tests {
 
     #[test]
     fn with_room_for_all_nobody_faults_twice() {
-        let trace = Trace::of((0..2000).map(|at| at * 7919 % 500).collect());
+        let trace = Trace::new((0..2000).map(|at| at * 7919 % 500).collect(), 0);
         for policy in [EvictionPolicy::Clock, EvictionPolicy::DecayedLfu, EvictionPolicy::Random] {
             assert_eq!(refaults(&trace, &mut Ours::new(&trace, 500, policy, 1)), 0);
         }
@@ -156,7 +165,7 @@ mod tests {
     /// Round and round over more than fits: LRU and its like lose all, and whoever fetches what comes next does not.
     #[test]
     fn prefetch_helps_where_the_order_is_plain() {
-        let trace = Trace::of((0..20_000).map(|at| at % 1000).collect());
+        let trace = Trace::new((0..20_000).map(|at| at % 1000).collect(), 0);
         let plain = refaults(&trace, &mut Ours::new(&trace, 500, EvictionPolicy::Clock, 1));
         let fetching = refaults(&trace, &mut Ours::new(&trace, 500, EvictionPolicy::Clock, 1).with_prefetch());
         assert!(plain > 9_000 && fetching * 4 < plain, "{plain} {fetching}");
