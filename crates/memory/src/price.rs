@@ -11,7 +11,10 @@ use lucarne_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::usage::{Mode, Usage};
+use crate::{
+    settings::ThresholdShares,
+    usage::{Mode, Usage},
+};
 
 /// Millionths of the currency's unit.
 pub type Micros = u128;
@@ -33,6 +36,8 @@ pub struct PriceBook {
     pub moved_gib: u64,
     /// The priority of soakers whose owner asked for none; the highest that an owner may ask for.
     pub priority: Priority,
+    /// Above how much of its memory an instance leaks that has no thresholds of its own. None: as the host's pressure says.
+    pub thresholds: Option<ThresholdShares>,
 }
 
 /// Micros for a GiB-hour, by where the pages are.
@@ -72,6 +77,7 @@ impl Default for PriceBook {
             conversion: 1_000,
             moved_gib: 1_000,
             priority: Priority::default(),
+            thresholds: None,
         }
     }
 }

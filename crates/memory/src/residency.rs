@@ -11,7 +11,7 @@ use lucarne_model::{Pages, memory::EvictionPolicy};
 
 use crate::{
     policy::{self, Arrival, HOTTEST, Heat, Policy},
-    refaults::{NEVER, Refaults},
+    refaults::{NEVER, Refaults, Stamp},
     run::{Run, Scan, add_page},
 };
 
@@ -57,6 +57,16 @@ impl Residency {
 
     pub fn is_resident(&self, page: u64) -> bool {
         self.resident.contains(page)
+    }
+
+    /// Whether a page has been here and has left.
+    pub fn has_left(&self, page: u64) -> bool {
+        self.resident.stamp(page).is_some_and(|stamp| stamp != NEVER)
+    }
+
+    /// Whether two pages have left at about the same time.
+    pub fn left_together(&self, page: u64, other: u64) -> bool {
+        self.has_left(page) && self.resident.stamp(page) == self.resident.stamp(other)
     }
 
     /// Takes the access bits of a scan. Pages that are away stay so, whatever their bits say.
@@ -194,6 +204,10 @@ impl ResidentPages {
     fn heat(&self, page: u64) -> Option<Heat> {
         let octet = *self.octets.get(page as usize)?;
         (octet & HERE != 0).then_some(octet & !HERE)
+    }
+
+    fn stamp(&self, page: u64) -> Option<Stamp> {
+        self.octets.get(page as usize).copied().filter(|octet| octet & HERE == 0)
     }
 
     fn set_heat(&mut self, page: u64, heat: Heat) {

@@ -7,6 +7,7 @@ use lucarne_model::{
     Bytes, Pages,
     memory::{EvictionPolicy, MemoryMode, MemorySettings, MemoryThresholds, Priority},
 };
+use serde::{Deserialize, Serialize};
 
 /// Less than this and a guest does not even answer an interrupt.
 pub const FLOOR: Bytes = Bytes::mib(4);
@@ -68,6 +69,54 @@ pub struct Thresholds {
     pub drain_below: Pages,
 }
 
+/// Thresholds as thousandths of each instance's memory: what a tenant agreed to, or an operator wants, for all instances
+/// that have none of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "(u32, u32)", into = "(u32, u32)")]
+pub struct ThresholdShares {
+    fill_above: u32,
+    drain_below: u32,
+}
+
+impl ThresholdShares {
+    /// The bucket fills above the first and drains below the second.
+    pub const fn new(fill_above: u32, drain_below: u32) -> Result<Self, SharesError> {
+        if drain_below > fill_above || drain_below == 0 || fill_above >= 1000 {
+            return Err(SharesError { fill_above, drain_below });
+        }
+        Ok(Self { fill_above, drain_below })
+    }
+
+    fn of(self, memory: Pages) -> Thresholds {
+        let floor = Pages::covering(FLOOR);
+        let part = |share: u32| Pages((u128::from(memory.0) * u128::from(share) / 1000) as u64).max(floor);
+        Thresholds { fill_above: part(self.fill_above), drain_below: part(self.drain_below) }
+    }
+}
+
+/// Shares that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a bucket cannot fill above {fill_above} and drain below {drain_below} thousandths of an instance's memory; the second is \
+     at least 1 and at most the first, and the first below 1000"
+)]
+pub struct SharesError {
+    pub fill_above: u32,
+    pub drain_below: u32,
+}
+
+impl TryFrom<(u32, u32)> for ThresholdShares {
+    type Error = SharesError;
+    fn try_from((fill_above, drain_below): (u32, u32)) -> Result<Self, SharesError> {
+        Self::new(fill_above, drain_below)
+    }
+}
+impl From<ThresholdShares> for (u32, u32) {
+    fn from(shares: ThresholdShares) -> Self {
+        (shares.fill_above, shares.drain_below)
+    }
+}
+
 impl Keeping {
     /// What `settings` come to for a VM of `memory`.
     pub fn new(settings: &MemorySettings, memory: Bytes) -> Result<Self, SettingsError> {
@@ -93,6 +142,13 @@ impl Keeping {
             thresholds,
             eviction: settings.eviction,
         })
+    }
+
+    /// With thresholds that were agreed for all of an account's instances, or are the operator's for all, where it has none
+    /// of its own.
+    pub fn or_shares(self, shares: Option<ThresholdShares>) -> Self {
+        let agreed = shares.filter(|_| !self.pinned && !self.is_soaker()).map(|shares| shares.of(self.memory));
+        Self { thresholds: self.thresholds.or(agreed), ..self }
     }
 
     /// Gives way to generic VMs.
@@ -232,6 +288,23 @@ mod tests {
                 settings.pinned = settings.mode == MemoryMode::Generic;
             }
         }
+    }
+
+    #[test]
+    fn an_instance_goes_before_its_account_and_an_account_before_moving_thresholds() {
+        let shares = ThresholdShares::new(500, 250).unwrap();
+        let keeping =
+            |settings: MemorySettings| Keeping::new(&settings, Bytes::mib(256)).unwrap().or_shares(Some(shares));
+        let agreed = Thresholds { fill_above: Pages::mib(128), drain_below: Pages::mib(64) };
+        assert_eq!(keeping(MemorySettings::default()).thresholds, Some(agreed));
+        let own = MemoryThresholds { fill_above: Bytes::mib(100), drain_below: Bytes::mib(100) };
+        let own = keeping(MemorySettings { thresholds: Some(own), ..MemorySettings::default() });
+        assert_eq!(own.thresholds, Some(Thresholds { fill_above: Pages::mib(100), drain_below: Pages::mib(100) }));
+        assert_eq!(keeping(MemorySettings { pinned: true, ..MemorySettings::default() }).thresholds, None);
+        assert_eq!(keeping(MemorySettings { mode: MemoryMode::Soaker, ..MemorySettings::default() }).thresholds, None);
+        assert!(
+            [(250, 500), (1000, 1), (5, 0)].into_iter().all(|(fill, drain)| ThresholdShares::new(fill, drain).is_err())
+        );
     }
 
     #[test]

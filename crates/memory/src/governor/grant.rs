@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use lucarne_model::{Moment, Pages};
+use lucarne_model::{Moment, Pages, memory::MemoryMode};
 
 use super::{
     Governor, HostView, Life, VmView,
     share::{Goals, Memory},
-    soaker,
+    soaker::{self, Sleep},
 };
 use crate::bucket::LONGEST_INTERVAL_MILLIS;
 
@@ -28,16 +28,8 @@ impl Governor {
         generic: &Goals,
         allotted: &[Option<Pages>],
     ) -> Vec<(Pages, Life)> {
-        let leak = in_span(self.rules.leak_rate, span);
         let squeeze = in_span(self.rules.squeeze_rate, span);
-        let generic_step = if generic.urgent { squeeze } else { leak };
-        let mut limits: Vec<Pages> = Vec::with_capacity(view.vms.len());
-        for (at, vm) in view.vms.iter().enumerate() {
-            let is_soaker = vm.keeping.is_soaker();
-            let goal = if is_soaker { allotted[at].unwrap_or_default() } else { generic.goals[at] };
-            let step = if is_soaker { squeeze } else { generic_step };
-            limits.push(self.lowered(vm, goal, step));
-        }
+        let mut limits = self.lower(span, view, generic, allotted);
         let claimed: Pages = view.vms.iter().zip(&limits).map(|(vm, limit)| vm.pages.resident.max(*limit)).sum();
         let mut free = memory.spendable - claimed;
         for at in serving_order(view) {
@@ -52,6 +44,17 @@ impl Governor {
         }
         lend(view, generic, memory.spendable, &mut limits);
         view.vms.iter().zip(limits).zip(lives).map(|((vm, limit), life)| self.keep(vm, limit, life)).collect()
+    }
+
+    /// Everyone's limit once those who must give back have been told.
+    fn lower(&self, span: Duration, view: &HostView, generic: &Goals, allotted: &[Option<Pages>]) -> Vec<Pages> {
+        let squeeze = in_span(self.rules.squeeze_rate, span);
+        let generic_step = if generic.urgent { squeeze } else { in_span(self.rules.leak_rate, span) };
+        let lower = |(at, vm): (usize, &VmView)| match vm.keeping.mode {
+            MemoryMode::Soaker => self.lowered(vm, allotted[at].unwrap_or_default(), squeeze),
+            MemoryMode::Generic => self.lowered(vm, generic.goals[at], generic_step),
+        };
+        view.vms.iter().enumerate().map(lower).collect()
     }
 
     /// The limit of a VM that holds, or may hold, more than its goal: allowance that it does not use goes at once, pages go
@@ -74,7 +77,8 @@ impl Governor {
     ) -> Life {
         let rules = self.rules;
         let Some(kept) = self.vms.get_mut(&vm.instance) else { return vm.life };
-        let life = kept.sleep.turn(now, vm, allotted, *free, &rules);
+        let within_reach = vm.pages.resident.max(*limit) + *free;
+        let life = kept.sleep.turn(now, vm, allotted, within_reach, &rules);
         let Some(goal) = allotted.filter(|_| life == Life::Running) else { return life };
         let wakes = vm.life != Life::Running;
         let aim = if wakes { vm.keeping.minimum_starting } else { goal.min(*limit + step) };
@@ -90,6 +94,9 @@ impl Governor {
         let waits = vm.life != Life::Running && !vm.keeping.is_soaker() && limit < vm.keeping.minimum_starting;
         if let Some(kept) = self.vms.get_mut(&vm.instance) {
             kept.limit = limit;
+            if !vm.keeping.is_soaker() {
+                kept.sleep = Sleep::default();
+            }
         }
         (limit, if waits { vm.life } else { life })
     }

@@ -110,7 +110,8 @@ impl Governor {
         if vm.keeping.pinned {
             return memory;
         }
-        let taxed = if self.hungry { vm.idle.0 * u64::from(self.rules.idle_tax.min(1000)) / 1000 } else { 0 };
+        let taxed =
+            if self.hungry { vm.idle.0.saturating_mul(u64::from(self.rules.idle_tax.min(1000))) / 1000 } else { 0 };
         // It can grow into what it leaves idle. So a tax that ends gives nobody back what it took, and none begins anew.
         let grows_to = resident - vm.idle + Pages(memory.0 / HEADROOM);
         let least = if vm.life == Life::Running { Pages::covering(FLOOR) } else { vm.keeping.minimum_starting };

@@ -21,13 +21,14 @@ pub(super) struct Sleep {
 }
 
 impl Sleep {
-    /// What a soaker should be, given what it could hold and what is free for it at this instant.
+    /// What a soaker should be, given what it is to hold and what it could hold at this instant. Who was told to wake and has
+    /// not yet done so has its starting amount within reach, since it was granted.
     pub(super) fn turn(
         &mut self,
         now: Moment,
         vm: &VmView,
         allotted: Option<Pages>,
-        free: Pages,
+        within_reach: Pages,
         rules: &Rules,
     ) -> Life {
         let Some(_) = allotted else {
@@ -42,7 +43,7 @@ impl Sleep {
             return Life::Running;
         }
         let since = *self.enough_since.get_or_insert(now);
-        let fits = vm.keeping.minimum_starting <= vm.pages.resident + free;
+        let fits = vm.keeping.minimum_starting <= within_reach;
         if fits && has_lasted(now, since, rules.settle) { Life::Running } else { vm.life }
     }
 }

@@ -241,6 +241,11 @@ proptest! {
             bed.vms.iter().filter(|(_, vm)| vm.settings.mode == MemoryMode::Soaker).map(|(id, vm)| (*id, vm.limit)).collect()
         };
         let (before, held) = (asleep(&bed), soakers(&bed));
+        for sleeper in bed.vms.values().filter(|vm| vm.life != Life::Running) {
+            let lower = |vm: &&Vm| vm.settings.mode == MemoryMode::Soaker && vm.settings.priority < sleeper.settings.priority;
+            let below: Pages = bed.vms.values().filter(lower).map(|vm| vm.limit).sum();
+            prop_assert!(below < Keeping::new(&sleeper.settings, sleeper.memory.bytes()).unwrap().minimum_starting);
+        }
         bed.run(60);
         prop_assert_eq!(asleep(&bed), before);
         for ((_, before), (id, after)) in held.iter().zip(soakers(&bed)) {
@@ -304,6 +309,53 @@ proptest! {
     }
 }
 
+fn measured(dice: &mut Dice, number: u64) -> VmView {
+    let mut amount = || [0, dice.roll(), dice.below(1 << 20), dice.below(1 << 12)][dice.below(4) as usize];
+    let mode = if amount() % 2 == 0 { MemoryMode::Generic } else { MemoryMode::Soaker };
+    let pinned = mode == MemoryMode::Generic && amount() % 5 == 0;
+    let settings = MemorySettings { mode, pinned, priority: Priority(amount() as u8), ..MemorySettings::default() };
+    let memory = Bytes(amount().max(1 << 23));
+    let pages = PagesByPlace { resident: Pages(amount()), remote: Pages(amount()), ..PagesByPlace::default() };
+    VmView {
+        instance: id(number),
+        keeping: Keeping::new(&settings, memory).unwrap(),
+        life: [Life::Running, Life::Paused, Life::Hibernated][amount() as usize % 3],
+        pages,
+        idle: Pages(amount()),
+        pool: Pages(amount()),
+        vcpus: Vcpus(amount() as u32),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    /// Whatever a broken agent measures, there is an order for each VM, and growth is granted only out of what is left.
+    #[test]
+    fn no_measurement_confuses_it(seed in any::<u64>(), steps in 1_u64..6) {
+        let mut dice = Dice::new(seed);
+        let oversubscription = Oversubscription {
+            factor: dice.roll() as u32,
+            unallocated: Bytes(dice.below(1 << 40)),
+            pool: Bytes(dice.below(1 << 40)),
+        };
+        let mut governor = Governor::new(Rules { oversubscription, idle_tax: dice.roll() as u32, ..Rules::default() });
+        let mut claimed = Pages::ZERO;
+        for _ in 0..steps {
+            let vms: Vec<VmView> = (0..dice.below(8)).map(|number| measured(&mut dice, number)).collect();
+            let total = Pages([dice.roll(), dice.below(1 << 24)][dice.below(2) as usize]);
+            let cpu = CpuView { total: dice.roll(), used: dice.roll() };
+            let view = HostView { total, overhead: Pages(dice.below(1 << 22)), shared: Pages(dice.below(1 << 20)), cpu, vms };
+            let plan = governor.step(Moment(dice.roll()), &view);
+            prop_assert_eq!(plan.orders.len(), view.vms.len());
+            let held: Pages = view.vms.iter().map(|vm| vm.pages.resident).sum();
+            let now: Pages = view.vms.iter().zip(&plan.orders).map(|(vm, order)| vm.pages.resident.max(order.limit)).sum();
+            let (overhead, shared) = (view.overhead, view.shared);
+            prop_assert!(now <= (view.total - overhead - shared).max(held + claimed), "{:?}", plan);
+            claimed = now;
+        }
+    }
+}
+
 /// A day in the life of a soaker: it grows into what is unused, is squeezed, sleeps, is hibernated, and comes back.
 #[test]
 fn a_soaker_grows_is_squeezed_sleeps_and_comes_back() {
@@ -331,6 +383,27 @@ fn a_soaker_grows_is_squeezed_sleeps_and_comes_back() {
     bed.run(120);
     assert_eq!((bed.vm(2).life, bed.vm(2).wakings, bed.vm(2).resident), (Life::Running, 1, Pages::mib(512)));
     assert_eq!(bed.plan.as_ref().unwrap().verdicts, []);
+}
+
+/// A relaunch takes its time; whoever was told to wake is told so until it has, with the memory that it was granted.
+#[test]
+fn waking_may_take_long() {
+    let mut bed = Bed::of(1000);
+    bed.generic(1, 800);
+    bed.soaker(2, 512, 50);
+    bed.vm(1).desire = Pages::mib(780);
+    bed.run(60);
+    assert_eq!(bed.vm(2).life, Life::Hibernated);
+    // Room for its start, and for hardly more.
+    bed.vm(1).desire = Pages::mib(630);
+    let mut orders = Vec::new();
+    for _ in 0..600 {
+        bed.step();
+        (bed.vm(2).life, bed.vm(2).resident) = (Life::Hibernated, Pages::ZERO);
+        orders.push(bed.plan.as_ref().map(|plan| plan.orders[1].life).unwrap());
+    }
+    let told = orders.iter().position(|life| *life == Life::Running).expect("it is told to wake");
+    assert!(orders[told..].iter().all(|life| *life == Life::Running), "and never told otherwise");
 }
 
 /// ESX's idle tax as a setting: what a generic VM leaves idle goes to a soaker, but for the quarter that is not taxed.
