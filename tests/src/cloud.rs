@@ -182,9 +182,26 @@ impl Cloud {
 
     /// The QEMU processes of a host.
     pub fn machines(&self, host: usize) -> Vec<u32> {
-        let agent = self.hosts[host].as_ref().map(Process::pid);
-        processes_of(&self.host_dir(host)).into_iter().filter(|pid| Some(*pid) != agent).collect()
+        self.children(host).into_iter().filter(|(_, line)| !is_pager(line)).map(|(pid, _)| pid).collect()
     }
+
+    /// The pagers of a host's machines.
+    pub fn pagers(&self, host: usize) -> Vec<u32> {
+        self.children(host).into_iter().filter(|(_, line)| is_pager(line)).map(|(pid, _)| pid).collect()
+    }
+
+    /// The processes of a host but its agent, with their command lines.
+    fn children(&self, host: usize) -> Vec<(u32, String)> {
+        let agent = self.hosts[host].as_ref().map(Process::pid);
+        let line = |pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let all = processes_of(&self.host_dir(host)).into_iter().filter(|pid| Some(*pid) != agent);
+        all.map(|pid| (pid, line(pid))).collect()
+    }
+}
+
+/// Arguments end in zeros.
+fn is_pager(command_line: &str) -> bool {
+    command_line.split('\0').nth(1) == Some("pager")
 }
 
 impl Drop for Cloud {

@@ -7,6 +7,7 @@ mod faults;
 mod findings;
 mod flow_logs;
 mod machines;
+mod memory;
 mod questions;
 mod records;
 mod refusals;

@@ -32,6 +32,7 @@ mod generated {
             Destination = lucarne_model::flow_log::Destination,
             Digest = lucarne_model::storage::Digest,
             Direction = lucarne_model::flow::Direction,
+            EditMemory = crate::bodies::memory::EditMemory,
             EditFlowLog = crate::bodies::flow_log::EditFlowLog,
             EndReason = lucarne_model::EndReason,
             EnrolHost = crate::bodies::host::EnrolHost,

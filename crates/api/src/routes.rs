@@ -26,7 +26,7 @@ use crate::{
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, mitigation::*, network::*, receipt::*, storage::*,
+        instance::*, memory::*, mitigation::*, network::*, receipt::*, storage::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -200,6 +200,18 @@ routes! {
     Operate GET "/v1/instances/{instance}/console" open_console((InstanceId,), NoQuery, Socket) -> Upgraded;
     /// Shows what the serial console printed last.
     Read GET "/v1/instances/{instance}/log" get_log((InstanceId,), NoQuery, Nothing) -> Download;
+    /// Changes how an instance's memory is kept, within one interval of its host's governor.
+    Operate PATCH "/v1/instances/{instance}/memory"
+        set_memory((InstanceId,), NoQuery, Json<EditMemory>) -> Json<Instance>;
+    /// Shows how an instance's memory is kept, and where its pages are.
+    Read GET "/v1/instances/{instance}/memory" get_memory((InstanceId,), NoQuery, Nothing) -> Json<ShownMemory>;
+    /// Shows where an instance's pages were during the last hour.
+    Read GET "/v1/instances/{instance}/memory/history"
+        get_memory_history((InstanceId,), HistoryQuery, Nothing) -> Json<MemoryHistory>;
+    /// Shows the memory of all instances, and to operators that of all hosts.
+    Read GET "/v1/memory" list_memory((), NoQuery, Nothing) -> Json<MemoryOverview>;
+    /// Shows what memory an account held, what that costs, and what it would have cost in another mode.
+    Read GET "/v1/usage" get_usage((), UsageQuery, Nothing) -> Json<ShownUsage>;
     /// Changes the tags of any resource.
     Operate PUT "/v1/tags/{resource}" change_tags((String,), NoQuery, Json<ChangeTags>) -> Json<Tags>;
 

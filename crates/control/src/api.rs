@@ -8,7 +8,7 @@ use lucarne_api::{
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, mitigation::*, network::*, receipt::*, storage::*,
+        instance::*, memory::*, mitigation::*, network::*, receipt::*, storage::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
@@ -374,6 +374,30 @@ impl Api for Controller {
     }
     async fn open_console(&self, call: Call<Caller, (InstanceId,), NoQuery, Socket>) -> Result<Upgraded, Problem> {
         services::streams::open_console(self, call).await
+    }
+    async fn set_memory(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Json<EditMemory>>,
+    ) -> Result<Json<Instance>, Problem> {
+        services::memory::set_memory(self, call).await
+    }
+    async fn get_memory(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+    ) -> Result<Json<ShownMemory>, Problem> {
+        services::memory::get_memory(self, call).await
+    }
+    async fn get_memory_history(
+        &self,
+        call: Call<Caller, (InstanceId,), HistoryQuery, Nothing>,
+    ) -> Result<Json<MemoryHistory>, Problem> {
+        services::memory::get_memory_history(self, call).await
+    }
+    async fn list_memory(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<MemoryOverview>, Problem> {
+        services::memory::list_memory(self, call).await
+    }
+    async fn get_usage(&self, call: Call<Caller, (), UsageQuery, Nothing>) -> Result<Json<ShownUsage>, Problem> {
+        services::usage::get_usage(self, call).await
     }
     async fn get_log(&self, call: Call<Caller, (InstanceId,), NoQuery, Nothing>) -> Result<Download, Problem> {
         services::streams::get_log(self, call).await

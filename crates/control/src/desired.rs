@@ -186,6 +186,7 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
         boot,
         vcpus: instance.vcpus,
         memory: instance.memory,
+        memory_settings: instance.memory_settings,
         interface: instance.interface,
         vpc: instance.vpc,
         user_data: instance.user_data,

@@ -12,6 +12,7 @@ use std::{
 use lucarne_model::{
     HostId, InstanceId, Moment,
     actual::{ActualInstance, HostState, Report},
+    memory_report::{HostMemory, InstanceMemory, MemoryReport},
 };
 
 use crate::{desired::Fingerprint, workflow::steps::Observed};
@@ -66,6 +67,21 @@ impl Fleet {
         spoken.map(|spoken| spoken.report.dropped_frames.clone()).unwrap_or_default()
     }
 
+    /// What the host told of its memory last.
+    pub(crate) fn host_memory(&self, host: HostId) -> Option<HostMemory> {
+        self.memory(host, |told| Some(told.host.clone()))
+    }
+
+    /// What the host told last of the instance's memory.
+    pub(crate) fn memory_of(&self, host: HostId, instance: InstanceId) -> Option<InstanceMemory> {
+        self.memory(host, |told| told.instances.iter().find(|memory| memory.instance == instance).cloned())
+    }
+
+    fn memory<T>(&self, host: HostId, read: impl FnOnce(&MemoryReport) -> Option<T>) -> Option<T> {
+        let all = self.lock();
+        read(all.get(&host)?.report.as_ref()?.report.memory.as_ref()?)
+    }
+
     pub(crate) fn last_heard(&self, host: HostId) -> Option<Moment> {
         self.lock().get(&host).and_then(|heard| heard.at)
     }
@@ -96,6 +112,7 @@ impl Fleet {
         match all.get_mut(&host).and_then(|heard| heard.report.as_mut()) {
             Some(spoken) => {
                 spoken.report.dropped_frames.clone_from(&report.dropped_frames);
+                spoken.report.memory.clone_from(&report.memory);
                 !same(&spoken.report)
             }
             None => true,
@@ -194,6 +211,7 @@ mod tests {
             volumes: Vec::new(),
             snapshots: Vec::new(),
             dropped_frames: Default::default(),
+            memory: None,
         };
         let first = report(vec![actual(1, ActualState::Preparing), actual(2, ActualState::Running)]);
         assert!(fleet.is_news(HOST, &first));

@@ -18,6 +18,7 @@ mod fleet;
 mod host_ca;
 mod http;
 mod idempotency;
+mod memory_history;
 mod named_questions;
 mod placement;
 mod quota;
@@ -31,6 +32,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod usage;
 mod workflow;
 
 use std::{io, sync::Arc, time::Duration};
@@ -45,6 +47,7 @@ pub use http::ListenError;
 pub use named_questions::named_question_sql;
 pub use settings::{OperatorFile, Settings};
 pub use store::StoreError;
+pub use usage::UsageError;
 
 pub(crate) use auth::Caller;
 
@@ -54,8 +57,10 @@ use collector_client::CollectorClient;
 use desired::Networks;
 use fleet::Fleet;
 use host_ca::HostCa;
+use memory_history::MemoryHistories;
 use services::streams::Streams;
 use store::Store;
+use usage::UsageLedger;
 use workflow::engine::Workflows;
 
 /// Why a controller cannot run.
@@ -67,6 +72,8 @@ pub enum Error {
     Policies(#[from] PolicyError),
     #[error("the host CA cannot be used")]
     HostCa(#[from] HostCaError),
+    #[error("the ledger of usage cannot be gone on with")]
+    Usage(#[from] UsageError),
     #[error("the blob store could not be opened")]
     Blobs(#[source] io::Error),
     #[error("the controller could not be made ready")]
@@ -95,6 +102,9 @@ pub(crate) struct Controller {
     pub(crate) failed_sign_ins: Throttle<(Option<std::net::IpAddr>, String)>,
     pub(crate) collector: CollectorClient,
     pub(crate) fleet: Arc<Fleet>,
+    /// Where instances' pages were.
+    pub(crate) memory_histories: MemoryHistories,
+    pub(crate) usage: Arc<UsageLedger>,
     pub(crate) host_ca: HostCa,
     pub(crate) workflows: Workflows,
     pub(crate) streams: Streams,
@@ -115,7 +125,9 @@ impl Controller {
             collector: CollectorClient::new(settings.collector.clone()),
             workflows: Workflows::new(store.clone(), fleet.clone()),
             streams: Streams::default(),
+            memory_histories: MemoryHistories::default(),
             networks: Arc::new(Networks::new(store.changes().clone())),
+            usage: Arc::new(UsageLedger::open(&settings.state_dir.join("usage.ledger"))?),
             host_ca: HostCa::open(&settings.state_dir)?,
             fleet,
             store,

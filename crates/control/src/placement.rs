@@ -12,12 +12,18 @@ use lucarne_model::{
     instance::PlacementStrategy,
 };
 
-/// What an instance takes of a host.
+/// What an instance takes of a host, or must find there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
     pub(crate) vcpus: Vcpus,
     pub(crate) memory: Bytes,
     pub(crate) disk: Bytes,
+}
+
+impl Demand {
+    pub(crate) fn in_words(self) -> Amounts {
+        Amounts(self)
+    }
 }
 
 /// A host as placement sees it.
@@ -27,6 +33,8 @@ pub(crate) struct Candidate {
     pub(crate) state: HostState,
     pub(crate) capacity: Capacity,
     pub(crate) used: Capacity,
+    /// What the instance must find there to start. It differs between hosts, for they do not all promise memory twice.
+    pub(crate) demand: Demand,
     /// Instances there that are to be spread from, or packed with, the new one.
     pub(crate) companions: u32,
 }
@@ -74,7 +82,7 @@ fn state_in_words(state: HostState) -> &'static str {
 }
 
 impl Candidate {
-    fn free(&self) -> Demand {
+    pub(crate) fn free(&self) -> Demand {
         Demand {
             vcpus: Vcpus(self.capacity.vcpus.0.saturating_sub(self.used.vcpus.0)),
             memory: self.capacity.memory - self.used.memory,
@@ -82,8 +90,8 @@ impl Candidate {
         }
     }
 
-    fn has_room(&self, demand: &Demand) -> bool {
-        let free = self.free();
+    pub(crate) fn has_room(&self) -> bool {
+        let (free, demand) = (self.free(), self.demand);
         free.vcpus >= demand.vcpus && free.memory >= demand.memory && free.disk >= demand.disk
     }
 
@@ -99,29 +107,32 @@ impl Candidate {
 /// *Spread* takes the host with the fewest companions, then the emptiest. *Pack* takes the one with the most companions, then
 /// the fullest, so that whole hosts stay free for large instances. Equal hosts are taken in the order of their ids: the same
 /// question has the same answer.
-pub(crate) fn choose(candidates: &[Candidate], demand: &Demand, wish: Wish) -> Result<HostId, Refusal> {
+pub(crate) fn choose(candidates: &[Candidate], wish: Wish) -> Result<HostId, Refusal> {
     if let Some(wished) = wish.host {
-        return wished_host(candidates, demand, wished);
+        return wished_host(candidates, wished);
     }
     let up = || candidates.iter().filter(|candidate| candidate.state == HostState::Up);
-    let fitting = up().filter(|candidate| candidate.has_room(demand));
+    let fitting = up().filter(|candidate| candidate.has_room());
     let chosen = match wish.strategy {
         PlacementStrategy::Spread => fitting.min_by_key(|c| (c.companions, c.fullness(), c.host)),
         PlacementStrategy::Pack => fitting.min_by_key(|c| (Reverse(c.companions), Reverse(c.fullness()), c.host)),
     };
     chosen.map(|candidate| candidate.host).ok_or_else(|| match up().max_by_key(|c| c.free().memory) {
-        Some(most) => Refusal::NoRoom { up: up().count(), needed: Amounts(*demand), most: Amounts(most.free()) },
+        Some(most) => {
+            Refusal::NoRoom { up: up().count(), needed: most.demand.in_words(), most: most.free().in_words() }
+        }
         None => Refusal::NoHostUp { enrolled: candidates.len() },
     })
 }
 
-fn wished_host(candidates: &[Candidate], demand: &Demand, wished: HostId) -> Result<HostId, Refusal> {
+fn wished_host(candidates: &[Candidate], wished: HostId) -> Result<HostId, Refusal> {
     let candidate = candidates.iter().find(|candidate| candidate.host == wished).ok_or(Refusal::UnknownHost)?;
     if candidate.state != HostState::Up {
         return Err(Refusal::HostNotUp(candidate.state));
     }
-    if !candidate.has_room(demand) {
-        return Err(Refusal::HostFull { needed: Amounts(*demand), free: Amounts(candidate.free()) });
+    if !candidate.has_room() {
+        let (needed, free) = (candidate.demand.in_words(), candidate.free().in_words());
+        return Err(Refusal::HostFull { needed, free });
     }
     Ok(wished)
 }
@@ -140,9 +151,12 @@ mod tests {
             memory: Bytes::mib(memory),
             disk: Bytes::mib(disk),
         };
-        (0..40u128, state, amounts(), amounts(), 0..4u32).prop_map(move |(id, state, has, used, companions)| {
-            Candidate { host: HostId::from_bits(id), state, capacity: capacity(has), used: capacity(used), companions }
-        })
+        (0..40u128, state, amounts(), amounts(), demand(), 0..4u32).prop_map(
+            move |(id, state, has, used, demand, companions)| {
+                let (capacity, used) = (capacity(has), capacity(used));
+                Candidate { host: HostId::from_bits(id), state, capacity, used, demand, companions }
+            },
+        )
     }
 
     fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
@@ -166,49 +180,49 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_is_chosen_is_up_and_has_room(all in candidates(), demand in demand(), pack: bool) {
+        fn whoever_is_chosen_is_up_and_has_room(all in candidates(), pack: bool) {
             let wish = if pack { PACK } else { SPREAD };
-            let fits = |c: &Candidate| c.state == HostState::Up && c.has_room(&demand);
-            match choose(&all, &demand, wish) {
+            let fits = |c: &Candidate| c.state == HostState::Up && c.has_room();
+            match choose(&all, wish) {
                 Ok(host) => prop_assert!(all.iter().any(|c| c.host == host && fits(c))),
                 Err(_) => prop_assert!(!all.iter().any(fits)),
             }
         }
 
         #[test]
-        fn the_order_of_the_hosts_does_not_matter(all in candidates(), demand in demand(), pack: bool) {
+        fn the_order_of_the_hosts_does_not_matter(all in candidates(), pack: bool) {
             let wish = if pack { PACK } else { SPREAD };
             let turned: Vec<_> = all.iter().rev().cloned().collect();
-            prop_assert_eq!(choose(&all, &demand, wish).ok(), choose(&turned, &demand, wish).ok());
+            prop_assert_eq!(choose(&all, wish).ok(), choose(&turned, wish).ok());
         }
 
         #[test]
         fn spreading_never_takes_a_host_with_more_companions_than_another_that_fits(
-            all in candidates(), demand in demand(),
+            all in candidates(),
         ) {
-            if let Ok(host) = choose(&all, &demand, SPREAD) {
+            if let Ok(host) = choose(&all, SPREAD) {
                 let chosen = all.iter().find(|c| c.host == host).unwrap();
                 let fewer = |c: &&Candidate| c.companions < chosen.companions;
-                prop_assert!(!all.iter().filter(fewer).any(|c| c.state == HostState::Up && c.has_room(&demand)));
+                prop_assert!(!all.iter().filter(fewer).any(|c| c.state == HostState::Up && c.has_room()));
             }
         }
 
         #[test]
         fn packing_never_takes_a_host_with_fewer_companions_than_another_that_fits(
-            all in candidates(), demand in demand(),
+            all in candidates(),
         ) {
-            if let Ok(host) = choose(&all, &demand, PACK) {
+            if let Ok(host) = choose(&all, PACK) {
                 let chosen = all.iter().find(|c| c.host == host).unwrap();
                 let more = |c: &&Candidate| c.companions > chosen.companions;
-                prop_assert!(!all.iter().filter(more).any(|c| c.state == HostState::Up && c.has_room(&demand)));
+                prop_assert!(!all.iter().filter(more).any(|c| c.state == HostState::Up && c.has_room()));
             }
         }
 
         #[test]
-        fn a_wished_host_is_taken_or_nothing(all in candidates(), demand in demand(), wished in 0..40u128) {
+        fn a_wished_host_is_taken_or_nothing(all in candidates(), wished in 0..40u128) {
             let wished = HostId::from_bits(wished);
             let wish = Wish { host: Some(wished), strategy: PlacementStrategy::Spread };
-            match choose(&all, &demand, wish) {
+            match choose(&all, wish) {
                 Ok(host) => prop_assert_eq!(host, wished),
                 Err(Refusal::UnknownHost) => prop_assert!(all.iter().all(|c| c.host != wished)),
                 Err(_) => prop_assert!(all.iter().any(|c| c.host == wished)),
@@ -223,15 +237,15 @@ mod tests {
             state: HostState::Up,
             capacity: Capacity { vcpus: Vcpus(8), memory: Bytes::gib(8), disk: Bytes::gib(8) },
             used: Capacity::default(),
+            demand: Demand { vcpus: Vcpus(1), memory: Bytes::gib(1), disk: Bytes::ZERO },
             companions: 0,
         };
         let mut hosts = vec![empty(1), empty(2), empty(3)];
-        let demand = Demand { vcpus: Vcpus(1), memory: Bytes::gib(1), disk: Bytes::ZERO };
         for _ in 0..6 {
-            let chosen = choose(&hosts, &demand, SPREAD).unwrap();
+            let chosen = choose(&hosts, SPREAD).unwrap();
             let host = hosts.iter_mut().find(|c| c.host == chosen).unwrap();
             host.companions += 1;
-            host.used.memory = host.used.memory + demand.memory;
+            host.used.memory = host.used.memory + host.demand.memory;
         }
         assert!(hosts.iter().all(|c| c.companions == 2));
     }

@@ -4,6 +4,10 @@
 //! fields as users do.
 
 use lucarne_api::bodies::instance::{Job, JobState};
+use lucarne_memory::{
+    oversubscription::{Claim, Oversubscription},
+    settings::Keeping,
+};
 use lucarne_model::{
     AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Tags, Vcpus, VolumeId,
     actual::{Capacity, Host},
@@ -28,6 +32,9 @@ pub(crate) struct InstanceRecord {
     /// Whether it is stopped without asking its guest.
     #[serde(default)]
     pub(crate) forced: bool,
+    /// What its host has promised it of its memory; none in records from before a part could be promised: all of it.
+    #[serde(default)]
+    pub(crate) claimed: Option<Bytes>,
 }
 
 impl Resource for InstanceRecord {
@@ -75,9 +82,10 @@ impl InstanceRecord {
         placement.group.as_ref().map(|name| held(account, name))
     }
 
-    /// What it takes of its host, its volumes apart.
-    pub(crate) fn demand(&self) -> Demand {
-        Demand { vcpus: self.instance.vcpus, memory: self.instance.memory, disk: Bytes::ZERO }
+    /// What it was promised of its host, its volumes apart.
+    pub(crate) fn promised(&self) -> Demand {
+        let memory = self.claimed.unwrap_or(self.instance.memory);
+        Demand { vcpus: self.instance.vcpus, memory, disk: Bytes::ZERO }
     }
 }
 
@@ -146,6 +154,12 @@ impl Resource for HostRecord {
 }
 
 impl HostRecord {
+    /// What an instance whose memory is kept so claims here.
+    pub(crate) fn claim(&self, keeping: &Keeping) -> Claim {
+        let factor = self.host.description.oversubscription.thousandths();
+        Oversubscription { factor, ..Oversubscription::default() }.claim(keeping)
+    }
+
     /// Promises room to an instance or a volume.
     pub(crate) fn promise(&mut self, demand: &Demand) {
         let used = self.host.used;

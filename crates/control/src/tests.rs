@@ -1,5 +1,6 @@
 //! A whole controller over a real socket: what its users, and those who are none, meet.
 
+mod memory;
 mod orders;
 
 use std::{path::Path, time::Duration};

@@ -17,6 +17,8 @@ use crate::{
 };
 
 const HOSTS_EVERY: Duration = Duration::from_secs(1);
+/// How often what instances hold is charged.
+const METER_EVERY: Duration = Duration::from_secs(10);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// How long a terminated instance and its jobs are still shown.
 const SHOW_ENDED: Duration = Duration::from_secs(3600);
@@ -26,6 +28,7 @@ const REMEMBER_REQUESTS: Duration = Duration::from_secs(24 * 3600);
 /// Makes the rounds until `shutdown`. A round that fails is logged, and made again at its next time.
 pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken) {
     let mut hosts = tokio::time::interval(HOSTS_EVERY);
+    let mut meter = tokio::time::interval(METER_EVERY);
     let mut forget = tokio::time::interval(FORGET_EVERY);
     loop {
         let round = tokio::select! {
@@ -34,7 +37,11 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
                 Ok(()) => services::mitigations::end_expired(&controller).await,
                 failed => failed,
             },
-            _ = forget.tick() => controller.store.write(forget_ended).await,
+            _ = meter.tick() => services::usage::meter(&controller).await,
+            _ = forget.tick() => {
+                controller.memory_histories.forget(crate::clock::now());
+                controller.store.write(forget_ended).await
+            }
         };
         if let Err(problem) = round {
             tracing::warn!(%problem, "a round of upkeep failed");

@@ -14,7 +14,7 @@ use lucarne_api::bodies::host::HostSettings;
 use lucarne_model::{
     ErrorCode, Moment,
     actual::{HostDescription, Report},
-    desired::Desired,
+    desired::{Desired, DesiredInstance},
 };
 use lucarne_vmm::driver::{Driver, Machine, MachineEvent, Stop};
 use tokio::{
@@ -30,6 +30,7 @@ use crate::{
     error::Error,
     folder::Folder,
     links,
+    memory::{Governed, Memory, govern},
     network::Network,
     perform::Hands,
     reconcile::{Activity, Failure, Known, Ledger, Product, Prospect, Running, Step, next_look, next_steps, report},
@@ -37,10 +38,13 @@ use crate::{
 };
 
 /// What an agent works with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Parts {
     pub driver: Arc<dyn Driver>,
     pub network: Arc<dyn Network>,
+    pub memory: Memory,
+    /// VMs that [`Self::memory`] could not wake.
+    pub unwoken: mpsc::Receiver<MachineEvent>,
     pub controller: Arc<dyn Controller>,
     /// What the controller is told that this host is.
     pub host: HostDescription,
@@ -73,7 +77,9 @@ impl Agent {
         folder.sweep()?;
         let (mut known, desired) = folder.read()?;
         let now = now();
-        for Machine { spec, disks } in adopted {
+        let sleepers = parts.memory.adopt(&adopted).await;
+        let sleepers = sleepers.into_iter().map(|spec| Machine { disks: spec.disks.clone(), spec });
+        for Machine { spec, disks } in adopted.into_iter().chain(sleepers) {
             let disks =
                 disks.iter().map(|disk| lucarne_model::instance::Attachment { volume: disk.volume, slot: disk.slot });
             let running = Running { generation: spec.generation, disks: disks.collect() };
@@ -90,15 +96,25 @@ impl Agent {
         events: mpsc::Receiver<MachineEvent>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Parts { driver, network, controller, host } = parts;
+        let Parts { driver, network, memory, unwoken, controller, host } = parts;
         let (reports, reported) = watch::channel(report(&desired, &known, host.capacity));
         let desired = Arc::new(desired);
         let (wishes, wished) = watch::channel(desired.clone());
         let (told, settings) = watch::channel(None);
+        let (governed, governs) = watch::channel(Arc::new(Vec::new()));
+        let (memory_reports, memory_reported) = watch::channel(None);
         let hello_again = Arc::new(Notify::new());
         let layout = folder.layout().clone();
         let owner = Owner {
-            hands: Hands { driver, network: network.clone(), controller: controller.clone(), layout: layout.clone() },
+            hands: Hands {
+                driver,
+                network: network.clone(),
+                memory: memory.clone(),
+                controller: controller.clone(),
+                layout: layout.clone(),
+            },
+            governed,
+            unwoken,
             capacity: host.capacity,
             kept: known.ledger.clone(),
             desired,
@@ -115,9 +131,10 @@ impl Agent {
         let links = vec![
             tokio::spawn(links::say_hello(controller.clone(), host, told, hello_again.clone(), shutdown.clone())),
             tokio::spawn(links::follow_desired(controller.clone(), layout, wishes, shutdown.clone())),
+            tokio::spawn(govern(memory, governs, memory_reports, shutdown.clone())),
             tokio::spawn(links::send_reports(
                 (controller, network),
-                reported,
+                (reported, memory_reported),
                 settings.clone(),
                 pace.coalesce,
                 shutdown.clone(),
@@ -157,6 +174,9 @@ struct Owner {
     kept: Ledger,
     wished: watch::Receiver<Arc<Desired>>,
     events: mpsc::Receiver<MachineEvent>,
+    unwoken: mpsc::Receiver<MachineEvent>,
+    /// What the governor of memory is to govern.
+    governed: watch::Sender<Arc<Vec<Governed>>>,
     reports: watch::Sender<Report>,
     tasks: JoinSet<Result<Product, Failure>>,
     steps: HashMap<Id, (Step, AbortHandle)>,
@@ -177,6 +197,7 @@ impl Owner {
                 () = shutdown.cancelled() => break,
                 Ok(()) = self.wished.changed() => self.desired = self.wished.borrow_and_update().clone(),
                 Some(event) = self.events.recv() => self.handle_event(event),
+                Some(event) = self.unwoken.recv() => self.handle_event(event),
                 Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
                 () = until(look) => {}
             }
@@ -230,6 +251,7 @@ impl Owner {
         tracing::info!(?event, "a virtual machine did something by itself");
         match event {
             MachineEvent::Ended { instance, generation, why } => {
+                self.hands.memory.ended(instance);
                 self.known.handle_machine_ended(instance, generation, why);
             }
             MachineEvent::Reset { .. } => {}
@@ -255,6 +277,12 @@ impl Owner {
         self.reports.send_if_modified(|old| {
             let changed = *old != new;
             *old = new;
+            changed
+        });
+        let governed = governed(&self.desired, &self.known);
+        self.governed.send_if_modified(|old| {
+            let changed = **old != governed;
+            *old = Arc::new(governed);
             changed
         });
     }
@@ -286,12 +314,13 @@ impl Owner {
         self.keep_ledger().await;
     }
 
-    /// Not written into the ledger: the next start of the agent is to start them again.
+    /// VMs that sleep do so until the next agent; the others are ended. Not written into the ledger: the next start of the agent is to start them again.
     async fn stop_machines(&self) {
         let cut_short = self.steps.values().filter_map(|(step, _)| match step {
             Step::Start(spec) => Some(spec.instance),
             _ => None,
         });
+        self.hands.memory.let_go();
         let machines = self.known.running.keys().copied().chain(cut_short);
         let how = Stop::InOrder { patience: self.pace.end_patience };
         join_all(machines.map(|instance| async move {
@@ -301,6 +330,18 @@ impl Owner {
         }))
         .await;
     }
+}
+
+/// The VMs that run here, or sleep, and that are to.
+fn governed(desired: &Desired, known: &Known) -> Vec<Governed> {
+    let here = desired.instances.iter().filter(|wanted| known.running.contains_key(&wanted.id));
+    let governed = |wanted: &DesiredInstance| Governed {
+        instance: wanted.id,
+        vcpus: wanted.vcpus,
+        memory: wanted.memory,
+        settings: wanted.memory_settings,
+    };
+    here.map(governed).collect()
 }
 
 async fn until(look: Option<Instant>) {

@@ -6,7 +6,7 @@ use std::{fs, io, path::Path};
 
 use lucarne_model::{Bytes, Vcpus, actual::Capacity};
 
-use crate::{error::Error, settings::Settings};
+use crate::{error::Error, memory::Budget, settings::Settings};
 
 /// Virtual processors promised for each of the machine's: most VMs idle most of the time.
 const OVERCOMMIT: u32 = 8;
@@ -14,16 +14,21 @@ const OVERCOMMIT: u32 = 8;
 const RESERVED_MEMORY: Bytes = Bytes::gib(1);
 
 /// The capacity by the settings, and by the machine where they say nothing.
-pub(crate) fn capacity(settings: &Settings) -> Result<Capacity, Error> {
+pub(crate) fn capacity(settings: &Settings, budget: &Budget) -> Result<Capacity, Error> {
     let found = || -> io::Result<Capacity> {
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         Ok(Capacity {
             vcpus: Vcpus(settings.vcpus.unwrap_or(processors.saturating_mul(OVERCOMMIT))),
-            memory: settings.memory.map_or_else(machine_memory, Ok)?,
+            memory: budget.oversubscription().room(budget.memory, Bytes::ZERO),
             disk: settings.disk.map_or_else(|| disk_size(&settings.state_dir), Ok)?,
         })
     };
     found().map_err(|cause| Error::Capacity { cause })
+}
+
+/// Memory for guests and their keeping.
+pub(crate) fn memory(settings: &Settings) -> Result<Bytes, Error> {
+    settings.memory.map_or_else(machine_memory, Ok).map_err(|cause| Error::Capacity { cause })
 }
 
 fn machine_memory() -> io::Result<Bytes> {

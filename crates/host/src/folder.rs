@@ -46,7 +46,14 @@ impl Folder {
             return Err(Error::FolderTooLong { path: layout.root().to_owned(), excess });
         }
         // Others may pass through, to files that are theirs: QEMU runs as a user of its own.
-        for folder in [layout.root().to_owned(), layout.blobs(), layout.volumes(), layout.snapshots(), layout.ports()] {
+        for folder in [
+            layout.root().to_owned(),
+            layout.blobs(),
+            layout.volumes(),
+            layout.snapshots(),
+            layout.ports(),
+            layout.memory(),
+        ] {
             DirBuilder::new().recursive(true).mode(0o711).create(&folder).map_err(failed(&folder))?;
         }
         let lock = lock(&layout.lock()).map_err(failed(&layout.lock()))?;

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lucarne_model::{InterfaceId, SnapshotId, VolumeId, storage::Digest};
+use lucarne_model::{InstanceId, InterfaceId, SnapshotId, VolumeId, storage::Digest};
 
 /// The state folder of one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,31 @@ impl Layout {
     /// The driver's own.
     pub fn machines(&self) -> PathBuf {
         self.root.join("machines")
+    }
+
+    /// What guests' pagers keep, and how VMs sleep.
+    pub fn memory(&self) -> PathBuf {
+        self.root.join("memory")
+    }
+    /// A pager's index and store.
+    pub fn pages(&self, instance: InstanceId) -> PathBuf {
+        self.memory().join(instance.to_string())
+    }
+    /// Where a VM's process lends its memory, in a directory that is given to its user.
+    pub fn lent_memory(&self, instance: InstanceId) -> PathBuf {
+        self.memory().join(format!("{instance}.vm")).join("s")
+    }
+    /// Where a pager listens for the agent.
+    pub fn pager_socket(&self, instance: InstanceId) -> PathBuf {
+        self.memory().join(format!("{instance}.sock"))
+    }
+    /// The devices of a VM that sleeps.
+    pub fn devices(&self, instance: InstanceId) -> PathBuf {
+        self.memory().join(format!("{instance}.devices"))
+    }
+    /// With what a VM that sleeps is woken; that it is there says that the VM sleeps.
+    pub fn asleep(&self, instance: InstanceId) -> PathBuf {
+        self.memory().join(format!("{instance}.asleep"))
     }
 
     pub fn blobs(&self) -> PathBuf {

@@ -13,6 +13,7 @@ use lucarne_model::{
     Moment,
     actual::{HostDescription, Report},
     desired::Desired,
+    memory_report::MemoryReport,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -106,7 +107,7 @@ async fn keep(layout: &Layout, desired: &Desired) {
 /// Sends reports: soon after each change, and at each heartbeat.
 pub(crate) async fn send_reports(
     (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
-    mut reports: watch::Receiver<Report>,
+    (mut reports, memory): (watch::Receiver<Report>, watch::Receiver<Option<MemoryReport>>),
     settings: watch::Receiver<Option<HostSettings>>,
     coalesce: Duration,
     shutdown: CancellationToken,
@@ -116,6 +117,7 @@ pub(crate) async fn send_reports(
         loop {
             let mut report = reports.borrow_and_update().clone();
             report.dropped_frames = network.dropped_frames().await;
+            report.memory = memory.borrow().clone();
             let sent = Instant::now();
             match controller.report(&report).await {
                 Ok(()) => patience.answered(),

@@ -17,6 +17,7 @@ use crate::{
     controller::Controller,
     durable::{self, Outlives},
     layout::Layout,
+    memory::Memory,
     network::Network,
     reconcile::{Failure, Product, Prospect, Step},
     streams,
@@ -27,6 +28,7 @@ use crate::{
 pub(crate) struct Hands {
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) network: Arc<dyn Network>,
+    pub(crate) memory: Memory,
     pub(crate) controller: Arc<dyn Controller>,
     pub(crate) layout: Layout,
 }
@@ -44,11 +46,11 @@ impl Hands {
                 delete(self.layout.volume_base(*volume)).await?;
             }
             Step::ApplyNetwork(plan) => self.network.apply(plan).await.map_err(|error| network_failure(&error))?,
-            Step::Start(spec) => driver.start(spec).await.map_err(|error| driver_failure(&error))?,
+            Step::Start(spec) => self.memory.start(spec).await.map_err(|error| driver_failure(&error))?,
             Step::Stop { instance, how, .. } => {
-                driver.stop(*instance, *how).await.map_err(|error| driver_failure(&error))?;
+                self.memory.stop(*instance, *how).await.map_err(|error| driver_failure(&error))?;
             }
-            Step::Forget(instance) => driver.forget(*instance).await.map_err(|error| driver_failure(&error))?,
+            Step::Forget(instance) => self.memory.forget(*instance).await.map_err(|error| driver_failure(&error))?,
             Step::Attach { instance, disk } => {
                 driver.attach(*instance, disk).await.map_err(|error| driver_failure(&error))?;
             }

@@ -5,7 +5,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use lucarne_api::bodies::host::HostSettings;
-use lucarne_model::{FlowRecord, HostId, actual::HostDescription, flow::Location};
+use lucarne_model::{
+    Bytes, FlowRecord, HostId, OversubscriptionFactor, actual::HostDescription, flow::Location, memory_report::Ability,
+};
+use lucarne_pager::shim;
 use lucarne_switch::{SwitchHandle, ports::unix::Owner, shell, tunnel::public_key};
 use lucarne_vmm::{
     driver::Driver,
@@ -21,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{Agent, Parts},
-    capacity::capacity,
+    capacity::{self, capacity},
     certificate::ExportKey,
     error::Error,
     exporter::{self, Exporter},
@@ -29,6 +32,7 @@ use crate::{
     http::HttpController,
     identity::Identity,
     layout::Layout,
+    memory::{Budget, Memory, Tools},
     network::{Network, NoNetwork},
     settings::{DriverKind, Settings},
     simulated_network::SimulatedNetwork,
@@ -53,6 +57,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let mut identity = Identity::read_or_make(&layout)?;
     let key = ExportKey::read_or_make(&layout.export_key())?;
     let driver = driver(settings.driver, &layout)?;
+    let tools = paging_tools(&settings, &layout);
+    let budget = budget(&settings, &tools)?;
     let host = HostDescription {
         name: settings.name.clone(),
         address: settings.address,
@@ -60,7 +66,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         location: settings.location.clone(),
         public_key: public_key(&identity.private_key()),
         export_key: key.public().to_owned(),
-        capacity: capacity(&settings)?,
+        capacity: capacity(&settings, &budget)?,
+        oversubscription: oversubscription(&settings, &tools),
         hypervisor: driver.version().await.map_err(|cause| Error::Driver { cause })?,
     };
     identity.save(&layout)?;
@@ -72,7 +79,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
 
     let controller = Arc::new(HttpController::new(&settings.controller, Some(&host_key))?);
     let (network, records) = network(settings.driver, (id, settings.location), &identity, &host)?;
-    let parts = Parts { driver, network: network.clone(), controller, host };
+    let (memory, unwoken) = Memory::new(driver.clone(), layout.clone(), budget, tools.ok());
+    let parts = Parts { driver, network: network.clone(), memory, unwoken, controller, host };
     let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown).await?;
     let end_of_export = CancellationToken::new();
     let export = Export {
@@ -89,6 +97,49 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     end_of_export.cancel();
     export_ended(export).await;
     ended
+}
+
+/// With what guests' memory is paged here; if it cannot be, why.
+fn paging_tools(settings: &Settings, layout: &Layout) -> Result<Tools, String> {
+    let tools = || {
+        if settings.driver != DriverKind::Qemu {
+            return Err("virtual machines are simulated here".to_owned());
+        }
+        shim::available()?;
+        let executable = settings.pager.clone().ok_or("there is no program that is a pager")?;
+        let failed =
+            |error| format!("what lends guests' memory cannot be put into {}: {error}", layout.memory().display());
+        Ok(Tools { executable, library: shim::install(&layout.memory()).map_err(failed)? })
+    };
+    let tools = tools();
+    match &tools {
+        Ok(_) => tracing::info!("guests' memory is paged"),
+        Err(reason) => {
+            tracing::warn!(reason, "guests' memory stays where it is: nothing is oversubscribed, nobody soaks")
+        }
+    }
+    tools
+}
+
+/// Where no page can leave, what is promised must be there. A simulated VM has no pages: what is promised of its host is for
+/// placement to be tried with.
+fn oversubscription(settings: &Settings, tools: &Result<Tools, String>) -> OversubscriptionFactor {
+    let is_simulated = matches!(settings.driver, DriverKind::Simulated { .. });
+    if tools.is_ok() || is_simulated { settings.oversubscription } else { OversubscriptionFactor::NONE }
+}
+
+/// Where promises exceed what there is, a sixteenth of it is kept for compressed pages.
+fn budget(settings: &Settings, tools: &Result<Tools, String>) -> Result<Budget, Error> {
+    let (memory, factor) = (capacity::memory(settings)?, oversubscription(settings, tools));
+    let exceeds = tools.is_ok() && factor > OversubscriptionFactor::NONE;
+    let paging = tools.as_ref().map(|_| Ability::Available);
+    Ok(Budget {
+        memory,
+        unallocated: settings.memory_pool,
+        compressed: if exceeds { Bytes(memory.0 / 16) } else { Bytes::ZERO },
+        factor: factor.thousandths(),
+        paging: paging.unwrap_or_else(|reason| Ability::Unavailable { reason: reason.clone() }),
+    })
 }
 
 fn driver(kind: DriverKind, layout: &Layout) -> Result<Arc<dyn Driver>, Error> {

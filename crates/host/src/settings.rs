@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use lucarne_model::{Bytes, flow::Location};
+use lucarne_model::{Bytes, OversubscriptionFactor, flow::Location};
 
 /// The settings of one host agent's process.
 #[derive(Clone, Debug)]
@@ -26,8 +26,14 @@ pub struct Settings {
     pub driver: DriverKind,
     /// Virtual processors that may be promised; eight for each of the machine's if not given.
     pub vcpus: Option<u32>,
-    /// Memory that may be promised; the machine's but 1 GiB if not given.
+    /// Memory for guests and their keeping; the machine's but 1 GiB if not given.
     pub memory: Option<Bytes>,
+    /// Of that, what is kept unallocated.
+    pub memory_pool: Bytes,
+    /// How much more than the rest may be promised, where pages can leave.
+    pub oversubscription: OversubscriptionFactor,
+    /// The program that is a pager when it is told so: `lucarne` itself. None: nothing is paged.
+    pub pager: Option<PathBuf>,
     /// Disk space that may be promised; that of the state folder's file system if not given.
     pub disk: Option<Bytes>,
     /// How much flow records may take on disk while the collector is away. What does not fit is lost, and told.
@@ -50,6 +56,9 @@ impl Settings {
             driver: DriverKind::Qemu,
             vcpus: None,
             memory: None,
+            memory_pool: Bytes::ZERO,
+            pager: None,
+            oversubscription: OversubscriptionFactor::NONE,
             disk: None,
             spool: Bytes::mib(256),
             at_end: AtEnd::LeaveMachines,

@@ -18,14 +18,17 @@ use crate::{
         image::ImageCommand,
         instance::InstanceCommand,
         login::LoginArgs,
+        memory::MemoryCommand,
         mitigation::MitigationCommand,
         network::{SubnetCommand, VpcCommand},
         network_acl::NetworkAclCommand,
+        pager::PagerArgs,
         process::{CollectorArgs, ControllerArgs},
         route_table::RouteTableCommand,
         security_group::SecurityGroupCommand,
         storage::{SnapshotCommand, VolumeCommand},
         tag::TagCommand,
+        usage::UsageCommand,
     },
     configuration::{ConfigFile, Configuration},
     demo::DemoArgs,
@@ -121,6 +124,12 @@ pub(crate) enum Command {
     /// Instances: the VMs
     #[command(subcommand)]
     Instance(InstanceCommand),
+    /// Guests' memory: how it is kept, and where
+    #[command(subcommand)]
+    Memory(MemoryCommand),
+    /// What memory was held, and what it costs
+    #[command(subcommand)]
+    Usage(UsageCommand),
     /// Tags of any resource
     #[command(subcommand)]
     Tag(TagCommand),
@@ -145,6 +154,8 @@ pub(crate) enum Command {
     Controller(ControllerArgs),
     /// The process that keeps flow records
     Collector(CollectorArgs),
+    /// The process that moves one VM's memory between the host and cheaper places; host agents start it
+    Pager(PagerArgs),
     /// Print a shell's completion script
     Completions { shell: Shell },
     /// Print the manual page
@@ -162,6 +173,7 @@ impl CommandLine {
             Command::Dev(args) => args.run(global.allow_plaintext).await,
             Command::Controller(args) => args.run(global.allow_plaintext).await,
             Command::Collector(args) => args.run().await,
+            Command::Pager(args) => args.run().await,
             Command::Host(HostCommand { verb: None, agent: Some(agent) }) => agent.run().await,
             Command::Host(HostCommand { verb: None, agent: None }) => {
                 Err(Failure::wrong_usage("say `lucarne host list|show|drain|resume`, or give the agent its options"))
@@ -202,6 +214,7 @@ impl Command {
     pub(crate) fn worker_threads(&self) -> Option<usize> {
         match self {
             Self::Collector(_) | Self::Host(HostCommand { verb: None, .. }) => Some(2),
+            Self::Pager(_) => Some(1),
             _ => None,
         }
     }
@@ -223,6 +236,8 @@ impl Command {
             Self::Volume(command) => command.run(context).await,
             Self::Snapshot(command) => command.run(context).await,
             Self::Instance(command) => command.run(context).await,
+            Self::Memory(command) => command.run(context).await,
+            Self::Usage(command) => command.run(context).await,
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,
             Self::FlowLog(command) => command.run(context).await,

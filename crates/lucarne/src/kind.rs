@@ -157,6 +157,7 @@ pub(crate) static HOST: Kind = Kind {
         ("OF", "capacity.vcpus"),
         ("MEMORY", "used.memory"),
         ("OF", "capacity.memory"),
+        ("PAGING", "memory.paging.kind"),
         ("HEARD", "last_heard"),
     ],
     list: list!(list_hosts),
@@ -488,6 +489,72 @@ pub(crate) const LOSS_COLUMNS: &[Column] = &[
     ("CAUSE", "cause"),
 ];
 
+/// The memory of instances; counts of pages are of 4 KiB.
+pub(crate) const MEMORY_COLUMNS: &[Column] = &[
+    ("INSTANCE", "instance"),
+    ("NAME", "name"),
+    ("MODE", "settings.mode"),
+    ("PRIORITY", "settings.priority"),
+    ("PINNED", "settings.pinned"),
+    ("STATE", "actual.state"),
+    ("MEMORY", "memory"),
+    ("RESIDENT", "actual.pages.resident"),
+    ("TARGET", "actual.target"),
+    ("COMPRESSED", "actual.pages.compressed"),
+    ("SSD", "actual.pages.ssd"),
+    ("BUCKET", "actual.bucket"),
+    ("TROUBLE", "actual.trouble.message"),
+];
+
+pub(crate) const HOST_MEMORY_COLUMNS: &[Column] = &[
+    ("HOST", "host"),
+    ("NAME", "name"),
+    ("CLAIMED", "claimed"),
+    ("OF", "claimable"),
+    ("FACTOR", "oversubscription"),
+    ("TOTAL", "total"),
+    ("RESIDENT", "resident"),
+    ("COMPRESSED", "compressed"),
+    ("SHARED", "shared"),
+    ("OVERHEAD", "overhead"),
+    ("POOL", "pool"),
+    ("FREE", "free"),
+    ("PAGING", "paging.kind"),
+];
+
+/// The lines of a bill; amounts are millionths.
+pub(crate) const USAGE_COLUMNS: &[Column] = &[
+    ("ITEM", "item"),
+    ("MODE", "mode"),
+    ("PLACE", "place"),
+    ("PAGE SECONDS", "page_seconds"),
+    ("COUNT", "count"),
+    ("MICROS", "micros"),
+];
+
+pub(crate) const OTHER_MODE_COLUMNS: &[Column] = &[("HAD ALL BEEN", "mode"), ("MICROS", "micros")];
+
+pub(crate) const INSTANCE_USAGE_COLUMNS: &[Column] =
+    &[("INSTANCE", "instance"), ("PAGE SECONDS", "page_seconds"), ("MICROS", "micros")];
+
+pub(crate) const FAULT_COLUMNS: &[Column] =
+    &[("FAULTS FROM", "place"), ("COUNT", "count"), ("P50 US", "p50_micros"), ("P99 US", "p99_micros")];
+
+pub(crate) const MEMORY_POINT_COLUMNS: &[Column] = &[
+    ("AT", "at"),
+    ("STATE", "state"),
+    ("MODE", "mode"),
+    ("RESIDENT", "pages.resident"),
+    ("TARGET", "target"),
+    ("COMPRESSED", "pages.compressed"),
+    ("SSD", "pages.ssd"),
+    ("UNTOUCHED", "pages.untouched"),
+    ("BUCKET", "bucket"),
+    ("FAULTS", "faults"),
+    ("EVICTIONS", "evictions"),
+    ("REFAULTS", "refaults"),
+];
+
 #[cfg(test)]
 pub(crate) static ALL: &[&Kind] = &[
     &ACCOUNT,
@@ -558,6 +625,12 @@ mod tests {
             ("Scanner", SCANNER_COLUMNS),
             ("ShownClosedPort", CLOSED_PORT_COLUMNS),
             ("ShownLoss", LOSS_COLUMNS),
+            ("ShownMemory", MEMORY_COLUMNS),
+            ("ShownHostMemory", HOST_MEMORY_COLUMNS),
+            ("FaultsFrom", FAULT_COLUMNS),
+            ("MemoryPoint", MEMORY_POINT_COLUMNS),
+            ("OtherMode", OTHER_MODE_COLUMNS),
+            ("InstanceUsage", INSTANCE_USAGE_COLUMNS),
         ];
         for (schema, (title, path)) in others.iter().flat_map(|(s, columns)| columns.iter().map(move |c| (s, c))) {
             let first = path.split('.').next().unwrap();

@@ -5,7 +5,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use lucarne_model::{Bytes, Moment, flow_sql::SqlColumn};
+use lucarne_model::{Bytes, Moment, Pages, flow_sql::SqlColumn};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -183,8 +183,36 @@ const TIMES: &[&str] = &[
     "from",
     "complete_since",
     "issued",
+    "at",
 ];
-const AMOUNTS: &[&str] = &["memory", "minimum_memory", "size", "disk", "virtual_size", "volume_bytes"];
+const AMOUNTS: &[&str] = &[
+    "memory",
+    "minimum_memory",
+    "size",
+    "disk",
+    "virtual_size",
+    "volume_bytes",
+    "minimum_operating",
+    "minimum_starting",
+    "fill_above",
+    "drain_below",
+    "claimed",
+    "claimable",
+    "total",
+    "resident",
+    "compressed",
+    "shared",
+    "overhead",
+    "pool",
+    "free",
+];
+/// Shares of a whole.
+const THOUSANDTHS: &[&str] = &["bucket"];
+
+/// Counts of pages of 4 KiB: a target, and whatever stands in `pages`.
+fn is_pages(path: &str) -> bool {
+    path.rsplit('.').next() == Some("target") || path.split('.').rev().nth(1) == Some("pages")
+}
 
 fn cell(path: &str, value: &Value) -> String {
     let last = path.rsplit('.').next().unwrap_or(path);
@@ -192,7 +220,10 @@ fn cell(path: &str, value: &Value) -> String {
         Value::Null => "-".into(),
         Value::Number(number) => match number.as_u64() {
             Some(micros) if TIMES.contains(&last) => time(Moment(micros)),
+            Some(pages) if is_pages(path) => Pages(pages).to_string(),
             Some(bytes) if AMOUNTS.contains(&last) => Bytes(bytes).to_string(),
+            Some(thousandths) if THOUSANDTHS.contains(&last) => format!("{:.1} %", thousandths as f64 / 10.0),
+            Some(thousandths) if last == "oversubscription" => format!("{:.2}", thousandths as f64 / 1000.0),
             Some(number) if last == "protocol" => protocol(number),
             _ => number.to_string(),
         },

@@ -8,9 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccountId, Bytes, HostId, InstanceId, Moment, SnapshotId, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, HostId, InstanceId, Moment, OversubscriptionFactor, SnapshotId, Tags, Vcpus, VolumeId,
     flow::Location,
     instance::{Attachment, StateReason},
+    memory_report::{HostMemory, MemoryReport},
     storage::Blob,
 };
 
@@ -30,6 +31,9 @@ pub struct HostDescription {
     #[serde(default)]
     pub export_key: String,
     pub capacity: Capacity,
+    /// How much more memory is promised than there is.
+    #[serde(default)]
+    pub oversubscription: OversubscriptionFactor,
     pub hypervisor: String,
 }
 
@@ -38,6 +42,7 @@ pub struct HostDescription {
 pub struct Capacity {
     /// Virtual processors that may be promised; more than the machine has, as the operator sets it.
     pub vcpus: Vcpus,
+    /// What instances can have a claim to: of a host, its memory for guests' pages.
     pub memory: Bytes,
     pub disk: Bytes,
 }
@@ -67,6 +72,9 @@ pub struct Host {
     /// Frames that its switch dropped before they became flows, by reason, since its agent started.
     #[serde(default)]
     pub dropped_frames: BTreeMap<String, u64>,
+    /// Where its memory is; none until its agent has told.
+    #[serde(default)]
+    pub memory: Option<HostMemory>,
     pub enrolled: Moment,
     pub last_heard: Moment,
     #[serde(default)]
@@ -84,6 +92,9 @@ pub struct Report {
     pub snapshots: Vec<ActualSnapshot>,
     /// Frames dropped before they became flows, by reason.
     pub dropped_frames: BTreeMap<String, u64>,
+    /// Where memory is; none from a host whose agent does not look at it.
+    #[serde(default)]
+    pub memory: Option<MemoryReport>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -12,6 +12,7 @@ use crate::{
     AccountId, Bytes, Cidr, HostId, ImageId, InstanceId, InterfaceId, MacAddress, SecurityGroupId, SnapshotId,
     SubnetId, Vcpus, VolumeId, VpcId,
     flow::Location,
+    memory::MemorySettings,
     mitigation::DesiredMitigation,
     network::Route,
     network_acl::AclEntry,
@@ -61,6 +62,8 @@ pub struct DesiredInstance {
     pub boot: BootSource,
     pub vcpus: Vcpus,
     pub memory: Bytes,
+    #[serde(default)]
+    pub memory_settings: MemorySettings,
     pub interface: InterfaceId,
     pub vpc: VpcId,
     pub user_data: Option<String>,

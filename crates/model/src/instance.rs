@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccountId, Bytes, ErrorCode, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId,
-    SubnetId, Tags, Vcpus, VolumeId, VpcId,
+    SubnetId, Tags, Vcpus, VolumeId, VpcId, memory::MemorySettings,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -82,6 +82,8 @@ pub struct Instance {
     pub image: ImageId,
     pub vcpus: Vcpus,
     pub memory: Bytes,
+    #[serde(default)]
+    pub memory_settings: MemorySettings,
     pub vpc: VpcId,
     pub subnet: SubnetId,
     pub interface: InterfaceId,

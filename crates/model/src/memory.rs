@@ -115,7 +115,7 @@ pub enum EvictionPolicy {
     Random,
 }
 
-/// Between which rates of paging a VM's bucket fills and drains.
+/// Between which amounts of resident memory a VM's leaky bucket neither fills nor drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryThresholds {
     /// Resident memory above which an interval fills the bucket.
@@ -124,17 +124,20 @@ pub struct MemoryThresholds {
     pub drain_below: Bytes,
 }
 
-/// How an owner, or the operator, wants an instance's memory kept.
+/// How an owner, or the operator, wants an instance's memory kept. Which of them are possible is said by
+/// `lucarne_memory::settings`. The minimums count while it is a soaker, the thresholds while it is generic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemorySettings {
     #[serde(default)]
     pub mode: MemoryMode,
     #[serde(default)]
     pub priority: Priority,
-    /// A soaker that would be left with less is paused, then hibernated. None: an eighth of its memory.
+    /// A soaker that would be left with less is paused, then hibernated. None: an eighth of its memory,
+    /// at most the other minimum.
     #[serde(default)]
     pub minimum_operating: Option<Bytes>,
-    /// A soaker that was hibernated comes back when it can have this much; at least the other minimum. None: a quarter.
+    /// A soaker that was hibernated comes back when it can have this much; at least the other minimum. None: a
+    /// quarter of its memory, at least the other minimum.
     #[serde(default)]
     pub minimum_starting: Option<Bytes>,
     /// None of its pages leaves the host's memory.

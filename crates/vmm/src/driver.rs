@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use lucarne_model::{Bytes, InstanceId, MacAddress, Vcpus, VolumeId, storage::DiskFormat};
+use lucarne_model::{Bytes, InstanceId, MacAddress, Vcpus, VolumeId, paging::PageKey, storage::DiskFormat};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -31,6 +31,22 @@ pub struct MachineSpec {
     pub nic: Nic,
     /// Volumes attached at the start.
     pub disks: Vec<Disk>,
+    /// How its memory is lent to a pager; none: all of it stays in the host's.
+    #[serde(default)]
+    pub paging: Option<Paging>,
+}
+
+/// How a VM's process lends its guest's memory to a pager. A guest that touches memory for the first time stands still until
+/// a pager serves, the first time while its process is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paging {
+    /// The library that does it, preloaded into the process; the VMs' user must be able to read it.
+    pub library: PathBuf,
+    /// Where it listens: in a directory of its own, which is given to the VMs' user.
+    pub socket: PathBuf,
+    /// The key of the pages, for a VM that wakes; none: a new one. It is not kept with the rest of this.
+    #[serde(skip)]
+    pub key: Option<PageKey>,
 }
 
 /// What the VM boots from, as files on this host. All paths here are absolute.
@@ -137,6 +153,19 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 
     /// Starts the VM and returns when its processors run. Already running with this generation: does nothing.
     async fn start(&self, spec: &MachineSpec) -> Result<(), Error>;
+
+    /// Lets the VM's processors stand still until [`Driver::resume`].
+    async fn pause(&self, instance: InstanceId) -> Result<(), Error>;
+    async fn resume(&self, instance: InstanceId) -> Result<(), Error>;
+    /// Whether the VM stands still by [`Driver::pause`], or was woken and never let go.
+    async fn is_paused(&self, instance: InstanceId) -> Result<bool, Error>;
+    /// The VM's process, if it has one.
+    async fn process_id(&self, instance: InstanceId) -> Option<u32>;
+    /// Writes the state of a paused VM's devices to a file, which then is there whole, and returns with what it can be woken.
+    /// Its memory is not in the file. The VM stays as it is: it may be resumed, or killed and woken later.
+    async fn save_devices(&self, instance: InstanceId, to: &std::path::Path) -> Result<MachineSpec, Error>;
+    /// Starts a VM that goes on where its devices were saved; its memory must be what it was then.
+    async fn wake(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
 
     /// Ends the VM and returns when nothing of it runs. Not running: does nothing.
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error>;

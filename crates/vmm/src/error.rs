@@ -42,6 +42,8 @@ pub enum Error {
     Path { path: PathBuf, reason: &'static str },
     #[error("could not {doing} {}", path.display())]
     File { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("the memory of {instance} cannot be paged on this host: could not {what}")]
+    NoPaging { instance: InstanceId, what: &'static str, source: io::Error },
     #[error("could not {doing} the process of {instance}")]
     Process { doing: &'static str, instance: InstanceId, source: io::Error },
 }
@@ -50,7 +52,7 @@ impl Error {
     /// What the API says of it.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Missing { .. } => ErrorCode::HypervisorMissing,
+            Self::Missing { .. } | Self::NoPaging { .. } => ErrorCode::HypervisorMissing,
             Self::Ended { .. } | Self::NoAnswer { .. } | Self::Refused { .. } => ErrorCode::HypervisorFailed,
             Self::Tool { .. } | Self::ToolTooSlow { .. } | Self::Process { .. } => ErrorCode::HypervisorFailed,
             Self::NotRunning { .. } | Self::StillRunning { .. } | Self::SlotTaken { .. } => ErrorCode::IncorrectState,

@@ -6,7 +6,7 @@
 //! A VM outlives the agent: its process gets no parent-death signal and a process group of its own, so that a Ctrl-C or
 //! a hang-up of the agent's terminal does not reach it.
 
-mod descriptor;
+pub(crate) mod descriptor;
 
 use std::{
     fs,
@@ -38,10 +38,14 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts `command`; what it prints can be read from the pipe, and goes nowhere once the reader is gone.
-    pub(crate) fn spawn(mut command: Command, user: Option<User>) -> io::Result<(Self, PipeReader)> {
+    pub(crate) fn spawn(
+        mut command: Command,
+        user: Option<User>,
+        stdin: impl Into<Stdio>,
+    ) -> io::Result<(Self, PipeReader)> {
         let (said, says) = io::pipe()?;
         command.current_dir("/").process_group(0);
-        command.stdin(Stdio::null()).stdout(says.try_clone()?).stderr(says);
+        command.stdin(stdin).stdout(says.try_clone()?).stderr(says);
         if let Some(User { uid, gid }) = user {
             // With a uid given, the child also loses root's supplementary groups.
             command.uid(uid).gid(gid);
@@ -60,6 +64,10 @@ impl Process {
     pub(crate) fn adopt(pid: u32) -> io::Result<Self> {
         let descriptor = pidfd_open(as_pid(pid)?, PidfdFlags::NONBLOCK)?;
         Ok(Self { descriptor: Arc::new(descriptor::watch(descriptor)?), pid })
+    }
+
+    pub(crate) const fn id(&self) -> u32 {
+        self.pid
     }
 
     /// The arguments that it was started with, program first; none when it has ended.
@@ -126,7 +134,7 @@ mod tests {
     fn spawn(program: &str, arguments: &[&str]) -> (Process, PipeReader) {
         let mut command = limits::command(Path::new(program), "coreutils", &[(CORE, 0)]).unwrap();
         command.args(arguments);
-        Process::spawn(command, None).unwrap()
+        Process::spawn(command, None, Stdio::null()).unwrap()
     }
 
     #[tokio::test]

@@ -13,10 +13,12 @@ mod adoption;
 mod command_line;
 mod disks;
 mod keeper;
+mod sleep;
 mod vm;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -136,6 +138,17 @@ impl Qemu {
         Ok(Self { shared: Arc::new(shared), receiver: Mutex::new(Some(receiver)) })
     }
 
+    /// In a task of its own: a caller that stops waiting must not leave a process that is known to nobody.
+    async fn start_in_task(&self, spec: &MachineSpec, devices: Option<File>) -> Result<(), Error> {
+        let (shared, spec) = (self.shared.clone(), spec.clone());
+        let instance = spec.instance;
+        match tokio::spawn(async move { shared.start(&spec, devices).await }).await {
+            Ok(started) => started,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Error::NotRunning { instance }),
+        }
+    }
+
     fn running(&self, instance: InstanceId) -> Result<Arc<Vm>, Error> {
         self.shared.slot(instance).running().ok_or(Error::NotRunning { instance })
     }
@@ -160,14 +173,14 @@ impl Shared {
         *self.acceleration.get_or_init(found).await
     }
 
-    async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
+    async fn start(&self, spec: &MachineSpec, devices: Option<File>) -> Result<(), Error> {
         let slot = self.slot(spec.instance);
         let _turn = slot.turn.lock().await;
         match slot.running() {
             Some(vm) if vm.generation == spec.generation => Ok(()),
             Some(vm) => Err(Error::StillRunning { instance: spec.instance, running: vm.generation }),
             None => {
-                let vm = Vm::start(spec, self).await?;
+                let vm = Vm::start(spec, devices, self).await?;
                 *locked(&slot.vm) = Some(Arc::new(vm));
                 Ok(())
             }
@@ -202,14 +215,39 @@ impl Driver for Qemu {
     }
 
     async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
-        let (shared, spec) = (self.shared.clone(), spec.clone());
-        let instance = spec.instance;
-        // In a task of its own: a caller that stops waiting must not leave a process that is known to nobody.
-        match tokio::spawn(async move { shared.start(&spec).await }).await {
-            Ok(started) => started,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(Error::NotRunning { instance }),
-        }
+        self.start_in_task(spec, None).await
+    }
+
+    async fn pause(&self, instance: InstanceId) -> Result<(), Error> {
+        let slot = self.shared.slot(instance);
+        let _turn = slot.turn.lock().await;
+        slot.running().ok_or(Error::NotRunning { instance })?.pause().await
+    }
+
+    async fn resume(&self, instance: InstanceId) -> Result<(), Error> {
+        let slot = self.shared.slot(instance);
+        let _turn = slot.turn.lock().await;
+        slot.running().ok_or(Error::NotRunning { instance })?.resume().await
+    }
+
+    async fn is_paused(&self, instance: InstanceId) -> Result<bool, Error> {
+        self.running(instance)?.is_paused().await
+    }
+
+    async fn process_id(&self, instance: InstanceId) -> Option<u32> {
+        Some(self.running(instance).ok()?.process_id())
+    }
+
+    async fn save_devices(&self, instance: InstanceId, to: &Path) -> Result<MachineSpec, Error> {
+        let slot = self.shared.slot(instance);
+        let _turn = slot.turn.lock().await;
+        let vm = slot.running().ok_or(Error::NotRunning { instance })?;
+        let user = self.shared.acceleration().await.user(self.shared.settings.user);
+        vm.save_devices(to, user).await
+    }
+
+    async fn wake(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
+        self.start_in_task(spec, Some(sleep::open(devices)?)).await
     }
 
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {

@@ -74,6 +74,7 @@ struct State {
     machines: BTreeMap<InstanceId, Record>,
     /// Those that have run and are not forgotten.
     known: BTreeSet<InstanceId>,
+    paused: BTreeSet<InstanceId>,
     faults: VecDeque<Fault>,
 }
 
@@ -134,6 +135,17 @@ impl Simulated {
         let record = state.machines.get_mut(&instance).ok_or(Error::NotRunning { instance })?;
         change(&mut record.disks)?;
         self.write(record)
+    }
+
+    fn set_paused(&self, instance: InstanceId, paused: bool) -> Result<(), Error> {
+        let state = &mut locked(&self.state);
+        state.machines.get(&instance).ok_or(Error::NotRunning { instance })?;
+        if paused {
+            state.paused.insert(instance)
+        } else {
+            state.paused.remove(&instance)
+        };
+        Ok(())
     }
 
     async fn make_file(&self, path: &Path, content: String) -> Result<(), Error> {
@@ -197,13 +209,44 @@ impl Driver for Simulated {
         Ok(())
     }
 
+    async fn pause(&self, instance: InstanceId) -> Result<(), Error> {
+        self.set_paused(instance, true)
+    }
+
+    async fn resume(&self, instance: InstanceId) -> Result<(), Error> {
+        self.set_paused(instance, false)
+    }
+
+    async fn is_paused(&self, instance: InstanceId) -> Result<bool, Error> {
+        let state = &locked(&self.state);
+        state.machines.get(&instance).ok_or(Error::NotRunning { instance })?;
+        Ok(state.paused.contains(&instance))
+    }
+
+    async fn process_id(&self, _: InstanceId) -> Option<u32> {
+        None
+    }
+
+    async fn save_devices(&self, instance: InstanceId, to: &Path) -> Result<MachineSpec, Error> {
+        let record = locked(&self.state).machines.get(&instance).cloned().ok_or(Error::NotRunning { instance })?;
+        self.make_file(to, format!("the simulated devices of {instance}\n")).await?;
+        Ok(MachineSpec { disks: record.disks, ..record.spec })
+    }
+
+    async fn wake(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
+        fs::metadata(devices).map_err(|error| Error::file("open", devices, error))?;
+        self.start(spec).await
+    }
+
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {
         let runs = locked(&self.state).machines.contains_key(&instance);
         if let (true, Stop::InOrder { patience }) = (runs, how) {
             pass(self.settings.stop.min(patience)).await;
         }
         self.unwrite(instance)?;
-        locked(&self.state).machines.remove(&instance);
+        let state = &mut locked(&self.state);
+        state.machines.remove(&instance);
+        state.paused.remove(&instance);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use lucarne_model::{
     AccountId, Bytes, ImageId, InstanceId, JobId, Moment, SecurityGroupId, SubnetId, Tags, Vcpus, VolumeId,
     instance::{Instance, Placement, StateReason},
+    memory::MemorySettings,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub struct LaunchInstances {
     /// 256 MiB if not given.
     #[serde(default)]
     pub memory: Option<Bytes>,
+    #[serde(default)]
+    pub memory_settings: MemorySettings,
     /// 1 if not given.
     #[serde(default)]
     pub vcpus: Option<Vcpus>,

@@ -9,10 +9,12 @@ pub mod flow_question;
 pub mod host;
 pub mod identity;
 pub mod instance;
+pub mod memory;
 pub mod mitigation;
 pub mod network;
 pub mod receipt;
 pub mod storage;
+pub mod usage;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

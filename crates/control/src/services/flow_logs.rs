@@ -239,6 +239,7 @@ mod tests {
             boot: BootSource::Kernel { kernel: blob(), initramfs: blob(), command_line: String::new() },
             vcpus: Vcpus(1),
             memory: Bytes::ZERO,
+            memory_settings: Default::default(),
             interface: InterfaceId::from_bits(1),
             vpc: VpcId::from_bits(1),
             user_data: None,

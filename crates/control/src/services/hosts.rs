@@ -108,6 +108,7 @@ fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> R
         used: Capacity::default(),
         instances: 0,
         dropped_frames: BTreeMap::new(),
+        memory: None,
         enrolled: tx.now(),
         last_heard: tx.now(),
         tags: Default::default(),
@@ -165,6 +166,9 @@ pub(crate) async fn report_host(
 ) -> Result<Done, Problem> {
     let (host, report) = (call.caller.host()?, call.body.0);
     controller.fleet.heard(host, crate::clock::now());
+    if let Some(memory) = &report.memory {
+        controller.memory_histories.note(&memory.instances);
+    }
     if !controller.fleet.is_news(host, &report) {
         return Ok(Done);
     }
@@ -313,6 +317,7 @@ fn shown(fleet: &Fleet, record: HostRecord, now: Moment) -> Host {
     let HostRecord { mut host, draining, .. } = record;
     host.state = fleet.state(host.id, draining, now);
     host.dropped_frames = fleet.dropped_frames(host.id);
+    host.memory = fleet.host_memory(host.id);
     host.last_heard = fleet.last_heard(host.id).unwrap_or(host.last_heard);
     host
 }

@@ -54,7 +54,7 @@ pub(crate) async fn get_instance(
     Ok(show(controller, &call.caller, record))
 }
 
-fn show(controller: &Controller, caller: &Caller, record: InstanceRecord) -> Json<Instance> {
+pub(super) fn show(controller: &Controller, caller: &Caller, record: InstanceRecord) -> Json<Instance> {
     Json(shown::instance(caller, &controller.fleet, record, crate::clock::now()))
 }
 

@@ -13,6 +13,7 @@ use lucarne_model::{
     AccountId, Bytes, ErrorCode, SecurityGroupId, Tags, Vcpus,
     desired::VolumeContent,
     instance::{Attachment, Instance, InstanceState},
+    memory::MemorySettings,
     network::{NetworkInterface, Subnet, Vpc},
     security_group::SecurityGroup,
     storage::{BootSource, Image, Volume, VolumeState},
@@ -39,6 +40,7 @@ struct Plan {
     subnet: Subnet,
     groups: Vec<SecurityGroupId>,
     memory: Bytes,
+    memory_settings: MemorySettings,
     vcpus: Vcpus,
 }
 
@@ -99,7 +101,9 @@ fn plan(tx: &Tx<'_>, account: AccountId, request: &LaunchInstances) -> Result<Pl
     if !(1..=MOST_VCPUS).contains(&vcpus.0) {
         return Err(refuse(format!("vcpus is {vcpus}; it can be 1 to {MOST_VCPUS}")));
     }
-    Ok(Plan { image, subnet, groups, memory, vcpus })
+    // As it can be kept, if it can be.
+    super::memory::keeping(&request.memory_settings, memory)?;
+    Ok(Plan { image, subnet, groups, memory, memory_settings: request.memory_settings, vcpus })
 }
 
 /// The groups asked for, all of the subnet's VPC; its default group if none are.
@@ -140,6 +144,7 @@ fn make(
         image: plan.image.id,
         vcpus: plan.vcpus,
         memory: plan.memory,
+        memory_settings: plan.memory_settings,
         vpc: plan.subnet.vpc,
         subnet: plan.subnet.id,
         interface: random::id(),
@@ -157,7 +162,7 @@ fn make(
         changed: now,
         tags: request.tags.clone(),
     };
-    let mut record = InstanceRecord { instance, boot: plan.image.boot.clone(), forced: false };
+    let mut record = InstanceRecord { instance, boot: plan.image.boot.clone(), forced: false, claimed: None };
     tx.insert(&interface(&record.instance))?;
     if let Some(boot) = boot_volume(tx, &record)? {
         record.instance.volumes.push(Attachment { volume: boot.volume.id, slot: 0 });

@@ -6,6 +6,7 @@
 use lucarne_model::{
     AccountId, ErrorCode, HostId, Moment,
     instance::{Instance, InstanceState, StateReason},
+    memory_report::MemoryState,
     storage::Volume,
 };
 use ring::digest;
@@ -35,9 +36,24 @@ pub(crate) fn instance(caller: &Caller, fleet: &Fleet, record: InstanceRecord, n
         let message = "the instance's host does not answer; what is shown is what was last known".into();
         instance.state_reason = Some(StateReason { code: ErrorCode::HostUnreachable, message });
     }
+    if instance.state == InstanceState::Running && instance.state_reason.is_none() {
+        instance.state_reason = instance.host.and_then(|host| sleep(fleet.memory_of(host, instance.id)?.state));
+    }
     // What a terminated instance keeps its host for is between the controller and that host.
     instance.host = if ended { None } else { host(caller, instance.host) };
     instance
+}
+
+/// Why a running instance does nothing, if it does nothing.
+fn sleep(state: MemoryState) -> Option<StateReason> {
+    let message = match state {
+        MemoryState::Active => return None,
+        MemoryState::Paused => "the soaker is paused: its host has too little memory left for it",
+        MemoryState::Hibernated => {
+            "the soaker is hibernated until a host has memory for it; it goes on where it stopped"
+        }
+    };
+    Some(StateReason { code: ErrorCode::InsufficientInstanceCapacity, message: message.into() })
 }
 
 pub(crate) fn volume(caller: &Caller, record: VolumeRecord) -> Volume {

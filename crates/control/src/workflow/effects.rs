@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lucarne_api::Problem;
+use lucarne_memory::settings::Keeping;
 use lucarne_model::{
     AccountId, Bytes, ErrorCode, HostId, Moment,
     instance::{InstanceState, StateReason},
@@ -16,7 +17,7 @@ use crate::{
     fleet::Fleet,
     placement::{self, Candidate, Demand, Wish},
     records::{HostRecord, InstanceRecord, VolumeRecord},
-    services::shown,
+    services::{memory, shown},
     store::{Scope, Tx},
     workflow::steps::Effect,
 };
@@ -52,17 +53,18 @@ fn place(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord, now: Momen
     let mut volumes = volumes_of(tx, record)?;
     let unbound = |volume: &&mut VolumeRecord| volume.volume.host.is_none();
     let disk: Bytes = volumes.iter_mut().filter(unbound).map(|volume| volume.volume.size).sum();
-    let demand = Demand { disk, ..record.demand() };
     let instance = &record.instance;
-    let candidates = candidates(tx, fleet, record, now)?;
+    let keeping = memory::keeping(&instance.memory_settings, instance.memory)?;
+    let candidates = candidates(tx, fleet, (record, &keeping, disk), now)?;
     let wished = instance.placement.host.map(|wished| resolve(&candidates, instance.account, wished));
     let wish = Wish { host: bound_to(&volumes, wished)?, strategy: instance.placement.strategy };
-    let host = placement::choose(&candidates, &demand, wish)
+    let host = placement::choose(&candidates, wish)
         .map_err(|refusal| Problem::new(ErrorCode::InsufficientInstanceCapacity, refusal.to_string()))?;
-    change_room(tx, host, |chosen| {
-        chosen.promise(&demand);
-        chosen.host.instances += 1;
-    })?;
+    let mut chosen: HostRecord = tx.get(Scope::Everything, host)?;
+    record.claimed = Some(chosen.claim(&keeping).firm);
+    chosen.promise(&Demand { disk, ..record.promised() });
+    chosen.host.instances += 1;
+    tx.put(&chosen)?;
     for volume in volumes.iter_mut().filter(|volume| volume.volume.host.is_none()) {
         volume.volume.host = Some(host);
         tx.put(volume)?;
@@ -93,17 +95,24 @@ fn volumes_of(tx: &Tx<'_>, record: &InstanceRecord) -> Result<Vec<VolumeRecord>,
 }
 
 /// All hosts, with how many of the instance's companions each has: those of its placement group, or of its subnet.
-fn candidates(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord, now: Moment) -> Result<Vec<Candidate>, Problem> {
+fn candidates(
+    tx: &Tx<'_>,
+    fleet: &Fleet,
+    (record, keeping, disk): (&InstanceRecord, &Keeping, Bytes),
+    now: Moment,
+) -> Result<Vec<Candidate>, Problem> {
     let near = record.placement_group().unwrap_or_else(|| record.instance.subnet.to_string());
     let companions = tx.references_beside::<InstanceRecord>(near)?;
     let companions: BTreeMap<HostId, u32> =
         companions.into_iter().filter_map(|(to, count)| Some((to.parse().ok()?, count))).collect();
-    let candidate = |record: &HostRecord| Candidate {
-        host: record.host.id,
-        state: fleet.state(record.host.id, record.draining, now),
-        capacity: record.host.description.capacity,
-        used: record.host.used,
-        companions: companions.get(&record.host.id).copied().unwrap_or_default(),
+    let vcpus = record.instance.vcpus;
+    let candidate = |host: &HostRecord| Candidate {
+        host: host.host.id,
+        state: fleet.state(host.host.id, host.draining, now),
+        capacity: host.host.description.capacity,
+        used: host.host.used,
+        demand: Demand { vcpus, memory: host.claim(keeping).at_start, disk },
+        companions: companions.get(&host.host.id).copied().unwrap_or_default(),
     };
     tx.with_all(|hosts| hosts.into_iter().map(candidate).collect())
 }
@@ -116,7 +125,7 @@ fn change_room(tx: &mut Tx<'_>, host: HostId, change: impl FnOnce(&mut HostRecor
 
 fn give_room_back(tx: &mut Tx<'_>, record: &mut InstanceRecord, confirmed: bool) -> Result<(), Problem> {
     let Some(host) = record.instance.host else { return Ok(()) };
-    let demand = record.demand();
+    let demand = record.promised();
     change_room(tx, host, |host| {
         host.release(&demand);
         host.host.instances = host.host.instances.saturating_sub(1);

@@ -18,6 +18,7 @@ fn instance() -> Instance {
         account: AccountId::from_bits(1),
         image: ImageId::from_bits(1),
         vcpus: Vcpus(1),
+        memory_settings: Default::default(),
         memory: Bytes::mib(64),
         vpc: VpcId::from_bits(1),
         subnet: SubnetId::from_bits(1),

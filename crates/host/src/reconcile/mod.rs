@@ -208,7 +208,7 @@ impl<'a> Decision<'a> {
         let (instance, generation) = (wanted.id, wanted.generation);
         let (vcpus, memory) = (wanted.vcpus, wanted.memory);
         let disks = wanted.volumes.iter().map(|attachment| self.disk(attachment)).collect();
-        Some(MachineSpec { instance, generation, vcpus, memory, boot, nic, disks })
+        Some(MachineSpec { instance, generation, vcpus, memory, boot, nic, disks, paging: None })
     }
 
     fn volume(&mut self, wanted: &DesiredVolume) {

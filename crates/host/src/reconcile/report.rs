@@ -29,6 +29,7 @@ pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
         volumes: volumes(desired, known),
         snapshots: known.snapshots.iter().map(|(snapshot, progress)| self::snapshot(*snapshot, progress)).collect(),
         dropped_frames: BTreeMap::new(),
+        memory: None,
     }
 }
 

@@ -86,6 +86,7 @@ fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) ->
         image: ImageId::from_bits(1),
         boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
         vcpus: Vcpus(1),
+        memory_settings: Default::default(),
         memory: Bytes::mib(64),
         interface: InterfaceId::from_bits(n),
         vpc: VpcId::from_bits(1),

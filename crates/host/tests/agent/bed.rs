@@ -21,7 +21,9 @@ use lucarne_api::{
     Problem,
     bodies::host::{EnrolHost, Enrolled, HostSettings},
 };
-use lucarne_host::{Agent, AtEnd, Controller, Error, Folder, Network, NetworkError, Pace, Parts, StreamEnd};
+use lucarne_host::{
+    Agent, AtEnd, Controller, Error, Folder, Layout, Memory, Network, NetworkError, Pace, Parts, StreamEnd,
+};
 use lucarne_model::{
     AccountId, ErrorCode, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SubnetId, Vcpus, VpcId,
     actual::{ActualInstance, ActualState, Capacity, HostDescription, Report},
@@ -207,9 +209,13 @@ impl Bed {
     pub(crate) async fn begin(&mut self, at_end: AtEnd) -> Result<(), Error> {
         self.driver = driver_at(self.place.path());
         self.network = Arc::default();
+        let layout = Layout::new(self.place.path().join("state"));
+        let (memory, unwoken) = Memory::plain(self.driver.clone(), layout);
         let parts = Parts {
             driver: self.driver.clone(),
             network: self.network.clone(),
+            memory,
+            unwoken,
             controller: self.controller.clone(),
             host: HostDescription {
                 name: "bed".into(),
@@ -219,6 +225,7 @@ impl Bed {
                 public_key: String::new(),
                 export_key: String::new(),
                 capacity: Capacity::default(),
+                oversubscription: Default::default(),
                 hypervisor: "simulated".into(),
             },
         };
@@ -275,6 +282,7 @@ impl Bed {
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
             vcpus: Vcpus(1),
+            memory_settings: Default::default(),
             memory: lucarne_model::Bytes::mib(64),
             interface: InterfaceId::from_bits(n),
             vpc: VpcId::from_bits(1),

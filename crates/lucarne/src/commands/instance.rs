@@ -14,7 +14,7 @@ use lucarne_model::{
 };
 use serde_json::Value;
 
-use super::{Context, Naming, Reads, console};
+use super::{Context, Naming, Reads, console, memory::KeepingArgs};
 use crate::{
     failure::{Failure, LocalCode},
     kind::{HOST, IMAGE, INSTANCE, SECURITY_GROUP, SUBNET, VOLUME},
@@ -96,6 +96,8 @@ pub(crate) struct LaunchArgs {
     /// Such as 256M
     #[arg(long, default_value = "256M")]
     memory: Bytes,
+    #[command(flatten)]
+    keeping: KeepingArgs,
     /// Virtual processors
     #[arg(long, default_value_t = 1, value_name = "N")]
     cpus: u32,
@@ -145,6 +147,7 @@ impl LaunchArgs {
             image: resolve(session, &IMAGE, &self.image).await?,
             subnet: resolve(session, &SUBNET, &self.subnet).await?,
             memory: Some(self.memory),
+            memory_settings: self.keeping.settings(),
             vcpus: Some(Vcpus(self.cpus)),
             count: self.count,
             security_groups: resolve_all(session, &SECURITY_GROUP, &self.security_groups).await?,

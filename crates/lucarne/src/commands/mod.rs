@@ -22,15 +22,18 @@ pub(crate) mod identity;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod login;
+pub(crate) mod memory;
 pub(crate) mod mitigation;
 pub(crate) mod network;
 pub(crate) mod network_acl;
+pub(crate) mod pager;
 pub(crate) mod process;
 pub(crate) mod receipt_audit;
 pub(crate) mod route_table;
 pub(crate) mod security_group;
 pub(crate) mod storage;
 pub(crate) mod tag;
+pub(crate) mod usage;
 
 use clap::{Args, Subcommand};
 use lucarne_model::{ErrorCode, Tags};

@@ -11,7 +11,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use lucarne_host::{AtEnd, DriverKind};
-use lucarne_model::{Bytes, flow::Location};
+use lucarne_model::{Bytes, OversubscriptionFactor, flow::Location};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -97,9 +97,11 @@ pub(crate) struct AgentArgs {
     /// Virtual processors that may be promised; found from the machine if not given
     #[arg(long)]
     vcpus: Option<u32>,
-    /// Memory that may be promised; found from the machine if not given
+    /// Memory for guests and their keeping; found from the machine if not given
     #[arg(long)]
     memory: Option<Bytes>,
+    #[command(flatten)]
+    sharing: MemorySharing,
     /// Disk that may be promised; found from the machine if not given
     #[arg(long)]
     disk: Option<Bytes>,
@@ -112,6 +114,17 @@ pub(crate) struct AgentArgs {
     /// Be killed when the parent process dies, however it dies
     #[arg(long, hide = true)]
     die_with_parent: bool,
+}
+
+/// How a host's memory is promised, for agents and for those that start them.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct MemorySharing {
+    /// Memory promised for each byte that there is: 1 to 16, such as 1.5
+    #[arg(long, default_value = "1", value_name = "FACTOR")]
+    pub(crate) memory_oversubscription: OversubscriptionFactor,
+    /// Memory that is kept unallocated
+    #[arg(long, default_value = "0", value_name = "AMOUNT")]
+    pub(crate) memory_pool: Bytes,
 }
 
 impl ControllerArgs {
@@ -159,6 +172,10 @@ impl AgentArgs {
         };
         settings.vcpus = self.vcpus;
         settings.memory = self.memory;
+        // Without its own path it pages nothing, and says so.
+        settings.pager = std::env::current_exe().ok();
+        settings.memory_pool = self.sharing.memory_pool;
+        settings.oversubscription = self.sharing.memory_oversubscription;
         settings.disk = self.disk;
         settings.spool = self.spool;
         settings.at_end = if self.stop_machines { AtEnd::StopMachines } else { AtEnd::LeaveMachines };
@@ -211,7 +228,7 @@ fn open_as_many_files_as_allowed() {
 }
 
 /// Logs to standard error, as much as `RUST_LOG` says.
-fn start_log() {
+pub(super) fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());

@@ -242,6 +242,7 @@ async fn launch_cast(tenant: &Tenant, image: ImageId, hosts: &[HostId]) -> Resul
     let launch = async |machine: &Machine| {
         let page = format!("page of {}", machine.name);
         let request = LaunchInstances {
+            memory_settings: Default::default(),
             image,
             subnet: subnets[machine.subnet],
             memory: Some(MEMORY),

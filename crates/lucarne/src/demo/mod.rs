@@ -3,6 +3,7 @@
 //! Owns the choice of chapters and the verdict: success only if every step of every chapter held.
 
 mod flows;
+mod memory;
 mod networks;
 mod nfdump;
 mod probes;
@@ -33,6 +34,8 @@ pub(crate) enum ChapterName {
     Networks,
     /// Whose every flow was, and why it ended
     Flows,
+    /// Pages that leave and come back
+    Memory,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -93,6 +96,11 @@ async fn play(name: ChapterName, stage: &Stage, aloud: bool) -> Chapter {
         ChapterName::Flows => {
             let mut story = Story::begin("flows", flows::TITLE, aloud);
             flows::play(stage, &mut story).await;
+            story.end()
+        }
+        ChapterName::Memory => {
+            let mut story = Story::begin("memory", memory::TITLE, aloud);
+            memory::play(stage, &mut story).await;
             story.end()
         }
     }

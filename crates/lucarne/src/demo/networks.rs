@@ -228,6 +228,7 @@ async fn launch_all(tenants: &[Tenant], image: ImageId, hosts: &[HostId]) -> Res
         }
         for machine in MACHINES.iter().filter(|machine| machine.tenant == index) {
             let request = LaunchInstances {
+                memory_settings: Default::default(),
                 image,
                 subnet: subnets[machine.subnet],
                 memory: Some(MEMORY),

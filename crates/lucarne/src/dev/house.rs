@@ -17,6 +17,7 @@ use super::{
     supervisor::{Program, Supervised, last_words},
 };
 use crate::{
+    commands::process::MemorySharing,
     failure::{Failure, LocalCode},
     private_file,
 };
@@ -26,6 +27,14 @@ const START_TIME: Duration = Duration::from_secs(60);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// Memory of the machine that no host promises.
 const KEPT_BACK: Bytes = Bytes::gib(1);
+
+/// What each host is told of its memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostMemory {
+    /// An equal share of the machine's if not given.
+    pub(crate) share: Option<Bytes>,
+    pub(crate) sharing: MemorySharing,
+}
 
 pub(crate) struct House<'a> {
     state: &'a StateDir,
@@ -92,13 +101,13 @@ impl<'a> House<'a> {
     pub(crate) fn start_hosts(
         &mut self,
         count: u8,
-        endpoint: &str,
-        join_token: &str,
+        (endpoint, join_token): (&str, &str),
         driver: &str,
+        memory: HostMemory,
     ) -> Result<(), Failure> {
         let token_file = self.state.path().join("join-token");
         private_file::write(&token_file, join_token.as_bytes())?;
-        let memory = memory_share(count);
+        let share = memory.share.or_else(|| memory_share(count));
         for number in 1..=count {
             let name = format!("host-{number}");
             let address = IpAddr::V4(Ipv4Addr::new(127, 0, 1, number));
@@ -109,9 +118,11 @@ impl<'a> House<'a> {
                 ("--address", address.to_string()),
                 ("--name", name.clone()),
                 ("--driver", driver.to_owned()),
+                ("--memory-oversubscription", memory.sharing.memory_oversubscription.to_string()),
+                ("--memory-pool", memory.sharing.memory_pool.0.to_string()),
             ];
             arguments.extend(options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]));
-            arguments.extend(memory.into_iter().flat_map(|memory| ["--memory".to_owned(), memory.0.to_string()]));
+            arguments.extend(share.into_iter().flat_map(|memory| ["--memory".to_owned(), memory.0.to_string()]));
             let program = self.program(&name, arguments);
             self.hosts.push(Supervised::start(program, self.kill.clone()));
         }

@@ -1,7 +1,13 @@
-//! A descriptor that the runtime watches: the one place of this crate where tokio asks for `unsafe`.
+//! Descriptors that the runtime watches, or that a process is born with: where tokio and std ask for `unsafe`.
 #![allow(unsafe_code)]
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    process::Command,
+};
+
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -11,4 +17,11 @@ pub(super) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // `AsyncFd` owns it and lends it only as `&OwnedFd`, from which it cannot be taken.
     let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
     Ok(watched?)
+}
+
+/// Lets `command`'s process, and no other that is started meanwhile, have these under the numbers that they have here.
+pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
+    let keep = move || Ok(descriptors.iter().try_for_each(|descriptor| fcntl_setfd(descriptor, FdFlags::empty()))?);
+    // SAFETY: between fork and exec it makes one call of the kernel for each and nothing else: no memory, no locks.
+    unsafe { command.pre_exec(keep) };
 }

@@ -61,6 +61,9 @@ async fn take_over(shared: &Shared, instance: InstanceId, process: Process) -> R
     match state["status"].as_str().unwrap_or_default() {
         "running" => {}
         "io-error" => resume_later(vm.qmp().clone()),
+        // It sleeps by its agent's wish.
+        "paused" | "postmigrate" => {}
+        "inmigrate" if vm.await_load().await? => {}
         // Its processors never ran: the agent was killed before it could say that the VM is started.
         other => return Err(Error::Refused { instance, step, reason: format!("its state is {other}") }),
     }

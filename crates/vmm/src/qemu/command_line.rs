@@ -32,10 +32,10 @@ pub(super) fn arguments(
     line.option("-name", spec.instance.to_string());
     line.flags(&["-nodefaults", "-no-user-config", "-S"]);
     line.options(&[("-sandbox", SANDBOX), ("-display", "none"), ("-cpu", "max")]);
-    line.option("-machine", "q35,memory-backend=ram,vmport=off");
+    line.option("-machine", machine(spec));
     line.options(acceleration.options());
     line.option("-smp", format!("cpus={},sockets=1,cores={0},threads=1", spec.vcpus));
-    // The pager of a later day maps the guest's memory too: it is shared from the start.
+    // The pager reads it and punches it out: it is shared, and nothing fills or locks it at the start.
     line.option("-m", format!("size={}M", spec.memory.as_mib()));
     line.option("-object", format!("memory-backend-memfd,id=ram,size={}M,share=on", spec.memory.as_mib()));
     let uuid = smbios_uuid(spec.instance);
@@ -49,6 +49,12 @@ pub(super) fn arguments(
     line.option("-chardev", socket("qmp", &directory.qmp())?);
     line.option("-mon", "chardev=qmp,mode=control");
     Ok(line.0)
+}
+
+/// Of a guest whose memory is paged, no page is merged with others, nor dumped: either would bring all of it in.
+fn machine(spec: &MachineSpec) -> String {
+    let paged = if spec.paging.is_some() { ",mem-merge=off,dump-guest-core=off" } else { "" };
+    format!("q35,memory-backend=ram,vmport=off{paged}")
 }
 
 /// The instance whose VM has these arguments, if it is one of those in the directory `instances`.

@@ -6,7 +6,7 @@ use lucarne_model::{Bytes, MacAddress, Vcpus, storage::DiskFormat};
 use proptest::prelude::*;
 
 use super::*;
-use crate::driver::Nic;
+use crate::driver::{Nic, Paging};
 
 fn spec() -> MachineSpec {
     let disk = |number, slot| Disk {
@@ -27,6 +27,7 @@ fn spec() -> MachineSpec {
             guest_socket: "/state/net/guest".into(),
         },
         disks: vec![disk(1, 0), disk(2, 3)],
+        paging: None,
     }
 }
 fn line(spec: &MachineSpec) -> Vec<String> {
@@ -48,6 +49,18 @@ fn nothing_is_there_that_was_not_asked_for_and_the_process_is_fenced_in() {
     }
     assert!(has(&line, "-sandbox", SANDBOX));
     assert!(has(&line, "-object", "memory-backend-memfd,id=ram,size=256M,share=on"));
+}
+
+/// Whatever touched all of a guest's memory would bring all of it back from where it costs less; whatever mapped it a
+/// second time could touch it without its pager.
+#[test]
+fn nothing_fills_locks_merges_dumps_or_shares_memory_that_is_paged() {
+    let paging = Paging { library: "/state/shim.so".into(), socket: "/state/paging/s".into(), key: None };
+    let line = line(&MachineSpec { paging: Some(paging), ..spec() });
+    assert!(has(&line, "-machine", "q35,memory-backend=ram,vmport=off,mem-merge=off,dump-guest-core=off"));
+    for forbidden in ["prealloc", "mem-lock", "-overcommit", "vhost", "vfio", "-gdb", "mem-merge=on"] {
+        assert!(!line.iter().any(|argument| argument.contains(forbidden)), "{forbidden}");
+    }
 }
 
 #[test]

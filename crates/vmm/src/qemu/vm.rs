@@ -3,8 +3,10 @@
 //! Owns the VM's process, its connections and its record. Its disks are changed in [`super::disks`].
 
 use std::{
+    fs::File,
     io::{self, PipeReader},
     os::fd::OwnedFd,
+    process::Stdio,
     sync::Mutex,
     time::Duration,
 };
@@ -27,6 +29,7 @@ use crate::{
     error::Error,
     files,
     limits::{self, CORE, LOCKED_MEMORY, Limits, OPEN_FILES},
+    paging,
     process::Process,
     qmp::{Qmp, QmpError},
     record::{Directory, Record},
@@ -53,7 +56,7 @@ pub(super) struct Vm {
     pub(super) directory: Directory,
     process: Process,
     qmp: Qmp,
-    patience: Duration,
+    pub(super) patience: Duration,
     serial: Serial,
     pub(super) record: Mutex<Record>,
     keeper: Keeper,
@@ -62,20 +65,32 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// Starts the process and returns when the guest's processors run. On an error nothing of it runs.
-    pub(super) async fn start(spec: &MachineSpec, shared: &Shared) -> Result<Self, Error> {
+    /// Starts the process and returns when the guest's processors run. On an error nothing of it runs. With the file of its
+    /// devices' state it goes on where it was saved.
+    pub(super) async fn start(spec: &MachineSpec, devices: Option<File>, shared: &Shared) -> Result<Self, Error> {
         let instance = spec.instance;
         let directory = shared.directory(instance);
         let acceleration = shared.acceleration().await;
-        let arguments = command_line::arguments(spec, &directory, acceleration)?;
+        let wakes = devices.is_some();
+        let mut arguments = command_line::arguments(spec, &directory, acceleration)?;
+        if wakes {
+            arguments.extend(["-incoming".to_owned(), "defer".to_owned()]);
+        }
         let user = acceleration.user(shared.settings.user);
         prepare(spec, &directory, user)?;
         let said = directory.said();
         let ring = Ring::open(&said, SAID).map_err(|error| Error::file("make", said, error))?;
         let mut command = limits::command(&shared.settings.qemu, "qemu-system-x86", LIMITS)?;
         command.args(arguments);
-        let (process, said) =
-            Process::spawn(command, user).map_err(|source| Error::Process { doing: "start", instance, source })?;
+        if let Some(paging) = &spec.paging {
+            paging::lend(&mut command, spec, paging)?;
+        }
+        let stdin = devices.map_or_else(Stdio::null, Stdio::from);
+        let (process, said) = Process::spawn(command, user, stdin).map_err(|source| Error::Process {
+            doing: "start",
+            instance,
+            source,
+        })?;
         let said = tokio::spawn(keep_said(said, ring));
         let record = Record::new(spec.clone());
         let started = tokio::select! {
@@ -84,7 +99,7 @@ impl Vm {
                 let _ = timeout(QUIT_PATIENCE, said).await;
                 Err(Error::Ended { instance, step: "starting", said: last_words(&directory, how) })
             }
-            vm = Self::bring_up(record, directory.clone(), process.clone(), shared) => vm,
+            vm = Self::bring_up(record, directory.clone(), process.clone(), (shared, wakes)) => vm,
         };
         if started.is_err() {
             process.kill();
@@ -93,8 +108,16 @@ impl Vm {
         started
     }
 
-    async fn bring_up(record: Record, directory: Directory, process: Process, shared: &Shared) -> Result<Self, Error> {
+    async fn bring_up(
+        record: Record,
+        directory: Directory,
+        process: Process,
+        (shared, wakes): (&Shared, bool),
+    ) -> Result<Self, Error> {
         let vm = Self::connect(record, directory, process, shared).await?;
+        if wakes {
+            vm.load_devices().await?;
+        }
         vm.ask("starting its processors", "cont", json!({})).await?;
         Ok(vm)
     }
@@ -134,6 +157,10 @@ impl Vm {
         }
         self.process.kill();
         self.keeper.ended().await;
+    }
+
+    pub(super) fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -179,6 +206,9 @@ fn prepare(spec: &MachineSpec, directory: &Directory, user: Option<User>) -> Res
     files::directory(&directory.run(), 0o700)?;
     files::own(&directory.run(), user)?;
     files::remove(&directory.said())?;
+    if let Some(paging) = &spec.paging {
+        paging::prepare(paging, user)?;
+    }
     for disk in &spec.disks {
         files::own(&disk.path, user)?;
     }

@@ -57,6 +57,7 @@ impl House {
                 guest_socket: network.join("guest.sock"),
             },
             disks: vec![disk],
+            paging: None,
         }
     }
 

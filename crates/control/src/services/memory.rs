@@ -1,0 +1,138 @@
+//! Guest memory: how it is to be kept, where it is, and where it was.
+//!
+//! Owns what may be set in which state, and that the host's promises follow. Which settings are possible is said by
+//! [`lucarne_memory::settings`]; moving pages is the host's.
+
+use lucarne_api::{
+    Call, Problem,
+    bodies::{
+        NoQuery,
+        memory::{EditMemory, HistoryQuery, MemoryHistory, MemoryOverview, ShownHostMemory, ShownMemory},
+    },
+    input::{Json, Nothing},
+};
+use lucarne_memory::settings::Keeping;
+use lucarne_model::{
+    Bytes, ErrorCode, HostId, InstanceId, Moment,
+    instance::{Instance, InstanceState},
+    memory::MemorySettings,
+};
+
+use super::{attachments::wrong_state, checks::refuse, instances};
+use crate::{
+    Caller, Controller,
+    fleet::Fleet,
+    records::{HostRecord, InstanceRecord},
+    store::{Scope, Tx},
+};
+
+/// How an instance of this size is kept, if it can be kept so.
+pub(crate) fn keeping(settings: &MemorySettings, memory: Bytes) -> Result<Keeping, Problem> {
+    Keeping::new(settings, memory).map_err(|error| refuse(error.to_string()))
+}
+
+pub(crate) async fn set_memory(
+    controller: &Controller,
+    call: Call<Caller, (InstanceId,), NoQuery, Json<EditMemory>>,
+) -> Result<Json<Instance>, Problem> {
+    let (scope, id, edit) = (call.caller.scope(), call.path.0, call.body.0);
+    let record = controller.change(&call, move |tx| set(tx, scope, id, &edit)).await?;
+    Ok(instances::show(controller, &call.caller, record))
+}
+
+fn set(tx: &mut Tx<'_>, scope: Scope, id: InstanceId, edit: &EditMemory) -> Result<InstanceRecord, Problem> {
+    let mut record: InstanceRecord = tx.get(scope, id)?;
+    if matches!(record.instance.state, InstanceState::ShuttingDown | InstanceState::Terminated) {
+        return Err(wrong_state(id, record.instance.state, "pending, running, stopping or stopped"));
+    }
+    if edit.thresholds.is_some() && edit.automatic_thresholds {
+        return Err(refuse("thresholds are either given or automatic"));
+    }
+    record.instance.memory_settings = edit.applied_to(record.instance.memory_settings);
+    let keeping = keeping(&record.instance.memory_settings, record.instance.memory)?;
+    if let Some(host) = record.instance.host {
+        exchange_promise(tx, host, &mut record, &keeping)?;
+    }
+    tx.put(&record)?;
+    Ok(record)
+}
+
+/// Puts a new promise in the place of the one that the instance has at its host, if there is room for it.
+fn exchange_promise(
+    tx: &mut Tx<'_>,
+    host: HostId,
+    record: &mut InstanceRecord,
+    keeping: &Keeping,
+) -> Result<(), Problem> {
+    let mut there: HostRecord = tx.get(Scope::Everything, host)?;
+    there.release(&record.promised());
+    record.claimed = Some(there.claim(keeping).firm);
+    let (needed, free) = (record.promised().memory, there.host.description.capacity.memory - there.host.used.memory);
+    if needed > free {
+        let detail = format!("kept so it needs {needed} of its host, which has {free} left for it");
+        return Err(Problem::new(ErrorCode::InsufficientInstanceCapacity, detail));
+    }
+    there.promise(&record.promised());
+    tx.put(&there)
+}
+
+pub(crate) async fn get_memory(
+    controller: &Controller,
+    call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+) -> Result<Json<ShownMemory>, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    let record = controller.store.read(move |tx| tx.get::<InstanceRecord>(scope, id)).await?;
+    Ok(Json(shown(&controller.fleet, record.instance)))
+}
+
+fn shown(fleet: &Fleet, instance: Instance) -> ShownMemory {
+    ShownMemory {
+        actual: instance.host.and_then(|host| fleet.memory_of(host, instance.id)),
+        instance: instance.id,
+        account: instance.account,
+        name: instance.tags.name().map(Into::into),
+        memory: instance.memory,
+        settings: instance.memory_settings,
+    }
+}
+
+pub(crate) async fn list_memory(
+    controller: &Controller,
+    call: Call<Caller, (), NoQuery, Nothing>,
+) -> Result<Json<MemoryOverview>, Problem> {
+    let (scope, operator) = (call.caller.scope(), call.caller.operator);
+    let read = move |tx: &Tx<'_>| {
+        let hosts = if operator { tx.list::<HostRecord>(Scope::Everything)? } else { Vec::new() };
+        Ok((hosts, tx.list::<InstanceRecord>(scope)?))
+    };
+    let (hosts, instances) = controller.store.read(read).await?;
+    let fleet = &controller.fleet;
+    let ended = |record: &InstanceRecord| record.instance.state == InstanceState::Terminated;
+    Ok(Json(MemoryOverview {
+        hosts: hosts.into_iter().filter_map(|record| shown_host(fleet, record)).collect(),
+        instances: instances.into_iter().filter(|one| !ended(one)).map(|one| shown(fleet, one.instance)).collect(),
+    }))
+}
+
+fn shown_host(fleet: &Fleet, record: HostRecord) -> Option<ShownHostMemory> {
+    let host = record.host;
+    Some(ShownHostMemory {
+        memory: fleet.host_memory(host.id)?,
+        host: host.id,
+        name: host.description.name,
+        claimed: host.used.memory,
+        claimable: host.description.capacity.memory,
+        oversubscription: host.description.oversubscription,
+    })
+}
+
+pub(crate) async fn get_memory_history(
+    controller: &Controller,
+    call: Call<Caller, (InstanceId,), HistoryQuery, Nothing>,
+) -> Result<Json<MemoryHistory>, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    let record = controller.store.read(move |tx| tx.get::<InstanceRecord>(scope, id)).await?;
+    let instance = record.instance.id;
+    let points = controller.memory_histories.since(instance, call.query.since.unwrap_or(Moment::EPOCH));
+    Ok(Json(MemoryHistory { instance, points }))
+}

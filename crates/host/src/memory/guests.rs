@@ -1,0 +1,254 @@
+//! The VMs of this host and their pagers: started, stopped and adopted together.
+//!
+//! Owns the state of each VM as far as memory is concerned, and that what changes it happens one after the other: the right
+//! to is its `turn`. Which VM is to run is the reconciler's decision, which one sleeps the governor's.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lucarne_memory::governor::Life;
+use lucarne_model::{Bytes, InstanceId, Pages};
+use lucarne_pager::control::Statistics;
+use lucarne_vmm::{
+    Error,
+    driver::{Driver, Machine, MachineEvent, MachineSpec, Paging, Stop},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    Budget,
+    sleep::{self, Sleeper},
+    supervisor::{Pager, PagerPlace, Wishes},
+};
+use crate::layout::Layout;
+
+/// How much of its memory a VM's compressed pages may take at most, whatever the budget is: an eighth.
+const LARGEST_POOL: u64 = 8;
+
+/// Guests' memory on one host.
+#[derive(Clone, Debug)]
+pub struct Memory(pub(super) Arc<Shared>);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) layout: Layout,
+    pub(super) budget: Budget,
+    /// How to page; none where this machine or its driver cannot.
+    tools: Option<Tools>,
+    guests: Mutex<BTreeMap<InstanceId, Arc<Guest>>>,
+    /// For VMs that could not be woken.
+    ends: mpsc::Sender<MachineEvent>,
+}
+
+/// What pages a VM's memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Tools {
+    /// `lucarne` itself, which is a pager too.
+    pub(crate) executable: PathBuf,
+    /// What is preloaded into QEMU.
+    pub(crate) library: PathBuf,
+}
+
+/// One VM.
+#[derive(Debug)]
+pub(super) struct Guest {
+    /// Held for the whole of a start, stop, hibernation or waking.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    pub(super) kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) life: Life,
+    pub(super) pager: Option<Arc<Pager>>,
+    pub(super) told: Option<Statistics>,
+    /// Pagers that died, of this VM's earlier lives.
+    pub(super) restarts_before: u32,
+    pub(super) failure: Option<String>,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        let kept = Kept { life: Life::Running, pager: None, told: None, restarts_before: 0, failure: None };
+        Self { turn: tokio::sync::Mutex::default(), kept: Mutex::new(kept) }
+    }
+}
+
+impl Guest {
+    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    /// With where to hear of VMs that ended because they could not be woken.
+    pub(crate) fn new(
+        driver: Arc<dyn Driver>,
+        layout: Layout,
+        budget: Budget,
+        tools: Option<Tools>,
+    ) -> (Self, mpsc::Receiver<MachineEvent>) {
+        let (ends, ended) = mpsc::channel(64);
+        (Self(Arc::new(Shared { driver, layout, budget, tools, guests: Mutex::default(), ends })), ended)
+    }
+
+    /// Where memory is counted and nothing is paged.
+    pub fn plain(driver: Arc<dyn Driver>, layout: Layout) -> (Self, mpsc::Receiver<MachineEvent>) {
+        let reason = "this host's agent was started without it".into();
+        let budget = Budget {
+            memory: Bytes::ZERO,
+            unallocated: Bytes::ZERO,
+            compressed: Bytes::ZERO,
+            factor: 1000,
+            paging: lucarne_model::memory_report::Ability::Unavailable { reason },
+        };
+        Self::new(driver, layout, budget, None)
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.0.budget
+    }
+
+    /// Starts a VM that begins anew: what an earlier life of it left is deleted.
+    pub(crate) async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
+        let shared = &self.0;
+        let guest = shared.guest(spec.instance);
+        let _turn = guest.turn.lock().await;
+        let Some(paging) = shared.paging(spec.instance) else { return shared.driver.start(spec).await };
+        shared.give_up_pages(spec.instance, &guest)?;
+        let memory = Pages::covering(spec.memory);
+        shared.watch(spec.instance, &guest, Wishes::at_first(memory), memory);
+        let spec = MachineSpec { paging: Some(paging), ..spec.clone() };
+        let started = shared.driver.start(&spec).await;
+        if started.is_err() {
+            shared.give_up_pages(spec.instance, &guest)?;
+        }
+        started
+    }
+
+    /// Ends a VM, asleep or not, and what was kept of its memory.
+    pub(crate) async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {
+        let shared = &self.0;
+        let guest = shared.guest(instance);
+        let _turn = guest.turn.lock().await;
+        let is_paused = guest.kept().life == Life::Paused;
+        if is_paused && matches!(how, Stop::InOrder { .. }) {
+            // It cannot follow while it stands still; one that cannot be let go is ended by force.
+            let _ = shared.driver.resume(instance).await;
+        }
+        shared.driver.stop(instance, how).await?;
+        shared.give_up_pages(instance, &guest)
+    }
+
+    /// A VM ended by itself: its pager has nothing more to do.
+    pub(crate) fn ended(&self, instance: InstanceId) {
+        if let Some(guest) = self.0.known(instance)
+            && guest.kept().life != Life::Hibernated
+        {
+            guest.kept().pager = None;
+        }
+    }
+
+    pub(crate) async fn forget(&self, instance: InstanceId) -> Result<(), Error> {
+        let guest = self.0.guest(instance);
+        let _turn = guest.turn.lock().await;
+        self.0.driver.forget(instance).await?;
+        self.0.give_up_pages(instance, &guest)?;
+        self.0.guests().remove(&instance);
+        Ok(())
+    }
+
+    /// Takes over the VMs that run, with their pagers, and those that sleep. Returns the latter.
+    pub(crate) async fn adopt(&self, running: &[Machine]) -> Vec<MachineSpec> {
+        for Machine { spec, .. } in running {
+            let shared = &self.0;
+            let guest = shared.guest(spec.instance);
+            let paused = shared.driver.is_paused(spec.instance).await.unwrap_or_default();
+            guest.kept().life = if paused { Life::Paused } else { Life::Running };
+            // It has been woken, or was about to be put to sleep: either way it is here.
+            sleep::forget(&shared.layout, spec.instance);
+            if spec.paging.is_some() {
+                let memory = Pages::covering(spec.memory);
+                shared.watch(spec.instance, &guest, Wishes::at_first(memory), memory);
+            }
+        }
+        let sleepers = sleep::find(&self.0.layout);
+        sleepers.into_iter().map(|sleeper| self.adopt_sleeper(sleeper)).collect()
+    }
+
+    fn adopt_sleeper(&self, Sleeper { spec, pages }: Sleeper) -> MachineSpec {
+        let guest = self.0.guest(spec.instance);
+        let mut kept = guest.kept();
+        kept.life = Life::Hibernated;
+        kept.told = Some(Statistics { pages, ..Statistics::default() });
+        spec
+    }
+
+    /// The VMs are about to be ended, by the agent's end, to be started again later: their pagers go with them.
+    pub(crate) fn let_go(&self) {
+        self.0.guests().values().for_each(|guest| guest.kept().pager = None);
+    }
+}
+
+impl Shared {
+    pub(super) fn guests(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Guest>>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn guest(&self, instance: InstanceId) -> Arc<Guest> {
+        self.guests().entry(instance).or_default().clone()
+    }
+
+    pub(super) fn known(&self, instance: InstanceId) -> Option<Arc<Guest>> {
+        self.guests().get(&instance).cloned()
+    }
+
+    pub(super) fn paging(&self, instance: InstanceId) -> Option<Paging> {
+        let tools = self.tools.as_ref()?;
+        Some(Paging { library: tools.library.clone(), socket: self.layout.lent_memory(instance), key: None })
+    }
+
+    /// Begins to watch over the VM's pager.
+    pub(super) fn watch(&self, instance: InstanceId, guest: &Guest, wishes: Wishes, memory: Pages) {
+        let Some(tools) = &self.tools else { return };
+        let place = PagerPlace {
+            executable: tools.executable.clone(),
+            instance,
+            machine: self.layout.lent_memory(instance),
+            control: self.layout.pager_socket(instance),
+            state: self.layout.pages(instance),
+            pool: self.budget.compressed.min(Bytes(memory.bytes().0 / LARGEST_POOL)),
+        };
+        guest.kept().pager = Some(Arc::new(Pager::watch(place, wishes)));
+    }
+
+    /// Deletes all that is kept of the memory of a VM that does not run, and its key.
+    fn give_up_pages(&self, instance: InstanceId, guest: &Guest) -> Result<(), Error> {
+        {
+            let mut kept = guest.kept();
+            // The pager has ended with its machine; dropped, it is not started again.
+            let restarts = kept.pager.take().map_or(0, |pager| pager.restarts());
+            kept.restarts_before += restarts;
+            (kept.life, kept.told, kept.failure) = (Life::Running, None, None);
+        }
+        sleep::forget(&self.layout, instance);
+        let state = self.layout.pages(instance);
+        let failed = |source| Error::File { doing: "delete", path: state.clone(), source };
+        lucarne_pager::discard(&state).map_err(failed)?;
+        match std::fs::remove_dir(&state) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the reconciler that a VM is no more.
+    pub(super) async fn tell_end(&self, event: MachineEvent) {
+        // Nobody listens when the agent is ending.
+        let _ = self.ends.send(event).await;
+    }
+}

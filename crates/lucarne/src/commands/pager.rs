@@ -1,0 +1,55 @@
+//! `lucarne pager`: the process that moves one VM's memory.
+//!
+//! Owns its command line. Host agents start it, one for each VM, and it outlives them; what it does is in the crate `pager`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use lucarne_model::{Bytes, InstanceId};
+use lucarne_pager::{Exit, Options};
+
+use super::process::start_log;
+use crate::failure::{Failure, LocalCode};
+
+/// How long a machine that was just started may take to map its memory, on a busy host.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PagerArgs {
+    /// Whose memory it is
+    #[arg(long)]
+    instance: InstanceId,
+    /// The socket at which the VM's process lends its memory
+    #[arg(long, value_name = "SOCKET")]
+    machine: PathBuf,
+    /// Where the host agent is answered
+    #[arg(long, value_name = "SOCKET")]
+    control: PathBuf,
+    /// Where pages are kept that are not in the host's memory; for this VM alone
+    #[arg(long)]
+    state_dir: PathBuf,
+    /// How much of the host's memory compressed pages may take
+    #[arg(long, default_value = "0MiB")]
+    pool: Bytes,
+}
+
+impl PagerArgs {
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        start_log();
+        let options = Options {
+            instance: self.instance,
+            machine: self.machine.clone(),
+            control: self.control.clone(),
+            state: self.state_dir.clone(),
+            pool: self.pool,
+            patience: PATIENCE,
+        };
+        let failed = |message: String| Failure::local(LocalCode::ProcessFailed, message);
+        let served = tokio::task::spawn_blocking(move || lucarne_pager::run(&options)).await;
+        match served.map_err(|error| failed(format!("the pager failed within itself: {error}")))? {
+            Ok(Exit::Terminated | Exit::MachineGone) => Ok(()),
+            Ok(Exit::Lost { reason }) => Err(failed(reason)),
+            Err(error) => Err(Failure::caused(LocalCode::ProcessFailed, &error)),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Pages on their way out: one thread that chooses victims, copies them and punches them out.
+//!
+//! Owns the order in which that is safe. *Write-protect* the run, so that no write can hide; *read* it; *keep* the copies;
+//! let those *count* whose page was not written to; *record* that in the index; only then *punch* the pages out, and *wake*
+//! whoever ran into them meanwhile. A pager that dies between any two of these leaves every page either in the guest's
+//! memory or in a copy that the index knows.
+//!
+//! This thread alone writes the index and gives out generations. Looking after the copies is [`crate::upkeep`]'s.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::{Duration, Instant},
+};
+
+use lucarne_memory::{policy::Arrival, run::Run};
+use lucarne_model::memory::Pages;
+
+use crate::{
+    control::Trouble,
+    disk::Disk,
+    exit::Exit,
+    index::{Entry, Index},
+    page::{self, Page},
+    pager::Pager,
+    places::{Away, Copy, Word},
+    pool::Compressed,
+    seal::Proof,
+    step::Step,
+    uffd::UffdError,
+    upkeep::Upkeep,
+};
+
+/// Pages of one run at most: 2 MiB.
+pub(crate) const LONGEST: u64 = 512;
+/// Victims chosen at a time: choosing goes over the whole guest.
+const CHOSEN: u64 = 4096;
+/// How often the target is compared with what is resident, when nobody says that it has changed.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// How long nothing is tried after the store has failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What others ask of this thread.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    /// The target has changed.
+    Look,
+    /// All of it; the answer is how many left.
+    EvictAll(SyncSender<Result<Pages, String>>),
+}
+
+/// Why a run did not leave.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EvictError {
+    #[error(transparent)]
+    Uffd(#[from] UffdError),
+    #[error("the guest's memory cannot be read: {0}")]
+    Read(io::Error),
+    #[error("the store cannot be written: {0}")]
+    Store(io::Error),
+    #[error("the index cannot be written: {0}")]
+    Index(io::Error),
+    #[error("pages cannot be punched out: {0}")]
+    Punch(io::Error),
+}
+
+/// A copy that was made of a page that is leaving.
+struct Made {
+    page: u64,
+    away: Away,
+    proof: Proof,
+}
+
+#[derive(Debug)]
+pub(crate) struct Evictor {
+    pub(crate) pager: Arc<Pager>,
+    pub(crate) index: Index,
+    pub(crate) disk: Disk,
+    wishes: Receiver<Wish>,
+    contents: Vec<Page>,
+    sealed: Vec<Page>,
+    compressed: Compressed,
+    /// Pages that may leave now, of those that the rate allows.
+    allowance: f64,
+    measured: Instant,
+    paused_until: Option<Instant>,
+}
+
+impl Evictor {
+    pub(crate) fn new(pager: Arc<Pager>, index: Index, wishes: Receiver<Wish>) -> Self {
+        let (contents, sealed) = (page::zeroed(LONGEST as usize), Vec::with_capacity(LONGEST as usize));
+        let (disk, compressed, measured) = (Disk::new(), Compressed::new(), Instant::now());
+        Self { pager, index, disk, wishes, contents, sealed, compressed, allowance: 0.0, measured, paused_until: None }
+    }
+
+    /// Until the pager ends.
+    pub(crate) fn run(mut self) {
+        let mut upkeep = Upkeep::new();
+        while !self.pager.ending.has_begun() {
+            let progress = self.evict_some();
+            let patience = if progress { Duration::ZERO } else { INTERVAL };
+            match self.wishes.recv_timeout(patience) {
+                Ok(Wish::EvictAll(answer)) => {
+                    // Whoever asked may have gone meanwhile.
+                    let _ = answer.send(self.evict_all().map_err(|error| error.to_string()));
+                }
+                Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            upkeep.look_after(&mut self);
+            self.pager.tally().index = self.index.length();
+        }
+    }
+
+    /// Sends out what is above the target, as far as the rate allows; whether anything left.
+    fn evict_some(&mut self) -> bool {
+        let steering = *self.pager.steering();
+        let now = Instant::now();
+        let passed = now.duration_since(std::mem::replace(&mut self.measured, now)).as_secs_f64();
+        let rate = steering.pages_per_second.map_or(f64::INFINITY, |rate| rate as f64);
+        self.allowance = (self.allowance + rate * passed).min(rate);
+        if steering.pinned || self.paused_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        let runs = {
+            let book = &mut *self.pager.book();
+            let above = book.places.counts().resident - steering.target;
+            let allowed = if rate.is_finite() { self.allowance as u64 } else { u64::MAX };
+            let wanted = above.0.min(allowed).min(CHOSEN);
+            if wanted == 0 { Vec::new() } else { book.residency.victims(Pages(wanted)) }
+        };
+        let mut left = 0;
+        for run in joined(runs) {
+            match self.evict(run) {
+                Ok(count) => left += count,
+                Err(error) => self.failed(&error),
+            }
+        }
+        self.allowance -= left as f64;
+        left > 0
+    }
+
+    /// Everything that is resident now, wherever it lies, and all of it on the disk.
+    fn evict_all(&mut self) -> Result<Pages, EvictError> {
+        let mut left = 0;
+        let pages = self.pager.guest.pages();
+        for first in (0..pages).step_by(LONGEST as usize) {
+            let run = Run::new(first, LONGEST.min(pages - first));
+            match self.evict(run) {
+                Ok(count) => left += count,
+                Err(error) => {
+                    self.failed(&error);
+                    return Err(error);
+                }
+            }
+        }
+        self.demote_all()?;
+        self.pager.sources.store.sync().map_err(EvictError::Store)?;
+        self.index.sync().map_err(EvictError::Index)?;
+        Ok(Pages(left))
+    }
+
+    fn failed(&mut self, error: &EvictError) {
+        let trouble = match error {
+            EvictError::Uffd(UffdError::Gone) => return self.pager.ending.begin(Exit::MachineGone),
+            EvictError::Store(cause) | EvictError::Index(cause)
+                if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                Trouble::StoreFull
+            }
+            other => Trouble::StoreFailed { reason: other.to_string() },
+        };
+        if self.pager.tally().trouble.replace(trouble.clone()).as_ref() != Some(&trouble) {
+            tracing::warn!(instance = %self.pager.instance, %error, "pages do not leave");
+        }
+        self.paused_until = Some(Instant::now() + PAUSE);
+    }
+
+    /// Sends out those pages of `run` that are here; how many left. On an error none has left, and none is lost.
+    pub(crate) fn evict(&mut self, run: Run) -> Result<u64, EvictError> {
+        let leaving = {
+            let book = &mut *self.pager.book();
+            let leaving = book.places.begin_eviction(run);
+            leaving.iter().for_each(|part| book.residency.left(*part));
+            leaving
+        };
+        self.pager.observer.at(Step::Begun);
+        let made = match self.copy_out(&leaving) {
+            Ok(made) => made,
+            Err(error) => {
+                self.let_stay(leaving.iter().flat_map(|part| part.first..part.end()))?;
+                return Err(error);
+            }
+        };
+        self.pager.observer.at(Step::Kept);
+        let going = self.commit(made)?;
+        self.punch(&going)?;
+        let all = leaving.iter().map(|part| part.count).sum::<u64>();
+        let left = going.len() as u64;
+        let mut tally = self.pager.tally();
+        tally.evicted += Pages(left);
+        tally.aborted += Pages(all - left);
+        if left > 0 {
+            tally.trouble = None;
+        }
+        Ok(left)
+    }
+
+    /// Write-protects, reads and keeps.
+    fn copy_out(&mut self, leaving: &[Run]) -> Result<Vec<Made>, EvictError> {
+        let guest = &self.pager.guest;
+        for part in leaving {
+            // What the guest discards from here on is noted anew.
+            (part.first..part.end()).for_each(|page| guest.discards.clear(page));
+            guest.protect(*part)?;
+        }
+        self.pager.observer.at(Step::Protected);
+        let mut numbers = Vec::new();
+        for part in leaving {
+            let into = &mut self.contents[numbers.len()..][..part.count as usize];
+            guest.read(part.first, page::bytes_mut(into)).map_err(EvictError::Read)?;
+            numbers.extend(part.first..part.end());
+        }
+        self.pager.observer.at(Step::Read);
+        let first = self.index.generations(LONGEST).map_err(EvictError::Index)?;
+        self.keep(&numbers, first)
+    }
+
+    /// Makes a copy of each page, in the nearest place that has room. Generations follow page numbers, by which is known
+    /// later what left together.
+    fn keep(&mut self, numbers: &[u64], first_generation: u64) -> Result<Vec<Made>, EvictError> {
+        let mut made = Vec::with_capacity(numbers.len());
+        let mut to_store = Vec::new();
+        self.sealed.clear();
+        for (page, content) in numbers.iter().copied().zip(&self.contents) {
+            let generation = first_generation + (page - numbers[0]);
+            if let Some(value) = content.filled_with() {
+                made.push(Made { page, away: Away::SameFilled(value), proof: [0; 16] });
+                continue;
+            }
+            let small = self.compressed.take(page, generation, content);
+            let bytes = if small { self.compressed.bytes() } else { &[] };
+            match Some(bytes)
+                .filter(|bytes| !bytes.is_empty())
+                .and_then(|bytes| self.pager.sources.pool().keep(page, bytes))
+            {
+                Some(at) => {
+                    let away = Away::Compressed(Copy { at, generation }, bytes.len() as u16);
+                    made.push(Made { page, away, proof: [0; 16] });
+                }
+                None => {
+                    to_store.push((page, generation));
+                    self.sealed.push(content.clone());
+                }
+            }
+        }
+        if to_store.is_empty() {
+            return Ok(made);
+        }
+        match self.pager.sources.store.keep(&mut self.disk, &to_store, &mut self.sealed) {
+            Ok(copies) => {
+                let stored = to_store.iter().zip(copies);
+                made.extend(stored.map(|((page, _), (copy, proof))| Made {
+                    page: *page,
+                    away: Away::Ssd(copy),
+                    proof,
+                }));
+                Ok(made)
+            }
+            Err(error) => {
+                made.iter().for_each(|made| self.pager.sources.free(made.away));
+                Err(EvictError::Store(error))
+            }
+        }
+    }
+
+    /// Lets the copies count of pages that were not written to, here and then in the index.
+    fn commit(&mut self, made: Vec<Made>) -> Result<Vec<u64>, EvictError> {
+        let (going, stayed): (Vec<Made>, Vec<Made>) = {
+            let places = &mut self.pager.book().places;
+            made.into_iter().partition(|made| places.commit(made.page, made.away))
+        };
+        self.pager.observer.at(Step::Committed);
+        stayed.iter().for_each(|made| self.pager.sources.free(made.away));
+        let entry = |made: &Made| Entry { page: made.page as u32, word: Word::away(made.away), proof: made.proof };
+        let recorded = self.index.append(&going.iter().map(entry).collect::<Vec<_>>());
+        let mut pages: Vec<u64> = going.iter().map(|made| made.page).collect();
+        pages.sort_unstable();
+        if let Err(error) = recorded {
+            self.let_stay(pages.iter().copied())?;
+            return Err(EvictError::Index(error));
+        }
+        self.pager.observer.at(Step::Recorded);
+        Ok(pages)
+    }
+
+    fn punch(&self, going: &[u64]) -> Result<(), EvictError> {
+        for part in going.chunk_by(|a, b| a + 1 == *b) {
+            let run = Run::new(part[0], part.len() as u64);
+            if let Err(error) = self.pager.guest.punch(run) {
+                // Recorded as away and yet here: what is here counts.
+                self.let_stay(going.iter().copied().filter(|page| *page >= part[0]))?;
+                return Err(EvictError::Punch(error));
+            }
+            self.pager.observer.at(Step::Punched);
+            {
+                let places = &mut self.pager.book().places;
+                part.iter().for_each(|page| places.gone(*page));
+            }
+            self.pager.observer.at(Step::Gone);
+            self.pager.guest.wake(run)?;
+            self.pager.observer.at(Step::Woken);
+        }
+        Ok(())
+    }
+
+    /// These do not leave after all, and copies that counted already are free.
+    fn let_stay(&self, pages: impl Iterator<Item = u64>) -> Result<(), EvictError> {
+        for page in pages {
+            let (copy, stays) = {
+                let places = &mut self.pager.book().places;
+                (places.away(page), places.stays(page))
+            };
+            if stays {
+                self.pager.guest.unprotect(Run::one(page))?;
+                self.pager.arrived(Run::one(page), Arrival::Found);
+                copy.into_iter().for_each(|copy| self.pager.sources.free(copy));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The runs in order of their pages, neighbours joined, none longer than [`LONGEST`].
+fn joined(mut runs: Vec<Run>) -> Vec<Run> {
+    runs.sort_unstable();
+    let mut all: Vec<Run> = Vec::new();
+    for run in runs {
+        match all.last_mut() {
+            Some(last) if last.end() == run.first => last.count += run.count,
+            _ => all.push(run),
+        }
+    }
+    let parts = |run: Run| {
+        (run.first..run.end())
+            .step_by(LONGEST as usize)
+            .map(move |first| Run::new(first, LONGEST.min(run.end() - first)))
+    };
+    all.into_iter().flat_map(parts).collect()
+}

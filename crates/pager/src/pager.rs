@@ -1,0 +1,232 @@
+//! What the threads of a pager share, and the answer to one fault.
+//!
+//! Owns the locks: `book` is held for decisions and never over a call that can wait for a disk; the order is book, then
+//! what [`Sources`] locks. [`crate::eviction`] moves pages out, [`crate::upkeep`] looks after what they leave behind.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use lucarne_memory::{policy::Arrival, residency::Residency, run::Run};
+use lucarne_model::{
+    InstanceId,
+    memory::{EvictionPolicy, Pages, Place},
+};
+
+use crate::{
+    control::{RegionHeat, Trouble},
+    disk::Disk,
+    exit::{Ending, Exit},
+    guest::Guest,
+    latency::Latencies,
+    page::{self, Page},
+    places::{Answer, Away, Places, Reach},
+    shim::Shim,
+    source::{FetchError, Sources},
+    step::{Observer, Step},
+    uffd::{Fault, UffdError},
+};
+
+/// Pages that come back with one fault at most: 64 KiB.
+pub(crate) const REACH: Reach = Reach { fetch: 16, zero: 16 };
+/// How long a thread waits for faults before it looks whether the pager is ending.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Where pages are, and which leave next.
+#[derive(Debug)]
+pub(crate) struct Book {
+    pub(crate) places: Places,
+    pub(crate) residency: Residency,
+}
+
+/// What the host agent wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steering {
+    pub(crate) target: Pages,
+    pub(crate) pages_per_second: Option<u64>,
+    pub(crate) pinned: bool,
+    pub(crate) policy: EvictionPolicy,
+}
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) faults: BTreeMap<Place, Latencies>,
+    pub(crate) restored_beside: Pages,
+    pub(crate) evicted: Pages,
+    pub(crate) aborted: Pages,
+    pub(crate) discarded: Pages,
+    pub(crate) refaults: u64,
+    pub(crate) tripped: u64,
+    pub(crate) index: u64,
+    pub(crate) heat: Vec<RegionHeat>,
+    pub(crate) trouble: Option<Trouble>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Pager {
+    pub(crate) instance: InstanceId,
+    pub(crate) guest: Guest,
+    pub(crate) sources: Sources,
+    pub(crate) book: Mutex<Book>,
+    pub(crate) steering: Mutex<Steering>,
+    pub(crate) tally: Mutex<Tally>,
+    pub(crate) shim: Mutex<Shim>,
+    pub(crate) ending: Ending,
+    pub(crate) observer: Observer,
+    /// Whether the tripwire is set.
+    pub(crate) minor: bool,
+    pub(crate) start_took: Duration,
+}
+
+/// Why a fault was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error(transparent)]
+    Uffd(#[from] UffdError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("a page could not be repaired: {0}")]
+    Repair(std::io::Error),
+}
+
+impl Pager {
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        locked(&self.book)
+    }
+    pub(crate) fn steering(&self) -> MutexGuard<'_, Steering> {
+        locked(&self.steering)
+    }
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
+        locked(&self.tally)
+    }
+
+    /// One of the threads that answer faults, until the pager ends.
+    pub(crate) fn serve(&self) {
+        let (mut disk, mut room) = (Disk::new(), page::zeroed(REACH.fetch as usize));
+        while !self.ending.has_begun() {
+            let faults = self.guest.uffd.faults(PATIENCE).map_err(ServeError::from);
+            let served = faults
+                .and_then(|faults| faults.into_iter().try_for_each(|fault| self.answer(fault, &mut disk, &mut room)));
+            if let Err(error) = served {
+                self.give_up(&error);
+            }
+        }
+    }
+
+    /// The guest waits for something that cannot be given. It must not go on with anything else, so its machine is ended,
+    /// and says why; the pager follows.
+    fn give_up(&self, error: &ServeError) {
+        if matches!(error, ServeError::Uffd(UffdError::Gone)) {
+            return self.ending.begin(Exit::MachineGone);
+        }
+        let reason = format!("the memory of {} cannot be given back to it: {error}", self.instance);
+        tracing::error!("{reason}");
+        if let Err(error) = locked(&self.shim).end(&reason) {
+            tracing::error!(%error, "the machine could not be ended; it stands still");
+        }
+        self.ending.begin(Exit::Lost { reason });
+    }
+
+    fn answer(&self, fault: Fault, disk: &mut Disk, room: &mut [Page]) -> Result<(), ServeError> {
+        let began = Instant::now();
+        let Some(page) = self.guest.page_at(fault.address) else { return Ok(()) };
+        let discards = &self.guest.discards;
+        let (was, answer) = {
+            let places = &mut self.book().places;
+            (places.place(page), places.handle_fault(page, fault.kind, REACH, |page| discards.contains(page)))
+        };
+        let one = Run::one(page);
+        match answer {
+            Answer::Wait => {}
+            Answer::Wake => self.guest.wake(one)?,
+            Answer::Zero { run, given_up } => {
+                self.zero(page, run, given_up)?;
+                self.count(was, began);
+            }
+            Answer::Fetch(pages) => self.fetch(page, &pages, (disk, room), began)?,
+            Answer::Unprotect => {
+                self.guest.unprotect(one)?;
+                self.observer.at(Step::Stayed);
+                self.arrived(one, Arrival::Found);
+                self.count(was, began);
+            }
+            Answer::Map => {
+                self.guest.map(one)?;
+                self.arrived(one, Arrival::Wanted);
+            }
+            Answer::Repair(away) => self.repair(page, away, (disk, room))?,
+        }
+        Ok(())
+    }
+
+    fn zero(&self, page: u64, run: Run, given_up: Vec<(u64, Away)>) -> Result<(), ServeError> {
+        self.guest.zero(run)?;
+        self.observer.at(Step::Filled);
+        self.arrived(Run::one(page), Arrival::Wanted);
+        self.arrived(run, Arrival::Prefetched);
+        self.tally().discarded += Pages(given_up.len() as u64);
+        given_up.into_iter().for_each(|(_, copy)| self.sources.free(copy));
+        Ok(())
+    }
+
+    /// The page that is waited for first, then those that left with it.
+    fn fetch(
+        &self,
+        page: u64,
+        pages: &[(u64, Away)],
+        (disk, room): (&mut Disk, &mut [Page]),
+        began: Instant,
+    ) -> Result<(), ServeError> {
+        let at = pages.iter().position(|(number, _)| *number == page).unwrap_or(0);
+        let (before, rest) = pages.split_at(at);
+        let (wanted, after) = rest.split_at(1);
+        for (part, why) in [(wanted, Arrival::Wanted), (after, Arrival::Prefetched), (before, Arrival::Prefetched)] {
+            let Some((first, _)) = part.first() else { continue };
+            let contents = &mut room[..part.len()];
+            self.sources.fetch(disk, part, contents)?;
+            self.observer.at(Step::Fetched);
+            self.guest.copy(*first, page::bytes(contents))?;
+            if why == Arrival::Wanted {
+                self.count(part[0].1.place(), began);
+            }
+            self.observer.at(Step::Restored);
+            self.arrived(Run::new(*first, part.len() as u64), why);
+            part.iter().for_each(|(_, copy)| self.sources.free(*copy));
+            self.observer.at(Step::Arrived);
+        }
+        let mut tally = self.tally();
+        tally.refaults += 1;
+        tally.restored_beside += Pages(pages.len() as u64 - 1);
+        Ok(())
+    }
+
+    /// Somebody has touched a hole through another mapping, and made a page of zeros where the guest had something else.
+    fn repair(&self, page: u64, away: Away, (disk, room): (&mut Disk, &mut [Page])) -> Result<(), ServeError> {
+        let content = &mut room[..1];
+        self.sources.fetch(disk, &[(page, away)], content)?;
+        self.guest.overwrite(page, page::bytes(content)).map_err(ServeError::Repair)?;
+        self.guest.map(Run::one(page))?;
+        self.arrived(Run::one(page), Arrival::Wanted);
+        self.sources.free(away);
+        self.tally().tripped += 1;
+        Ok(())
+    }
+
+    pub(crate) fn arrived(&self, run: Run, why: Arrival) {
+        let mut book = self.book();
+        book.places.arrived(run);
+        book.residency.arrived(run, why);
+    }
+
+    fn count(&self, place: Place, began: Instant) {
+        self.tally().faults.entry(place).or_default().add(began.elapsed());
+    }
+}
+
+/// What these locks guard is changed in single steps: a thread that panicked has left nothing half-changed.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,394 @@
+//! Where each page of one guest is, what is on its way, and what a fault on it must lead to.
+//!
+//! Owns 16 octets for each page and the rules of moving: no page is evicted while another move of it is under way, none is
+//! punched out after the guest wrote to it, and none is fetched from where it no longer is. Pure: who calls does what it
+//! returns and tells when it is done. Which pages should leave is the room `memory`'s to say.
+//!
+//! A page moves in one of three ways. *Arriving*: one fault is being answered, and other faults on it wait for that.
+//! *Leaving*: write-protected and being copied out; a write stops that. *Going*: its copy is kept and counts, the page is
+//! about to be punched out; faults on it wait, and are woken when it is away.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use lucarne_memory::run::{Run, add_page};
+use lucarne_model::memory::{Pages, PagesByPlace, Place};
+
+use crate::uffd::FaultKind;
+
+#[cfg(test)]
+mod tests;
+
+/// Where the copy of a page is that is not in the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Away {
+    /// This value, over and over.
+    SameFilled(u64),
+    /// In the pool, at this unit, with this many octets.
+    Compressed(Copy, u16),
+    /// In the store, in this slot.
+    Ssd(Copy),
+}
+
+/// A copy outside of the guest's memory. Generations count the copies made of this guest's pages: no two are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Copy {
+    pub(crate) at: u32,
+    pub(crate) generation: u64,
+}
+
+impl Away {
+    pub(crate) const fn place(self) -> Place {
+        match self {
+            Self::SameFilled(_) => Place::SameFilled,
+            Self::Compressed(..) => Place::Compressed,
+            Self::Ssd(_) => Place::Ssd,
+        }
+    }
+
+    const fn generation(self) -> Option<u64> {
+        match self {
+            Self::SameFilled(_) => None,
+            Self::Compressed(copy, _) | Self::Ssd(copy) => Some(copy.generation),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Untouched,
+    Resident,
+    Away(Away),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Motion {
+    Still,
+    Arriving,
+    Leaving,
+    Going,
+}
+
+/// State and motion of a page in 16 octets: 4 bits of place, 4 of motion, 16 of length, 32 of place, 48 of generation;
+/// of a same-filled page 64 bits of value instead of the latter two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word(u128);
+
+const UNTOUCHED: u128 = 0;
+const RESIDENT: u128 = 1;
+const SAME_FILLED: u128 = 2;
+const COMPRESSED: u128 = 3;
+const SSD: u128 = 4;
+
+impl Word {
+    pub(crate) const UNTOUCHED: Self = Self(UNTOUCHED);
+
+    const fn new(state: State, motion: Motion) -> Self {
+        let motion = (motion as u128) << 4;
+        let state = match state {
+            State::Untouched => UNTOUCHED,
+            State::Resident => RESIDENT,
+            State::Away(Away::SameFilled(value)) => SAME_FILLED | (value as u128) << 64,
+            State::Away(Away::Compressed(copy, length)) => COMPRESSED | (length as u128) << 8 | copy.packed(),
+            State::Away(Away::Ssd(copy)) => SSD | copy.packed(),
+        };
+        Self(state | motion)
+    }
+
+    /// As it is written down: what moves is written as if it did not.
+    pub(crate) const fn away(away: Away) -> Self {
+        Self::new(State::Away(away), Motion::Still)
+    }
+
+    pub(crate) const fn to_bits(self) -> u128 {
+        self.0
+    }
+
+    /// None: no word has these bits.
+    pub(crate) fn from_bits(bits: u128) -> Option<Self> {
+        (bits & 15 <= SSD && Self::new(Self(bits).state(), Motion::Still).0 == bits).then_some(Self(bits))
+    }
+
+    pub(crate) fn as_away(self) -> Option<Away> {
+        match self.state() {
+            State::Away(away) => Some(away),
+            _ => None,
+        }
+    }
+
+    const fn state(self) -> State {
+        let copy = Copy { at: (self.0 >> 32) as u32, generation: (self.0 >> 80) as u64 };
+        match self.0 & 15 {
+            UNTOUCHED => State::Untouched,
+            RESIDENT => State::Resident,
+            SAME_FILLED => State::Away(Away::SameFilled((self.0 >> 64) as u64)),
+            COMPRESSED => State::Away(Away::Compressed(copy, (self.0 >> 8) as u16)),
+            _ => State::Away(Away::Ssd(copy)),
+        }
+    }
+
+    const fn motion(self) -> Motion {
+        match self.0 >> 4 & 15 {
+            0 => Motion::Still,
+            1 => Motion::Arriving,
+            2 => Motion::Leaving,
+            _ => Motion::Going,
+        }
+    }
+}
+
+impl Copy {
+    const fn packed(self) -> u128 {
+        (self.at as u128) << 32 | (self.generation as u128) << 80
+    }
+}
+
+/// What a fault leads to. All pages named are arriving until [`Places::arrived`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Whoever moves the page now wakes the guest when done.
+    Wait,
+    /// Nothing to do: it has been done since; wake the guest.
+    Wake,
+    /// Put zeros there. Copies that the guest gave up can be freed: they are in the list.
+    Zero { run: Run, given_up: Vec<(u64, Away)> },
+    /// Fetch these, neighbours in a row, and put them there; then their copies can be freed.
+    Fetch(Vec<(u64, Away)>),
+    /// Take the write protection off.
+    Unprotect,
+    /// Map what is there.
+    Map,
+    /// Somebody else has put a page there. Write this page's content over it, then map it and free the copy.
+    Repair(Away),
+}
+
+/// How far a fault may reach beyond its page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// Pages of one fetch at most; a power of two.
+    pub(crate) fetch: u64,
+    /// Pages of one filling with zeros at most; a power of two.
+    pub(crate) zero: u64,
+}
+
+/// The state of every page of one guest.
+#[derive(Debug)]
+pub(crate) struct Places {
+    words: Vec<Word>,
+    counts: PagesByPlace,
+}
+
+impl Places {
+    /// A guest whose pages are as `words` say, of an earlier pager perhaps; `is_there` says whether a page is in its
+    /// memory, which counts more than any record, and `is_discarded` whether the guest gave it up.
+    pub(crate) fn recover(
+        mut words: Vec<Word>,
+        is_there: impl Fn(u64) -> bool,
+        is_discarded: impl Fn(u64) -> bool,
+    ) -> Self {
+        let mut counts = PagesByPlace::default();
+        for (page, word) in words.iter_mut().enumerate() {
+            let state = match word.state() {
+                _ if is_there(page as u64) => State::Resident,
+                State::Away(away) if !is_discarded(page as u64) => State::Away(away),
+                _ => State::Untouched,
+            };
+            *word = Word::new(state, Motion::Still);
+            *counts.at_mut(place(state)) += Pages(1);
+        }
+        Self { words, counts }
+    }
+
+    pub(crate) const fn len(&self) -> u64 {
+        self.words.len() as u64
+    }
+    pub(crate) const fn counts(&self) -> PagesByPlace {
+        self.counts
+    }
+    pub(crate) fn place(&self, page: u64) -> Place {
+        place(self.word(page).state())
+    }
+    /// Where the copy of `page` is, if it counts.
+    pub(crate) fn away(&self, page: u64) -> Option<Away> {
+        self.word(page).as_away()
+    }
+    /// Every page whose copy counts, also of those that are moving: what an index must have.
+    pub(crate) fn all_away(&self, run: Run) -> impl Iterator<Item = (u64, Away)> {
+        let numbers = run.first..run.end().min(self.len());
+        numbers.filter_map(|page| self.word(page).as_away().map(|away| (page, away)))
+    }
+
+    /// A thread of the guest waits at `page`.
+    pub(crate) fn handle_fault(
+        &mut self,
+        page: u64,
+        kind: FaultKind,
+        reach: Reach,
+        is_discarded: impl Fn(u64) -> bool,
+    ) -> Answer {
+        let word = self.word(page);
+        match (kind, word.state(), word.motion()) {
+            (_, _, Motion::Arriving | Motion::Going) => Answer::Wait,
+            (FaultKind::Missing, State::Away(away), _) if is_discarded(page) => self.give_up(page, away),
+            (FaultKind::Missing, State::Away(_), _) => self.fetch(page, reach, is_discarded),
+            (FaultKind::Missing, State::Untouched, _) => self.zero(page, reach),
+            // Discarded while it was here, or put there just now: the kernel will tell.
+            (FaultKind::Missing, State::Resident, _) => {
+                self.set(page, State::Resident, Motion::Arriving);
+                Answer::Zero { run: Run::one(page), given_up: Vec::new() }
+            }
+            (FaultKind::Protected, State::Resident, _) => {
+                self.set(page, State::Resident, Motion::Arriving);
+                Answer::Unprotect
+            }
+            // It left since this fault was told; whoever waited was woken then.
+            (FaultKind::Protected, _, _) => Answer::Wake,
+            (FaultKind::Minor, State::Away(away), _) => {
+                self.set(page, State::Away(away), Motion::Arriving);
+                Answer::Repair(away)
+            }
+            (FaultKind::Minor, state, _) => {
+                self.set(page, state, Motion::Arriving);
+                Answer::Map
+            }
+        }
+    }
+
+    fn give_up(&mut self, page: u64, away: Away) -> Answer {
+        self.set(page, State::Untouched, Motion::Arriving);
+        Answer::Zero { run: Run::one(page), given_up: vec![(page, away)] }
+    }
+
+    /// Neighbours that left in the same run come back with it: their generations follow as their numbers do.
+    fn fetch(&mut self, page: u64, reach: Reach, is_discarded: impl Fn(u64) -> bool) -> Answer {
+        let window = self.window(page, reach.fetch);
+        let left_together = |here: u64, next: u64| -> bool {
+            let (word, other) = (self.word(here), self.word(next));
+            if word.motion() != Motion::Still || other.motion() != Motion::Still || is_discarded(next) {
+                return false;
+            }
+            match (word.as_away(), other.as_away()) {
+                (Some(a), Some(b)) => match (a.generation(), b.generation()) {
+                    (Some(a), Some(b)) => a.wrapping_sub(here) == b.wrapping_sub(next),
+                    _ => true,
+                },
+                _ => false,
+            }
+        };
+        let (mut first, mut end) = (page, page + 1);
+        while first > window.first && left_together(first, first - 1) {
+            first -= 1;
+        }
+        while end < window.end() && left_together(end - 1, end) {
+            end += 1;
+        }
+        let pages: Vec<(u64, Away)> = self.all_away(Run::new(first, end - first)).collect();
+        for (page, away) in &pages {
+            self.set(*page, State::Away(*away), Motion::Arriving);
+        }
+        Answer::Fetch(pages)
+    }
+
+    fn zero(&mut self, page: u64, reach: Reach) -> Answer {
+        let window = self.window(page, reach.zero);
+        let fresh = Word::new(State::Untouched, Motion::Still);
+        let (mut first, mut end) = (page, page + 1);
+        while first > window.first && self.word(first - 1) == fresh {
+            first -= 1;
+        }
+        while end < window.end() && self.word(end) == fresh {
+            end += 1;
+        }
+        for page in first..end {
+            self.set(page, State::Untouched, Motion::Arriving);
+        }
+        Answer::Zero { run: Run::new(first, end - first), given_up: Vec::new() }
+    }
+
+    fn window(&self, page: u64, size: u64) -> Run {
+        let first = page - page % size;
+        Run::new(first, size.min(self.len() - first))
+    }
+
+    /// A fault was answered: these pages are in the guest's memory.
+    pub(crate) fn arrived(&mut self, run: Run) {
+        for page in run.first..run.end() {
+            if self.word(page).motion() == Motion::Arriving {
+                self.set(page, State::Resident, Motion::Still);
+            }
+        }
+    }
+
+    /// Begins an eviction: of `wanted` those that are here and still. They are to be write-protected and copied.
+    pub(crate) fn begin_eviction(&mut self, wanted: Run) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for page in wanted.first..wanted.end().min(self.len()) {
+            if self.word(page) == Word::new(State::Resident, Motion::Still) {
+                self.set(page, State::Resident, Motion::Leaving);
+                add_page(&mut runs, page);
+            }
+        }
+        runs
+    }
+
+    /// Copies have been made: of those whose page was not written to meanwhile, they count from now on, and the index is to
+    /// have them before the page is punched out. Returns whether this page goes.
+    pub(crate) fn commit(&mut self, page: u64, away: Away) -> bool {
+        let goes = self.word(page) == Word::new(State::Resident, Motion::Leaving);
+        if goes {
+            self.set(page, State::Away(away), Motion::Going);
+        }
+        goes
+    }
+
+    /// The page is punched out.
+    pub(crate) fn gone(&mut self, page: u64) {
+        if let (State::Away(away), Motion::Going) = (self.word(page).state(), self.word(page).motion()) {
+            self.set(page, State::Away(away), Motion::Still);
+        }
+    }
+
+    /// The page does not leave after all, and is to have its write protection taken off; then it has [`arrived`](Self::arrived).
+    /// False: the guest wrote to it, and that has been done.
+    pub(crate) fn stays(&mut self, page: u64) -> bool {
+        let stays = matches!(self.word(page).motion(), Motion::Leaving | Motion::Going);
+        if stays {
+            self.set(page, State::Resident, Motion::Arriving);
+        }
+        stays
+    }
+
+    /// The copy of a page has moved from `from` to `to`. False: it was not there any more.
+    pub(crate) fn move_copy(&mut self, page: u64, from: Away, to: Away) -> bool {
+        let is_there = self.word(page) == Word::away(from);
+        if is_there {
+            self.set(page, State::Away(to), Motion::Still);
+        }
+        is_there
+    }
+
+    /// The guest gave the page up while it was away: its copy can be freed.
+    pub(crate) fn drop_copy(&mut self, page: u64) -> Option<Away> {
+        let word = self.word(page);
+        let away = word.as_away().filter(|_| word.motion() == Motion::Still)?;
+        self.set(page, State::Untouched, Motion::Still);
+        Some(away)
+    }
+
+    fn word(&self, page: u64) -> Word {
+        self.words.get(page as usize).copied().unwrap_or(Word::UNTOUCHED)
+    }
+
+    fn set(&mut self, page: u64, state: State, motion: Motion) {
+        let Some(word) = self.words.get_mut(page as usize) else { return };
+        *self.counts.at_mut(place(word.state())) -= Pages(1);
+        *self.counts.at_mut(place(state)) += Pages(1);
+        *word = Word::new(state, motion);
+    }
+}
+
+const fn place(state: State) -> Place {
+    match state {
+        State::Untouched => Place::Untouched,
+        State::Resident => Place::Resident,
+        State::Away(away) => away.place(),
+    }
+}

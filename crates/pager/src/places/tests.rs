@@ -1,0 +1,389 @@
+//! Tests of [`super`] in a made-up kernel: guest, fault threads and evictor take turns in every order that chance gives.
+
+use std::collections::BTreeMap;
+
+use proptest::{prelude::*, sample::Index};
+
+use super::*;
+
+const PAGES: u64 = 12;
+const REACH: Reach = Reach { fetch: 4, zero: 4 };
+
+/// A thread of the guest that waits: for a read, or to write a value.
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    page: u64,
+    write: Option<u64>,
+    kind: FaultKind,
+    /// Its fault has not been taken by a fault thread yet.
+    untold: bool,
+}
+
+/// How far the one evictor is.
+#[derive(Debug)]
+enum Eviction {
+    Idle,
+    Begun(Vec<u64>),
+    Protected(Vec<u64>),
+    Read(Vec<(u64, u64)>),
+    Committed(Vec<u64>),
+    Punched(Vec<u64>),
+    Gone(Vec<u64>),
+}
+
+/// The kernel's view of the guest's memory, the copies, and what the guest should find.
+#[derive(Debug)]
+struct World {
+    places: Places,
+    memory: Vec<Option<u64>>,
+    protected: Vec<bool>,
+    discarded: Vec<bool>,
+    copies: BTreeMap<u64, (u64, u64)>,
+    generation: u64,
+    truth: Vec<u64>,
+    waiters: Vec<Waiter>,
+    answers: Vec<(u64, Answer)>,
+    eviction: Eviction,
+}
+
+impl World {
+    fn new() -> Self {
+        let (memory, count) = (vec![None; PAGES as usize], PAGES as usize);
+        Self {
+            places: Places::recover(vec![Word::UNTOUCHED; count], |_| false, |_| false),
+            memory,
+            protected: vec![false; count],
+            discarded: vec![false; count],
+            copies: BTreeMap::new(),
+            generation: 0,
+            truth: vec![0; count],
+            waiters: Vec::new(),
+            answers: Vec::new(),
+            eviction: Eviction::Idle,
+        }
+    }
+
+    /// The guest reads or writes; what cannot be done at once waits.
+    fn touch(&mut self, page: u64, write: Option<u64>) {
+        let at = page as usize;
+        let kind = match (self.memory[at], write) {
+            (None, _) => FaultKind::Missing,
+            (Some(_), Some(_)) if self.protected[at] => FaultKind::Protected,
+            (Some(_), Some(value)) => {
+                (self.memory[at], self.truth[at]) = (Some(value), value);
+                return;
+            }
+            (Some(found), None) => {
+                assert_eq!(found, self.truth[at], "page {page}");
+                return;
+            }
+        };
+        self.waiters.push(Waiter { page, write, kind, untold: true });
+    }
+
+    fn wake(&mut self, first: u64, count: u64) {
+        let (woken, rest) = self.waiters.iter().partition(|waiter| Run::new(first, count).contains(waiter.page));
+        self.waiters = rest;
+        let woken: Vec<Waiter> = woken;
+        woken.iter().for_each(|waiter| self.touch(waiter.page, waiter.write));
+    }
+
+    /// A page that nobody waits for is given up by the guest: after that it is zero.
+    fn discard(&mut self, page: u64) {
+        let moving = self.answers.iter().any(|(_, answer)| match answer {
+            Answer::Fetch(pages) => pages.iter().any(|(number, _)| *number == page),
+            _ => false,
+        });
+        // One that is being fetched beside another may stay what it was; that is allowed, and not looked at here.
+        if moving || self.waiters.iter().any(|waiter| waiter.page == page) {
+            return;
+        }
+        self.discarded[page as usize] = true;
+        self.memory[page as usize] = None;
+        self.protected[page as usize] = false;
+        self.truth[page as usize] = 0;
+    }
+
+    /// A fault thread takes a fault.
+    fn take_fault(&mut self, which: Index) {
+        let untold: Vec<usize> = (0..self.waiters.len()).filter(|at| self.waiters[*at].untold).collect();
+        if untold.is_empty() {
+            return;
+        }
+        let at = *which.get(&untold);
+        self.waiters[at].untold = false;
+        let Waiter { page, kind, .. } = self.waiters[at];
+        let discarded = self.discarded.clone();
+        let answer = self.places.handle_fault(page, kind, REACH, |page| discarded[page as usize]);
+        self.answers.push((page, answer));
+    }
+
+    /// A fault thread comes to the end of an answer.
+    fn give_answer(&mut self, which: Index) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let (page, answer) = self.answers.swap_remove(which.index(self.answers.len()));
+        let one = Run::one(page);
+        let run = match answer {
+            Answer::Wait => return,
+            Answer::Wake => return self.wake(page, 1),
+            Answer::Zero { run, .. } => {
+                (run.first..run.end()).for_each(|page| drop(self.memory[page as usize].get_or_insert(0)));
+                run
+            }
+            Answer::Fetch(pages) => {
+                for (page, away) in &pages {
+                    let value = self.content(*page, *away);
+                    self.memory[*page as usize].get_or_insert(value);
+                }
+                Run::new(pages[0].0, pages.len() as u64)
+            }
+            Answer::Unprotect => {
+                self.protected[page as usize] = false;
+                one
+            }
+            Answer::Map | Answer::Repair(_) => unreachable!("no tripwire is set"),
+        };
+        self.wake(run.first, run.count);
+        self.places.arrived(run);
+    }
+
+    fn content(&self, page: u64, away: Away) -> u64 {
+        match away {
+            Away::SameFilled(value) => value,
+            Away::Compressed(copy, _) | Away::Ssd(copy) => {
+                let (of, value) = self.copies[&copy.generation];
+                assert_eq!(of, page);
+                value
+            }
+        }
+    }
+
+    /// The evictor takes one step; `run` is for one that begins.
+    fn evict(&mut self, run: Run) {
+        self.eviction = match std::mem::replace(&mut self.eviction, Eviction::Idle) {
+            Eviction::Idle => {
+                let runs = self.places.begin_eviction(run);
+                Eviction::Begun(runs.iter().flat_map(|run| run.first..run.end()).collect())
+            }
+            Eviction::Begun(pages) => {
+                for page in &pages {
+                    self.discarded[*page as usize] = false;
+                    self.protected[*page as usize] = true;
+                }
+                Eviction::Protected(pages)
+            }
+            Eviction::Protected(pages) => {
+                let read = |page: u64| (page, self.memory[page as usize].unwrap_or(0));
+                Eviction::Read(pages.into_iter().map(read).collect())
+            }
+            Eviction::Read(contents) => {
+                let mut going = Vec::new();
+                for (page, value) in contents {
+                    let away = self.copy(page, value);
+                    if self.places.commit(page, away) {
+                        going.push(page);
+                    }
+                }
+                Eviction::Committed(going)
+            }
+            Eviction::Committed(pages) => {
+                for page in &pages {
+                    self.memory[*page as usize] = None;
+                    self.protected[*page as usize] = false;
+                }
+                Eviction::Punched(pages)
+            }
+            Eviction::Punched(pages) => {
+                pages.iter().for_each(|page| self.places.gone(*page));
+                Eviction::Gone(pages)
+            }
+            Eviction::Gone(pages) => {
+                pages.iter().for_each(|page| self.wake(*page, 1));
+                Eviction::Idle
+            }
+        };
+    }
+
+    fn copy(&mut self, page: u64, value: u64) -> Away {
+        self.generation += 1;
+        let copy = Copy { at: page as u32, generation: self.generation };
+        self.copies.insert(self.generation, (page, value));
+        match value % 3 {
+            0 => Away::SameFilled(value),
+            1 => Away::Compressed(copy, 7),
+            _ => Away::Ssd(copy),
+        }
+    }
+
+    /// Everything comes to its end; then nobody waits, and every page is what it should be.
+    fn settle(&mut self) {
+        let any: Index = serde_index();
+        for _ in 0..1000 {
+            if !matches!(self.eviction, Eviction::Idle) {
+                self.evict(Run::one(0));
+            }
+            self.take_fault(any);
+            self.give_answer(any);
+        }
+        assert!(self.waiters.is_empty(), "somebody waits for ever: {self:?}");
+        for page in 0..PAGES {
+            self.touch(page, None);
+        }
+        for _ in 0..100 {
+            self.take_fault(any);
+            self.give_answer(any);
+        }
+        assert!(self.waiters.is_empty() && self.answers.is_empty());
+        let counts = self.places.counts();
+        assert_eq!((counts.resident, counts.total()), (Pages(PAGES), Pages(PAGES)));
+    }
+
+    /// A new pager: fault threads and evictor are gone, what they had committed is in the index, and all are woken.
+    fn restart(&mut self) {
+        let mut words = vec![Word::UNTOUCHED; PAGES as usize];
+        for (page, away) in self.places.all_away(Run::new(0, PAGES)) {
+            words[page as usize] = Word::away(away);
+        }
+        let (memory, discarded) = (self.memory.clone(), self.discarded.clone());
+        self.places = Places::recover(words, |page| memory[page as usize].is_some(), |page| discarded[page as usize]);
+        (self.answers, self.eviction) = (Vec::new(), Eviction::Idle);
+        self.wake(0, PAGES);
+    }
+}
+
+fn serde_index() -> Index {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    any::<Index>().new_tree(&mut runner).map(|tree| proptest::strategy::ValueTree::current(&tree)).unwrap()
+}
+
+#[derive(Clone, Debug)]
+enum Turn {
+    Touch(u64, Option<u64>),
+    Discard(u64),
+    TakeFault(Index),
+    GiveAnswer(Index),
+    Evict(Run),
+    Restart,
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        8 => (0..PAGES, prop::option::of(1_u64..1000)).prop_map(|(page, write)| Turn::Touch(page, write)),
+        1 => (0..PAGES).prop_map(Turn::Discard),
+        8 => any::<Index>().prop_map(Turn::TakeFault),
+        8 => any::<Index>().prop_map(Turn::GiveAnswer),
+        10 => (0..PAGES, 1..PAGES).prop_map(|(first, count)| Turn::Evict(Run::new(first, count))),
+        1 => Just(Turn::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    /// Whatever order guest, fault threads, evictor and deaths come in: every read finds what was written last, and nobody
+    /// waits for ever.
+    #[test]
+    fn no_write_is_lost_and_no_thread_of_the_guest_is_forgotten(turns in prop::collection::vec(turn(), 0..120)) {
+        let mut world = World::new();
+        for turn in turns {
+            match turn {
+                Turn::Touch(page, write) => world.touch(page, write),
+                Turn::Discard(page) => world.discard(page),
+                Turn::TakeFault(which) => world.take_fault(which),
+                Turn::GiveAnswer(which) => world.give_answer(which),
+                Turn::Evict(run) => world.evict(run),
+                Turn::Restart => world.restart(),
+            }
+        }
+        world.settle();
+    }
+
+    #[test]
+    fn a_word_is_what_was_put_into_it(at in any::<u32>(), generation in 0_u64..1 << 48, length in any::<u16>(), value in any::<u64>()) {
+        let copy = Copy { at, generation };
+        for away in [Away::SameFilled(value), Away::Compressed(copy, length), Away::Ssd(copy)] {
+            let word = Word::away(away);
+            prop_assert_eq!(word.as_away(), Some(away));
+            prop_assert_eq!(Word::from_bits(word.to_bits()), Some(word));
+        }
+    }
+
+    #[test]
+    fn no_other_bits_are_taken_for_a_word(bits in any::<u128>()) {
+        if let Some(word) = Word::from_bits(bits) {
+            prop_assert_eq!(word.to_bits(), bits);
+            prop_assert_eq!(word.motion(), Motion::Still);
+        }
+    }
+}
+
+/// A guest of six pages that all left in one run, but for page 3, which left alone.
+fn away() -> Places {
+    let word = |page: u32| {
+        let generation = if page == 3 { 900 } else { 100 + u64::from(page) };
+        Word::away(Away::Ssd(Copy { at: page, generation }))
+    };
+    Places::recover((0..6).map(word).collect(), |_| false, |_| false)
+}
+
+fn fetched(answer: &Answer) -> Vec<u64> {
+    let Answer::Fetch(pages) = answer else { panic!("{answer:?}") };
+    pages.iter().map(|(page, _)| *page).collect()
+}
+
+#[test]
+fn neighbours_that_left_together_come_back_together() {
+    let reach = Reach { fetch: 8, zero: 8 };
+    let mut places = away();
+    assert_eq!(fetched(&places.handle_fault(1, FaultKind::Missing, reach, |_| false)), [0, 1, 2]);
+    assert_eq!(fetched(&places.handle_fault(5, FaultKind::Missing, reach, |_| false)), [4, 5]);
+    assert_eq!(fetched(&places.handle_fault(3, FaultKind::Missing, reach, |_| false)), [3]);
+    // Within its window only, and never what was given up meanwhile.
+    let narrow = Reach { fetch: 2, zero: 2 };
+    assert_eq!(fetched(&away().handle_fault(1, FaultKind::Missing, narrow, |_| false)), [0, 1]);
+    assert_eq!(fetched(&away().handle_fault(1, FaultKind::Missing, reach, |page| page == 0)), [1, 2]);
+}
+
+/// The second of two vCPUs that miss one page waits for the first one's answer.
+#[test]
+fn faults_on_one_page_are_answered_once() {
+    let mut places = away();
+    assert!(matches!(places.handle_fault(3, FaultKind::Missing, REACH, |_| false), Answer::Fetch(_)));
+    assert_eq!(places.handle_fault(3, FaultKind::Missing, REACH, |_| false), Answer::Wait);
+    places.arrived(Run::one(3));
+    assert_eq!(places.place(3), Place::Resident);
+}
+
+#[test]
+fn a_write_while_the_page_is_being_copied_stops_its_eviction() {
+    let mut places = away();
+    places.handle_fault(3, FaultKind::Missing, REACH, |_| false);
+    places.arrived(Run::one(3));
+    assert_eq!(places.begin_eviction(Run::new(0, 6)), [Run::one(3)]);
+    assert_eq!(places.handle_fault(3, FaultKind::Protected, REACH, |_| false), Answer::Unprotect);
+    assert!(!places.commit(3, Away::SameFilled(1)), "the copy is of what the page was before");
+    // And until the protection is off, it cannot begin to leave again.
+    assert_eq!(places.begin_eviction(Run::one(3)), []);
+    places.arrived(Run::one(3));
+    assert_eq!(places.begin_eviction(Run::one(3)), [Run::one(3)]);
+    assert!(places.commit(3, Away::SameFilled(1)));
+    assert_eq!(places.handle_fault(3, FaultKind::Protected, REACH, |_| false), Answer::Wait, "too late: it goes");
+}
+
+#[test]
+fn what_was_given_up_is_zero_and_its_copy_is_freed() {
+    let mut places = away();
+    let answer = places.handle_fault(3, FaultKind::Missing, REACH, |page| page == 3);
+    let Answer::Zero { run, given_up } = answer else { panic!("{answer:?}") };
+    assert_eq!((run, given_up.len()), (Run::one(3), 1));
+    assert!(places.drop_copy(0).is_some());
+    assert_eq!(places.place(0), Place::Untouched);
+}
+
+#[test]
+fn first_touches_are_filled_in_runs() {
+    let mut places = Places::recover(vec![Word::UNTOUCHED; 12], |page| page == 5, |_| false);
+    let answer = places.handle_fault(6, FaultKind::Missing, REACH, |_| false);
+    assert_eq!(answer, Answer::Zero { run: Run::new(6, 2), given_up: vec![] });
+}

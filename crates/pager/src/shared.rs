@@ -1,0 +1,107 @@
+//! Files mapped into this process and another: the notes of discards, and the pool.
+//!
+//! Owns the mappings. Of the notes only single bits are read and cleared, atomically; of the pool, which no other process
+//! maps at the same time, byte ranges.
+#![allow(unsafe_code)]
+
+use std::{
+    fs::File,
+    io,
+    ptr::{self, NonNull},
+    slice,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// A file's first `length` bytes.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the mapping is plain memory that lives until it is dropped; who reads and writes it is ordered by the types below.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn of(file: &File, length: usize) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let start = unsafe { mmap(ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { start, length })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `of` and borrowed by nobody any more. It cannot fail for a mapping that is there.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+/// A bit for each page: set by the shim when the guest's machine discards the page.
+#[derive(Debug)]
+pub(crate) struct Discards(Mapping);
+
+impl Discards {
+    /// Of a memory of `pages`.
+    pub(crate) fn map(file: &File, pages: u64) -> io::Result<Self> {
+        let length = (pages.div_ceil(64) * 8) as usize;
+        // A file that is too short would end this process at a touch.
+        if file.metadata()?.len() < length as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Mapping::of(file, length).map(Self)
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: a page-aligned mapping of whole words, alive as long as `self`, touched by atomic operations alone.
+        unsafe { slice::from_raw_parts(self.0.start.as_ptr().cast(), self.0.length / 8) }
+    }
+
+    pub(crate) fn contains(&self, page: u64) -> bool {
+        let word = self.words().get((page / 64) as usize);
+        word.is_some_and(|word| word.load(Ordering::SeqCst) >> (page % 64) & 1 == 1)
+    }
+
+    /// Every page whose bit is set.
+    pub(crate) fn all(&self) -> impl Iterator<Item = u64> {
+        let words = self.words().iter().enumerate().map(|(at, word)| (at as u64 * 64, word.load(Ordering::SeqCst)));
+        let set = words.filter(|(_, word)| *word != 0);
+        set.flat_map(|(first, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit))
+    }
+
+    pub(crate) fn clear(&self, page: u64) {
+        if let Some(word) = self.words().get((page / 64) as usize) {
+            word.fetch_and(!(1 << (page % 64)), Ordering::SeqCst);
+        }
+    }
+}
+
+/// Bytes that outlive this process in the file that was mapped.
+#[derive(Debug)]
+pub(crate) struct Arena(Mapping);
+
+impl Arena {
+    /// Makes the file `length` bytes long, if it is not; memory is taken only where it is written.
+    pub(crate) fn map(file: &File, length: usize) -> io::Result<Self> {
+        if file.metadata()?.len() < length as u64 {
+            file.set_len(length as u64)?;
+        }
+        Mapping::of(file, length).map(Self)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: alive as long as `self`; written only through `bytes_mut`, which borrows it alone.
+        unsafe { slice::from_raw_parts(self.0.start.as_ptr(), self.0.length) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { slice::from_raw_parts_mut(self.0.start.as_ptr(), self.0.length) }
+    }
+}

@@ -1,0 +1,141 @@
+//! Where copies of pages are kept and fetched from, whichever place it is.
+//!
+//! Owns the trait and the choice by place. A place that a page can be in beside these (another host's memory, a snapshot)
+//! is one more [`Away`] and one more source.
+
+use std::{
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    disk::Disk,
+    page::Page,
+    places::{Away, Copy},
+    pool::{self, Pool},
+    seal::Broken,
+    store::Store,
+};
+
+/// What became of a copy that should be there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    #[error("the store cannot be read: {0}")]
+    Unreadable(io::Error),
+    #[error(transparent)]
+    Broken(Broken),
+    #[error("its compressed copy is damaged")]
+    Damaged,
+}
+
+/// A page that cannot be given back to its guest. There is nothing else to give it: the guest must not go on.
+#[derive(Debug, thiserror::Error)]
+#[error("page {page} was lost: {lost}")]
+pub(crate) struct FetchError {
+    pub(crate) page: u64,
+    pub(crate) lost: Lost,
+}
+
+/// One kind of place. `fetch` is asked for pages that all are in it, and writes their contents in order.
+pub(crate) trait Source {
+    fn fetch(&self, disk: &mut Disk, pages: &[(u64, Away)], contents: &mut [Page]) -> Result<(), FetchError>;
+    /// This copy will not be asked for again.
+    fn free(&self, copy: Away);
+}
+
+/// Pages that are one value over and over: nothing is kept.
+#[derive(Debug)]
+struct SameFilled;
+
+impl Source for SameFilled {
+    fn fetch(&self, _: &mut Disk, pages: &[(u64, Away)], contents: &mut [Page]) -> Result<(), FetchError> {
+        for ((_, away), content) in pages.iter().zip(contents) {
+            if let Away::SameFilled(value) = away {
+                content.fill(*value);
+            }
+        }
+        Ok(())
+    }
+    fn free(&self, _: Away) {}
+}
+
+impl Source for Mutex<Pool> {
+    fn fetch(&self, _: &mut Disk, pages: &[(u64, Away)], contents: &mut [Page]) -> Result<(), FetchError> {
+        for ((page, away), content) in pages.iter().zip(contents) {
+            let Away::Compressed(copy, length) = *away else { continue };
+            // Copied, so that the pool is free while the page is decompressed.
+            let bytes = locked(self).copy(copy, length).to_vec();
+            if !pool::decompress(*page, copy.generation, &bytes, content) {
+                return Err(FetchError { page: *page, lost: Lost::Damaged });
+            }
+        }
+        Ok(())
+    }
+    fn free(&self, copy: Away) {
+        if let Away::Compressed(copy, length) = copy {
+            locked(self).free(copy, length);
+        }
+    }
+}
+
+impl Source for Store {
+    fn fetch(&self, disk: &mut Disk, pages: &[(u64, Away)], contents: &mut [Page]) -> Result<(), FetchError> {
+        let copies = pages.iter().filter_map(|(page, away)| match away {
+            Away::Ssd(copy) => Some((*page, *copy)),
+            _ => None,
+        });
+        let copies: Vec<(u64, Copy)> = copies.collect();
+        Self::fetch(self, disk, &copies, contents)
+    }
+    fn free(&self, copy: Away) {
+        if let Away::Ssd(copy) = copy {
+            Self::free(self, copy.at);
+        }
+    }
+}
+
+/// All places of one guest's copies.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) pool: Mutex<Pool>,
+    pub(crate) store: Store,
+}
+
+impl Sources {
+    pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {
+        locked(&self.pool)
+    }
+
+    fn at(&self, away: Away) -> &dyn Source {
+        match away {
+            Away::SameFilled(_) => &SameFilled,
+            Away::Compressed(..) => &self.pool,
+            Away::Ssd(_) => &self.store,
+        }
+    }
+
+    /// Fetches pages from wherever each of them is.
+    pub(crate) fn fetch(
+        &self,
+        disk: &mut Disk,
+        pages: &[(u64, Away)],
+        contents: &mut [Page],
+    ) -> Result<(), FetchError> {
+        let mut rest = contents;
+        for alike in pages.chunk_by(|(_, a), (_, b)| a.place() == b.place()) {
+            let (these, others) = rest.split_at_mut(alike.len());
+            self.at(alike[0].1).fetch(disk, alike, these)?;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn free(&self, copy: Away) {
+        self.at(copy).free(copy);
+    }
+}
+
+/// What a panic elsewhere left cannot be half-changed: the pool's methods do not panic between two changes.
+fn locked(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
+}

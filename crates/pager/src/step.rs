@@ -1,0 +1,73 @@
+//! The steps of moving a page, each of which a pager may die behind.
+//!
+//! Owns their names and the one way to watch them: a function that is given to [`crate::run_observed`] by code. No option,
+//! environment or message reaches it; tests use it to kill their pager where they want.
+
+/// What has just been done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Pages were chosen and marked as leaving.
+    Begun,
+    Protected,
+    Read,
+    /// Copies are in the pool and the store.
+    Kept,
+    /// The copies count, in this process.
+    Committed,
+    /// They count for the next one too.
+    Recorded,
+    Punched,
+    /// The pages are known as away.
+    Gone,
+    Woken,
+    /// A write came in between and is let through.
+    Stayed,
+    /// A copy was fetched.
+    Fetched,
+    /// It is in the guest's memory.
+    Restored,
+    /// It is known there, and the copy is free.
+    Arrived,
+    /// Zeros were put where nothing was yet.
+    Filled,
+    /// Copies were moved from the pool to the store, and this is recorded.
+    Demoted,
+    /// Copies were moved within the store, and this is recorded.
+    Compacted,
+    /// The index was written anew.
+    Rewritten,
+}
+
+impl Step {
+    pub const ALL: [Self; 17] = [
+        Self::Begun,
+        Self::Protected,
+        Self::Read,
+        Self::Kept,
+        Self::Committed,
+        Self::Recorded,
+        Self::Punched,
+        Self::Gone,
+        Self::Woken,
+        Self::Stayed,
+        Self::Fetched,
+        Self::Restored,
+        Self::Arrived,
+        Self::Filled,
+        Self::Demoted,
+        Self::Compacted,
+        Self::Rewritten,
+    ];
+}
+
+/// Who is told of steps; in a real pager nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Observer(pub(crate) Option<fn(Step)>);
+
+impl Observer {
+    pub(crate) fn at(self, step: Step) {
+        if let Some(tell) = self.0 {
+            tell(step);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What must be looked after between evictions: access bits, copies that nobody wants any more, a pool that fills, a store
+//! with holes, an index that has grown.
+//!
+//! Owns when each is due. All of it runs on the thread of [`crate::eviction`], which alone writes the index; faults go on
+//! meanwhile. A copy is moved by making the new one, recording it, and only then letting it count and freeing the old one.
+
+use std::time::{Duration, Instant};
+
+use lucarne_memory::run::{Run, Scan};
+use lucarne_model::memory::{Pages, Place};
+
+use crate::{
+    control::RegionHeat,
+    eviction::{EvictError, Evictor, LONGEST},
+    index::Entry,
+    page,
+    pager::locked,
+    places::{Away, Copy, Word},
+    pool,
+    seal::Proof,
+    step::Step,
+};
+
+/// Between two looks at the access bits at least and at most; in between, so that they cost at most a part of
+/// [`LOOK_SHARE`] of one processor.
+const LOOKS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+const LOOK_SHARE: u32 = 200;
+/// What a page costs its guest that a look has unmapped, when it is touched again (measured, see the book).
+const TOUCH: Duration = Duration::from_nanos(2100);
+/// Pages of one look: the book is locked for as long as these take.
+const LOOK: u64 = 1 << 16;
+/// Regions of the heat map.
+const REGIONS: u64 = 64;
+const TIDY: Duration = Duration::from_secs(1);
+/// Pages of one part of an index that is written anew.
+const PART: u64 = 1 << 13;
+
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    tidied: Instant,
+    look_at: Instant,
+}
+
+impl Upkeep {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self { tidied: now, look_at: now + LOOKS.0 }
+    }
+
+    /// Does what is due. What fails is tried again: nothing is lost by it.
+    pub(crate) fn look_after(&mut self, evictor: &mut Evictor) {
+        let done = evictor.make_room_in_pool();
+        if let Err(error) = done.and_then(|()| self.tidy(evictor)) {
+            tracing::debug!(%error, "the upkeep of a guest's copies waits");
+            self.tidied = Instant::now();
+        }
+        if self.look_at <= Instant::now() {
+            let cost = evictor.look();
+            self.look_at = Instant::now() + (cost * LOOK_SHARE).clamp(LOOKS.0, LOOKS.1);
+        }
+    }
+
+    fn tidy(&mut self, evictor: &mut Evictor) -> Result<(), EvictError> {
+        if self.tidied.elapsed() < TIDY {
+            return Ok(());
+        }
+        self.tidied = Instant::now();
+        evictor.drop_discarded();
+        evictor.compact()?;
+        evictor.shorten_index()
+    }
+}
+
+impl Evictor {
+    /// Reads and clears the access bits. What it cost: this thread's time, and the guest's afterwards.
+    fn look(&self) -> Duration {
+        let pager = &self.pager;
+        // With the tripwire set, each page that a look unmaps would be told of as one that appeared by itself.
+        if pager.minor {
+            return LOOKS.1;
+        }
+        let began = Instant::now();
+        let pages = pager.guest.pages();
+        let region = pages.div_ceil(REGIONS).max(1);
+        let mut heat: Vec<RegionHeat> =
+            (0..pages).step_by(region as usize).map(|first| cold(first, region, pages)).collect();
+        let mut touched = 0;
+        for first in (0..pages).step_by(LOOK as usize) {
+            let run = Run::new(first, LOOK.min(pages - first));
+            let bits = match locked(&pager.shim).look(run) {
+                Ok(bits) => bits,
+                Err(error) => {
+                    tracing::debug!(%error, "no access bits");
+                    return LOOKS.1;
+                }
+            };
+            let scan = Scan { run, accessed: &bits };
+            let book = &mut *pager.book();
+            book.residency.scanned(scan);
+            for page in run.first..run.end() {
+                let region = &mut heat[(page / region) as usize];
+                region.resident += Pages(u64::from(book.places.place(page) == Place::Resident));
+                region.touched += Pages(u64::from(scan.was_accessed(page)));
+                touched += u32::from(scan.was_accessed(page));
+            }
+        }
+        pager.tally().heat = heat;
+        began.elapsed() + TOUCH * touched
+    }
+
+    /// Frees copies of pages that the guest gave up.
+    fn drop_discarded(&self) {
+        let discards = &self.pager.guest.discards;
+        for page in discards.all() {
+            let copy = self.pager.book().places.drop_copy(page);
+            if let Some(copy) = copy {
+                self.pager.sources.free(copy);
+                self.pager.tally().discarded += Pages(1);
+            }
+        }
+    }
+
+    /// Moves the oldest copies from a pool that fills to the store.
+    fn make_room_in_pool(&mut self) -> Result<(), EvictError> {
+        let crowded = self.pager.sources.pool().is_crowded();
+        if crowded { self.demote(LONGEST).map(drop) } else { Ok(()) }
+    }
+
+    /// Moves all copies from the pool to the store.
+    pub(crate) fn demote_all(&mut self) -> Result<(), EvictError> {
+        while self.demote(LONGEST)? {}
+        Ok(())
+    }
+
+    /// Moves about `count` copies; whether any was left in the pool's list.
+    fn demote(&mut self, count: u64) -> Result<bool, EvictError> {
+        let oldest: Vec<(u64, u32)> = {
+            let mut pool = self.pager.sources.pool();
+            std::iter::from_fn(|| pool.oldest()).take(count as usize).collect()
+        };
+        let (mut pages, mut contents) = (Vec::new(), Vec::new());
+        for (page, unit) in &oldest {
+            let Some(away @ Away::Compressed(copy, length)) = self.pager.book().places.away(*page) else { continue };
+            let bytes = self.pager.sources.pool().copy(copy, length).to_vec();
+            let mut content = page::Page::ZERO;
+            // If it is another's by now, the page has come back meanwhile.
+            if copy.at == *unit && pool::decompress(*page, copy.generation, &bytes, &mut content) {
+                pages.push((*page, away));
+                contents.push(content);
+            }
+        }
+        if !pages.is_empty() {
+            let first = self.index.generations(pages.len() as u64).map_err(EvictError::Index)?;
+            let numbered: Vec<(u64, u64)> = pages.iter().zip(first..).map(|((page, _), new)| (*page, new)).collect();
+            let kept = self.pager.sources.store.keep(&mut self.disk, &numbered, &mut contents);
+            let moved = kept.map_err(EvictError::Store).and_then(|copies| self.record_moves(&pages, copies));
+            if let Err(error) = moved {
+                self.pager.sources.pool().put_back(&oldest);
+                return Err(error);
+            }
+            self.pager.observer.at(Step::Demoted);
+        }
+        Ok(!oldest.is_empty())
+    }
+
+    /// Moves the pages of an extent that is nearly empty elsewhere, so that the disk gets it back.
+    fn compact(&mut self) -> Result<(), EvictError> {
+        let Some(sparse) = self.pager.sources.store.sparse() else { return Ok(()) };
+        let still_there = |(page, slot): &(u64, u32)| match self.pager.book().places.away(*page) {
+            Some(away @ Away::Ssd(copy)) if copy.at == *slot => Some((*page, away, copy)),
+            _ => None,
+        };
+        let there: Vec<(u64, Away, Copy)> = sparse.iter().filter_map(still_there).collect();
+        let pages: Vec<(u64, Copy)> = there.iter().map(|(page, _, copy)| (*page, *copy)).collect();
+        let copies = self.pager.sources.store.move_together(&mut self.disk, &pages).map_err(EvictError::Store)?;
+        let from: Vec<(u64, Away)> = there.iter().map(|(page, away, _)| (*page, *away)).collect();
+        self.record_moves(&from, copies)?;
+        self.pager.observer.at(Step::Compacted);
+        Ok(())
+    }
+
+    fn record_moves(&mut self, from: &[(u64, Away)], to: Vec<(Copy, Proof)>) -> Result<(), EvictError> {
+        let moves = from.iter().zip(to).map(|((page, old), (copy, proof))| (*page, *old, Away::Ssd(copy), proof));
+        let moves: Vec<(u64, Away, Away, Proof)> = moves.collect();
+        let entry = |(page, _, new, proof): &(u64, Away, Away, Proof)| Entry {
+            page: *page as u32,
+            word: Word::away(*new),
+            proof: *proof,
+        };
+        if let Err(error) = self.index.append(&moves.iter().map(entry).collect::<Vec<_>>()) {
+            moves.iter().for_each(|(_, _, new, _)| self.pager.sources.free(*new));
+            return Err(EvictError::Index(error));
+        }
+        for (page, old, new, _) in moves {
+            let moved = self.pager.book().places.move_copy(page, old, new);
+            self.pager.sources.free(if moved { old } else { new });
+        }
+        Ok(())
+    }
+
+    fn shorten_index(&mut self) -> Result<(), EvictError> {
+        let pager = self.pager.clone();
+        {
+            let book = pager.book();
+            pager.sources.pool().tidy(|page| book.places.away(page));
+        }
+        let counts = pager.book().places.counts();
+        let away = counts.total() - counts.resident - counts.untouched;
+        if !self.index.is_long(away.0) {
+            return Ok(());
+        }
+        let pages = pager.guest.pages();
+        let part = |first| {
+            let away: Vec<(u64, Away)> = pager.book().places.all_away(Run::new(first, PART)).collect();
+            let proof = |away| match away {
+                Away::Ssd(copy) => pager.sources.store.proof(copy),
+                _ => [0; 16],
+            };
+            let entry = |(page, away)| Entry { page: page as u32, word: Word::away(away), proof: proof(away) };
+            away.into_iter().map(entry).collect()
+        };
+        self.index.rewrite((0..pages).step_by(PART as usize).map(part)).map_err(EvictError::Index)?;
+        self.pager.observer.at(Step::Rewritten);
+        Ok(())
+    }
+}
+
+const fn cold(first: u64, region: u64, pages: u64) -> RegionHeat {
+    let count = if first + region > pages { pages - first } else { region };
+    RegionHeat { first, pages: Pages(count), resident: Pages::ZERO, touched: Pages::ZERO }
+}

@@ -1,0 +1,111 @@
+//! No page is lost, whatever the pager does and whenever it dies.
+
+use std::{
+    env,
+    time::{Duration, Instant},
+};
+
+use lucarne_model::memory::Pages;
+use lucarne_pager::{Step, client::Client};
+
+use crate::house::{House, Role};
+
+/// 32 MiB: enough extents that they are compacted.
+const PAGES: u64 = 8192;
+/// Little: copies are moved on to the store all the time.
+const POOL: u64 = 2 << 20;
+
+fn count(name: &str, otherwise: usize) -> usize {
+    env::var(name).map_or(otherwise, |count| count.parse().unwrap())
+}
+
+/// Evicts everything again and again under writers who check each page before they change it.
+fn rounds(count: usize) {
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(POOL);
+    house.write_all(1);
+    house.machine.ask("storm");
+    let began = Instant::now();
+    let mut left = Pages::ZERO;
+    for _ in 0..count {
+        left += house.evict_all(&mut client);
+    }
+    let took = began.elapsed();
+    let operations: u64 = house.machine.ask("calm").parse().unwrap();
+    house.check_all();
+    let statistics = client.statistics().unwrap();
+    assert!(operations > 0 && left.0 > PAGES / 2);
+    assert_eq!(statistics.pages.total(), Pages(PAGES));
+    println!(
+        "{count} rounds in {took:?}: {} pages evicted ({:.1} us each), {} kept by a write, {} refaults, {} came back beside; \
+         {operations} checked operations of the guest",
+        left.0,
+        took.as_secs_f64() * 1e6 / left.0 as f64,
+        statistics.aborted.0,
+        statistics.refaults,
+        statistics.restored_beside.0,
+    );
+}
+
+/// Evicts until the pager is dead or has had its time. The store is compacted only when most has come back.
+fn evict_until_death(mut client: Client, pager: &mut Role, step: Step) -> bool {
+    let pause = Duration::from_millis(if step == Step::Compacted { 3000 } else { 0 });
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        if client.evict_all(Duration::from_secs(60)).is_err() {
+            return true;
+        }
+        std::thread::sleep(pause);
+    }
+    pager.has_ended()
+}
+
+fn kills(count: usize) {
+    let mut house = House::new(PAGES);
+    let first = house.serve(POOL);
+    house.write_all(1);
+    house.machine.ask("storm");
+    drop(first);
+    let (mut at_step, mut starts, mut whole) = (vec![0; Step::ALL.len()], Vec::new(), Vec::new());
+    for round in 0..count {
+        let step = round % Step::ALL.len();
+        let began = Instant::now();
+        let often = !matches!(Step::ALL[step], Step::Stayed | Step::Demoted | Step::Compacted | Step::Rewritten);
+        let mut pager = house.mortal_pager(POOL, step, 1 + (round as u64 * 7) % if often { 40 } else { 2 });
+        let Some(mut client) = house.connect(&mut pager) else {
+            at_step[step] += 1;
+            continue;
+        };
+        whole.push(began.elapsed());
+        if let Ok(statistics) = client.statistics() {
+            starts.push(Duration::from_micros(statistics.start_microseconds));
+        }
+        at_step[step] += usize::from(evict_until_death(client, &mut pager, Step::ALL[step]));
+        pager.kill();
+    }
+    let (_pager, mut client) = house.serve(POOL);
+    let operations: u64 = house.machine.ask("calm").parse().unwrap();
+    house.check_all();
+    house.evict_all(&mut client);
+    house.check_all();
+    starts.sort_unstable();
+    whole.sort_unstable();
+    println!("{operations} checked operations of the guest");
+    println!("{count} pagers killed, at their step: {:?}", Step::ALL.iter().zip(&at_step).collect::<Vec<_>>());
+    println!(
+        "a new one served after {:?} in the median, {:?} at most",
+        starts[starts.len() / 2],
+        starts.last().unwrap()
+    );
+    println!("with the start of its process: {:?} and {:?}", whole[whole.len() / 2], whole.last().unwrap());
+}
+
+#[test]
+fn no_byte_is_wrong_after_any_number_of_full_evictions_under_writers() {
+    rounds(count("LUCARNE_ROUNDS", 25));
+}
+
+#[test]
+fn no_byte_is_wrong_wherever_the_pager_is_killed() {
+    kills(count("LUCARNE_KILLS", 2 * Step::ALL.len()));
+}

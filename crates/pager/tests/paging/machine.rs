@@ -1,0 +1,210 @@
+//! The role of the machine: a process with the shim that maps a memory file, writes to it and checks it.
+//!
+//! It takes commands as lines and answers each with a line that begins with `> `. Every page has a version, kept in memory
+//! of its own, from which its whole content follows; a page that differs ends the process with `WRONG`.
+#![allow(unsafe_code)]
+
+use std::{
+    env,
+    ffi::c_void,
+    fs::File,
+    io::{BufRead, Write},
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// How many pages.
+pub const VARIABLE: &str = "LUCARNE_TEST_MACHINE";
+const PAGE: usize = 4096;
+const WORDS: usize = PAGE / 8;
+const WRITERS: u64 = 3;
+
+// Those of libc, before which the shim stands; rustix would ask the kernel itself.
+unsafe extern "C" {
+    fn mmap(place: *mut c_void, length: usize, protection: i32, flags: i32, fd: i32, offset: i64) -> *mut c_void;
+    fn fallocate(fd: i32, mode: i32, offset: i64, length: i64) -> i32;
+    fn madvise(place: *mut c_void, length: usize, advice: i32) -> i32;
+}
+
+struct Memory {
+    start: *mut u64,
+    file: File,
+    pages: u64,
+    versions: Vec<AtomicU64>,
+    operations: AtomicU64,
+    storm: AtomicBool,
+}
+// SAFETY: plain memory; each page is touched by one thread at a time.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+/// Never zero: that is what a page of version 0 reads as.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (x ^ x >> 31) | 1
+}
+
+/// What word `at` of a page holds. One page in eight is the same all over, two compress well, the others not at all.
+fn word(page: u64, version: u64, at: u64) -> u64 {
+    if version == 0 {
+        return 0;
+    }
+    match page % 8 {
+        0 => mix(page << 32 ^ version),
+        1 | 2 if at >= 32 => 0,
+        _ => mix((page << 32 ^ version).wrapping_mul(WORDS as u64) + at),
+    }
+}
+
+impl Memory {
+    fn map(pages: u64) -> Self {
+        let file: File = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap().into();
+        file.set_len(pages * PAGE as u64).unwrap();
+        // SAFETY: a new shared mapping, readable and writable, that is never unmapped.
+        let start = unsafe { mmap(std::ptr::null_mut(), pages as usize * PAGE, 3, 1, file.as_raw_fd(), 0) };
+        assert!(start as isize != -1);
+        let versions = (0..pages).map(|_| AtomicU64::new(0)).collect();
+        let (operations, storm) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { start: start.cast(), file, pages, versions, operations, storm }
+    }
+
+    fn at(&self, page: u64, at: u64) -> *mut u64 {
+        assert!(page < self.pages);
+        self.start.wrapping_add(page as usize * WORDS + at as usize)
+    }
+
+    fn write(&self, page: u64, version: u64) {
+        for at in 0..WORDS as u64 {
+            // SAFETY: within the mapping.
+            unsafe { self.at(page, at).write_volatile(word(page, version, at)) };
+        }
+        self.versions[page as usize].store(version, Ordering::Relaxed);
+    }
+
+    fn check(&self, page: u64) {
+        let version = self.versions[page as usize].load(Ordering::Relaxed);
+        for at in 0..WORDS as u64 {
+            // SAFETY: within the mapping.
+            let found = unsafe { self.at(page, at).read_volatile() };
+            let right = word(page, version, at);
+            if found != right {
+                println!("\n> WRONG page {page} version {version} word {at}: {found:#x} and not {right:#x}");
+                std::process::exit(99);
+            }
+        }
+    }
+
+    fn discard(&self, page: u64, count: u64) {
+        // SAFETY: a call of libc; punches a hole and keeps the size, as QEMU does.
+        let done = unsafe { fallocate(self.file.as_raw_fd(), 3, (page << 12) as i64, (count << 12) as i64) };
+        assert_eq!(done, 0);
+        (page..page + count).for_each(|page| self.versions[page as usize].store(0, Ordering::Relaxed));
+    }
+
+    /// A page that is being fetched beside another one while it is discarded may stay what it was; nothing else.
+    fn discard_own(&self, page: u64) {
+        let before = self.versions[page as usize].load(Ordering::Relaxed);
+        self.discard(page, 1);
+        // SAFETY: within the mapping.
+        if unsafe { self.at(page, 0).read_volatile() } != 0 {
+            self.versions[page as usize].store(before, Ordering::Relaxed);
+        }
+        self.check(page);
+    }
+
+    /// The same by the other call that QEMU uses.
+    fn remove(&self, page: u64, count: u64) {
+        // SAFETY: MADV_REMOVE within the mapping.
+        let done = unsafe { madvise(self.at(page, 0).cast(), (count << 12) as usize, 9) };
+        assert_eq!(done, 0);
+        (page..page + count).for_each(|page| self.versions[page as usize].store(0, Ordering::Relaxed));
+    }
+
+    /// Touches a page through a mapping that nobody has registered.
+    fn touch_alias(&self, page: u64) {
+        // SAFETY: a second mapping, of which one word is read.
+        let seen = unsafe {
+            let alias = mmap(std::ptr::null_mut(), self.pages as usize * PAGE, 3, 1, self.file.as_raw_fd(), 0);
+            alias.cast::<u64>().wrapping_add(page as usize * WORDS).read_volatile()
+        };
+        println!("\n> alias saw {seen}");
+    }
+
+    /// The kernel writes into the page on behalf of this process.
+    fn read_into(&self, page: u64, version: u64) {
+        let file: File = memfd_create("source", MemfdFlags::CLOEXEC).unwrap().into();
+        let content: Vec<u8> = (0..WORDS as u64).flat_map(|at| word(page, version, at).to_ne_bytes()).collect();
+        file.write_all_at(&content, 0).unwrap();
+        // SAFETY: the page's bytes, which no other thread touches now.
+        let into = unsafe { std::slice::from_raw_parts_mut(self.at(page, 0).cast::<u8>(), PAGE) };
+        file.read_exact_at(into, 0).unwrap();
+        self.versions[page as usize].store(version, Ordering::Relaxed);
+    }
+
+    /// Checks and changes its pages for as long as there is a storm.
+    fn write_on(&self, writer: u64) {
+        let mut dice = mix(writer);
+        while self.storm.load(Ordering::Relaxed) {
+            dice = mix(dice.wrapping_add(0x9e37_79b9_7f4a_7c15));
+            let page = (dice >> 8) % (self.pages / WRITERS) * WRITERS + writer;
+            self.check(page);
+            match dice >> 56 {
+                0..4 => self.discard_own(page),
+                4..132 => self.write(page, self.versions[page as usize].load(Ordering::Relaxed) + 1),
+                _ => {}
+            }
+            self.operations.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Not a test by itself: `house` starts it in a process of its own.
+#[test]
+#[ignore = "a role that other tests start"]
+fn role_of_the_machine() {
+    let Ok(pages) = env::var(VARIABLE) else { return };
+    let memory = Arc::new(Memory::map(pages.parse().unwrap()));
+    let mut writers = Vec::new();
+    println!("\n> mapped");
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let mut parts = line.split(' ');
+        let name = parts.next().unwrap();
+        let numbers: Vec<u64> = parts.map(|number| number.parse().unwrap()).collect();
+        match (name, &numbers[..]) {
+            ("write", &[first, count, version]) => (first..first + count).for_each(|page| memory.write(page, version)),
+            ("check", &[first, count]) => (first..first + count).for_each(|page| memory.check(page)),
+            ("discard", &[first, count]) => memory.discard(first, count),
+            ("remove", &[first, count]) => memory.remove(first, count),
+            ("alias", &[page]) => {
+                memory.touch_alias(page);
+                continue;
+            }
+            ("read-into", &[page, version]) => memory.read_into(page, version),
+            ("storm", &[]) => {
+                memory.storm.store(true, Ordering::Relaxed);
+                for writer in 0..WRITERS {
+                    let memory = memory.clone();
+                    writers.push(thread::spawn(move || memory.write_on(writer)));
+                }
+            }
+            ("calm", &[]) => {
+                memory.storm.store(false, Ordering::Relaxed);
+                writers.drain(..).for_each(|writer| writer.join().unwrap());
+                println!("\n> {}", memory.operations.load(Ordering::Relaxed));
+                continue;
+            }
+            other => panic!("{other:?}"),
+        }
+        println!("\n> done");
+        std::io::stdout().flush().unwrap();
+    }
+}

@@ -1,0 +1,142 @@
+//! A VM that stands still, and the state of its devices in a file: what makes a VM sleep without a process.
+//!
+//! Owns the order of QEMU's commands. The guest's memory is not in the file: it is shared (`x-ignore-shared`), and its pager
+//! has it. When a VM sleeps and wakes is the host agent's decision.
+//!
+//! QEMU itself may neither write the file nor start a program that does, so it writes to a socket of ours. It reads the
+//! file through its standard input, and so goes on loading when the agent is killed meanwhile: once devices have begun to
+//! load, pages have come back from the pager's store, and there is no second try.
+
+use std::{
+    fs::{File, OpenOptions},
+    path::Path,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixListener,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{User, vm::Vm};
+use crate::{
+    driver::MachineSpec,
+    error::Error,
+    files::{self, Draft},
+};
+
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(5);
+/// Devices' states have some 300 KiB; one that claims more is not taken.
+const LARGEST: u64 = 256 << 20;
+const SAVING: &str = "saving its devices";
+const LOADING: &str = "loading its devices";
+/// Where a QEMU that wakes has the file.
+const STANDARD_INPUT: &str = "fd:0";
+
+impl Vm {
+    pub(super) async fn pause(&self) -> Result<(), Error> {
+        self.ask("pausing it", "stop", json!({})).await.map(drop)
+    }
+
+    pub(super) async fn resume(&self) -> Result<(), Error> {
+        self.ask("resuming it", "cont", json!({})).await.map(drop)
+    }
+
+    /// Whether its processors stand still by our wish, or have not begun to run after a load.
+    pub(super) async fn is_paused(&self) -> Result<bool, Error> {
+        let state = self.ask("looking at its state", "query-status", json!({})).await?;
+        Ok(matches!(state["status"].as_str(), Some("paused" | "postmigrate")))
+    }
+
+    /// Writes the devices' state of a paused VM to the file `to`, which then is there whole. The VM stays as it is.
+    pub(super) async fn save_devices(&self, to: &Path, user: Option<User>) -> Result<MachineSpec, Error> {
+        let socket = self.directory.run().join("devices.sock");
+        files::remove(&socket)?;
+        let listener = UnixListener::bind(&socket).map_err(|error| Error::file("make", &socket, error))?;
+        files::own(&socket, user)?;
+        let uri = format!("unix:{}", socket.display());
+        let saved = self.save_through(listener, &uri, to).await;
+        if saved.is_err() {
+            // Nothing of a try is left that the next could meet; if this fails QEMU has ended.
+            let _ = self.ask(SAVING, "migrate_cancel", json!({})).await;
+        }
+        files::remove(&socket)?;
+        saved?;
+        Ok(MachineSpec { disks: self.disks(), ..self.spec() })
+    }
+
+    async fn save_through(&self, listener: UnixListener, uri: &str, to: &Path) -> Result<(), Error> {
+        self.leave_memory_out(SAVING).await?;
+        self.ask(SAVING, "migrate", json!({ "uri": uri })).await?;
+        let draft = Draft::new(to, None)?;
+        let end = Instant::now() + self.patience;
+        let late = |_| Error::NoAnswer { instance: self.instance, step: SAVING, after: self.patience };
+        timeout_at(end, copy(&listener, draft.path())).await.map_err(late)??;
+        self.until_completed(SAVING, end).await?;
+        draft.publish()
+    }
+
+    /// Takes in what [`Self::save_devices`] wrote. The VM was started to wait for it, with the file as its standard input.
+    pub(super) async fn load_devices(&self) -> Result<(), Error> {
+        self.leave_memory_out(LOADING).await?;
+        self.ask(LOADING, "migrate-incoming", json!({ "uri": STANDARD_INPUT })).await?;
+        self.until_completed(LOADING, Instant::now() + self.patience).await
+    }
+
+    async fn leave_memory_out(&self, step: &'static str) -> Result<(), Error> {
+        let capability = json!({ "capability": "x-ignore-shared", "state": true });
+        self.ask(step, "migrate-set-capabilities", json!({ "capabilities": [capability] })).await.map(drop)
+    }
+
+    async fn until_completed(&self, step: &'static str, end: Instant) -> Result<(), Error> {
+        loop {
+            let told = self.ask(step, "query-migrate", json!({})).await?;
+            match told["status"].as_str() {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => {
+                    let reason = told["error-desc"].as_str().unwrap_or("it failed without a reason").into();
+                    return Err(Error::Refused { instance: self.instance, step, reason });
+                }
+                _ if Instant::now() >= end => {
+                    return Err(Error::NoAnswer { instance: self.instance, step, after: self.patience });
+                }
+                _ => sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// After an adoption: whether a load that was under way came to its end. One that never began has nothing to lose.
+    pub(super) async fn await_load(&self) -> Result<bool, Error> {
+        let end = Instant::now() + self.patience;
+        loop {
+            let told: Value = self.ask(LOADING, "query-migrate", json!({})).await?;
+            match told["status"].as_str() {
+                None | Some("none") => return Ok(false),
+                Some("completed") => return Ok(true),
+                _ if Instant::now() >= end => return Ok(false),
+                _ => sleep(LOOK).await,
+            }
+        }
+    }
+}
+
+/// Copies what comes over the first connection.
+async fn copy(listener: &UnixListener, to: &Path) -> Result<(), Error> {
+    let failed = |error| Error::file("write", to, error);
+    let (stream, _) = listener.accept().await.map_err(failed)?;
+    let file = OpenOptions::new().write(true).open(to).map_err(failed)?;
+    let mut file = tokio::fs::File::from_std(file);
+    let copied = tokio::io::copy(&mut stream.take(LARGEST), &mut file).await.map_err(failed)?;
+    if copied == LARGEST {
+        return Err(Error::Unreadable { path: to.into(), reason: "its devices have no end".into() });
+    }
+    file.flush().await.map_err(failed)
+}
+
+/// The file for a VM that is about to wake.
+pub(super) fn open(state: &Path) -> Result<File, Error> {
+    File::open(state).map_err(|error| Error::file("open", state, error))
+}
