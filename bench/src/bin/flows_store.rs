@@ -4,19 +4,22 @@
 //! `nfcapd` keeps it when it is sent our IPFIX over UDP. nfdump keeps fewer than half of the fields. Left out where the
 //! package `nfdump` is missing.
 
-use std::time::{Duration, Instant};
+use std::{io, time::Duration};
 
 use anyhow::{Result, ensure};
 use lucarne_bench::{figures::table, flow_mix::FlowMix, nfcapd};
-use lucarne_collector::{AtRest, Effort, lay_down, lay_out};
-use lucarne_flows::ipfix::{Decoder, Exporter};
+use lucarne_collector::{AtRest, Effort, Inflow};
+use lucarne_flows::ipfix::Exporter;
 use lucarne_model::{FlowRecord, Moment};
+use rustix::time::{ClockId, clock_gettime};
 
 /// 2026-01-15, an hour.
 const SINCE: Moment = Moment::from_secs(1_768_478_400);
 const RECORDS: usize = 1_000_000;
 /// The mark: octets a record.
 const MARK: f64 = 12.0;
+/// Segments of the log that the records are sealed from, each into a part.
+const SEGMENTS: usize = 4;
 
 fn main() -> Result<()> {
     let records = FlowMix::new(7, SINCE).records(RECORDS);
@@ -39,44 +42,48 @@ fn main() -> Result<()> {
     println!("{}", table(&["store", "records", "octets a record"], &rows));
     println!("The mark is {MARK} octets for what accounts see.\n");
     let rates: Vec<_> = rates.iter().map(|(name, count, took)| rate(name, *count, *took)).collect();
-    println!("{}", table(&["step, on one core", "M records/s"], &rates));
+    println!("{}", table(&["step", "M records/s of processor time"], &rates));
     println!("{}", table(&["column", "octets a record"], &columns(&at_rest.columns, records.len())));
     Ok(())
 }
 
-/// What a step is called, how many records went through it, and the time that it took.
+/// What a step is called, how many records went through it, and the processor time that it took.
 type Step = (String, usize, Duration);
 
 /// The collector's steps one after the other.
 fn ours(records: &[FlowRecord]) -> Result<(Vec<Step>, AtRest)> {
     let count = records.len();
-    let mut steps = Vec::new();
-    let mut time = |name: &str, began: Instant| steps.push((name.to_owned(), count, began.elapsed()));
     let messages = Exporter::new(1).with_limit(Exporter::STREAM).encode(records, SINCE);
-    let began = Instant::now();
-    let mut decoder = Decoder::new();
-    let mut decoded = Vec::with_capacity(count);
-    for message in &messages {
-        decoded.extend(decoder.decode(message)?.records);
-    }
-    time("lucarne: IPFIX to records", began);
-    ensure!(decoded.len() == count, "{} of {count} records were decoded", decoded.len());
-    let again = [decoded.clone(), decoded.clone()];
-    let began = Instant::now();
-    lay_out(decoded)?;
-    time("lucarne: records to Arrow, 45 columns", began);
-    let mut at_rest = AtRest::default();
-    let efforts = [
-        (Effort::Fresh, "lucarne: records to durable Parquet, as they are sealed"),
-        (Effort::Merged, "lucarne: records to durable Parquet, as they are merged"),
-    ];
-    for (records, (effort, name)) in again.into_iter().zip(efforts) {
-        let dir = tempfile::tempdir()?;
-        let began = Instant::now();
-        at_rest = lay_down(dir.path(), effort, records)?;
-        time(name, began);
-    }
-    Ok((steps, at_rest))
+    let dir = tempfile::tempdir()?;
+    let folder = |name: &str| dir.path().join(name);
+    let mut steps = Vec::new();
+    let mut took = |name: &str, time: Duration| steps.push((format!("lucarne: {name}"), count, time));
+
+    let (inflow, decoding) = timed(|| Inflow::decode(&messages))?;
+    took("IPFIX to columns", decoding);
+    let (hot, logging) = timed(|| inflow.log(&folder("log"), SINCE))?;
+    took("columns to the durable log and the hot table", logging);
+    ensure!(hot.records() == count, "{} of {count} records were decoded", hot.records());
+    let (_, laying_out) = timed(|| hot.lay_out())?;
+    took("hot table to Arrow as SQL sees it, 45 columns", laying_out);
+    took("IPFIX to Arrow", decoding + laying_out);
+    let (sealed, sealing) = timed(|| hot.seal(&folder("sealed"), Effort::Fresh, SEGMENTS))?;
+    took(&format!("hot table to durable Parquet, in {SEGMENTS} segments"), sealing);
+    took("IPFIX to durable Parquet, by way of the durable log", decoding + logging + sealing);
+    let (merged, merging) = timed(|| sealed.merge(&folder("sealed")))?;
+    took("these merged into one, durable", merging);
+    Ok((steps, merged.at_rest()?))
+}
+
+/// What comes of some work, and the processor time of all threads that it took.
+fn timed<T>(work: impl FnOnce() -> io::Result<T>) -> Result<(T, Duration)> {
+    let now = || {
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let began = now();
+    let done = work()?;
+    Ok((done, now() - began))
 }
 
 fn rate(name: &str, count: usize, took: Duration) -> Vec<String> {

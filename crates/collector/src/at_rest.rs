@@ -1,16 +1,39 @@
 //! The steps that records go through, and the room that they take at rest, without a collector that runs: for measurements.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
 
-use lucarne_model::FlowRecord;
+use lucarne_flows::{
+    columns::FlowColumns,
+    ipfix::{Decoder, Mark},
+};
+use lucarne_model::{FlowRecord, Moment};
 
 use crate::{
-    Kept,
-    columns::{self, Columns},
-    log,
-    part::{self, Effort, Folders, NewPart},
-    sealer::write_parts,
+    chunk::Chunk,
+    columns::{Columns, Picked},
+    durable,
+    log::{self, Log},
+    part::{self, Effort, Folders, NewPart, Part},
+    received::Received,
+    sealer::{self, write_parts},
 };
+
+/// Messages that are handed on together, as by a connection that is never empty.
+const TOGETHER: usize = 512;
+/// What is appended to the log at once.
+const GROUP: usize = 32;
+
+/// Records as they were received.
+#[derive(Debug)]
+pub struct Inflow(Vec<Received>);
+
+/// Records as the hot table has them.
+#[derive(Clone, Debug)]
+pub struct Hot(Vec<Arc<Chunk>>);
+
+/// Records in parts of one hour.
+#[derive(Debug)]
+pub struct Sealed(Vec<Arc<Part>>);
 
 /// Octets of the files of some records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,34 +46,91 @@ pub struct AtRest {
     pub columns: Vec<(String, u64)>,
 }
 
-/// Numbers records as the log does.
-fn numbered(records: Vec<FlowRecord>) -> Vec<Kept> {
-    let number = |(index, record)| Kept { serial: log::serial(1, index), record };
-    records.into_iter().enumerate().map(number).collect()
-}
-
-/// Turns records into columns as SQL sees them, and gives their octets.
-pub fn lay_out(records: Vec<FlowRecord>) -> io::Result<usize> {
-    let kept = numbered(records);
-    let rows: Vec<&Kept> = kept.iter().collect();
-    let batches = rows.chunks(8192).map(|rows| columns::batch(Columns::All, rows).map_err(io::Error::other));
-    batches.map(|batch| Ok(batch?.get_array_memory_size())).sum()
-}
-
-/// Writes records below a folder as parts, durable and with the effort that is asked for.
-pub fn lay_down(state_dir: &Path, effort: Effort, records: Vec<FlowRecord>) -> io::Result<AtRest> {
-    let folders = Folders::of(state_dir);
-    let kept = numbered(records);
-    let mut at_rest = AtRest::default();
-    let mut columns: BTreeMap<String, u64> = BTreeMap::new();
-    for NewPart { part, .. } in write_parts(&folders, 1, effort, &[kept.into()]).map_err(io::Error::other)? {
-        at_rest.shown += part.size;
-        at_rest.own += fs::metadata(&part.own_path)?.len();
-        for (name, octets) in part::column_sizes(&part).map_err(io::Error::other)? {
-            *columns.entry(name).or_default() += octets;
+impl Inflow {
+    /// Decodes one sender's messages to columns.
+    pub fn decode(messages: &[Vec<u8>]) -> io::Result<Self> {
+        let mut decoder = Decoder::new();
+        let mut all: Vec<Received> = Vec::new();
+        for message in messages {
+            if all.last().is_none_or(|last| last.len() >= TOGETHER) {
+                all.push(Received::default());
+            }
+            let Some(received) = all.last_mut() else { continue };
+            let decoded = decoder.decode(message, &mut received.columns).map_err(io::Error::other)?;
+            received.add_runs(&decoded.runs, message);
         }
+        Ok(Self(all))
     }
-    at_rest.columns = columns.into_iter().collect();
-    at_rest.columns.sort_by_key(|(_, octets)| std::cmp::Reverse(*octets));
-    Ok(at_rest)
+
+    /// Makes the records durable in a log below the folder.
+    pub fn log(self, state_dir: &Path, now: Moment) -> io::Result<Hot> {
+        let dir = state_dir.join(sealer::LOG_DIR);
+        durable::create_dir(&dir)?;
+        let mut log = Log::new(dir, 1);
+        log.rotate(&[], now)?;
+        let mut hot = Vec::new();
+        let mut rest = self.0.into_iter().peekable();
+        while rest.peek().is_some() {
+            let marks = [Mark { session: 1, next: log.records() as u64 }];
+            let group = log.prepare(rest.by_ref().take(GROUP).collect(), &marks, now);
+            let group = group.ok_or_else(|| io::Error::other("the log has no segment"))?;
+            log.append(&group)?;
+            hot.extend(group.chunks);
+        }
+        Ok(Hot(hot))
+    }
+}
+
+impl Hot {
+    /// Of records that were made up.
+    pub fn of(records: &[FlowRecord]) -> Self {
+        Self(vec![Arc::new(Chunk { first: log::serial(1, 0), columns: FlowColumns::of(records) })])
+    }
+
+    pub fn records(&self) -> usize {
+        self.0.iter().map(|chunk| chunk.len()).sum()
+    }
+
+    /// Turns the records into arrays as SQL sees them, and gives their octets.
+    pub fn lay_out(&self) -> io::Result<usize> {
+        let batches = self.0.iter().map(|chunk| {
+            let picked = Picked { flows: &chunk.columns, first: chunk.first, rows: &chunk.rows_of(None) };
+            Ok(picked.batch(Columns::All).map_err(io::Error::other)?.get_array_memory_size())
+        });
+        batches.sum()
+    }
+
+    /// Writes the records below the folder as parts, durable, as if they had come in so many segments of the log.
+    pub fn seal(&self, state_dir: &Path, effort: Effort, segments: usize) -> io::Result<Sealed> {
+        let folders = Folders::of(state_dir);
+        let mut parts = Vec::new();
+        for (chunks, segment) in self.0.chunks(self.0.len().div_ceil(segments.max(1)).max(1)).zip(1..) {
+            let written = write_parts(&folders, segment, effort, chunks).map_err(io::Error::other)?;
+            parts.extend(written.into_iter().map(|NewPart { part, .. }| part));
+        }
+        Ok(Sealed(parts))
+    }
+}
+
+impl Sealed {
+    /// Writes the part that covers these, which must be of one account, location and hour.
+    pub fn merge(&self, state_dir: &Path) -> io::Result<Self> {
+        let merged = part::merge(&Folders::of(state_dir), &self.0).map_err(io::Error::other)?;
+        Ok(Self(merged.into_iter().map(|NewPart { part, .. }| part).collect()))
+    }
+
+    pub fn at_rest(&self) -> io::Result<AtRest> {
+        let mut at_rest = AtRest::default();
+        let mut columns: BTreeMap<String, u64> = BTreeMap::new();
+        for part in &self.0 {
+            at_rest.shown += part.size;
+            at_rest.own += fs::metadata(&part.own_path)?.len();
+            for (name, octets) in part::column_sizes(part).map_err(io::Error::other)? {
+                *columns.entry(name).or_default() += octets;
+            }
+        }
+        at_rest.columns = columns.into_iter().collect();
+        at_rest.columns.sort_by_key(|(_, octets)| std::cmp::Reverse(*octets));
+        Ok(at_rest)
+    }
 }

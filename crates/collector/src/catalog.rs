@@ -11,13 +11,13 @@ use std::{
 use lucarne_model::AccountId;
 
 use crate::{
-    Kept,
+    chunk::Chunk,
     hour::Hour,
     part::{Part, Place},
 };
 
 /// Records that became durable together, and so on: all of a segment.
-pub(crate) type Chunks = Vec<Arc<[Kept]>>;
+pub(crate) type Chunks = Vec<Arc<Chunk>>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Catalog(RwLock<Contents>);
@@ -61,10 +61,12 @@ impl Catalog {
         self.write().unsealed.entry(segment).or_default();
     }
 
-    pub(crate) fn add(&self, segment: u64, records: Arc<[Kept]>) {
+    pub(crate) fn add(&self, segment: u64, chunks: impl IntoIterator<Item = Arc<Chunk>>) {
         let mut contents = self.write();
-        contents.unsealed_records += records.len();
-        contents.unsealed.entry(segment).or_default().push(records);
+        for chunk in chunks {
+            contents.unsealed_records += chunk.len();
+            contents.unsealed.entry(segment).or_default().push(chunk);
+        }
     }
 
     /// Records that are not in parts yet.

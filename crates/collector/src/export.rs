@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use lucarne_flows::{
+    columns::FlowColumns,
     export::{AwsFormat, Line, csv_header, csv_row, json_line},
     ipfix::Exporter,
     router_view::{PortNaming, RouterPort, RouterRecord, as_one_router},
@@ -25,9 +26,8 @@ use parquet::{
 };
 
 use crate::{
-    Kept,
     catalog::Catalog,
-    columns::{self, Columns},
+    columns::{Columns, Picked},
     hour::Hour,
     part::{PartError, PartReader},
 };
@@ -105,20 +105,19 @@ fn records(catalog: &Catalog, question: &ExportQuestion) -> Result<Vec<TenantFlo
             add(&kept.map_err(ExportError::Read)?.record)?;
         }
     }
-    everything.unsealed.iter().flat_map(|chunk| chunk.iter()).try_for_each(|kept| add(&kept.record))?;
+    let account = Some(question.account);
+    everything.unsealed.iter().flat_map(|chunk| chunk.records_of(account)).try_for_each(|kept| add(&kept.record))?;
     Ok(found)
 }
 
 /// The columns of a part that accounts may see; the number of a record is that of its row.
 fn shown(records: &[TenantFlowRecord]) -> Result<RecordBatch, ExportError> {
-    let kept = |(serial, record): (usize, &TenantFlowRecord)| Kept {
-        serial: serial as u64,
-        // The operator's fields have no column in the file.
-        record: FlowRecord::of_view(record, HostId::from_bits(0), 0, 0, None),
-    };
-    let kept: Vec<Kept> = records.iter().enumerate().map(kept).collect();
-    let kept: Vec<&Kept> = kept.iter().collect();
-    columns::batch(Columns::Shown, &kept).map_err(ExportError::Arrow)
+    let mut flows = FlowColumns::default();
+    // The operator's fields have no column in the file.
+    let widened = |record| FlowRecord::of_view(record, HostId::from_bits(0), 0, 0, None);
+    records.iter().for_each(|record| flows.push(&widened(record)));
+    let rows: Vec<u32> = (0..flows.len() as u32).collect();
+    Picked { flows: &flows, first: 0, rows: &rows }.batch(Columns::Shown).map_err(ExportError::Arrow)
 }
 
 /// A Parquet file of a tenant's records.
@@ -158,14 +157,15 @@ mod tests {
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
-    use crate::test_records::{NOW, numbered};
+    use crate::{
+        chunk::Chunk,
+        test_records::{NOW, numbered},
+    };
 
     fn catalog() -> Catalog {
         let catalog = Catalog::new(Vec::new());
         catalog.open(1);
-        let kept = |(serial, record): (u64, FlowRecord)| Kept { serial, record };
-        let records: Vec<Kept> = (0..).zip(numbered(0..200)).map(kept).collect();
-        catalog.add(1, records.into());
+        catalog.add(1, [Chunk::of(0, &numbered(0..200))]);
         catalog
     }
 

@@ -19,7 +19,7 @@ use lucarne_model::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Kept, durable, sealer};
+use crate::{chunk::Chunk, durable, sealer};
 
 const FILE: &str = "findings.json";
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -60,11 +60,11 @@ impl Findings {
         Ok(Self { path, started: now, state: Mutex::new(state) })
     }
 
-    pub(crate) fn observe(&self, records: &[Kept]) {
+    pub(crate) fn observe(&self, chunk: &Chunk) {
         let mut state = self.lock();
-        for Kept { record, .. } in records {
-            state.detectors.observe(record);
-            state.closed_ports.observe(record);
+        for record in chunk.columns.rows() {
+            state.detectors.observe(&record);
+            state.closed_ports.observe(&record);
         }
     }
 
@@ -155,7 +155,7 @@ mod tests {
     use crate::test_records::{NOW, record};
 
     /// A machine that tries one port of so many others and is refused.
-    fn refused(count: u8) -> Vec<Kept> {
+    fn refused_at(instance: InstanceId, count: u8) -> Arc<Chunk> {
         let asked = |n: u8| FlowRecord {
             destination: [10, 0, 9, n].into(),
             destination_port: 22,
@@ -164,9 +164,14 @@ mod tests {
             path: Way::OtherHost,
             end_reason: EndReason::RefusedByVm,
             end: NOW,
+            instance,
             ..record(7)
         };
-        (0..count).map(|n| Kept { serial: n.into(), record: asked(n) }).collect()
+        Chunk::of(0, &(0..count).map(asked).collect::<Vec<_>>())
+    }
+
+    fn refused(count: u8) -> Arc<Chunk> {
+        refused_at(record(7).instance, count)
     }
 
     #[test]
@@ -191,9 +196,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let findings = Findings::open(dir.path(), Settings::default(), NOW).unwrap();
         for n in 0..5u8 {
-            let mut records = refused(40);
-            records.iter_mut().for_each(|kept| kept.record.instance = InstanceId::from_bits(n.into()));
-            findings.observe(&records);
+            findings.observe(&refused_at(InstanceId::from_bits(n.into()), 40));
             findings.poll(NOW.plus(Duration::from_secs(n.into()))).unwrap();
         }
         let mut query = FindingQuery { limit: Some(2), ..FindingQuery::default() };

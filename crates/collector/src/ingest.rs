@@ -5,7 +5,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use lucarne_flows::ipfix::{DecodeError, Decoded, Decoder, Greeting, GreetingError, HEADER_LENGTH, Header};
+use lucarne_flows::ipfix::{Decoder, Greeting, GreetingError, HEADER_LENGTH, Header};
 use lucarne_model::HostId;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
@@ -20,10 +20,15 @@ use crate::{
     admission::{Admission, NoHost, host_of},
     health::Gauges,
     keeper::Command,
+    received::{Received, Refused},
 };
 
-/// Connections at once; each holds a message of at most 64 KiB while it reads it.
+/// Connections at once; each holds a message of at most 64 KiB while it reads it, and [`AT_ONCE`] records and a message's.
 const MOST: usize = 4096;
+/// Records that are handed on together where a host sends faster than they are taken: some 250 KB, as columns and octets.
+const AT_ONCE: usize = 512;
+/// Octets that are read from a host at once.
+const READ: usize = 64 << 10;
 /// How long a host may take to prove who it is and to greet.
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// After a failure to accept, usually for want of file descriptors.
@@ -46,10 +51,8 @@ enum Ended {
     Greeting(#[source] GreetingError),
     #[error("it sent what is not the header of an IPFIX message")]
     Header,
-    #[error("a message cannot be decoded: {0}")]
-    Message(#[source] DecodeError),
-    #[error("its certificate is of {certified} and a record claims {claimed}: nothing of the message is kept")]
-    Impostor { certified: HostId, claimed: HostId },
+    #[error(transparent)]
+    Refused(#[from] Refused),
     #[error("its session greeted on another connection, or left out records")]
     Replaced,
     #[error("the connection: {0}")]
@@ -122,7 +125,9 @@ impl Connection {
         self.health.exporters.fetch_sub(1, Relaxed);
         match result {
             Ok(()) => tracing::debug!(%peer, "a host closed its connection"),
-            Err(reason @ Ended::Impostor { .. }) => tracing::error!(%peer, "a host is sent away: {reason}"),
+            Err(reason @ Ended::Refused(Refused::Impostor { .. })) => {
+                tracing::error!(%peer, "a host is sent away: {reason}")
+            }
             Err(reason) => tracing::warn!(%peer, "a host's connection was closed: {reason}"),
         }
     }
@@ -136,7 +141,7 @@ impl Connection {
             let stream: TlsStream<TcpStream> = acceptor.accept(stream).await.map_err(Ended::Tls)?;
             let host = host_of(stream.get_ref().1.peer_certificates())?;
             let (reader, mut writer) = tokio::io::split(stream);
-            let mut reader = BufReader::new(reader);
+            let mut reader = BufReader::with_capacity(READ, reader);
             let Greeting { session } = read_greeting(&mut reader).await?;
             let (reply, wanted) = oneshot::channel();
             self.send(Command::Greet { session, reply }).await?;
@@ -155,33 +160,35 @@ impl Connection {
         }
     }
 
-    async fn read_messages(&self, mut reader: impl AsyncRead + Unpin, mut sender: Sender) -> Result<(), Ended> {
+    async fn read_messages(
+        &self,
+        mut reader: BufReader<impl AsyncRead + Unpin>,
+        mut sender: Sender,
+    ) -> Result<(), Ended> {
         let mut decoder = Decoder::new();
+        let mut received = Received::default();
         while let Some(message) = read_message(&mut reader).await? {
-            let decoded = decoder.decode(&message).map_err(Ended::Message)?;
-            check_host(&decoded, sender.host)?;
-            self.health.foreign.fetch_add(decoded.foreign, Relaxed);
-            let Decoded { records, losses, .. } = decoded;
+            let taken = received.take(&mut decoder, &message, sender.host);
+            let is_last = reader.buffer().is_empty() || received.len() >= AT_ONCE;
+            let losses = match &taken {
+                Ok(decoded) if is_last || !decoded.losses.is_empty() => decoded.losses.clone(),
+                Ok(_) => continue,
+                Err(_) => Vec::new(),
+            };
+            // What came before a message that is refused is good.
+            let received = std::mem::take(&mut received);
             let Sender { session, next: first, .. } = sender;
-            sender.next = first.saturating_add((records.len() + losses.len()) as u64);
+            sender.next = first.saturating_add((received.len() + losses.len()) as u64);
             if sender.next > first {
-                self.send(Command::Take { session, first, records, losses }).await?;
+                self.send(Command::Take { session, first, received: Box::new(received), losses }).await?;
             }
+            self.health.foreign.fetch_add(taken?.foreign, Relaxed);
         }
         Ok(())
     }
 
     async fn send(&self, command: Command) -> Result<(), Ended> {
         self.commands.send(command).await.map_err(|_| Ended::Stopping)
-    }
-}
-
-/// Every host speaks of itself alone: the certificate is the proof, not the record.
-fn check_host(decoded: &Decoded, certified: HostId) -> Result<(), Ended> {
-    let claims = decoded.records.iter().map(|record| record.host).chain(decoded.losses.iter().map(|loss| loss.host));
-    match claims.into_iter().find(|claimed| *claimed != certified) {
-        Some(claimed) => Err(Ended::Impostor { certified, claimed }),
-        None => Ok(()),
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use lucarne_flows::ipfix::Mark;
-use lucarne_model::{FlowLoss, FlowRecord, Moment};
+use lucarne_model::{FlowLoss, Moment};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -28,11 +28,12 @@ use crate::{
     log::{Group, Log},
     losses::{LossFile, Told},
     pace::Pace,
+    received::Received,
     sessions::{Gap, Sessions},
     watch::Watchers,
 };
 
-/// Commands that wait for the keeper. One carries at most a message's records, about 500: 5 MB in all.
+/// Commands that wait for the keeper. One carries some 500 records and a message's more: 16 MB in all.
 pub(crate) const INBOX: usize = 32;
 /// Commands that become durable with one fsync.
 const GROUP: usize = INBOX;
@@ -50,7 +51,7 @@ pub(crate) enum Command {
     /// The sender has nothing below `start` any more.
     Begin { session: u64, start: u64 },
     /// Records of a session and behind them losses, numbered from `first` on.
-    Take { session: u64, first: u64, records: Vec<FlowRecord>, losses: Vec<FlowLoss> },
+    Take { session: u64, first: u64, received: Box<Received>, losses: Vec<FlowLoss> },
 }
 
 #[derive(Debug)]
@@ -110,8 +111,8 @@ impl Keeper {
                 Some(Command::Begin { session, start }) => {
                     self.sessions.greet(session, start);
                 }
-                Some(Command::Take { session, first, records, losses }) => {
-                    match self.take(session, first, Batch::new(session, first, records, losses)) {
+                Some(Command::Take { session, first, received, losses }) => {
+                    match self.take(session, first, Batch::new(session, first, *received, losses)) {
                         Ok(new) => {
                             taken.extend(new);
                             touched.push(session);
@@ -150,10 +151,8 @@ impl Keeper {
         self.health.repeated.fetch_add(repeated as u64, Relaxed);
         batch.leave_out(repeated);
         let now = now();
-        for record in batch.records.iter_mut().filter(|record| record.end > now.plus(AHEAD)) {
-            (record.start, record.end) = (record.start.min(now), now);
-            self.health.misdated.fetch_add(1, Relaxed);
-        }
+        let misdated: usize = batch.received.iter_mut().map(|received| received.redate(now.plus(AHEAD), now)).sum();
+        self.health.misdated.fetch_add(misdated as u64, Relaxed);
         Ok(batch)
     }
 
@@ -161,13 +160,13 @@ impl Keeper {
     fn keep(&mut self, batch: Batch, sessions: &[u64]) -> ControlFlow<()> {
         let marks = sessions.iter().filter_map(|s| self.sessions.next(*s).map(|next| Mark { session: *s, next }));
         let marks: Vec<Mark> = marks.collect();
-        let mut records = Some(batch.records);
+        let mut received = Some(batch.received);
         let mut group: Option<Group> = None;
         loop {
             // First the losses, which are known again should they come again: the log's marks say that all is kept.
             let losses = self.losses.append(&batch.losses);
             let losses = losses.map_err(|error| format!("the list of losses cannot be written: {error}"));
-            match losses.and_then(|()| self.try_keep(&mut records, &mut group, &marks)) {
+            match losses.and_then(|()| self.try_keep(&mut received, &mut group, &marks)) {
                 Ok(()) => break,
                 Err(reason) => self.health.taking.set(WORK, reason),
             }
@@ -178,18 +177,20 @@ impl Keeper {
         }
         self.health.taking.clear(WORK);
         let Some(group) = group else { return ControlFlow::Break(()) };
-        self.health.taken.fetch_add(group.records.len() as u64, Relaxed);
-        let records: Arc<[_]> = group.records.into();
-        self.catalog.add(group.segment, records.clone());
-        self.watchers.publish(&records);
-        self.findings.observe(&records);
+        let Group { segment, chunks, .. } = group;
+        self.catalog.add(segment, chunks.iter().cloned());
+        for chunk in &chunks {
+            self.health.taken.fetch_add(chunk.len() as u64, Relaxed);
+            self.watchers.publish(chunk);
+            self.findings.observe(chunk);
+        }
         ControlFlow::Continue(())
     }
 
     /// One try. What it achieved stays in `group`, so that the next one goes on from there.
     fn try_keep(
         &mut self,
-        records: &mut Option<Vec<FlowRecord>>,
+        received: &mut Option<Vec<Received>>,
         group: &mut Option<Group>,
         marks: &[Mark],
     ) -> Result<(), String> {
@@ -204,7 +205,7 @@ impl Keeper {
             if self.log.open_segment().is_none() {
                 self.open_segment().map_err(|error| format!("no log segment can be made: {error}"))?;
             }
-            *group = records.take().and_then(|records| self.log.prepare(records, marks, now()));
+            *group = received.take().and_then(|received| self.log.prepare(received, marks, now()));
         }
         let Some(group) = group else { return Err("the log has no segment".into()) };
         self.log.append(group).map_err(|error| format!("the log cannot be written: {error}"))
@@ -244,20 +245,24 @@ impl Keeper {
 /// What becomes durable together.
 #[derive(Debug, Default)]
 struct Batch {
-    records: Vec<FlowRecord>,
+    received: Vec<Received>,
     losses: Vec<Told>,
 }
 
 impl Batch {
     /// Records from number `first` on, and behind them losses.
-    fn new(session: u64, first: u64, records: Vec<FlowRecord>, losses: Vec<FlowLoss>) -> Self {
-        let behind = first + records.len() as u64;
+    fn new(session: u64, first: u64, received: Received, losses: Vec<FlowLoss>) -> Self {
+        let behind = first + received.len() as u64;
         let losses = losses.into_iter().zip(behind..).map(|(loss, number)| Told { session, number, loss }).collect();
-        Self { records, losses }
+        Self { received: vec![received], losses }
+    }
+
+    fn records(&self) -> usize {
+        self.received.iter().map(Received::len).sum()
     }
 
     fn len(&self) -> usize {
-        self.records.len() + self.losses.len()
+        self.records() + self.losses.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -266,13 +271,17 @@ impl Batch {
 
     /// Drops so many from the front.
     fn leave_out(&mut self, count: usize) {
-        let records = count.min(self.records.len());
-        self.records.drain(..records);
-        self.losses.drain(..(count - records).min(self.losses.len()));
+        let mut left = count;
+        for received in &mut self.received {
+            let gone = left.min(received.len());
+            received.leave_out(gone);
+            left -= gone;
+        }
+        self.losses.drain(..left.min(self.losses.len()));
     }
 
     fn extend(&mut self, other: Self) {
-        self.records.extend(other.records);
+        self.received.extend(other.received);
         self.losses.extend(other.losses);
     }
 }

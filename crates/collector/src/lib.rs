@@ -3,8 +3,9 @@
 //! Owns one state folder and the promise made by each acknowledgement: *a record that was acknowledged is found by
 //! queries from then on, exactly once, whatever kills the process and whenever.* The way of a record through the files:
 //!
-//! 1. [`ingest`] reads IPFIX from a host that [`admission`] lets in, and hands decoded records to the [`keeper`];
-//! 2. the keeper appends them with the sender's mark to the [`log`], fsyncs, acknowledges, and shows them to queries
+//! 1. [`ingest`] reads IPFIX from a host that [`admission`] lets in, and hands the records, as columns ([`received`]), to
+//!    the [`keeper`];
+//! 2. the keeper appends them with the sender's mark to the [`log`], fsyncs, acknowledges, and shows them ([`chunk`]) to queries
 //!    ([`catalog`]) and watchers ([`watch`]);
 //! 3. the [`sealer`] turns a full or old log segment into one Parquet [`part`] for each account, location and hour, each
 //!    with a signed receipt ([`receipts`]), then removes the segment; parts of an hour are merged as they become many
@@ -24,6 +25,7 @@
 mod admission;
 mod at_rest;
 mod catalog;
+mod chunk;
 mod columns;
 mod compaction;
 mod connection;
@@ -44,6 +46,7 @@ mod part;
 mod position;
 mod query;
 mod receipts;
+mod received;
 mod recovery;
 mod sealer;
 mod sessions;
@@ -64,7 +67,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use admission::TlsError;
-pub use at_rest::{AtRest, lay_down, lay_out};
+pub use at_rest::{AtRest, Hot, Inflow, Sealed};
 pub use connection::{Connection, ConnectionError};
 pub use health::Health;
 pub use pace::Pace;

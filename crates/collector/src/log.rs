@@ -10,12 +10,16 @@ use std::{
     io::{self, BufReader, Read},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use lucarne_flows::ipfix::{DecodeError, Decoder, Exporter, HEADER_LENGTH, Header, Mark};
-use lucarne_model::{FlowRecord, Moment};
+use lucarne_flows::{
+    columns::FlowColumns,
+    ipfix::{DecodeError, Decoder, Exporter, HEADER_LENGTH, Header, Mark},
+};
+use lucarne_model::Moment;
 
-use crate::{Kept, durable};
+use crate::{chunk::Chunk, durable, received::Received};
 
 /// The observation domain of the log's messages. Each record says for itself which host saw it.
 const DOMAIN: u32 = 0;
@@ -76,13 +80,21 @@ impl Log {
     }
 
     /// Makes a group for the open segment, to be given to [`Log::append`] until that succeeds. Numbers the records.
-    pub(crate) fn prepare(&mut self, records: Vec<FlowRecord>, marks: &[Mark], now: Moment) -> Option<Group> {
-        let segment = self.open.as_mut()?;
-        let mut octets = segment.exporter.encode(&records, now).concat();
-        octets.extend(segment.exporter.encode_marks(marks, now).concat());
-        let (number, base) = (segment.number, segment.records);
-        let kept = |(index, record)| Kept { serial: serial(number, base + index), record };
-        Some(Group { segment: number, octets, records: records.into_iter().enumerate().map(kept).collect() })
+    pub(crate) fn prepare(&mut self, received: Vec<Received>, marks: &[Mark], now: Moment) -> Option<Group> {
+        let Segment { number, records: before, exporter, .. } = self.open.as_mut()?;
+        let mut messages = Vec::new();
+        let mut chunks = Vec::with_capacity(received.len());
+        let mut records = 0;
+        for received in received.into_iter().filter(|received| received.len() > 0) {
+            messages.extend(received.messages(exporter, now));
+            let mut columns = received.columns;
+            columns.settle();
+            let chunk = Chunk { first: serial(*number, *before + records), columns };
+            records += chunk.len();
+            chunks.push(Arc::new(chunk));
+        }
+        messages.extend(exporter.encode_marks(marks, now));
+        Some(Group { segment: *number, messages, records, chunks })
     }
 
     /// Makes a group durable. After an error the group counts as never written, and can be appended again.
@@ -94,10 +106,14 @@ impl Log {
         if segment.file.metadata()?.len() != segment.length {
             segment.file.set_len(segment.length)?;
         }
-        segment.file.write_all_at(&group.octets, segment.length)?;
+        let mut length = segment.length;
+        for message in &group.messages {
+            segment.file.write_all_at(message, length)?;
+            length += message.len() as u64;
+        }
         segment.file.sync_data()?;
-        segment.length += group.octets.len() as u64;
-        segment.records += group.records.len();
+        segment.length = length;
+        segment.records += group.records;
         Ok(())
     }
 }
@@ -106,8 +122,9 @@ impl Log {
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) segment: u64,
-    octets: Vec<u8>,
-    pub(crate) records: Vec<Kept>,
+    messages: Vec<Vec<u8>>,
+    records: usize,
+    pub(crate) chunks: Vec<Arc<Chunk>>,
 }
 
 fn path(dir: &Path, number: u64) -> PathBuf {
@@ -131,9 +148,9 @@ pub(crate) fn remove(dir: &Path, number: u64) -> io::Result<()> {
 }
 
 /// What a segment says.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Replayed {
-    pub(crate) records: Vec<Kept>,
+    pub(crate) chunk: Chunk,
     pub(crate) marks: Vec<Mark>,
     /// Why reading stopped before the end; usual for the last segment after a kill, damage for any other.
     pub(crate) torn: Option<Torn>,
@@ -154,31 +171,29 @@ pub(crate) enum Torn {
 pub(crate) fn replay(dir: &Path, number: u64) -> io::Result<Replayed> {
     let mut file = BufReader::new(File::open(path(dir, number))?);
     let mut decoder = Decoder::new();
-    let mut replayed = Replayed::default();
-    let mut pending = Vec::new();
+    let (mut columns, mut whole) = (FlowColumns::default(), 0);
+    let (mut marks, mut torn) = (Vec::new(), None);
     loop {
         let decoded = match read_message(&mut file)? {
-            Ok(Some(message)) => decoder.decode(&message).map_err(Torn::Message),
+            Ok(Some(message)) => decoder.decode(&message, &mut columns).map_err(Torn::Message),
             Ok(None) => break,
             Err(torn) => Err(torn),
         };
         match decoded {
+            Ok(decoded) if decoded.marks.is_empty() => {}
             Ok(decoded) => {
-                pending.extend(decoded.records);
-                if !decoded.marks.is_empty() {
-                    replayed.marks.extend(decoded.marks);
-                    let base = replayed.records.len();
-                    let kept = |(index, record)| Kept { serial: serial(number, base + index), record };
-                    replayed.records.extend(pending.drain(..).enumerate().map(kept));
-                }
+                marks.extend(decoded.marks);
+                whole = columns.len();
             }
-            Err(torn) => {
-                replayed.torn = Some(torn);
+            Err(error) => {
+                torn = Some(error);
                 break;
             }
         }
     }
-    Ok(replayed)
+    columns.truncate(whole);
+    columns.settle();
+    Ok(Replayed { chunk: Chunk { first: serial(number, 0), columns }, marks, torn })
 }
 
 /// The next message; none at the end of the file.
@@ -199,21 +214,32 @@ fn read_message(file: &mut impl Read) -> io::Result<Result<Option<Vec<u8>>, Torn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_records::{NOW, numbered};
+    use crate::{
+        Kept,
+        test_records::{NOW, numbered},
+    };
 
     const A: Mark = Mark { session: 1, next: 3 };
     const B: Mark = Mark { session: 2, next: 2 };
 
+    fn kept(group: &Group) -> Vec<Kept> {
+        group.chunks.iter().flat_map(|chunk| chunk.records_of(None)).collect()
+    }
+
+    fn records(replayed: &Replayed) -> Vec<Kept> {
+        replayed.chunk.records_of(None).collect()
+    }
+
     fn two_groups(dir: &Path) -> (Log, Vec<Kept>) {
         let mut log = Log::new(dir.to_owned(), 5);
         log.rotate(&[], NOW).unwrap();
-        let mut kept = Vec::new();
+        let mut all = Vec::new();
         for (records, mark) in [(numbered(0..3), A), (numbered(10..12), B)] {
-            let group = log.prepare(records, &[mark], NOW).unwrap();
+            let group = log.prepare(vec![Received::of(&records)], &[mark], NOW).unwrap();
             log.append(&group).unwrap();
-            kept.extend(group.records);
+            all.extend(kept(&group));
         }
-        (log, kept)
+        (log, all)
     }
 
     #[test]
@@ -222,10 +248,10 @@ mod tests {
         let (mut log, kept) = two_groups(dir.path());
         assert_eq!(log.rotate(&[A, B], NOW).unwrap(), 6);
         let first = replay(dir.path(), 5).unwrap();
-        assert_eq!((first.records, first.marks), (kept, vec![A, B]));
+        assert_eq!((records(&first), &first.marks[..]), (kept, &[A, B][..]));
         assert!(first.torn.is_none());
         let second = replay(dir.path(), 6).unwrap();
-        assert_eq!((second.records, second.marks), (vec![], vec![A, B]));
+        assert_eq!((records(&second), &second.marks[..]), (vec![], &[A, B][..]));
         assert_eq!(segments(dir.path()).unwrap(), [5, 6]);
     }
 
@@ -238,7 +264,8 @@ mod tests {
         let mut seen = Vec::new();
         for length in 0..=whole.len() {
             fs::write(path(dir.path(), 5), &whole[..length]).unwrap();
-            let Replayed { records, marks, .. } = replay(dir.path(), 5).unwrap();
+            let replayed = replay(dir.path(), 5).unwrap();
+            let (records, marks) = (records(&replayed), replayed.marks);
             assert_eq!(records, kept[..records.len()]);
             assert_eq!(records.len(), [0, 3, 5][marks.len()]);
             seen.push(records.len());
@@ -250,13 +277,13 @@ mod tests {
     #[test]
     fn what_a_failed_append_left_behind_is_cut_off_by_the_next() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut log, mut kept) = two_groups(dir.path());
-        let group = log.prepare(numbered(20..24), &[A], NOW).unwrap();
+        let (mut log, mut all) = two_groups(dir.path());
+        let group = log.prepare(vec![Received::of(&numbered(20..24))], &[A], NOW).unwrap();
         let whole = fs::read(path(dir.path(), 5)).unwrap();
-        fs::write(path(dir.path(), 5), [whole, group.octets.clone()].concat()).unwrap();
+        fs::write(path(dir.path(), 5), [whole, group.messages.concat()].concat()).unwrap();
         log.append(&group).unwrap();
-        kept.extend(group.records);
-        assert_eq!(replay(dir.path(), 5).unwrap().records, kept);
+        all.extend(kept(&group));
+        assert_eq!(records(&replay(dir.path(), 5).unwrap()), all);
     }
 
     #[test]
@@ -269,6 +296,6 @@ mod tests {
         fs::write(path(dir.path(), 5), octets).unwrap();
         let replayed = replay(dir.path(), 5).unwrap();
         assert!(replayed.torn.is_some());
-        assert_eq!(replayed.records, kept[..3]);
+        assert_eq!(records(&replayed), kept[..3]);
     }
 }

@@ -10,6 +10,7 @@ use lucarne_model::{AccountId, FlowPage, FlowQuery};
 use crate::{
     Kept,
     catalog::Catalog,
+    chunk::Chunk,
     hour::Hour,
     part::{self, Found, Part, PartError},
     position::{BadCursor, Position, Stretch},
@@ -72,13 +73,11 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn is_meant(&self, kept: &Kept) -> bool {
-        self.stretch.contains(kept.position()) && self.query.matches(&kept.record)
-    }
-
-    fn add_unsealed(&mut self, chunk: &[Kept]) {
+    fn add_unsealed(&mut self, chunk: &Chunk) {
         self.scanned += chunk.len() as u64;
-        let meant: Vec<Kept> = chunk.iter().filter(|kept| self.is_meant(kept)).cloned().collect();
+        let rows = chunk.rows_of(Some(self.query.account)).into_iter();
+        let rows = rows.filter(|row| self.stretch.contains(chunk.position(*row))).map(|row| chunk.kept(row));
+        let meant = rows.filter(|kept| self.query.matches(&kept.record)).collect();
         self.add(meant);
     }
 

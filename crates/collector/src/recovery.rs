@@ -76,7 +76,7 @@ fn replay(log_dir: &Path, segments: &[u64], catalog: &Catalog) -> Result<Session
     for segment in segments {
         let replayed = log::replay(log_dir, *segment);
         let replayed = replayed.map_err(|source| RecoveryError::Segment { segment: *segment, source })?;
-        let records = replayed.records.len();
+        let records = replayed.chunk.len();
         match replayed.torn {
             Some(torn) if Some(segment) == segments.last() => {
                 tracing::info!(segment, records, %torn, "the log ends in what was never acknowledged");
@@ -85,7 +85,7 @@ fn replay(log_dir: &Path, segments: &[u64], catalog: &Catalog) -> Result<Session
             None => {}
         }
         catalog.open(*segment);
-        catalog.add(*segment, replayed.records.into());
+        catalog.add(*segment, [Arc::new(replayed.chunk)]);
         replayed.marks.into_iter().for_each(|mark| sessions.remember(mark));
     }
     Ok(sessions)

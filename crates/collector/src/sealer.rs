@@ -15,18 +15,19 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lucarne_model::{AccountId, Moment, flow::Location};
+use lucarne_flows::columns::{FlowColumns, Identity};
+use lucarne_model::{AccountId, InstanceId, Moment, flow::Location};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Kept,
     catalog::Catalog,
+    chunk::Chunk,
     compaction,
     health::Gauges,
     hour::Hour,
     log,
     pace::Pace,
-    part::{self, Effort, Folders, NewPart, Part, PartError, PartReader, Place},
+    part::{self, Effort, Folders, NewPart, Part, PartError, Place},
     receipts::{Receipts, ReceiptsError},
 };
 
@@ -118,7 +119,7 @@ impl Sealer {
     }
 
     fn compact(&self, parts: &[Arc<Part>]) -> Result<(), SealError> {
-        let Some(NewPart { part, contents }) = merge(&self.folders, parts).map_err(SealError::Part)? else {
+        let Some(NewPart { part, contents }) = part::merge(&self.folders, parts).map_err(SealError::Part)? else {
             return Ok(());
         };
         let covered: Vec<String> = parts.iter().map(|part| part.place.name()).collect();
@@ -134,7 +135,7 @@ pub(crate) fn seal(
     folders: &Folders,
     receipts: &Receipts,
     segment: u64,
-    chunks: &[Arc<[Kept]>],
+    chunks: &[Arc<Chunk>],
 ) -> Result<Vec<Arc<Part>>, SealError> {
     let mut parts = Vec::new();
     for NewPart { part, contents } in write_parts(folders, segment, Effort::Fresh, chunks).map_err(SealError::Part)? {
@@ -150,71 +151,53 @@ pub(crate) fn write_parts(
     folders: &Folders,
     segment: u64,
     effort: Effort,
-    chunks: &[Arc<[Kept]>],
+    chunks: &[Arc<Chunk>],
 ) -> Result<Vec<NewPart>, PartError> {
-    let mut places: BTreeMap<(AccountId, Hour, &Location), Vec<&Kept>> = BTreeMap::new();
-    for kept in chunks.iter().flat_map(|chunk| chunk.iter()) {
-        let record = &kept.record;
-        places.entry((record.account, Hour::of(record.end), &record.location)).or_default().push(kept);
-    }
-    let write = |((account, hour, location), mut rows): ((AccountId, Hour, &Location), Vec<&Kept>)| {
-        rows.sort_unstable_by_key(|row| row.row_order());
-        let place = Place { account, hour, location: location.clone(), from: segment, to: segment };
-        part::write(folders, place, effort, rows.into_iter().map(Ok))
+    let Some(first) = chunks.first().map(|chunk| chunk.first) else { return Ok(Vec::new()) };
+    let mut flows = FlowColumns::default();
+    flows.reserve(chunks.iter().map(|chunk| chunk.len()).sum());
+    chunks.iter().for_each(|chunk| flows.append(&chunk.columns));
+    let write = |((account, hour, location), mut rows): ((AccountId, Hour, Location), Vec<u32>)| {
+        sort(&flows, &mut rows);
+        let place = Place { account, hour, location, from: segment, to: segment };
+        part::write(folders, place, effort, &flows, first, &rows)
     };
-    places.into_iter().map(write).collect()
+    places(&flows).into_iter().map(write).collect()
 }
 
-/// Writes the part that covers neighbouring parts of one folder; none when one of them cannot be read.
-pub(crate) fn merge(folders: &Folders, parts: &[Arc<Part>]) -> Result<Option<NewPart>, PartError> {
-    let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(None) };
-    let mut sources = Vec::with_capacity(parts.len());
-    for part in parts {
-        match PartReader::all(part).and_then(|reader| Source::new(reader, part)) {
-            Ok(source) => sources.push(source),
-            Err(error) => {
-                tracing::error!(path = %part.path.display(), %error, "a part cannot be read and is left alone");
-                part.set_unreadable();
-                return Ok(None);
-            }
+/// The rows of each place, in the order of their numbers.
+fn places(flows: &FlowColumns) -> BTreeMap<(AccountId, Hour, Location), Vec<u32>> {
+    let mut places: BTreeMap<_, Vec<u32>> = BTreeMap::new();
+    // Most records are of the place of the one before.
+    let (mut last, mut run) = (None, Vec::new());
+    let mut lay_down = |last: Option<(AccountId, Hour, u32)>, run: &mut Vec<u32>| {
+        if let Some((account, hour, location)) = last {
+            let location = flows.location.values()[location as usize].clone();
+            places.entry((account, hour, location)).or_default().append(run);
         }
-    }
-    let place = Place { to: last.place.to, ..first.place.clone() };
-    part::write(folders, place, Effort::Merged, Merged(sources)).map(Some)
-}
-
-/// A part that is being merged: its first row that is not yet taken, and the rest.
-struct Source<'a> {
-    head: Option<Kept>,
-    rest: PartReader,
-    part: &'a Part,
-}
-
-impl<'a> Source<'a> {
-    fn new(mut rest: PartReader, part: &'a Part) -> Result<Self, PartError> {
-        Ok(Self { head: rest.next().transpose()?, rest, part })
-    }
-}
-
-/// The rows of several parts in the order of rows. Sources are few, so the first is found by looking at all.
-struct Merged<'a>(Vec<Source<'a>>);
-
-impl Iterator for Merged<'_> {
-    type Item = Result<Kept, PartError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let waiting = self.0.iter_mut().filter(|source| source.head.is_some());
-        let first = waiting.min_by_key(|source| source.head.as_ref().map(Kept::row_order))?;
-        let row = first.head.take()?;
-        match first.rest.next().transpose() {
-            Ok(next) => first.head = next,
-            Err(error) => {
-                first.part.set_unreadable();
-                return Some(Err(error));
-            }
+    };
+    for row in 0..flows.len() {
+        let place = (flows.identity(row).account, Hour::of(flows.ended(row)), flows.location.codes()[row]);
+        if last != Some(place) {
+            lay_down(last, &mut run);
+            last = Some(place);
         }
-        Some(Ok(row))
+        run.push(row as u32);
     }
+    lay_down(last, &mut run);
+    places
+}
+
+/// Sorts rows that are in the order of their numbers into that of a part: see [`Kept::row_order`](crate::Kept::row_order).
+fn sort(flows: &FlowColumns, rows: &mut [u32]) {
+    let identities = flows.identity.values();
+    let mut instances: Vec<InstanceId> = identities.iter().map(|identity| identity.instance).collect();
+    instances.sort_unstable();
+    instances.dedup();
+    let rank = |identity: &Identity| instances.partition_point(|instance| *instance < identity.instance) as u64;
+    let ranks: Vec<u64> = identities.iter().map(rank).collect();
+    let codes = flows.identity.codes();
+    rows.sort_by_key(|row| ranks[codes[*row as usize] as usize]);
 }
 
 /// The wall clock.

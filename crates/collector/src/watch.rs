@@ -9,7 +9,7 @@ use bytes::Bytes;
 use lucarne_model::{FlowEvent, FlowRecord, FlowWatch, TenantFlowRecord};
 use tokio::sync::mpsc;
 
-use crate::Kept;
+use crate::{Kept, chunk::Chunk};
 
 /// Lines that wait for one watcher, of about 700 octets each.
 const QUEUE: usize = 1024;
@@ -44,12 +44,12 @@ impl Watchers {
         Ok(receiver)
     }
 
-    pub(crate) fn publish(&self, records: &[Kept]) {
+    pub(crate) fn publish(&self, chunk: &Chunk) {
         let mut watchers = self.lock();
         watchers.retain(|watcher| !watcher.lines.is_closed());
         for watcher in watchers.iter_mut() {
-            for Kept { record, .. } in records {
-                if watcher.watch.matches(record) && !(watcher.tell_missed() && watcher.tell(&event(record))) {
+            for Kept { record, .. } in chunk.records_of(Some(watcher.watch.account)) {
+                if watcher.watch.matches(&record) && !(watcher.tell_missed() && watcher.tell(&event(&record))) {
                     watcher.missed += 1;
                 }
             }
@@ -96,10 +96,6 @@ mod tests {
     use super::*;
     use crate::test_records::numbered;
 
-    fn kept(numbers: std::ops::Range<u64>) -> Vec<Kept> {
-        numbered(numbers).into_iter().map(|record| Kept { serial: record.flow_id, record }).collect()
-    }
-
     fn events(lines: &mut mpsc::Receiver<Bytes>) -> Vec<FlowEvent> {
         std::iter::from_fn(|| lines.try_recv().ok()).map(|line| serde_json::from_slice(&line).unwrap()).collect()
     }
@@ -107,27 +103,26 @@ mod tests {
     #[test]
     fn a_watcher_gets_its_accounts_records_and_no_others() {
         let watchers = Watchers::default();
-        let records = kept(0..10);
-        let account = records[1].record.account;
+        let records = numbered(0..10);
+        let account = records[1].account;
         let mut lines = watchers.add(FlowWatch { account, filter: Default::default() }).unwrap();
-        watchers.publish(&records);
-        let expected = records.iter().filter(|kept| kept.record.account == account);
-        let expected: Vec<_> = expected.map(|kept| event(&kept.record)).collect();
+        watchers.publish(&Chunk::of(0, &records));
+        let expected: Vec<_> = records.iter().filter(|record| record.account == account).map(event).collect();
         assert_eq!(events(&mut lines), expected);
     }
 
     #[test]
     fn a_slow_watcher_is_told_how_many_it_missed_and_where() {
         let watchers = Watchers::default();
-        let records = kept(0..2 * QUEUE as u64 + 100);
-        let account = records[0].record.account;
+        let records = numbered(0..2 * QUEUE as u64 + 100);
+        let account = records[0].account;
         let mut lines = watchers.add(FlowWatch { account, filter: Default::default() }).unwrap();
-        watchers.publish(&records);
+        watchers.publish(&Chunk::of(0, &records));
         watchers.tell_missed(); // no room yet
         assert_eq!(events(&mut lines).len(), QUEUE);
         watchers.tell_missed();
-        watchers.publish(&records[..1]);
-        let last = event(&records[0].record);
+        watchers.publish(&Chunk::of(0, &records[..1]));
+        let last = event(&records[0]);
         assert_eq!(events(&mut lines), [FlowEvent::Missed(50), last]);
     }
 

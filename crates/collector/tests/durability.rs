@@ -17,6 +17,7 @@ use std::{
 };
 
 use lucarne_collector::Connection;
+use lucarne_flows::columns::FlowColumns;
 use lucarne_model::FlowRecord;
 use support::{
     Authority, Collector, NEVER, Process, QUICK, Wire, all, answering, everything, export, exported, files, health,
@@ -283,9 +284,10 @@ async fn the_log_is_an_ipfix_file_that_any_collector_can_read() {
         let mut rest = &octets[..];
         while !rest.is_empty() {
             let (message, behind) = rest.split_at(u16::from_be_bytes([rest[2], rest[3]]).into());
-            let decoded = decoder.decode(message).unwrap();
+            let mut columns = FlowColumns::default();
+            let decoded = decoder.decode(message, &mut columns).unwrap();
             assert_eq!((decoded.lost, decoded.unknown_sets, decoded.foreign), (0, 0, 0));
-            records.extend(decoded.records);
+            records.extend(columns.rows());
             rest = behind;
         }
     }

@@ -3,6 +3,7 @@
 //! - [`key`]: what names a flow, at one port and everywhere.
 //! - [`phase`]: where a connection stands, and why it ended.
 //! - [`table`]: all flows of a host; the connection table of the security groups is this table.
+//! - [`columns`]: records as columns, in the layout of Arrow.
 //! - [`ipfix`]: records as messages for collectors, and back.
 //! - [`foreign`]: what routers and other exporters send, in NetFlow, IPFIX and sFlow.
 //! - [`receipts`]: signed chains by which a tenant sees that no record was taken away.
@@ -14,6 +15,7 @@
 //! allowed is the switch's decision; the table only asks for it again when a new plan may have changed it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod columns;
 pub mod export;
 pub mod findings;
 pub mod foreign;

@@ -46,8 +46,8 @@ impl Backlog {
             search.add_part(part)?;
         }
         for chunk in &everything.unsealed {
-            if chunk.last().is_some_and(|last| last.serial >= position) {
-                chunk.iter().for_each(|kept| search.add(kept));
+            if chunk.end() > position {
+                chunk.records_of(Some(log.account)).for_each(|kept| search.add(kept));
             }
         }
         Ok(search.batch(seen))
@@ -57,7 +57,7 @@ impl Backlog {
 /// The position behind everything that is there. A part stands for whole segments, so nothing more comes to those.
 fn seen_by(everything: &Everything) -> u64 {
     let sealed = everything.parts.iter().map(|part| log::serial(part.place.to + 1, 0)).max().unwrap_or(0);
-    let unsealed = everything.unsealed.iter().filter_map(|chunk| chunk.last()).map(|kept| kept.serial + 1).max();
+    let unsealed = everything.unsealed.iter().filter(|chunk| chunk.len() > 0).map(|chunk| chunk.end()).max();
     sealed.max(unsealed.unwrap_or(0))
 }
 
@@ -75,19 +75,19 @@ impl Search<'_> {
             return Ok(());
         }
         for kept in PartReader::all(part)? {
-            self.add(&kept?);
+            self.add(kept?);
         }
         Ok(())
     }
 
-    fn add(&mut self, kept: &Kept) {
-        let Kept { serial, record } = kept;
+    fn add(&mut self, kept: Kept) {
+        let Kept { serial, record } = &kept;
         let is_meant = *serial >= self.position
             && record.account == self.log.account
             && record.end >= self.log.created
             && self.filter.matches(record);
         if is_meant {
-            self.found.push(kept.clone());
+            self.found.push(kept);
         }
         if self.found.len() >= 4 * BATCH {
             self.keep_oldest();

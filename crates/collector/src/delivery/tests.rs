@@ -10,7 +10,7 @@ use std::{
 };
 
 use flate2::read::GzDecoder;
-use lucarne_flows::ipfix::Decoder;
+use lucarne_flows::{columns::FlowColumns, ipfix::Decoder};
 use lucarne_model::{
     FlowLogId, FlowRecord, Tags,
     flow_log::{Delivery, DeliveryOrder, FlowLog, FlowLogTarget, LoggedTraffic},
@@ -24,8 +24,8 @@ use tokio::{
 
 use super::{Deliveries, Reach};
 use crate::{
-    Kept,
     catalog::Catalog,
+    chunk::Chunk,
     log,
     test_records::{NOW, numbered},
 };
@@ -45,9 +45,7 @@ pub(in crate::delivery) fn catalog(count: u64) -> Arc<Catalog> {
 }
 
 fn add(catalog: &Catalog, numbers: std::ops::Range<u64>) {
-    let kept = |(number, record)| Kept { serial: log::serial(1, number as usize), record };
-    let records: Vec<Kept> = numbers.clone().zip(numbered(numbers)).map(kept).collect();
-    catalog.add(1, records.into());
+    catalog.add(1, [Chunk::of(log::serial(1, numbers.start as usize), &numbered(numbers))]);
 }
 
 pub(in crate::delivery) fn log(to: &str) -> DeliveryOrder {
@@ -175,7 +173,7 @@ async fn udp_brings_templates_first_and_then_every_record() {
     let (mut decoder, mut found, mut buffer) = (Decoder::new(), 0, vec![0; 2048]);
     while found < expected {
         let length = timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
-        let decoded = decoder.decode(&buffer[..length]).unwrap();
+        let decoded = decoder.decode(&buffer[..length], &mut FlowColumns::default()).unwrap();
         assert_eq!(decoded.unknown_sets, 0, "a record came before its template");
         found += decoded.foreign;
     }
@@ -209,7 +207,7 @@ fn count_records(octets: &[u8]) -> u64 {
     let (mut decoder, mut at, mut found) = (Decoder::new(), 0, 0);
     while at < octets.len() {
         let length = usize::from(u16::from_be_bytes([octets[at + 2], octets[at + 3]]));
-        found += decoder.decode(&octets[at..at + length]).unwrap().foreign;
+        found += decoder.decode(&octets[at..at + length], &mut FlowColumns::default()).unwrap().foreign;
         at += length;
     }
     found

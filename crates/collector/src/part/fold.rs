@@ -6,44 +6,46 @@
 
 use std::time::Duration;
 
-use lucarne_model::FlowRecord;
-
-use crate::Kept;
+use lucarne_flows::columns::FlowColumns;
 
 /// How far apart the last packets of a row's two records may be: what is asked of one of them bounds the other.
 pub(crate) const APART: Duration = Duration::from_secs(64);
 
-/// What lies in one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Row<'a> {
-    pub(super) forward: &'a Kept,
-    /// The record with the next number, if it is of the same flow in the other direction.
-    pub(super) reverse: Option<&'a Kept>,
+/// What lies in the rows of a part, as places in the columns of its records.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    pub(super) forward: Vec<u32>,
+    /// The record with the next number, if it is of the same flow in the other direction; else the forward one again.
+    pub(super) reverse: Vec<u32>,
+}
+
+impl Rows {
+    /// Stretches of so many rows.
+    pub(super) fn chunks(&self, length: usize) -> impl Iterator<Item = (&[u32], &[u32])> {
+        self.forward.chunks(length).zip(self.reverse.chunks(length))
+    }
 }
 
 /// The rows of records, which keep their order.
-pub(super) fn fold<'a>(records: &[&'a Kept]) -> Vec<Row<'a>> {
-    let mut rows = Vec::with_capacity(records.len());
+pub(super) fn fold(flows: &FlowColumns, records: &[u32]) -> Rows {
+    let mut rows = Rows { forward: Vec::with_capacity(records.len()), reverse: Vec::with_capacity(records.len()) };
     let mut rest = records;
     while let Some((forward, behind)) = rest.split_first() {
-        let reverse = behind.first().copied().filter(|next| next.serial == forward.serial + 1);
-        let reverse = reverse.filter(|next| are_one_flow(&forward.record, &next.record));
+        let reverse = behind.first().copied().filter(|next| *next == forward + 1);
+        let reverse = reverse.filter(|next| are_one_flow(flows, *forward as usize, *next as usize));
         rest = behind.get(usize::from(reverse.is_some())..).unwrap_or_default();
-        rows.push(Row { forward, reverse });
+        rows.forward.push(*forward);
+        rows.reverse.push(reverse.unwrap_or(*forward));
     }
     rows
 }
 
-/// Whether two records are of one flow, one interface and one interval, in opposite directions. Names each field, so that
+/// Whether two records are of one flow, one interface and one interval, in opposite directions. Names each column, so that
 /// a new one is put where it belongs: compared here, or kept for each direction.
-fn are_one_flow(forward: &FlowRecord, reverse: &FlowRecord) -> bool {
-    let FlowRecord {
+fn are_one_flow(flows: &FlowColumns, one: usize, other: usize) -> bool {
+    let FlowColumns {
         flow_id,
-        account,
-        instance,
-        interface,
-        subnet,
-        vpc,
+        identity,
         location,
         groups,
         rule,
@@ -71,26 +73,33 @@ fn are_one_flow(forward: &FlowRecord, reverse: &FlowRecord) -> bool {
         next_hop: _,
         history,
         conn_state,
-        round_trip: _,
+        round_trip_count: _,
+        round_trip_min: _,
+        round_trip_mean: _,
+        round_trip_max: _,
+        round_trip_smoothed: _,
         retransmissions: _,
         zero_windows: _,
-        host,
         ingress_interface: _,
         egress_interface: _,
         mitigation,
-    } = forward;
-    let FlowRecord { direction: other_direction, side: other_side, .. } = reverse;
-    *flow_id == reverse.flow_id
-        && *interface == reverse.interface
-        && (*direction != *other_direction && *side != *other_side)
-        && (*source, *source_port) == (reverse.destination, reverse.destination_port)
-        && (*destination, *destination_port) == (reverse.source, reverse.source_port)
-        && *source_prefix_length == reverse.destination_prefix_length
-        && *destination_prefix_length == reverse.source_prefix_length
-        && (*protocol, *verdict, *end_reason) == (reverse.protocol, reverse.verdict, reverse.end_reason)
-        && (*path, *history, *conn_state) == (reverse.path, reverse.history, reverse.conn_state)
-        && (*rule, *mitigation) == (reverse.rule, reverse.mitigation)
-        && (*account, *instance, *subnet, *vpc) == (reverse.account, reverse.instance, reverse.subnet, reverse.vpc)
-        && (*host, location, groups) == (reverse.host, &reverse.location, &reverse.groups)
-        && end.as_micros().abs_diff(reverse.end.as_micros()) <= APART.as_micros() as u64
+    } = flows;
+    fn same<T: PartialEq>(column: &[T], one: usize, other: usize) -> bool {
+        column[one] == column[other]
+    }
+    fn swapped<T: PartialEq>(column: &[T], opposite: &[T], one: usize, other: usize) -> bool {
+        column[one] == opposite[other] && opposite[one] == column[other]
+    }
+    same(flow_id, one, other)
+        && same(identity.codes(), one, other)
+        && (direction[one] != direction[other] && side[one] != side[other])
+        && swapped(source, destination, one, other)
+        && swapped(source_port, destination_port, one, other)
+        && swapped(source_prefix_length, destination_prefix_length, one, other)
+        && same(protocol, one, other)
+        && (same(verdict, one, other) && same(end_reason, one, other) && same(path, one, other))
+        && (same(history.codes(), one, other) && same(conn_state, one, other))
+        && (same(rule.codes(), one, other) && same(mitigation.codes(), one, other))
+        && (same(location.codes(), one, other) && same(groups.codes(), one, other))
+        && end[one].abs_diff(end[other]) <= APART.as_millis() as u64
 }

@@ -8,6 +8,7 @@
 
 mod find;
 mod fold;
+mod merge;
 mod prune;
 mod read;
 mod search;
@@ -30,6 +31,7 @@ use parquet::errors::ParquetError;
 
 pub(crate) use find::{column_sizes, contents, find, remove};
 pub(crate) use fold::APART;
+pub(crate) use merge::merge;
 pub(crate) use read::{PartBatches, PartReader};
 pub(crate) use search::{Found, newest};
 pub use write::Effort;

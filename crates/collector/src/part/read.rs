@@ -27,16 +27,15 @@ pub(super) fn open(path: &Path) -> Result<Builder, PartError> {
     Ok(Builder::try_new_with_options(File::open(path)?, options)?)
 }
 
-/// Batches of records as the account may see them, each with the batch of what is the operator's own: of the same rows
-/// first the forward records, then the reverse ones.
-pub(crate) struct PartBatches {
+/// The rows of a part as they are kept: of each batch what the account sees, and what is the operator's own.
+pub(super) struct PartRows {
     shown: ParquetRecordBatchReader,
     own: ParquetRecordBatchReader,
-    halves: [Halves; 2],
 }
 
-impl PartBatches {
-    pub(crate) fn all(part: &Part) -> Result<Self, PartError> {
+impl PartRows {
+    /// All rows.
+    pub(super) fn all(part: &Part) -> Result<Self, PartError> {
         let groups = (0..open(&part.path)?.metadata().num_row_groups()).collect();
         Self::open(part, groups, None)
     }
@@ -53,8 +52,37 @@ impl PartBatches {
             rows.iter().cloned().fold(file, Builder::with_row_selection).build()
         };
         let [shown, own] = files.map(read);
-        let halves = [Columns::Shown, Columns::Own].map(Halves::all);
-        Ok(Self { shown: shown?, own: own?, halves })
+        Ok(Self { shown: shown?, own: own? })
+    }
+}
+
+impl Iterator for PartRows {
+    type Item = Result<[RecordBatch; 2], PartError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match (self.shown.next(), self.own.next()) {
+            (None, None) => None,
+            (Some(Ok(shown)), Some(Ok(own))) if shown.num_rows() == own.num_rows() => Some(Ok([shown, own])),
+            (Some(Err(error)), _) | (_, Some(Err(error))) => Some(Err(error.into())),
+            _ => Some(Err(PartError::Apart)),
+        }
+    }
+}
+
+/// Batches of records as the account may see them, each with the batch of what is the operator's own: of the same rows
+/// first the forward records, then the reverse ones.
+pub(crate) struct PartBatches {
+    rows: PartRows,
+    halves: [Halves; 2],
+}
+
+impl PartBatches {
+    pub(crate) fn all(part: &Part) -> Result<Self, PartError> {
+        PartRows::all(part).map(Self::over)
+    }
+
+    fn over(rows: PartRows) -> Self {
+        Self { rows, halves: [Columns::Shown, Columns::Own].map(Halves::all) }
     }
 }
 
@@ -65,11 +93,9 @@ impl Iterator for PartBatches {
     type Item = Result<[BothBatches; 2], PartError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (shown, own) = match (self.shown.next(), self.own.next()) {
-            (None, None) => return None,
-            (Some(Ok(shown)), Some(Ok(own))) if shown.num_rows() == own.num_rows() => (shown, own),
-            (Some(Err(error)), _) | (_, Some(Err(error))) => return Some(Err(error.into())),
-            _ => return Some(Err(PartError::Apart)),
+        let [shown, own] = match self.rows.next()? {
+            Ok(batches) => batches,
+            Err(error) => return Some(Err(error)),
         };
         let [of_shown, of_own] = &self.halves;
         let records = of_shown.records(&shown).and_then(|shown| Ok((shown, of_own.records(&own)?)));
@@ -94,7 +120,8 @@ impl PartReader {
 
     /// The chosen rows of the chosen groups.
     pub(super) fn open(part: &Part, groups: Vec<usize>, rows: Option<RowSelection>) -> Result<Self, PartError> {
-        Ok(Self { batches: PartBatches::open(part, groups, rows)?, rows: Vec::new().into_iter() })
+        let batches = PartBatches::over(PartRows::open(part, groups, rows)?);
+        Ok(Self { batches, rows: Vec::new().into_iter() })
     }
 }
 
@@ -131,7 +158,8 @@ fn decode(halves: &[BothBatches; 2]) -> Result<Vec<Kept>, PartError> {
 mod tests {
     use std::sync::Arc;
 
-    use lucarne_model::{FlowFilter, InstanceId, Moment};
+    use lucarne_flows::columns::FlowColumns;
+    use lucarne_model::{FlowFilter, FlowRecord, InstanceId, Moment};
 
     use super::*;
     use crate::{
@@ -148,19 +176,20 @@ mod tests {
 
     /// Records of one account and ten instances, an instance's tenth of a part one after the other.
     fn part(dir: &Path) -> Arc<Part> {
-        let mut rows: Vec<Kept> = (0..COUNT)
+        let records: Vec<FlowRecord> = (0..COUNT)
             .map(|serial| {
                 let mut record = record(2 * serial);
                 record.instance = InstanceId::from_bits(u128::from(serial % INSTANCES));
                 record.end = Moment(NOW.as_micros() + serial * STEP);
                 record.start = record.end;
-                Kept { serial, record }
+                record
             })
             .collect();
-        rows.sort_by_key(Kept::row_order);
+        let mut rows: Vec<u32> = (0..COUNT as u32).collect();
+        rows.sort_by_key(|row| row % INSTANCES as u32);
         let of = record(0);
         let place = Place { account: of.account, hour: Hour::of(NOW), location: of.location, from: 1, to: 1 };
-        write(&Folders::of(dir), place, Effort::Fresh, rows.into_iter().map(Ok)).unwrap().part
+        write(&Folders::of(dir), place, Effort::Fresh, &FlowColumns::of(&records), 0, &rows).unwrap().part
     }
 
     fn stretch(since: u64, until: u64) -> Stretch {

@@ -17,16 +17,14 @@ mod values;
 
 use std::sync::{Arc, LazyLock};
 
-use arrow_array::{ArrayRef, RecordBatch};
+use std::collections::BTreeMap;
+
+use arrow_array::{Array as _, ArrayRef, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow_buffer::NullBuffer;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 pub(crate) use self::halves::Halves;
-use super::fold::Row;
-use crate::{
-    Kept,
-    columns::{self, Columns},
-};
+use crate::columns::{self, BadColumn, Columns, Picked, column};
 
 pub(crate) const FLOW_ID: &str = "flow_id";
 const DURATION: &str = "duration";
@@ -127,23 +125,23 @@ fn schema_of(columns: Columns) -> SchemaRef {
     Arc::new(Schema::new(forward.chain(reverse).collect::<Vec<_>>()))
 }
 
-/// The rows as they are kept in one of the two files.
-pub(super) fn batch(columns: Columns, rows: &[Row<'_>]) -> Result<RecordBatch, ArrowError> {
-    let forward: Vec<&Kept> = rows.iter().map(|row| row.forward).collect();
-    // Where there is no reverse record the forward one stands for it: to say in each column that there is none would cost
-    // more than all but a few of the columns themselves.
-    let reverse: Vec<&Kept> = rows.iter().map(|row| row.reverse.unwrap_or(row.forward)).collect();
-    let is_reversed: NullBuffer = rows.iter().map(|row| row.reverse.is_some()).collect();
+/// Rows as they are kept in one of the two files: their forward records, and their reverse ones. Where there is no reverse
+/// record the forward one stands for it: to say in each column that there is none would cost more than all but a few of
+/// the columns themselves.
+pub(super) fn batch(columns: Columns, forward: Picked<'_>, reverse: Picked<'_>) -> Result<RecordBatch, ArrowError> {
     let schema = schema(columns);
     let arrays = schema.fields().iter().map(|field| match field.name().as_str() {
-        DURATION => Ok(values::durations(&forward)),
-        FLOW_ID => Ok(values::kept_flow_ids(&forward)),
-        "reverse_start" => Ok(values::differences(&forward, &reverse, |kept| kept.record.start)),
-        "reverse_end" => Ok(values::differences(&forward, &reverse, |kept| kept.record.end)),
+        DURATION => Ok(values::durations(forward)),
+        FLOW_ID => Ok(values::kept_flow_ids(forward)),
+        "reverse_start" => Ok(values::differences(&forward.flows.start, forward, reverse)),
+        "reverse_end" => Ok(values::differences(&forward.flows.end, forward, reverse)),
         name => match name.strip_prefix(REVERSE) {
-            None => of(name, &forward),
-            Some(reversed) if name == marker(columns) => values::with_nulls(&of(reversed, &reverse)?, &is_reversed),
-            Some(reversed) => of(reversed, &reverse),
+            None => of(name, forward),
+            Some(reversed) if name == marker(columns) => {
+                let is_reversed: NullBuffer = forward.rows.iter().zip(reverse.rows).map(|(a, b)| a != b).collect();
+                values::with_nulls(&of(reversed, reverse)?, &is_reversed)
+            }
+            Some(reversed) => of(reversed, reverse),
         },
     });
     let arrays = arrays.collect::<Result<_, _>>()?;
@@ -151,15 +149,42 @@ pub(super) fn batch(columns: Columns, rows: &[Row<'_>]) -> Result<RecordBatch, A
 }
 
 /// A column of records as it is kept.
-fn of(name: &str, records: &[&Kept]) -> Result<ArrayRef, ArrowError> {
-    let array = columns::array(name, records)?;
+fn of(name: &str, records: Picked<'_>) -> Result<ArrayRef, ArrowError> {
+    let array = records.array(name)?;
     if name == "round_trip" { values::narrow_round_trips(&array) } else { Ok(array) }
+}
+
+/// Adds up how many records of rows ended in each minute since 1970.
+pub(super) fn count_minutes(shown: &RecordBatch, minutes: &mut BTreeMap<u64, u64>) -> Result<(), BadColumn> {
+    let ends: &TimestampMillisecondArray = column(shown, "end")?;
+    let apart: &Int64Array = column(shown, "reverse_end")?;
+    let marks = shown.column_by_name(marker(Columns::Shown)).ok_or(BadColumn::missing("reverse_packets"))?;
+    let (mut minute, mut count) = (0, 0);
+    let mut add = |end: i64| {
+        let of = u64::try_from(end).unwrap_or(0) / 60_000;
+        if of != minute {
+            if count > 0 {
+                *minutes.entry(minute).or_default() += count;
+            }
+            (minute, count) = (of, 0);
+        }
+        count += 1;
+    };
+    for (row, (end, apart)) in ends.values().iter().zip(apart.values()).enumerate() {
+        add(*end);
+        if marks.is_valid(row) {
+            add(end.wrapping_add(*apart));
+        }
+    }
+    if count > 0 {
+        *minutes.entry(minute).or_default() += count;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::Array as _;
-    use lucarne_flows::{FlowKey, key::flow_id};
+    use lucarne_flows::{FlowKey, columns::FlowColumns, key::flow_id};
     use lucarne_model::{
         FlowRecord, Moment,
         flow::{Direction, RoundTrip},
@@ -168,7 +193,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::{columns::Rows, part::fold, test_records::record};
+    use crate::{Kept, columns::Rows, part::fold, test_records::record};
 
     /// The other direction of a record, alike in all that a flow's two directions share.
     fn answer(record: &FlowRecord, number: u64) -> FlowRecord {
@@ -209,8 +234,8 @@ mod tests {
         FlowRecord { flow_id: flow_id(record.vpc, key), ..record }
     }
 
-    /// Records of which some are answered by the one behind them.
-    fn kept(numbers: &[(u64, bool, bool)]) -> Vec<Kept> {
+    /// Records of which some are answered by the one behind them, numbered from 0 on.
+    fn records(numbers: &[(u64, bool, bool)]) -> Vec<FlowRecord> {
         let mut records: Vec<FlowRecord> = Vec::new();
         for (number, is_answered, follows) in numbers {
             let mut asked = record(*number);
@@ -222,7 +247,19 @@ mod tests {
             let reply = is_answered.then(|| answer(&asked, *number));
             records.extend([asked].into_iter().chain(reply));
         }
-        (100..).zip(records).map(|(serial, record)| Kept { serial, record }).collect()
+        records
+    }
+
+    /// The rows of records that lie one behind the other, and of which as many are left out as `step` says.
+    fn folded(flows: &FlowColumns, step: usize) -> fold::Rows {
+        fold::fold(flows, &(0..flows.len() as u32).step_by(step).collect::<Vec<_>>())
+    }
+
+    /// Both files' batches.
+    fn stored(flows: &FlowColumns) -> [RecordBatch; 2] {
+        let fold::Rows { forward, reverse } = folded(flows, 1);
+        let picked = |rows| Picked { flows, first: 100, rows };
+        [Columns::Shown, Columns::Own].map(|columns| batch(columns, picked(&forward), picked(&reverse)).unwrap())
     }
 
     fn records_of(shown: &RecordBatch, own: &RecordBatch) -> Vec<Kept> {
@@ -241,21 +278,24 @@ mod tests {
         /// Whatever is folded with whatever, each record comes back to the last field.
         #[test]
         fn rows_give_back_their_records(numbers in prop::collection::vec((0u64..5000, any::<bool>(), any::<bool>()), 0..60)) {
-            let kept = kept(&numbers);
-            let rows = fold::fold(&kept.iter().collect::<Vec<_>>());
-            prop_assert!(rows.len() <= kept.len());
-            let (shown, own) = (batch(Columns::Shown, &rows).unwrap(), batch(Columns::Own, &rows).unwrap());
+            let records = records(&numbers);
+            let [shown, own] = stored(&FlowColumns::of(&records));
+            let mut minutes = BTreeMap::new();
+            count_minutes(&shown, &mut minutes).unwrap();
+            let mut expected = BTreeMap::new();
+            records.iter().for_each(|record| *expected.entry(record.end.as_secs() / 60).or_default() += 1);
+            prop_assert_eq!(minutes, expected);
+            let kept: Vec<Kept> = (100..).zip(records).map(|(serial, record)| Kept { serial, record }).collect();
             prop_assert_eq!(records_of(&shown, &own), kept);
         }
     }
 
     #[test]
     fn an_answer_shares_the_row_of_what_it_answers_and_ids_that_follow_are_left_out() {
-        let kept = kept(&[(1, true, true), (2, true, true), (3, false, false)]);
-        let rows = fold::fold(&kept.iter().collect::<Vec<_>>());
-        assert_eq!(rows.iter().map(|row| row.reverse.is_some()).collect::<Vec<_>>(), [true, true, false]);
-        let stored = batch(Columns::Shown, &rows).unwrap();
-        assert_eq!(stored.column_by_name(FLOW_ID).unwrap().null_count(), 2);
+        let flows = FlowColumns::of(&records(&[(1, true, true), (2, true, true), (3, false, false)]));
+        let fold::Rows { forward, reverse } = folded(&flows, 1);
+        assert_eq!((forward, reverse), (vec![0, 2, 4], vec![1, 3, 4]));
+        assert_eq!(stored(&flows)[0].column_by_name(FLOW_ID).unwrap().null_count(), 2);
     }
 
     /// A record whose answer differs in what both should share has a row of its own, and so has the answer.
@@ -270,13 +310,13 @@ mod tests {
             FlowRecord { source_port: 1, ..same.clone() },
             FlowRecord { end: same.end.plus(fold::APART * 2), ..same.clone() },
         ];
-        let rows_of = |reply: FlowRecord, serial: u64| {
-            let kept = [Kept { serial: 1, record: asked.clone() }, Kept { serial, record: reply }];
-            fold::fold(&kept.each_ref()).len()
+        let rows_of = |reply: &FlowRecord| {
+            let next = FlowColumns::of([&asked, reply]);
+            let one_between = FlowColumns::of([&asked, &record(2), reply]);
+            (folded(&next, 1).forward.len(), folded(&one_between, 2).forward.len())
         };
-        assert_eq!(rows_of(same.clone(), 2), 1);
-        assert_eq!(rows_of(same, 3), 2);
-        changed.into_iter().for_each(|reply| assert_eq!(rows_of(reply.clone(), 2), 2, "{reply:?}"));
+        assert_eq!(rows_of(&same), (1, 2));
+        changed.into_iter().for_each(|reply| assert_eq!(rows_of(&reply), (2, 2), "{reply:?}"));
     }
 
     #[test]

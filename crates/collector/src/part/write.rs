@@ -1,4 +1,4 @@
-//! Writing a part: rows in, two durable Parquet files out, and what is in them.
+//! Writing a part: rows in batches in, two durable Parquet files out, and what is in them.
 //!
 //! Owns how the files are laid out, for the questions that are asked of them and for their size. Rows are sorted by
 //! instance and then by arrival, so that an instance's rows are few pages, numbers differ little from the one before, and
@@ -6,14 +6,17 @@
 //! that what is said of each (some 60 octets a column) is little beside what is in it.
 
 use std::{
-    borrow::Borrow,
     collections::BTreeMap,
     fs::File,
     io::{self, Write},
 };
 
+use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
-use lucarne_flows::receipts::{Digest, PartContents};
+use lucarne_flows::{
+    columns::FlowColumns,
+    receipts::{Digest, PartContents},
+};
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, Encoding, ZstdLevel},
@@ -25,14 +28,17 @@ use parquet::{
 };
 
 use super::{Folders, NewPart, Part, PartError, Place, fold::fold, stored};
-use crate::{Kept, columns::Columns, durable};
+use crate::{
+    columns::{Columns, Picked},
+    durable,
+};
 
 /// Rows of a group; a writer holds a group's encoded columns in memory.
 const GROUP: usize = 128 * 1024;
 /// Rows of a page; a page is the least that is decoded.
 const PAGE: usize = 8 * 1024;
-/// Records that are turned into columns at once.
-const BATCH: usize = 16 * 1024;
+/// Rows that are turned into arrays at once.
+pub(super) const BATCH: usize = 16 * 1024;
 /// Columns that have a bloom filter: those by which few of many rows are looked for, and that are not sorted.
 pub(super) const BLOOM: [&str; 2] = ["source", "destination"];
 /// How numbers are written that are too many to be listed once and pointed at, each in the way that was measured to be
@@ -68,13 +74,32 @@ impl Effort {
     }
 }
 
-/// Writes records, which must come in [`Kept::row_order`], as a part. After an error there is no part, or the one that was
-/// there. The account's file comes last: with its name the part is there.
-pub(crate) fn write<K: Borrow<Kept>>(
+/// Writes records of one place, which lie at `rows` of the columns in [`Kept::row_order`](crate::Kept::row_order), as a
+/// part. The columns' first record has the number `first`.
+pub(crate) fn write(
     folders: &Folders,
     place: Place,
     effort: Effort,
-    records: impl IntoIterator<Item = Result<K, PartError>>,
+    flows: &FlowColumns,
+    first: u64,
+    rows: &[u32],
+) -> Result<NewPart, PartError> {
+    let rows = fold(flows, rows);
+    let batches = rows.chunks(BATCH).map(|(forward, reverse)| {
+        let [forward, reverse] = [forward, reverse].map(|rows| Picked { flows, first, rows });
+        let batch = |columns| stored::batch(columns, forward, reverse);
+        Ok([batch(Columns::Shown)?, batch(Columns::Own)?])
+    });
+    write_rows(folders, place, effort, batches)
+}
+
+/// Writes rows as a part: of each batch what the account sees, and what is the operator's own. After an error there is no
+/// part, or the one that was there. The account's file comes last: with its name the part is there.
+pub(super) fn write_rows(
+    folders: &Folders,
+    place: Place,
+    effort: Effort,
+    batches: impl Iterator<Item = Result<[RecordBatch; 2], PartError>>,
 ) -> Result<NewPart, PartError> {
     let name = place.name();
     let [own, shown] = folders.both().map(|folder| folder.join(&name));
@@ -82,33 +107,27 @@ pub(crate) fn write<K: Borrow<Kept>>(
         path.parent().map_or(Ok(()), durable::create_dir)?;
     }
     let contents = durable::write_whole(&shown, |shown_file| {
-        durable::write_whole(&own, |own_file| write_rows(name, effort, shown_file, own_file, records))
+        durable::write_whole(&own, |own_file| write_files(name, effort, shown_file, own_file, batches))
     })?;
     Ok(NewPart { part: Part::new(place, folders, contents.size), contents })
 }
 
-fn write_rows<K: Borrow<Kept>>(
+fn write_files(
     name: String,
     effort: Effort,
     shown_file: &mut File,
     own_file: &mut File,
-    records: impl IntoIterator<Item = Result<K, PartError>>,
+    batches: impl Iterator<Item = Result<[RecordBatch; 2], PartError>>,
 ) -> Result<PartContents, PartError> {
     let shown_file = Hashed { file: shown_file, digest: Digest::begin(), size: 0 };
     let mut shown = ArrowWriter::try_new(shown_file, stored::schema(Columns::Shown), Some(shown_properties(effort)?))?;
     let mut own = ArrowWriter::try_new(own_file, stored::schema(Columns::Own), Some(properties(effort)?.build()))?;
-    let mut records = records.into_iter();
     let mut minutes: BTreeMap<u64, u64> = BTreeMap::new();
-    loop {
-        let batch = records.by_ref().take(BATCH).collect::<Result<Vec<K>, PartError>>()?;
-        if batch.is_empty() {
-            break;
-        }
-        let batch: Vec<&Kept> = batch.iter().map(Borrow::borrow).collect();
-        batch.iter().for_each(|kept| *minutes.entry(kept.record.end.as_secs() / 60).or_default() += 1);
-        let rows = fold(&batch);
-        shown.write(&stored::batch(Columns::Shown, &rows)?)?;
-        own.write(&stored::batch(Columns::Own, &rows)?)?;
+    for batch in batches {
+        let [of_shown, of_own] = batch?;
+        stored::count_minutes(&of_shown, &mut minutes)?;
+        shown.write(&of_shown)?;
+        own.write(&of_own)?;
     }
     own.finish()?;
     let Hashed { digest, size, .. } = shown.into_inner()?;

@@ -10,9 +10,10 @@ use super::*;
 use crate::{
     Kept,
     hour::Hour,
-    part::{Effort, PartReader},
+    part::{Effort, PartReader, merge},
     receipts::Receipts,
-    sealer::{merge, seal, write_parts},
+    received::Received,
+    sealer::{seal, write_parts},
     test_records::{NOW, numbered, record},
 };
 
@@ -22,7 +23,7 @@ fn write_segments(state_dir: &Path, count: u64) {
     for segment in 0..count {
         log.rotate(&[Mark { session: 9, next: segment * 40 }], NOW).unwrap();
         let group = log.prepare(
-            numbered(segment * 40..segment * 40 + 40),
+            vec![Received::of(&numbered(segment * 40..segment * 40 + 40))],
             &[Mark { session: 9, next: segment * 40 + 40 }],
             NOW,
         );
@@ -36,7 +37,7 @@ fn found(recovered: &Recovered) -> BTreeMap<u64, usize> {
     for account in [record(0).account, record(1).account] {
         let snapshot = recovered.catalog.snapshot(account, Hour::of(Moment::EPOCH), Hour::of(Moment(u64::MAX)));
         let parts = snapshot.hours.iter().flat_map(|(_, parts)| parts).flat_map(|part| PartReader::all(part).unwrap());
-        let unsealed = snapshot.unsealed.iter().flat_map(|chunk| chunk.iter().cloned());
+        let unsealed = snapshot.unsealed.iter().flat_map(|chunk| chunk.records_of(None));
         let all: Vec<Kept> = parts.map(Result::unwrap).chain(unsealed).collect();
         for kept in all.iter().filter(|kept| kept.record.account == account) {
             assert_eq!(kept.record, record(kept.record.flow_id));

@@ -39,9 +39,8 @@ use super::{
     unfold::Unfold,
 };
 use crate::{
-    Kept,
-    catalog::Everything,
-    columns::{self, Columns},
+    catalog::{Chunks, Everything},
+    columns::{self, Columns, Picked},
     part::{
         Part, PartBatches, PartError,
         stored::{self, Halves},
@@ -180,7 +179,7 @@ struct Log {
     account: Option<AccountId>,
     columns: Columns,
     schema: SchemaRef,
-    chunks: Vec<Arc<[Kept]>>,
+    chunks: Chunks,
 }
 
 impl PartitionStream for Log {
@@ -191,8 +190,8 @@ impl PartitionStream for Log {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (account, columns) = (self.account, self.columns);
         let batches = self.chunks.clone().into_iter().map(move |chunk| {
-            let meant = chunk.iter().filter(|kept| account.is_none_or(|account| account == kept.record.account));
-            columns::batch(columns, &meant.collect::<Vec<_>>()).map_err(DataFusionError::from)
+            let picked = Picked { flows: &chunk.columns, first: chunk.first, rows: &chunk.rows_of(account) };
+            picked.batch(columns).map_err(DataFusionError::from)
         });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
     }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::{engine::start, progress::Running, *};
 use crate::{
-    Kept,
     catalog::Catalog,
+    chunk::Chunk,
     foreign::Foreign,
     part::{Effort, Folders},
     sealer::write_parts,
@@ -30,12 +30,12 @@ fn store_of(records: Vec<FlowRecord>, limits: Limits) -> Store {
     let dir = tempfile::tempdir().unwrap();
     let folders = Folders::of(dir.path());
     std::fs::create_dir_all(&folders.shown).unwrap();
-    let kept: Vec<Kept> = (0..).zip(records).map(|(serial, record)| Kept { serial, record }).collect();
-    let (sealed, unsealed) = kept.split_at(kept.len() / 2);
-    let parts = write_parts(&folders, 1, Effort::Fresh, &[sealed.to_vec().into()]).unwrap();
+    let (sealed, unsealed) = records.split_at(records.len() / 2);
+    let parts = write_parts(&folders, 1, Effort::Fresh, &[Chunk::of(0, sealed)]).unwrap();
     let catalog = Catalog::new(parts.into_iter().map(|new| new.part).collect());
     catalog.open(2);
-    unsealed.chunks(500).for_each(|chunk| catalog.add(2, chunk.to_vec().into()));
+    let chunks = (sealed.len() as u64..).step_by(500).zip(unsealed.chunks(500));
+    catalog.add(2, chunks.map(|(first, records)| Chunk::of(first, records)));
     let foreign = Arc::new(Foreign::open(dir.path()).unwrap());
     Store { engine: Engine::start(&folders.shown, Arc::new(catalog), foreign, limits).unwrap(), _dir: dir }
 }

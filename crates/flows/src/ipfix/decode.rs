@@ -1,31 +1,24 @@
-//! Messages to flow records.
+//! Messages to columns of flow records.
 //!
 //! Owns the [`Decoder`]: the templates of one transport session, what is skipped and what is refused, and the bounds that
 //! keep a hostile sender from costing more than its messages' size.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{collections::HashMap, ops::Range};
 
-use lucarne_model::{
-    AccountId, ConnState, EndReason, FlowLoss, FlowRecord, History, HostId, InstanceId, InterfaceId, Moment,
-    SecurityGroupId, SubnetId, VpcId,
-    flow::{Direction, Location, Path, Side, Verdict},
-};
+use lucarne_model::{FlowLoss, FlowRecord, SecurityGroupId};
 
 use super::{
     Mark,
     elements::{COMMON_PROPERTIES, Element, GROUPS, SENDER_NEXT_RECORD, SENDER_SESSION, group_list},
-    encode::{MAX_GROUPS, MAX_TOLD_SETS},
+    encode::{MAX_GROUPS, MAX_TOLD_SETS, is_own_layout},
     loss,
-    template::{Kind, Refusal, Step, Template},
-    values::location,
+    template::{Kind, Refusal, Template},
     wire::{
-        BadValue, FIRST_DATA_SET, HEADER_LENGTH, Header, OPTIONS_TEMPLATE_SET, Reader, SET_HEADER_LENGTH, TEMPLATE_SET,
-        Truncated, VARIABLE, unsigned,
+        FIRST_DATA_SET, HEADER_LENGTH, Header, OPTIONS_TEMPLATE_SET, Reader, SET_HEADER_LENGTH, TEMPLATE_SET,
+        Truncated, unsigned,
     },
 };
+use crate::columns::FlowColumns;
 
 /// Why a message was refused. Nothing of a refused message counts, except templates that stood before the fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,11 +45,21 @@ pub enum DecodeError {
     Value { element: &'static str },
 }
 
-/// What one message brought.
+/// Records that stand together in a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub records: usize,
+    /// The template and the octets of the message, where the records stand as our own [`Exporter`](super::Exporter) writes
+    /// them.
+    pub own: Option<(u16, Range<usize>)>,
+}
+
+/// What one message brought beside the records that were appended to the columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
     pub header: Header,
-    pub records: Vec<FlowRecord>,
+    /// The records, in their order.
+    pub runs: Vec<Run>,
     /// What the sender could not keep.
     pub losses: Vec<FlowLoss>,
     /// For the collector's own log; whoever reads the network ignores them.
@@ -78,7 +81,6 @@ pub struct Decoder {
     expected: HashMap<u32, Option<u32>>,
     /// By observation domain and number: the sets of groups of the dictionary.
     group_sets: HashMap<(u32, u64), Vec<SecurityGroupId>>,
-    last: Last,
 }
 
 impl Decoder {
@@ -89,15 +91,31 @@ impl Decoder {
         Self::default()
     }
 
-    /// Reads exactly one message.
-    pub fn decode(&mut self, message: &[u8]) -> Result<Decoded, DecodeError> {
+    /// Reads exactly one message and appends its flow records to the columns, or after an error nothing.
+    pub fn decode(&mut self, message: &[u8], columns: &mut FlowColumns) -> Result<Decoded, DecodeError> {
+        let before = columns.len();
+        let decoded = self.read(message, columns);
+        if decoded.is_err() {
+            columns.truncate(before);
+        }
+        decoded
+    }
+
+    /// The flow records of one message, for whoever wants a few.
+    pub fn decode_rows(&mut self, message: &[u8]) -> Result<Vec<FlowRecord>, DecodeError> {
+        let mut columns = FlowColumns::default();
+        self.decode(message, &mut columns)?;
+        Ok(columns.rows().collect())
+    }
+
+    fn read(&mut self, message: &[u8], columns: &mut FlowColumns) -> Result<Decoded, DecodeError> {
         let head = message.first_chunk::<HEADER_LENGTH>().and_then(Header::parse);
         let header = head.ok_or(DecodeError::Header(message.len()))?;
         if usize::from(header.length) != message.len() {
             return Err(DecodeError::Length { said: header.length, given: message.len() });
         }
-        let mut reading = Reading { decoder: self, decoded: Decoded::empty(header), data_records: 0 };
-        reading.sets(Reader(&message[HEADER_LENGTH..]))?;
+        let mut reading = Reading { decoder: self, columns, decoded: Decoded::empty(header), data_records: 0 };
+        reading.sets(message)?;
         let Reading { mut decoded, data_records, .. } = reading;
         decoded.lost = self.count_sequence(&decoded, data_records)?;
         Ok(decoded)
@@ -139,27 +157,21 @@ impl Decoder {
 
 impl Decoded {
     const fn empty(header: Header) -> Self {
-        Self {
-            header,
-            records: Vec::new(),
-            losses: Vec::new(),
-            marks: Vec::new(),
-            foreign: 0,
-            unknown_sets: 0,
-            lost: 0,
-        }
+        Self { header, runs: Vec::new(), losses: Vec::new(), marks: Vec::new(), foreign: 0, unknown_sets: 0, lost: 0 }
     }
 }
 
 /// A message that is being read.
 struct Reading<'a> {
     decoder: &'a mut Decoder,
+    columns: &'a mut FlowColumns,
     decoded: Decoded,
     data_records: u32,
 }
 
 impl Reading<'_> {
-    fn sets(&mut self, mut rest: Reader<'_>) -> Result<(), DecodeError> {
+    fn sets(&mut self, message: &[u8]) -> Result<(), DecodeError> {
+        let mut rest = Reader(&message[HEADER_LENGTH..]);
         while rest.left() > 0 {
             let truncated = |_: Truncated| DecodeError::Truncated { set: 0 };
             let set = rest.u16().map_err(truncated)?;
@@ -170,7 +182,7 @@ impl Reading<'_> {
             match set {
                 TEMPLATE_SET => self.templates(body, false)?,
                 OPTIONS_TEMPLATE_SET => self.templates(body, true)?,
-                FIRST_DATA_SET.. => self.data(set, body)?,
+                FIRST_DATA_SET.. => self.data(set, body, message.len() - rest.left() - body.left())?,
                 _ => return Err(DecodeError::ReservedSet(set)),
             }
         }
@@ -206,30 +218,35 @@ impl Reading<'_> {
                 Refusal::TooManyFields => DecodeError::TooManyFields { template: id },
                 Refusal::NoLength => DecodeError::NoLength { template: id },
             })?;
-            self.decoder.keep(domain, id, template)?;
+            let is_own_layout = is_own_layout(id, &template.columns);
+            self.decoder.keep(domain, id, Template { is_own_layout, ..template })?;
         }
         Ok(())
     }
 
-    fn data(&mut self, set: u16, mut body: Reader<'_>) -> Result<(), DecodeError> {
-        let Some(template) = self.decoder.templates.get(&(self.decoded.header.domain, set)) else {
+    /// A set of data, whose records begin `at` so many octets into the message.
+    fn data(&mut self, set: u16, mut body: Reader<'_>, at: usize) -> Result<(), DecodeError> {
+        let domain = self.decoded.header.domain;
+        let Decoder { templates, group_sets, .. } = &mut *self.decoder;
+        let Some(template) = templates.get(&(domain, set)) else {
             self.decoded.unknown_sets += 1;
             return Ok(());
         };
+        if template.kind == Kind::Flows {
+            let groups = |number| group_sets.get(&(domain, number)).cloned().unwrap_or_default();
+            let (records, octets) = template.plan.take(set, body.0, template.shortest, groups, self.columns)?;
+            let own = template.is_own_layout.then(|| (set, at..at + octets));
+            self.decoded.runs.push(Run { records, own });
+            self.data_records = self.data_records.wrapping_add(records as u32);
+            return Ok(());
+        }
         // Fewer octets than the shortest record are padding.
         while body.left() >= template.shortest {
             match template.kind {
-                Kind::Flows => {
-                    let domain = self.decoded.header.domain;
-                    let sets = (domain, &self.decoder.group_sets);
-                    self.decoded.records.push(flow(template, &mut body, set, sets, &mut self.decoder.last)?);
-                }
-                Kind::GroupSets => {
-                    group_set(template, &mut body, set, (self.decoded.header.domain, &mut self.decoder.group_sets))?
-                }
+                Kind::GroupSets => group_set(template, &mut body, set, (domain, &mut *group_sets))?,
                 Kind::Marks => self.decoded.marks.push(mark(template, &mut body, set)?),
                 Kind::Losses => self.decoded.losses.push(told_loss(template, &mut body, set)?),
-                Kind::Foreign | Kind::Options => skip(template, &mut body, set)?,
+                Kind::Flows | Kind::Foreign | Kind::Options => skip(template, &mut body, set)?,
             }
             self.decoded.foreign += u64::from(template.kind == Kind::Foreign);
             self.data_records = self.data_records.wrapping_add(1);
@@ -240,74 +257,6 @@ impl Reading<'_> {
 
 /// The dictionary of a session: by domain and number.
 type GroupSets = HashMap<(u32, u64), Vec<SecurityGroupId>>;
-
-fn flow(
-    template: &Template,
-    body: &mut Reader<'_>,
-    set: u16,
-    (domain, group_sets): (u32, &GroupSets),
-    last: &mut Last,
-) -> Result<FlowRecord, DecodeError> {
-    let mut record = last.blank.clone();
-    let cut = |_: Truncated| DecodeError::Truncated { set };
-    let bad = |element: &Element| DecodeError::Value { element: element.name };
-    for step in &template.steps {
-        match *step {
-            Step::Skip(octets) => drop(body.take(octets).map_err(cut)?),
-            Step::SkipVariable => drop(body.value(VARIABLE).map_err(cut)?),
-            Step::Take(field, length) => {
-                let value = body.value(length).map_err(cut)?;
-                (field.take)(value, &mut record).map_err(|_| bad(&field.element))?;
-            }
-            Step::Groups(length) => {
-                let value = body.value(length).map_err(cut)?;
-                let groups = last.groups.read(value, group_list).map_err(|_| bad(&GROUPS))?;
-                record.groups = groups.clone().unwrap_or_default();
-            }
-            Step::GroupSet(length) => {
-                let number = unsigned(body.value(length).map_err(cut)?).map_err(|_| bad(&COMMON_PROPERTIES))?;
-                record.groups = group_sets.get(&(domain, number)).cloned().unwrap_or_default();
-            }
-            Step::Location(length) => {
-                let value = body.value(length).map_err(cut)?;
-                let location = last.location.read(value, location);
-                record.location = location.map_err(|_| DecodeError::Value { element: "location" })?.clone();
-            }
-        }
-    }
-    Ok(record)
-}
-
-/// What the record before said in values that cost much to read and seldom change.
-#[derive(Debug)]
-struct Last {
-    blank: FlowRecord,
-    groups: Remembered<Option<Vec<SecurityGroupId>>>,
-    location: Remembered<Location>,
-}
-
-impl Default for Last {
-    fn default() -> Self {
-        Self { blank: blank(), groups: Remembered::default(), location: Remembered::default() }
-    }
-}
-
-/// A value and the octets that it was read from; at first the empty value of none.
-#[derive(Debug, Default)]
-struct Remembered<T> {
-    octets: Option<Box<[u8]>>,
-    value: T,
-}
-
-impl<T> Remembered<T> {
-    fn read(&mut self, octets: &[u8], read: impl Fn(&[u8]) -> Result<T, BadValue>) -> Result<&T, BadValue> {
-        if self.octets.as_deref() != Some(octets) {
-            self.value = read(octets)?;
-            self.octets = Some(octets.into());
-        }
-        Ok(&self.value)
-    }
-}
 
 /// Takes an entry of the dictionary; one session's is bounded, and what is beyond the bound is not remembered.
 fn group_set(
@@ -364,51 +313,4 @@ fn skip(template: &Template, body: &mut Reader<'_>, set: u16) -> Result<(), Deco
         body.value(column.length).map_err(|_| DecodeError::Truncated { set })?;
     }
     Ok(())
-}
-
-/// A record before its values are read. A template of [`Kind::Flows`] overwrites every field that matters.
-fn blank() -> FlowRecord {
-    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    FlowRecord {
-        flow_id: 0,
-        account: AccountId::OPERATOR,
-        instance: InstanceId::from_bits(0),
-        interface: InterfaceId::from_bits(0),
-        subnet: SubnetId::from_bits(0),
-        vpc: VpcId::from_bits(0),
-        host: HostId::from_bits(0),
-        location: Location::default(),
-        groups: Vec::new(),
-        rule: None,
-        verdict: Verdict::Reject,
-        end_reason: EndReason::Invalid,
-        direction: Direction::Ingress,
-        path: Path::Nowhere,
-        side: Side::Initiator,
-        start: Moment::EPOCH,
-        end: Moment::EPOCH,
-        packets: 0,
-        bytes: 0,
-        source: nowhere,
-        destination: nowhere,
-        source_port: 0,
-        destination_port: 0,
-        protocol: 0,
-        icmp_type: None,
-        icmp_code: None,
-        tos: 0,
-        tcp_flags: 0,
-        ttl: 0,
-        source_prefix_length: None,
-        destination_prefix_length: None,
-        next_hop: None,
-        history: History::default(),
-        conn_state: ConnState::Oth,
-        round_trip: None,
-        retransmissions: 0,
-        zero_windows: 0,
-        ingress_interface: 0,
-        egress_interface: 0,
-        mitigation: None,
-    }
 }

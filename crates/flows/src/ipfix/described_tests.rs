@@ -76,11 +76,11 @@ fn records_that_name_their_groups_by_the_dictionary_alone_are_understood() {
     let entry = sets(&message, 267).concat();
 
     let mut decoder = Decoder::new();
-    let before = decoder.decode(&message_of(&[(2, &template), (256, &data)])).unwrap();
-    assert_eq!(before.records[0].groups, [], "not told yet");
-    decoder.decode(&message_of(&[(3, &dictionary), (267, &entry)])).unwrap();
-    let after = decoder.decode(&message_of(&[(256, &data)])).unwrap();
-    assert_eq!(after.records, std::slice::from_ref(record));
+    let before = decoder.decode_rows(&message_of(&[(2, &template), (256, &data)])).unwrap();
+    assert_eq!(before[0].groups, [], "not told yet");
+    decoder.decode_rows(&message_of(&[(3, &dictionary), (267, &entry)])).unwrap();
+    let after = decoder.decode_rows(&message_of(&[(256, &data)])).unwrap();
+    assert_eq!(after, std::slice::from_ref(record));
 }
 
 /// Template and record without the list of groups, which stands behind five ids of 9 octets, the account and the flow.

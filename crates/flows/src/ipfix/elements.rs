@@ -6,9 +6,8 @@
 use std::fmt::Write as _;
 
 use lucarne_model::{
-    AccountId, ConnState, EndReason, FlowRecord, HostId, InstanceId, InterfaceId, MitigationId, Moment, RuleId,
-    SubnetId, VpcId,
-    flow::{Direction, Path, Side, Verdict},
+    FlowRecord, MitigationId, Moment, RuleId,
+    flow::{Direction, Side, Verdict},
 };
 
 pub(super) use super::values::group_list;
@@ -16,14 +15,15 @@ pub use super::values::group_set_id;
 use super::{
     encode::put_groups,
     loss::{LOSS_CAUSE, LOST_RECORDS},
+    plan::Values,
     values::{
-        NO_HOP, NO_HOP_V6, hop, ipv4, ipv6, location, optional_id, put_destination_prefix, put_icmp_code,
-        put_icmp_type, put_icmp_type_and_code, put_ipv4, put_ipv6, put_optional_id, put_source_prefix, put_text,
-        put_uptime, set_round_trip, take_destination_prefix, take_direction, take_groups, take_icmp_code,
-        take_icmp_type, take_side, take_source_prefix, take_verdict, text,
+        CONN_STATES, DIRECTIONS, END_REASONS, NO_HOP, NO_HOP_V6, PATHS, SIDES, VERDICTS, hop, ipv4, ipv6, location,
+        optional_id, put_destination_prefix, put_icmp_code, put_icmp_type, put_icmp_type_and_code, put_ipv4, put_ipv6,
+        put_optional_id, put_source_prefix, put_text, put_uptime, text,
     },
-    wire::{BadValue, ID_LENGTH, VARIABLE, id, millis, put_id, unsigned},
+    wire::{BadValue, ID_LENGTH, VARIABLE, put_id},
 };
+use crate::columns::FlowColumns;
 
 /// The private enterprise number that our own elements stand under: the one for documentation (RFC 5612), until we have
 /// been given one.
@@ -136,12 +136,16 @@ pub struct Field {
     pub required: bool,
     pub meaning: &'static str,
     pub(super) put: fn(&FlowRecord, &Sender, &mut Vec<u8>),
-    pub(super) take: fn(&[u8], &mut FlowRecord) -> Result<(), BadValue>,
+    pub(super) take: Take,
 }
 
+/// Appends the values of all records of a set to their column.
+pub(super) type Take = fn(&Values<'_>, &mut FlowColumns) -> Result<(), BadValue>;
+
 impl Field {
-    /// Whether another element says the same in full. One that is not seen to be a repetition is read for nothing.
-    pub(super) fn is_repetition(&self) -> bool {
+    /// Whether no column is made of it alone: another element says the same in full, or it is one of those that together
+    /// say who saw a flow. One that is not seen to be such is read for nothing.
+    pub(super) fn is_read_elsewhere(&self) -> bool {
         std::ptr::fn_addr_eq(self.take, SHADOW)
     }
 }
@@ -207,31 +211,26 @@ macro_rules! fields {
     (@required required) => { true };
 }
 
-/// For values that only repeat, for other collectors, what another element tells us in full.
-const SHADOW: fn(&[u8], &mut FlowRecord) -> Result<(), BadValue> = |_, _| Ok(());
+/// For values that only repeat, for other collectors, what another element tells us in full; and for the parts of an
+/// identity, which the plan reads as one.
+const SHADOW: Take = |_, _| Ok(());
 
 macro_rules! number {
     ($field:ident) => {
         |r, _, out| out.extend_from_slice(&r.$field.to_be_bytes())
     };
     (take $field:ident) => {
-        |v, r| unsigned(v).map(|number| r.$field = number)
+        |v, c| v.numbers(&mut c.$field)
     };
 }
 macro_rules! identity {
     ($field:ident) => {
         |r, _, out| put_id(r.$field.bits(), out)
     };
-    (take $field:ident $type:ident) => {
-        |v, r| id(v).map(|bits| r.$field = $type::from_bits(bits))
-    };
 }
 macro_rules! round_trip {
     ($part:ident) => {
         |r, _, out| out.extend_from_slice(&r.round_trip.map_or(0, |r| r.$part).to_be_bytes())
-    };
-    (take $part:ident) => {
-        |v, r| unsigned(v).map(|number: u32| set_round_trip(number, |r| &mut r.$part, &mut r.round_trip))
     };
 }
 
@@ -242,33 +241,35 @@ fields! {
     "account" (required) Always own(1, "accountId", DataType::Unsigned64),
         "The account, as the number that its 12 digits make.",
         |r, _, out| out.extend_from_slice(&r.account.number().to_be_bytes()),
-        |v, r| unsigned(v).and_then(|n| AccountId::from_number(n).ok_or(BadValue)).map(|account| r.account = account);
+        SHADOW;
     "vpc" (required) Always own(2, "vpcId", DataType::OctetArray),
-        "The digits behind `vpc-` as octets: 4 zero bits, then 68.", identity!(vpc), identity!(take vpc VpcId);
+        "The digits behind `vpc-` as octets: 4 zero bits, then 68.", identity!(vpc), SHADOW;
     "subnet" (required) Always own(3, "subnetId", DataType::OctetArray),
-        "The digits behind `subnet-`.", identity!(subnet), identity!(take subnet SubnetId);
+        "The digits behind `subnet-`.", identity!(subnet), SHADOW;
     "interface" (required) Always own(4, "interfaceId", DataType::OctetArray),
-        "The digits behind `eni-`.", identity!(interface), identity!(take interface InterfaceId);
+        "The digits behind `eni-`.", identity!(interface), SHADOW;
     "instance" (required) Always own(5, "instanceId", DataType::OctetArray),
-        "The digits behind `i-`.", identity!(instance), identity!(take instance InstanceId);
+        "The digits behind `i-`.", identity!(instance), SHADOW;
     "host" (required) Always own(6, "hostId", DataType::OctetArray),
-        "The digits behind `host-`.", identity!(host), identity!(take host HostId);
+        "The digits behind `host-`.", identity!(host), SHADOW;
     "groups" (required) Always GROUPS,
         "All of the interface's groups: a list (RFC 6313, semantic allOf) of `securityGroupId`.",
-        |r, _, out| put_groups(&r.groups, out), take_groups;
+        |r, _, out| put_groups(&r.groups, out),
+        |v, c| v.coded(&mut c.groups, |octets| Ok(group_list(octets)?.unwrap_or_default()));
     "groups" Always COMMON_PROPERTIES,
         "The same set of groups by its number in the dictionary (options template 267); 0 is the empty set.",
         |r, _, out| out.extend_from_slice(&group_set_id(&r.groups).to_be_bytes()), SHADOW;
     "rule" Always Element { length: VARIABLE, ..own(8, "ruleId", DataType::OctetArray) },
         "The digits behind `sgr-` of the rule that decided; of length 0 when none did.",
         |r, _, out| put_optional_id(r.rule.map(RuleId::bits), out),
-        |v, r| optional_id(v).map(|bits| r.rule = bits.map(RuleId::from_bits));
+        |v, c| v.coded(&mut c.rule, |octets| Ok(optional_id(octets)?.map(RuleId::from_bits)));
     "verdict" (required) Always own(9, "verdict", DataType::Unsigned8),
-        "0 accept, 1 reject.", |r, _, out| out.push(u8::from(r.verdict == Verdict::Reject)), take_verdict;
+        "0 accept, 1 reject.", |r, _, out| out.push(u8::from(r.verdict == Verdict::Reject)),
+        |v, c| v.words(&mut c.verdict, &VERDICTS);
     "end_reason" (required) Always own(10, "sessionEndReason", DataType::Unsigned8),
         "Why the record ended: the code in the table of end reasons.",
         |r, _, out| out.push(r.end_reason.code()),
-        |v, r| unsigned(v).and_then(|c| EndReason::from_code(c).ok_or(BadValue)).map(|reason| r.end_reason = reason);
+        |v, c| v.words(&mut c.end_reason, &END_REASONS);
     "end_reason" Always iana(136, "flowEndReason", DataType::Unsigned8),
         "The end reason as IANA's coarser list has it.", |r, _, out| out.push(r.end_reason.flow_end_reason()), SHADOW;
     "end_reason" Always iana(233, "firewallEvent", DataType::Unsigned8),
@@ -276,18 +277,19 @@ fields! {
     "end_reason" Always iana(89, "forwardingStatus", DataType::Unsigned8),
         "0x40 forwarded; 0x80 and above dropped, and why.", |r, _, out| out.push(r.forwarding_status()), SHADOW;
     "direction" (required) Always iana(61, "flowDirection", DataType::Unsigned8),
-        "0 to the instance, 1 from it.", |r, _, out| out.push(u8::from(r.direction == Direction::Egress)), take_direction;
+        "0 to the instance, 1 from it.", |r, _, out| out.push(u8::from(r.direction == Direction::Egress)),
+        |v, c| v.words(&mut c.direction, &DIRECTIONS);
     "side" Always iana(239, "biflowDirection", DataType::Unsigned8),
         "Who sent these packets: 1 the flow's initiator, 2 the responder.",
-        |r, _, out| out.push(if r.side == Side::Initiator { 1 } else { 2 }), take_side;
+        |r, _, out| out.push(if r.side == Side::Initiator { 1 } else { 2 }), |v, c| v.words(&mut c.side, &SIDES);
     "start" (required) Always iana(152, "flowStartMilliseconds", DataType::DateTimeMilliseconds),
         "The first packet of the interval, in milliseconds since 1970.",
         |r, _, out| out.extend_from_slice(&r.start.as_millis().to_be_bytes()),
-        |v, r| millis(v).map(|start| r.start = start);
+        |v, c| v.millis(&mut c.start);
     "end" (required) Always iana(153, "flowEndMilliseconds", DataType::DateTimeMilliseconds),
         "The last packet of the interval, in milliseconds since 1970.",
         |r, _, out| out.extend_from_slice(&r.end.as_millis().to_be_bytes()),
-        |v, r| millis(v).map(|end| r.end = end);
+        |v, c| v.millis(&mut c.end);
     "start" Always iana(22, "flowStartSysUpTime", DataType::Unsigned32),
         "The same in milliseconds since the sender's `systemInitTimeMilliseconds`, modulo 2^32.",
         |r, sender, out| put_uptime(r.start, sender, out), SHADOW;
@@ -299,29 +301,29 @@ fields! {
     "bytes" (required) Always iana(1, "octetDeltaCount", DataType::Unsigned64),
         "Bytes of the interval's IP packets, headers included.", number!(bytes), number!(take bytes);
     "source" (required) Ipv4 iana(8, "sourceIPv4Address", DataType::Ipv4Address),
-        "The source address.", |r, _, out| put_ipv4(r.source, out), |v, r| ipv4(v).map(|ip| r.source = ip);
+        "The source address.", |r, _, out| put_ipv4(r.source, out), |v, c| v.addresses(&mut c.source, ipv4);
     "destination" (required) Ipv4 iana(12, "destinationIPv4Address", DataType::Ipv4Address),
-        "The destination address.", |r, _, out| put_ipv4(r.destination, out), |v, r| ipv4(v).map(|ip| r.destination = ip);
+        "The destination address.", |r, _, out| put_ipv4(r.destination, out), |v, c| v.addresses(&mut c.destination, ipv4);
     "source" (required) Ipv6 iana(27, "sourceIPv6Address", DataType::Ipv6Address),
-        "The source address.", |r, _, out| put_ipv6(r.source, out), |v, r| ipv6(v).map(|ip| r.source = ip);
+        "The source address.", |r, _, out| put_ipv6(r.source, out), |v, c| v.addresses(&mut c.source, ipv6);
     "destination" (required) Ipv6 iana(28, "destinationIPv6Address", DataType::Ipv6Address),
-        "The destination address.", |r, _, out| put_ipv6(r.destination, out), |v, r| ipv6(v).map(|ip| r.destination = ip);
+        "The destination address.", |r, _, out| put_ipv6(r.destination, out), |v, c| v.addresses(&mut c.destination, ipv6);
     "source_prefix_length" Ipv4 iana(9, "sourceIPv4PrefixLength", DataType::Unsigned8),
-        "Of the subnet or route that it falls under; 0 where it is not known.", put_source_prefix, take_source_prefix;
+        "Of the subnet or route that it falls under; 0 where it is not known.", put_source_prefix, number!(take source_prefix_length);
     "destination_prefix_length" Ipv4 iana(13, "destinationIPv4PrefixLength", DataType::Unsigned8),
         "Of the subnet or route that it falls under; 0 where it is not known.",
-        put_destination_prefix, take_destination_prefix;
+        put_destination_prefix, number!(take destination_prefix_length);
     "source_prefix_length" Ipv6 iana(29, "sourceIPv6PrefixLength", DataType::Unsigned8),
-        "Of the subnet or route that it falls under; 0 where it is not known.", put_source_prefix, take_source_prefix;
+        "Of the subnet or route that it falls under; 0 where it is not known.", put_source_prefix, number!(take source_prefix_length);
     "destination_prefix_length" Ipv6 iana(30, "destinationIPv6PrefixLength", DataType::Unsigned8),
         "Of the subnet or route that it falls under; 0 where it is not known.",
-        put_destination_prefix, take_destination_prefix;
+        put_destination_prefix, number!(take destination_prefix_length);
     "next_hop" Ipv4 iana(15, "ipNextHopIPv4Address", DataType::Ipv4Address),
         "The virtual router's next hop; unspecified where there is none.",
-        |r, _, out| put_ipv4(r.next_hop.unwrap_or(NO_HOP), out), |v, r| ipv4(v).map(|ip| r.next_hop = hop(ip));
+        |r, _, out| put_ipv4(r.next_hop.unwrap_or(NO_HOP), out), |v, c| v.addresses(&mut c.next_hop, |octets| ipv4(octets).map(hop));
     "next_hop" Ipv6 iana(62, "ipNextHopIPv6Address", DataType::Ipv6Address),
         "The virtual router's next hop; unspecified where there is none.",
-        |r, _, out| put_ipv6(r.next_hop.unwrap_or(NO_HOP_V6), out), |v, r| ipv6(v).map(|ip| r.next_hop = hop(ip));
+        |r, _, out| put_ipv6(r.next_hop.unwrap_or(NO_HOP_V6), out), |v, c| v.addresses(&mut c.next_hop, |octets| ipv6(octets).map(hop));
     "ingress_interface" Always iana(10, "ingressInterface", DataType::Unsigned32),
         "The index of the virtual router's port where the packets came in; 0 where it is not known.",
         number!(ingress_interface), number!(take ingress_interface);
@@ -341,44 +343,44 @@ fields! {
     "tcp_flags" (required) Always iana(6, "tcpControlBits", DataType::Unsigned16),
         "The union of the TCP flags.", number!(tcp_flags), number!(take tcp_flags);
     "icmp_type" IcmpV4 iana(176, "icmpTypeIPv4", DataType::Unsigned8),
-        "The type of the first packet.", put_icmp_type, take_icmp_type;
+        "The type of the first packet.", put_icmp_type, |v, c| v.small_numbers(&mut c.icmp_type);
     "icmp_code" IcmpV4 iana(177, "icmpCodeIPv4", DataType::Unsigned8),
-        "The code of the first packet.", put_icmp_code, take_icmp_code;
+        "The code of the first packet.", put_icmp_code, |v, c| v.small_numbers(&mut c.icmp_code);
     "icmp_type" IcmpV6 iana(178, "icmpTypeIPv6", DataType::Unsigned8),
-        "The type of the first packet.", put_icmp_type, take_icmp_type;
+        "The type of the first packet.", put_icmp_type, |v, c| v.small_numbers(&mut c.icmp_type);
     "icmp_code" IcmpV6 iana(179, "icmpCodeIPv6", DataType::Unsigned8),
-        "The code of the first packet.", put_icmp_code, take_icmp_code;
+        "The code of the first packet.", put_icmp_code, |v, c| v.small_numbers(&mut c.icmp_code);
     "icmp_type" IcmpV4 iana(32, "icmpTypeCodeIPv4", DataType::Unsigned16),
         "Type and code in one number, as NetFlow has them.", put_icmp_type_and_code, SHADOW;
     "icmp_type" IcmpV6 iana(139, "icmpTypeCodeIPv6", DataType::Unsigned16),
         "Type and code in one number, as NetFlow has them.", put_icmp_type_and_code, SHADOW;
     "location" Always own(11, "location", DataType::String),
         "Where the host stands.", |r, _, out| put_text(r.location.as_str(), out),
-        |v, r| location(v).map(|location| r.location = location);
+        |v, c| v.coded(&mut c.location, location);
     "path" Always own(12, "flowPath", DataType::Unsigned8),
         "Between whom: 1 same host, 2 other host, 3 other location, 4 internet, 5 site, 6 peer VPC, 7 the virtual \
          router's own services, 8 dropped before a path was known.",
         |r, _, out| out.push(r.path.code()),
-        |v, r| unsigned(v).and_then(|code| Path::from_code(code).ok_or(BadValue)).map(|path| r.path = path);
+        |v, c| v.words(&mut c.path, &PATHS);
     "history" Always own(13, "history", DataType::String),
         "What happened in the connection so far, in Zeek's letters.",
         |r, _, out| put_text(&r.history.to_string(), out),
-        |v, r| text(v).and_then(|t| t.parse().map_err(|_| BadValue)).map(|history| r.history = history);
+        |v, c| v.coded(&mut c.history, |octets| text(octets)?.parse().map_err(|_| BadValue));
     "conn_state" Always own(14, "connState", DataType::Unsigned8),
         "Zeek's conn_state: the code in the table of states.",
         |r, _, out| out.push(r.conn_state.code()),
-        |v, r| unsigned(v).and_then(|c| ConnState::from_code(c).ok_or(BadValue)).map(|state| r.conn_state = state);
+        |v, c| v.words(&mut c.conn_state, &CONN_STATES);
     "round_trip" Always own(15, "roundTripCount", DataType::Unsigned32),
         "How often a round trip was measured in the interval; 0 makes the next four 0.",
-        round_trip!(count), round_trip!(take count);
+        round_trip!(count), number!(take round_trip_count);
     "round_trip" Always own(16, "roundTripMinMicroseconds", DataType::Unsigned32),
-        "The shortest, from the port to the receiver and back.", round_trip!(min), round_trip!(take min);
+        "The shortest, from the port to the receiver and back.", round_trip!(min), number!(take round_trip_min);
     "round_trip" Always own(17, "roundTripMeanMicroseconds", DataType::Unsigned32),
-        "The mean.", round_trip!(mean), round_trip!(take mean);
+        "The mean.", round_trip!(mean), number!(take round_trip_mean);
     "round_trip" Always own(18, "roundTripMaxMicroseconds", DataType::Unsigned32),
-        "The longest.", round_trip!(max), round_trip!(take max);
+        "The longest.", round_trip!(max), number!(take round_trip_max);
     "round_trip" Always own(19, "roundTripSmoothedMicroseconds", DataType::Unsigned32),
-        "Smoothed as in RFC 6298, since the flow's first packet.", round_trip!(smoothed), round_trip!(take smoothed);
+        "Smoothed as in RFC 6298, since the flow's first packet.", round_trip!(smoothed), number!(take round_trip_smoothed);
     "retransmissions" Always own(20, "retransmissionDeltaCount", DataType::Unsigned32),
         "TCP packets of the interval whose data had been sent before.",
         number!(retransmissions), number!(take retransmissions);
@@ -387,7 +389,7 @@ fields! {
     "mitigation" Always Element { length: VARIABLE, ..own(22, "mitigationId", DataType::OctetArray) },
         "The digits behind `mit-` of the operator's order that cut or capped it; of length 0 when none did.",
         |r, _, out| put_optional_id(r.mitigation.map(MitigationId::bits), out),
-        |v, r| optional_id(v).map(|bits| r.mitigation = bits.map(MitigationId::from_bits));
+        |v, c| v.coded(&mut c.mitigation, |octets| Ok(optional_id(octets)?.map(MitigationId::from_bits)));
 }
 
 /// The row that reads an element, if we have one.

@@ -8,19 +8,21 @@ use std::{collections::HashSet, net::IpAddr, sync::LazyLock};
 use lucarne_model::{FlowLoss, FlowRecord, Moment, SecurityGroupId};
 
 use super::{
-    Mark,
+    Mark, Run,
     elements::{
         COMMON_PROPERTIES, DOMAIN, DataType, ENTERPRISE, Element, FIELDS, Field, GROUPS, INIT_TIME, PROCESS,
         SECURITY_GROUP_ID, SENDER_NEXT_RECORD, SENDER_SESSION, Semantics, Sender, TYPE_RECORD, When, group_set_id,
         own_elements,
     },
     loss,
+    template::Column,
     tenant::Audience,
     wire::{
         ENTERPRISE_BIT, FIRST_DATA_SET, HEADER_LENGTH, Header, OPTIONS_TEMPLATE_SET, SET_HEADER_LENGTH, TEMPLATE_SET,
         put_id, put_length,
     },
 };
+use crate::columns::FlowColumns;
 
 /// Groups of a record that are sent; more than any interface can have. It bounds a record, so that each fits a message.
 pub const MAX_GROUPS: usize = 32;
@@ -79,9 +81,19 @@ impl Layout {
     }
 }
 
+/// Whether a template has just the fields, in their order and lengths, that we write under its number for operators.
+pub(super) fn is_own_layout(id: u16, columns: &[Column]) -> bool {
+    Layout::ALL.into_iter().filter(|layout| layout.template() == id).any(|layout| {
+        let fields = layout.fields(Audience::Operator);
+        let is_same =
+            |(column, field): (&Column, &&Field)| column.is(&field.element) && column.length == field.element.length;
+        fields.len() == columns.len() && columns.iter().zip(fields).all(is_same)
+    })
+}
+
 /// Makes the messages of one session and observation domain.
 ///
-/// A record of an IPv4 and an IPv6 address is sent with the IPv4 one mapped into IPv6. An ICMP code is sent only beside a
+/// A record of an IPv4 and an IPv6 address is sent with the IPv4 one mapped into IPv6, and read as it was. An ICMP code is sent only beside a
 /// type; groups beyond [`MAX_GROUPS`] are left out; times after 2104 are sent as the last one that the format can tell.
 #[derive(Debug)]
 pub struct Exporter {
@@ -133,6 +145,22 @@ impl Exporter {
         let mut packer = self.begin(now);
         let mut scratch = Vec::with_capacity(256);
         records.iter().for_each(|record| packer.add_flow(record, &mut scratch));
+        packer.finish()
+    }
+
+    /// The messages that carry records of columns: runs that stand as we write them are copied from `octets`, others are
+    /// written anew. The runs are those of all the records, in their order, and each fits a message.
+    pub fn pass_on(&mut self, columns: &FlowColumns, runs: &[Run], octets: &[u8], now: Moment) -> Vec<Vec<u8>> {
+        let mut packer = self.begin(now);
+        let mut scratch = Vec::with_capacity(256);
+        let mut rows = 0;
+        for Run { records, own } in runs {
+            match own.as_ref().and_then(|(set, range)| Some((*set, octets.get(range.clone())?))) {
+                Some((set, octets)) => packer.add_all(set, octets, *records as u32),
+                None => (rows..rows + records).for_each(|row| packer.add_flow(&columns.row(row), &mut scratch)),
+            }
+            rows += records;
+        }
         packer.finish()
     }
 
@@ -234,6 +262,11 @@ impl Packer<'_> {
 
     /// Appends one record to a set of id `set`, in a new message where the open one has no room.
     pub(super) fn add(&mut self, set: u16, record: &[u8]) {
+        self.add_all(set, record, 1);
+    }
+
+    /// Appends records that stand one behind the other, and are to fit one message.
+    fn add_all(&mut self, set: u16, record: &[u8], count: u32) {
         let limit = self.exporter.limit;
         let fits = |open: &Open| {
             let header = if open.set.0 == set { 0 } else { SET_HEADER_LENGTH };
@@ -254,7 +287,7 @@ impl Packer<'_> {
             open.bytes.extend_from_slice(&[0; 2]);
         }
         open.bytes.extend_from_slice(record);
-        open.data_records += u32::from(set >= FIRST_DATA_SET);
+        open.data_records += if set >= FIRST_DATA_SET { count } else { 0 };
     }
 
     fn close_message(&mut self) {

@@ -65,7 +65,10 @@ pub(super) fn take(at: usize, value: &[u8], loss: &mut FlowLoss) -> Result<(), B
 mod tests {
     use proptest::prelude::*;
 
-    use crate::ipfix::{Decoder, Exporter};
+    use crate::{
+        columns::FlowColumns,
+        ipfix::{Decoder, Exporter},
+    };
 
     use super::*;
 
@@ -85,7 +88,7 @@ mod tests {
         fn losses_come_out_as_they_went_in(losses in prop::collection::vec(any_loss(), 0..200)) {
             let (mut exporter, mut decoder) = (Exporter::new(0), Decoder::new());
             let messages = exporter.encode_losses(&losses, Moment::from_secs(1_800_000_000));
-            let read: Vec<FlowLoss> = messages.iter().flat_map(|m| decoder.decode(m).unwrap().losses).collect();
+            let read: Vec<FlowLoss> = messages.iter().flat_map(|m| decoder.decode(m, &mut FlowColumns::default()).unwrap().losses).collect();
             prop_assert_eq!(read, losses);
         }
     }

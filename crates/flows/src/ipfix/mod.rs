@@ -4,6 +4,8 @@
 //! records of RFC 5610 and the page `docs/ipfix.md` derive, and the [`Greeting`] with which an exporter opens its
 //! connection to our collector. Sockets, files and the queue of what is not yet acknowledged belong to the callers.
 
+#[cfg(test)]
+mod by_row_tests;
 mod decode;
 #[cfg(test)]
 mod described_tests;
@@ -11,6 +13,7 @@ pub mod elements;
 mod encode;
 mod greeting;
 mod loss;
+mod plan;
 mod template;
 mod tenant;
 #[cfg(test)]
@@ -18,7 +21,7 @@ mod tests;
 mod values;
 pub(crate) mod wire;
 
-pub use decode::{DecodeError, Decoded, Decoder};
+pub use decode::{DecodeError, Decoded, Decoder, Run};
 pub use encode::{Exporter, MAX_GROUPS};
 pub use greeting::{Greeting, GreetingError};
 pub use wire::{HEADER_LENGTH, Header};

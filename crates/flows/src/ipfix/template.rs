@@ -1,11 +1,12 @@
-//! Templates as a decoder keeps them: a plan for reading one record.
+//! Templates as a decoder keeps them.
 //!
-//! Owns the parsing of template records (RFC 7011 section 3.4) and what a template is good for. Which templates live is
-//! the [`Decoder`](super::Decoder)'s matter.
+//! Owns the parsing of template records (RFC 7011 section 3.4) and what a template is good for. How its records are read is
+//! the matter of their [`Plan`], which templates live that of the [`Decoder`](super::Decoder).
 
 use super::{
     elements::{COMMON_PROPERTIES, Element, FIELDS, Field, GROUPS, SENDER_NEXT_RECORD, SENDER_SESSION, find},
     loss,
+    plan::Plan,
     wire::{ENTERPRISE_BIT, Reader, Truncated, VARIABLE},
 };
 
@@ -20,21 +21,6 @@ pub(super) struct Column {
     pub(super) length: u16,
     /// How to read it, where we know the element.
     pub(super) field: Option<&'static Field>,
-}
-
-/// What is done with the next octets of a flow record.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
-    /// So many mean nothing to us, or repeat what another element says in full.
-    Skip(usize),
-    /// A value that says its own length and means nothing to us.
-    SkipVariable,
-    /// The interface's groups, as a list.
-    Groups(u16),
-    /// The number of its groups in the dictionary.
-    GroupSet(u16),
-    Location(u16),
-    Take(&'static Field, u16),
 }
 
 /// What the records of a template are to us.
@@ -57,9 +43,11 @@ pub(super) enum Kind {
 #[derive(Clone, Debug)]
 pub(super) struct Template {
     pub(super) columns: Vec<Column>,
-    /// The columns as steps, for records of [`Kind::Flows`].
-    pub(super) steps: Vec<Step>,
+    /// How to read records of [`Kind::Flows`].
+    pub(super) plan: Plan,
     pub(super) kind: Kind,
+    /// Whether our own exporter writes the same records under the same number.
+    pub(super) is_own_layout: bool,
     /// Octets of the shortest record; never 0.
     pub(super) shortest: usize,
 }
@@ -92,39 +80,13 @@ impl Template {
             return Err(Refusal::NoLength);
         }
         let kind = kind(&columns, options);
-        Ok(Self { steps: compile(&columns), columns, kind, shortest })
+        Ok(Self { plan: Plan::compile(&columns), columns, kind, is_own_layout: false, shortest })
     }
-}
-
-/// One pass over a record: neighbours that are skipped are one step.
-fn compile(columns: &[Column]) -> Vec<Step> {
-    let has_list = columns.iter().any(|column| column.is(&GROUPS));
-    let mut steps: Vec<Step> = Vec::with_capacity(columns.len());
-    for column in columns {
-        let step = column.step(has_list);
-        match (steps.last_mut(), step) {
-            (Some(Step::Skip(before)), Step::Skip(more)) => *before += more,
-            _ => steps.push(step),
-        }
-    }
-    steps
 }
 
 impl Column {
     pub(super) fn is(&self, element: &Element) -> bool {
         (self.number, self.enterprise) == (element.number, element.enterprise)
-    }
-
-    /// What is done with it in a record that has its groups as a list, too, or by the dictionary alone.
-    fn step(&self, has_list: bool) -> Step {
-        match self.field {
-            _ if self.is(&GROUPS) => Step::Groups(self.length),
-            _ if self.is(&COMMON_PROPERTIES) && !has_list => Step::GroupSet(self.length),
-            Some(field) if field.of == "location" => Step::Location(self.length),
-            Some(field) if !field.is_repetition() => Step::Take(field, self.length),
-            _ if self.length == VARIABLE => Step::SkipVariable,
-            _ => Step::Skip(usize::from(self.length)),
-        }
     }
 
     fn parse(reader: &mut Reader<'_>) -> Result<Self, Truncated> {

@@ -98,6 +98,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        columns::FlowColumns,
         ipfix::{Decoder, elements::FIELDS},
         router_view::{PortNaming, as_one_router, tests::record},
     };
@@ -119,8 +120,9 @@ mod tests {
         let records = [record((1, 2), Direction::Egress, 3, 180)];
         let messages = Exporter::new(7).encode_for_tenant(&records, Moment::from_secs(100));
         let mut decoder = Decoder::new();
-        let decoded: Vec<_> = messages.iter().map(|message| decoder.decode(message).unwrap()).collect();
-        assert!(decoded.iter().all(|message| message.records.is_empty()));
+        let mut columns = FlowColumns::default();
+        let decoded: Vec<_> = messages.iter().map(|message| decoder.decode(message, &mut columns).unwrap()).collect();
+        assert!(columns.is_empty());
         assert_eq!(decoded.iter().map(|message| message.foreign).sum::<u64>(), 1);
     }
 
@@ -133,7 +135,7 @@ mod tests {
             let mut decoder = Decoder::new();
             let mut found = 0;
             for message in &messages {
-                let decoded = decoder.decode(message);
+                let decoded = decoder.decode(message, &mut FlowColumns::default());
                 prop_assert!(decoded.is_ok());
                 found += decoded.map_or(0, |decoded| decoded.foreign);
             }

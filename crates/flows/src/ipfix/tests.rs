@@ -14,6 +14,7 @@ use super::{
     wire::{moment, put_moment},
     *,
 };
+use crate::columns::FlowColumns;
 
 pub(super) const NOW: Moment = Moment::from_secs(1_800_000_000);
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ipfix/golden/v1.ipfix");
@@ -68,7 +69,7 @@ prop_compose! {
         (packets, bytes) in any::<(u64, u64)>(),
         (source, destination) in prop_oneof![
             any::<(std::net::Ipv4Addr, std::net::Ipv4Addr)>().prop_map(|(a, b)| (a.into(), b.into())),
-            any::<(std::net::Ipv6Addr, std::net::Ipv6Addr)>().prop_map(|(a, b)| (a.into(), b.into())),
+            any::<(std::net::Ipv6Addr, std::net::Ipv6Addr)>().prop_map(|(a, b)| (a.to_canonical(), b.to_canonical())),
         ],
         (source_port, destination_port, protocol, tos, tcp_flags) in any::<(u16, u16, u8, u8, u16)>(),
         icmp in prop::option::of(any::<(u8, u8)>()),
@@ -183,8 +184,14 @@ pub(super) fn fixed_records() -> Vec<FlowRecord> {
     vec![tcp, ping, six]
 }
 
+/// What a message brought, with its records as rows.
+pub(super) fn read(decoder: &mut Decoder, message: &[u8]) -> Result<(Decoded, Vec<FlowRecord>), DecodeError> {
+    let mut columns = FlowColumns::default();
+    decoder.decode(message, &mut columns).map(|decoded| (decoded, columns.rows().collect()))
+}
+
 fn read_all(decoder: &mut Decoder, messages: &[Vec<u8>]) -> Vec<FlowRecord> {
-    messages.iter().flat_map(|message| decoder.decode(message).unwrap().records).collect()
+    messages.iter().flat_map(|message| decoder.decode_rows(message).unwrap()).collect()
 }
 
 proptest! {
@@ -214,7 +221,7 @@ proptest! {
         let marks: Vec<Mark> = marks.into_iter().map(|(session, next)| Mark { session, next }).collect();
         let mut decoder = Decoder::new();
         let messages = Exporter::new(0).encode_marks(&marks, NOW);
-        let read: Vec<Mark> = messages.iter().flat_map(|m| decoder.decode(m).unwrap().marks).collect();
+        let read: Vec<Mark> = messages.iter().flat_map(|m| read(&mut decoder, m).unwrap().0.marks).collect();
         prop_assert_eq!(read, marks);
     }
 
@@ -233,7 +240,7 @@ proptest! {
         let count = u16::from_be_bytes([template[2], template[3]]) + extra.len() as u16;
         let template = [&template[..2], &count.to_be_bytes(), &specifiers, &template[4..]].concat();
         let message = message_of(&[(2, &template), (256, &[values, data].concat())]);
-        prop_assert_eq!(Decoder::new().decode(&message).unwrap().records, &fixed_records()[..1]);
+        prop_assert_eq!(Decoder::new().decode_rows(&message).unwrap(), &fixed_records()[..1]);
     }
 }
 
@@ -256,19 +263,92 @@ proptest! {
             }
             let length = (message.len() as u16).to_be_bytes();
             message[2..4].copy_from_slice(&length); // else most would be refused for their length alone
-            if let Ok(decoded) = decoder.decode(&message) {
-                prop_assert!(decoded.records.len() + decoded.marks.len() <= message.len());
+            if let Ok((decoded, records)) = read(&mut decoder, &message) {
+                prop_assert!(records.len() + decoded.marks.len() <= message.len());
             }
         }
-        let _ = decoder.decode(&good[..cut.index(good.len())]);
+        let _ = decoder.decode_rows(&good[..cut.index(good.len())]);
     }
 
     #[test]
     fn no_bytes_make_the_decoder_panic(sets in prop::collection::vec(any::<u8>(), 0..300), set in 0u16..260) {
         let mut decoder = Decoder::new();
-        let _ = decoder.decode(&message_of(&[(2, &sets), (set, &sets)]));
-        let _ = decoder.decode(&message_of(&[(3, &sets), (set, &sets)]));
-        let _ = decoder.decode(&sets);
+        let _ = decoder.decode_rows(&message_of(&[(2, &sets), (set, &sets)]));
+        let _ = decoder.decode_rows(&message_of(&[(3, &sets), (set, &sets)]));
+        let _ = decoder.decode_rows(&sets);
+    }
+}
+
+/// Elements as another sender might write them: in another order, some twice, numbers without their leading zeros.
+pub(super) fn rearranged(
+    order: &[prop::sample::Index],
+    trims: &[bool],
+    record: &FlowRecord,
+) -> (Vec<u8>, Vec<u8>, usize) {
+    let message = Exporter::new(7).with_limit(Exporter::STREAM).encode(std::slice::from_ref(record), NOW).concat();
+    let (_, data) = only_template_and_record(&message);
+    let fields: Vec<_> =
+        FIELDS.iter().filter(|f| matches!(f.when, elements::When::Always | elements::When::Ipv4)).collect();
+    let mut reader = wire::Reader(&data);
+    let values: Vec<&[u8]> = fields.iter().map(|field| reader.value(field.element.length).unwrap()).collect();
+    let mut places: Vec<usize> = (0..fields.len()).collect();
+    order.iter().enumerate().for_each(|(at, to)| places.swap(at % fields.len(), to.index(fields.len())));
+    places.extend(order.iter().take(5).map(|again| again.index(fields.len())));
+    let (mut template, mut out) = (Vec::new(), Vec::new());
+    for (place, trim) in places.iter().zip(trims.iter().cycle()) {
+        let (element, mut value) = (fields[*place].element, values[*place]);
+        let is_number = matches!(element.data_type, DataType::Unsigned32 | DataType::Unsigned64);
+        while *trim && is_number && value.len() > 1 && value[0] == 0 {
+            value = &value[1..];
+        }
+        let bit = if element.enterprise.is_some() { wire::ENTERPRISE_BIT } else { 0 };
+        template.extend((element.number | bit).to_be_bytes());
+        let is_variable = element.length == wire::VARIABLE;
+        let length = if is_variable { element.length } else { value.len() as u16 };
+        template.extend(length.to_be_bytes());
+        element.enterprise.iter().for_each(|number| template.extend(number.to_be_bytes()));
+        if is_variable {
+            wire::put_length(value.len(), &mut out);
+        }
+        out.extend_from_slice(value);
+    }
+    (template, out, places.len())
+}
+
+proptest! {
+    /// However a sender orders, repeats and shortens the elements, a record says the same.
+    #[test]
+    fn the_order_and_length_of_elements_say_nothing(
+        record in record().prop_filter("of IPv4", |r| r.source.is_ipv4() && r.destination.is_ipv4() && r.icmp_type.is_none()),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 6..80),
+        trims in prop::collection::vec(any::<bool>(), 1..9),
+    ) {
+        let (template, data, count) = rearranged(&order, &trims, &record);
+        let template = [&256u16.to_be_bytes()[..], &(count as u16).to_be_bytes(), &template].concat();
+        let message = message_of(&[(2, &template), (256, &[&data[..], &data].concat())]);
+        prop_assert_eq!(Decoder::new().decode_rows(&message).unwrap(), vec![record.clone(), record]);
+    }
+
+    /// Whether records are copied as they came or written anew, the same come out at the end.
+    #[test]
+    fn what_is_passed_on_is_what_came(
+        records in prop::collection::vec(record(), 0..40),
+        is_copied in prop::collection::vec(any::<bool>(), 1..5),
+    ) {
+        let (mut decoder, mut columns) = (Decoder::new(), FlowColumns::default());
+        let (mut runs, mut octets) = (Vec::new(), Vec::new());
+        for message in Exporter::new(7).with_limit(Exporter::STREAM).encode(&records, NOW) {
+            let base = octets.len();
+            runs.extend(decoder.decode(&message, &mut columns).unwrap().runs.into_iter().map(|run| {
+                let own = run.own.map(|(set, range)| (set, range.start + base..range.end + base));
+                Run { own, ..run }
+            }));
+            octets.extend(message);
+        }
+        prop_assert!(runs.iter().all(|run| run.own.is_some()));
+        runs.iter_mut().zip(is_copied.iter().cycle()).filter(|(_, is)| !**is).for_each(|(run, _)| run.own = None);
+        let messages = Exporter::new(0).with_limit(Exporter::STREAM).pass_on(&columns, &runs, &octets, NOW);
+        prop_assert_eq!(read_all(&mut Decoder::new(), &messages), records);
     }
 }
 
@@ -308,8 +388,8 @@ pub(super) fn only_template_and_record(message: &[u8]) -> (Vec<u8>, Vec<u8>) {
 #[test]
 fn a_message_written_by_the_first_version_still_opens() {
     let golden = std::fs::read(GOLDEN).unwrap();
-    let decoded = Decoder::new().decode(&golden).unwrap();
-    assert_eq!(decoded.records, fixed_records());
+    let (decoded, records) = read(&mut Decoder::new(), &golden).unwrap();
+    assert_eq!(records, fixed_records());
     assert_eq!(decoded.header.domain, 42);
 }
 
@@ -342,17 +422,17 @@ fn sequence_numbers_count_data_records_and_tell_of_losses() {
     let records = fixed_records();
     let messages: Vec<_> = (0..4).flat_map(|_| exporter.encode(&records, NOW)).collect();
     let mut decoder = Decoder::new();
-    let decoded: Vec<_> = messages.iter().map(|message| decoder.decode(message).unwrap()).collect();
-    assert!(decoded.iter().all(|d| d.lost == 0 && d.unknown_sets == 0));
+    let decoded: Vec<_> = messages.iter().map(|message| read(&mut decoder, message).unwrap()).collect();
+    assert!(decoded.iter().all(|(d, _)| d.lost == 0 && d.unknown_sets == 0));
 
     let mut decoder = Decoder::new();
     let lost: u32 = messages
         .iter()
         .enumerate()
         .filter(|(at, _)| *at != messages.len() - 2)
-        .map(|(_, message)| decoder.decode(message).unwrap().lost)
+        .map(|(_, message)| read(&mut decoder, message).unwrap().0.lost)
         .sum();
-    assert_eq!(lost as usize, decoded[messages.len() - 2].records.len());
+    assert_eq!(lost as usize, decoded[messages.len() - 2].1.len());
 }
 
 #[test]
@@ -370,35 +450,35 @@ fn data_without_its_template_is_counted_and_templates_are_of_one_domain() {
     let with = exporter.encode(&fixed_records(), NOW).remove(0);
     let without = exporter.encode(&fixed_records(), NOW).remove(0);
     let mut decoder = Decoder::new();
-    assert_eq!(decoder.decode(&without).unwrap().unknown_sets, 3);
-    decoder.decode(&with).unwrap();
-    assert_eq!(decoder.decode(&without).unwrap().records, fixed_records());
+    assert_eq!(read(&mut decoder, &without).unwrap().0.unknown_sets, 3);
+    decoder.decode_rows(&with).unwrap();
+    assert_eq!(decoder.decode_rows(&without).unwrap(), fixed_records());
     let mut other_domain = without;
     other_domain[15] = 8;
-    assert_eq!(decoder.decode(&other_domain).unwrap().records, []);
+    assert_eq!(decoder.decode_rows(&other_domain).unwrap(), []);
 }
 
 #[test]
 fn a_withdrawn_template_is_forgotten() {
     let mut exporter = Exporter::new(7).with_limit(Exporter::STREAM);
     let mut decoder = Decoder::new();
-    decoder.decode(&exporter.encode(&fixed_records(), NOW)[0]).unwrap();
-    decoder.decode(&message_of(&[(2, &[1, 0, 0, 0])])).unwrap();
-    assert_eq!(decoder.decode(&exporter.encode(&fixed_records(), NOW)[0]).unwrap().unknown_sets, 1);
-    decoder.decode(&message_of(&[(2, &[0, 2, 0, 0])])).unwrap();
-    assert_eq!(decoder.decode(&exporter.encode(&fixed_records(), NOW)[0]).unwrap().unknown_sets, 3);
+    decoder.decode_rows(&exporter.encode(&fixed_records(), NOW)[0]).unwrap();
+    decoder.decode_rows(&message_of(&[(2, &[1, 0, 0, 0])])).unwrap();
+    assert_eq!(read(&mut decoder, &exporter.encode(&fixed_records(), NOW)[0]).unwrap().0.unknown_sets, 1);
+    decoder.decode_rows(&message_of(&[(2, &[0, 2, 0, 0])])).unwrap();
+    assert_eq!(read(&mut decoder, &exporter.encode(&fixed_records(), NOW)[0]).unwrap().0.unknown_sets, 3);
 }
 
 #[test]
 fn records_without_our_identity_are_counted_and_not_taken() {
     let template = [&256u16.to_be_bytes()[..], &[0, 2, 0, 1, 0, 4, 0, 2, 0, 4]].concat();
-    let decoded = Decoder::new().decode(&message_of(&[(2, &template), (256, &[1; 16])])).unwrap();
-    assert_eq!((decoded.foreign, decoded.records.len()), (2, 0));
+    let (decoded, records) = read(&mut Decoder::new(), &message_of(&[(2, &template), (256, &[1; 16])])).unwrap();
+    assert_eq!((decoded.foreign, records.len()), (2, 0));
 }
 
 #[test]
 fn hostile_templates_are_refused_by_name() {
-    let decode = |template: &[u8]| Decoder::new().decode(&message_of(&[(2, template)])).unwrap_err();
+    let decode = |template: &[u8]| Decoder::new().decode_rows(&message_of(&[(2, template)])).unwrap_err();
     assert_eq!(decode(&[1, 0, 0, 1, 0, 1, 0, 0]), DecodeError::NoLength { template: 256 });
     assert_eq!(decode(&[1, 0, 0xff, 0xff, 0, 1, 0, 0]), DecodeError::TooManyFields { template: 256 });
     assert_eq!(decode(&[0, 9, 0, 1, 0, 1, 0, 4]), DecodeError::ReservedTemplate(9));
@@ -412,7 +492,7 @@ fn a_value_that_does_not_exist_is_refused_by_name() {
     let good = Exporter::new(7).with_limit(Exporter::STREAM).encode(&fixed_records()[..1], NOW).remove(0);
     let (template, mut data) = only_template_and_record(&good);
     data[8..16].fill(0); // the account
-    let error = Decoder::new().decode(&message_of(&[(2, &template), (256, &data)])).unwrap_err();
+    let error = Decoder::new().decode_rows(&message_of(&[(2, &template), (256, &data)])).unwrap_err();
     assert_eq!(error, DecodeError::Value { element: "accountId" });
 }
 

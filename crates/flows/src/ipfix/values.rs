@@ -3,25 +3,22 @@
 //! Owns the conversions that the table of elements ([`super::elements`]) names; sizes and byte order of plain numbers,
 //! ids and times are in [`super::wire`].
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
+};
 
 use lucarne_model::{
-    FlowRecord, Moment, SecurityGroupId,
-    flow::{Direction, Location, RoundTrip, Side, Verdict},
+    ConnState, EndReason, FlowRecord, Moment, SecurityGroupId,
+    flow::{Direction, Location, Path, Side, Verdict},
 };
 
 use super::{
     elements::{SECURITY_GROUP_ID, Sender},
     encode::MAX_GROUPS,
-    wire::{BadValue, ENTERPRISE_BIT, ID_LENGTH, Reader, id, put_id, put_length, unsigned},
+    wire::{BadValue, ENTERPRISE_BIT, ID_LENGTH, Reader, id, put_id, put_length},
 };
-
-pub(super) fn take_groups(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    if let Some(groups) = group_list(value)? {
-        record.groups = groups;
-    }
-    Ok(())
-}
+use crate::columns::address_bits;
 
 /// The groups of a basicList; none when it is a list of something else.
 pub(super) fn group_list(value: &[u8]) -> Result<Option<Vec<SecurityGroupId>>, BadValue> {
@@ -86,39 +83,23 @@ pub fn group_set_id(groups: &[SecurityGroupId]) -> u64 {
     bytes.fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME)).max(1)
 }
 
-pub(super) fn take_verdict(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    record.verdict = match unsigned(value)? {
-        0u8 => Verdict::Accept,
-        1 => Verdict::Reject,
-        _ => return Err(BadValue),
-    };
-    Ok(())
-}
+/// What each octet stands for, if for anything.
+pub(super) type Words<T> = LazyLock<[Option<T>; 256]>;
 
-pub(super) fn take_direction(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    record.direction = match unsigned(value)? {
-        0u8 => Direction::Ingress,
-        1 => Direction::Egress,
-        _ => return Err(BadValue),
-    };
-    Ok(())
-}
+pub(super) static VERDICTS: Words<Verdict> = LazyLock::new(|| words([(0, Verdict::Accept), (1, Verdict::Reject)]));
+pub(super) static DIRECTIONS: Words<Direction> =
+    LazyLock::new(|| words([(0, Direction::Ingress), (1, Direction::Egress)]));
+pub(super) static SIDES: Words<Side> = LazyLock::new(|| words([(1, Side::Initiator), (2, Side::Responder)]));
+pub(super) static PATHS: Words<Path> = LazyLock::new(|| words(Path::ALL.map(|path| (path.code(), path))));
+pub(super) static END_REASONS: Words<EndReason> =
+    LazyLock::new(|| words(EndReason::ALL.iter().map(|reason| (reason.code(), *reason))));
+pub(super) static CONN_STATES: Words<ConnState> =
+    LazyLock::new(|| words(ConnState::ALL.iter().map(|state| (state.code(), *state))));
 
-pub(super) fn take_side(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    record.side = match unsigned(value)? {
-        1u8 => Side::Initiator,
-        2 => Side::Responder,
-        _ => return Err(BadValue),
-    };
-    Ok(())
-}
-
-/// Makes room for the measurement when its count, which comes first, is not 0.
-pub(super) fn set_round_trip(number: u32, part: fn(&mut RoundTrip) -> &mut u32, round_trip: &mut Option<RoundTrip>) {
-    if number != 0 {
-        let nothing = RoundTrip { count: 0, min: 0, mean: 0, max: 0, smoothed: 0 };
-        *part(round_trip.get_or_insert(nothing)) = number;
-    }
+fn words<T: Copy>(known: impl IntoIterator<Item = (u8, T)>) -> [Option<T>; 256] {
+    let mut words = [None; 256];
+    known.into_iter().for_each(|(code, word)| words[usize::from(code)] = Some(word));
+    words
 }
 
 pub(super) fn put_source_prefix(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
@@ -127,18 +108,14 @@ pub(super) fn put_source_prefix(record: &FlowRecord, _: &Sender, out: &mut Vec<u
 pub(super) fn put_destination_prefix(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
     out.push(record.destination_prefix_length.unwrap_or(0));
 }
-pub(super) fn take_source_prefix(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    unsigned(value).map(|length: u8| record.source_prefix_length = (length > 0).then_some(length))
-}
-pub(super) fn take_destination_prefix(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    unsigned(value).map(|length: u8| record.destination_prefix_length = (length > 0).then_some(length))
-}
 
 pub(super) const NO_HOP: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 pub(super) const NO_HOP_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+const NO_HOP_BITS: u128 = address_bits(NO_HOP);
 
-pub(super) fn hop(address: IpAddr) -> Option<IpAddr> {
-    (!address.is_unspecified()).then_some(address)
+/// The bits of a next hop; 0 for none.
+pub(super) const fn hop(bits: u128) -> u128 {
+    if bits == NO_HOP_BITS { 0 } else { bits }
 }
 
 /// Only asked for records of two IPv4 addresses; see [`super::encode`].
@@ -157,12 +134,14 @@ pub(super) fn put_ipv6(address: IpAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(&v6.octets());
 }
 
-pub(super) fn ipv4(value: &[u8]) -> Result<IpAddr, BadValue> {
-    <[u8; 4]>::try_from(value).map(IpAddr::from).map_err(|_| BadValue)
+/// The bits of an address in its column.
+pub(super) fn ipv4(value: &[u8]) -> Result<u128, BadValue> {
+    let octets: [u8; 4] = value.try_into().map_err(|_| BadValue)?;
+    Ok(address_bits(IpAddr::V4(octets.into())))
 }
 
-pub(super) fn ipv6(value: &[u8]) -> Result<IpAddr, BadValue> {
-    <[u8; 16]>::try_from(value).map(IpAddr::from).map_err(|_| BadValue)
+pub(super) fn ipv6(value: &[u8]) -> Result<u128, BadValue> {
+    value.try_into().map(u128::from_be_bytes).map_err(|_| BadValue)
 }
 
 pub(super) fn put_icmp_type(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {
@@ -174,12 +153,4 @@ pub(super) fn put_icmp_code(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) 
 pub(super) fn put_icmp_type_and_code(record: &FlowRecord, sender: &Sender, out: &mut Vec<u8>) {
     put_icmp_type(record, sender, out);
     put_icmp_code(record, sender, out);
-}
-
-pub(super) fn take_icmp_type(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    unsigned(value).map(|icmp_type| record.icmp_type = Some(icmp_type))
-}
-
-pub(super) fn take_icmp_code(value: &[u8], record: &mut FlowRecord) -> Result<(), BadValue> {
-    unsigned(value).map(|icmp_code| record.icmp_code = Some(icmp_code))
 }

@@ -141,12 +141,6 @@ pub(crate) fn put_length(length: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// dateTimeMilliseconds (RFC 7011 section 6.1.8), of moments that we can count in microseconds.
-pub(crate) fn millis(value: &[u8]) -> Result<Moment, BadValue> {
-    let millis: u64 = unsigned(value)?;
-    millis.checked_mul(1000).map(Moment).ok_or(BadValue)
-}
-
 /// Seconds from 1900, where NTP's time starts, to 1970.
 const NTP_TO_UNIX: u64 = 2_208_988_800;
 /// The last second that can be told: NTP's seconds wrap in 2036, and as is usual (RFC 4330 section 3) we read those with

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
-use lucarne_flows::ipfix::{Decoder, HEADER_LENGTH, Header};
+use lucarne_flows::{
+    columns::FlowColumns,
+    ipfix::{Decoder, HEADER_LENGTH, Header},
+};
 use lucarne_model::{AccountId, Bytes, FlowRecord, HostId, Moment};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::{
@@ -101,11 +104,12 @@ impl Collector {
             let header = Header::parse(message.first_chunk().unwrap()).unwrap();
             message.resize(header.length.into(), 0);
             reader.read_exact(&mut message[HEADER_LENGTH..]).await.unwrap();
-            let decoded = decoder.decode(&message).unwrap();
+            let mut columns = FlowColumns::default();
+            let decoded = decoder.decode(&message, &mut columns).unwrap();
             assert_eq!((decoded.header.domain, decoded.unknown_sets), (0x2345_6789, 0));
-            for record in &decoded.records {
+            for flow_id in columns.flow_id {
                 if number >= self.numbers {
-                    self.taken.push(record.flow_id);
+                    self.taken.push(flow_id);
                 }
                 number += 1;
             }

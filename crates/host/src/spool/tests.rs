@@ -2,7 +2,10 @@
 
 use std::{net::Ipv4Addr, path::Path};
 
-use lucarne_flows::ipfix::{Decoder, Header};
+use lucarne_flows::{
+    columns::FlowColumns,
+    ipfix::{Decoder, Header},
+};
 use lucarne_model::{
     AccountId, Bytes, ConnState, EndReason, FlowLoss, FlowRecord, History, HostId, InstanceId, InterfaceId, LossCause,
     Moment, SubnetId, VpcId,
@@ -89,9 +92,10 @@ fn read(dir: &Path, from: u64) -> (Vec<u64>, Vec<FlowLoss>) {
     let (mut ids, mut losses, mut rest) = (Vec::new(), Vec::new(), &octets[..]);
     while let Some(header) = rest.first_chunk().and_then(Header::parse) {
         let (message, behind) = rest.split_at(header.length.into());
-        let decoded = decoder.decode(message).unwrap();
+        let mut columns = FlowColumns::default();
+        let decoded = decoder.decode(message, &mut columns).unwrap();
         assert_eq!(decoded.unknown_sets, 0);
-        ids.extend(decoded.records.iter().map(|record| record.flow_id));
+        ids.extend(columns.flow_id);
         losses.extend(decoded.losses);
         rest = behind;
     }

@@ -14,11 +14,11 @@ use arrow_array::{
 };
 use arrow_buffer::NullBuffer;
 use arrow_schema::ArrowError;
-use lucarne_flows::{FlowKey, key::flow_id};
-use lucarne_model::{Moment, VpcId};
+use lucarne_flows::{FlowKey, columns::address, key::flow_id};
+use lucarne_model::VpcId;
 
 use super::FLOW_ID;
-use crate::Kept;
+use crate::columns::Picked;
 
 /// What a flow id follows from, beside what was kept of it.
 pub(super) const GROUNDS: [&str; 6] = ["vpc", "source", "destination", "source_port", "destination_port", "protocol"];
@@ -33,16 +33,16 @@ pub(super) fn typed<'a, A: Array + 'static>(array: &'a ArrayRef, column: &str) -
 }
 
 /// How long each record lasted, in milliseconds.
-pub(super) fn durations(records: &[&Kept]) -> ArrayRef {
-    let lasted = |kept: &&Kept| kept.record.end.as_millis().wrapping_sub(kept.record.start.as_millis());
-    Arc::new(UInt64Array::from_iter_values(records.iter().map(lasted)))
+pub(super) fn durations(records: Picked<'_>) -> ArrayRef {
+    let ends = records.of(&records.flows.end);
+    let lasted = ends.zip(records.of(&records.flows.start)).map(|(end, start)| end.wrapping_sub(start).cast_unsigned());
+    Arc::new(UInt64Array::from_iter_values(lasted))
 }
 
 /// How much later the reverse records' moments are, in milliseconds.
-pub(super) fn differences(forward: &[&Kept], reverse: &[&Kept], moment: impl Fn(&Kept) -> Moment) -> ArrayRef {
-    let millis = |kept: &Kept| moment(kept).as_millis().cast_signed();
-    let pairs = forward.iter().zip(reverse);
-    Arc::new(Int64Array::from_iter_values(pairs.map(|(from, to)| millis(to).wrapping_sub(millis(from)))))
+pub(super) fn differences(moments: &[i64], forward: Picked<'_>, reverse: Picked<'_>) -> ArrayRef {
+    let pairs = forward.of(moments).zip(reverse.of(moments));
+    Arc::new(Int64Array::from_iter_values(pairs.map(|(from, to)| to.wrapping_sub(from))))
 }
 
 /// The numbers, null where the buffer says so.
@@ -75,11 +75,14 @@ pub(super) fn opposite(words: &StringArray, [one, other]: [&str; 2]) -> ArrayRef
 }
 
 /// The ids that do not follow from the record.
-pub(super) fn kept_flow_ids(records: &[&Kept]) -> ArrayRef {
-    let kept = records.iter().map(|kept| {
-        let record = &kept.record;
-        let ends = (record.source, record.source_port, record.destination, record.destination_port);
-        Some(record.flow_id).filter(|id| following_id(record.vpc, ends, record.protocol) != Some(*id))
+pub(super) fn kept_flow_ids(records: Picked<'_>) -> ArrayRef {
+    let flows = records.flows;
+    let kept = records.rows.iter().map(|row| {
+        let row = *row as usize;
+        let (source, destination) = (address(flows.source[row]), address(flows.destination[row]));
+        let ends = (source, flows.source_port[row], destination, flows.destination_port[row]);
+        let following = following_id(flows.identity(row).vpc, ends, flows.protocol[row]);
+        Some(flows.flow_id[row]).filter(|id| following != Some(*id))
     });
     Arc::new(kept.collect::<UInt64Array>())
 }

@@ -1,0 +1,281 @@
+//! A template's plan: how a whole set of its records is appended to columns, one field after the other.
+//!
+//! Owns the two passes. The first finds where each record's values are: a record is stretches of fixed length between the
+//! values that say their own length, so one place for each stretch is enough. The second takes one field at a time from
+//! all records ([`Values`]). Which field goes to which column, and how it is read, is said by the table of
+//! [`elements`](super::elements).
+
+use lucarne_model::{AccountId, HostId, InstanceId, InterfaceId, SecurityGroupId, SubnetId, VpcId};
+
+use super::{
+    DecodeError,
+    elements::{COMMON_PROPERTIES, Field, GROUPS},
+    template::Column,
+    values::Words,
+    wire::{BadValue, ID_LENGTH, Reader, VARIABLE, id, unsigned},
+};
+use crate::columns::{Coded, FlowColumns, Identity};
+
+/// The fields that together say who saw a flow, in the order in which we write them.
+const IDENTITY: [&str; 6] = ["account", "vpc", "subnet", "interface", "instance", "host"];
+const ELEMENTS: [&str; 6] = ["accountId", "vpcId", "subnetId", "interfaceId", "instanceId", "hostId"];
+/// Octets of an identity as we write it: a number and five ids.
+const IDENTITY_OCTETS: usize = 8 + 5 * ID_LENGTH as usize;
+
+/// Where a field's value is in each record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Spot {
+    /// The stretch of fixed length, and the octets before it there.
+    stretch: usize,
+    offset: usize,
+    length: u16,
+}
+
+/// How the records of a template are read.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Octets of each stretch of fixed length. Between two of them is a value that says its own length.
+    stretches: Vec<usize>,
+    identity: [Spot; 6],
+    /// The number of the groups in the dictionary, where there is no list of them.
+    group_set: Option<Spot>,
+    takes: Vec<(Spot, &'static Field)>,
+}
+
+impl Plan {
+    /// Of an element that comes more than once the last counts.
+    pub(super) fn compile(columns: &[Column]) -> Self {
+        let has_list = columns.iter().any(|column| column.is(&GROUPS));
+        let mut plan =
+            Self { stretches: vec![0], identity: Default::default(), group_set: None, takes: Vec::with_capacity(40) };
+        for column in columns {
+            let stretch = plan.stretches.len() - 1;
+            let spot = Spot { stretch, offset: plan.stretches[stretch], length: column.length };
+            match column.length {
+                VARIABLE => plan.stretches.push(0),
+                length => plan.stretches[stretch] += usize::from(length),
+            }
+            if column.is(&COMMON_PROPERTIES) && !has_list {
+                plan.group_set = Some(spot);
+            }
+            let Some(field) = column.field else { continue };
+            if let Some(at) = IDENTITY.iter().position(|of| *of == field.of) {
+                plan.identity[at] = spot;
+            } else if !field.is_read_elsewhere() {
+                plan.takes.retain(|(_, other)| !fills_same(other, field));
+                plan.takes.push((spot, field));
+            }
+        }
+        plan
+    }
+
+    /// Appends a set's records to the columns and gives how many they were, in how many octets; octets at its end that
+    /// are fewer than the shortest record are padding. After an error the columns are of different lengths.
+    pub(super) fn take(
+        &self,
+        set: u16,
+        body: &[u8],
+        shortest: usize,
+        groups: impl Fn(u64) -> Vec<SecurityGroupId>,
+        columns: &mut FlowColumns,
+    ) -> Result<(usize, usize), DecodeError> {
+        let (places, end) = self.places(body, shortest).ok_or(DecodeError::Truncated { set })?;
+        let of = |spot: Spot| Values { body, places: &places, stretches: self.stretches.len(), spot };
+        let rows = places.len() / self.stretches.len();
+        columns.reserve(rows);
+        take_identities(self.identity.map(of), &mut columns.identity)?;
+        if let Some(spot) = self.group_set {
+            let read = |octets: &[u8]| unsigned(octets).map(&groups);
+            let bad = |_| DecodeError::Value { element: COMMON_PROPERTIES.name };
+            of(spot).coded(&mut columns.groups, read).map_err(bad)?;
+        }
+        for (spot, field) in &self.takes {
+            (field.take)(&of(*spot), columns).map_err(|_| DecodeError::Value { element: field.element.name })?;
+        }
+        columns.fill(columns.identity.codes().len());
+        Ok((rows, end))
+    }
+
+    /// Where each stretch of each record begins, and where the last record ends; none when a record is cut short.
+    fn places(&self, body: &[u8], shortest: usize) -> Option<(Vec<u32>, usize)> {
+        let (last, before) = self.stretches.split_last()?;
+        let mut places = Vec::with_capacity((body.len() / shortest.max(1) + 1) * self.stretches.len());
+        let mut at = 0;
+        while body.len() - at >= shortest.max(1) {
+            for fixed in before {
+                places.push(at as u32);
+                let (start, length) = variable(body, at + fixed)?;
+                at = start + length;
+            }
+            places.push(at as u32);
+            at += last;
+            if at > body.len() {
+                return None;
+            }
+        }
+        Some((places, at))
+    }
+}
+
+/// Whether two elements say the same of a record. A round trip is told by five elements, each with its own column.
+fn fills_same(one: &Field, other: &Field) -> bool {
+    one.of == other.of && (one.of != "round_trip" || one.element == other.element)
+}
+
+/// Where a value that says its own length begins, and how long it is.
+fn variable(body: &[u8], at: usize) -> Option<(usize, usize)> {
+    match *body.get(at)? {
+        u8::MAX => {
+            let length = body.get(at + 1..)?.first_chunk()?;
+            Some((at + 3, usize::from(u16::from_be_bytes(*length))))
+        }
+        short => Some((at + 1, usize::from(short))),
+    }
+}
+
+/// The values of one field in all records of a set.
+#[derive(Clone, Copy)]
+pub(super) struct Values<'a> {
+    body: &'a [u8],
+    /// For each record where its stretches begin.
+    places: &'a [u32],
+    stretches: usize,
+    spot: Spot,
+}
+
+/// A number in network order.
+pub(super) trait Number: TryFrom<u64> + Copy + Default {
+    fn of(octets: &[u8]) -> Option<Self>;
+}
+macro_rules! numbers {
+    ($($type:ty),*) => {$(
+        impl Number for $type {
+            fn of(octets: &[u8]) -> Option<Self> { octets.try_into().ok().map(Self::from_be_bytes) }
+        }
+    )*};
+}
+numbers!(u8, u16, u32, u64);
+
+impl<'a> Values<'a> {
+    fn each(self) -> impl ExactSizeIterator<Item = usize> + 'a {
+        let Spot { stretch, offset, .. } = self.spot;
+        self.places.chunks_exact(self.stretches).map(move |record| record[stretch] as usize + offset)
+    }
+
+    /// The values' octets, of whatever length.
+    fn octets(self) -> impl ExactSizeIterator<Item = &'a [u8]> + 'a {
+        let Self { body, spot: Spot { length, .. }, .. } = self;
+        self.each().map(move |at| {
+            let (start, length) = match length {
+                VARIABLE => variable(body, at).unwrap_or_default(),
+                length => (at, usize::from(length)),
+            };
+            body.get(start..start + length).unwrap_or_default()
+        })
+    }
+
+    /// Unsigned integers; senders may leave out leading zeros.
+    pub(super) fn numbers<T: Number>(self, column: &mut Vec<T>) -> Result<(), BadValue> {
+        self.numbers_as(column, T::default(), |number: T| Some(number))
+    }
+
+    /// Numbers of 8 bits in a column that has a value for none.
+    pub(super) fn small_numbers(self, column: &mut Vec<u16>) -> Result<(), BadValue> {
+        self.numbers_as(column, 0, |number: u8| Some(u16::from(number)))
+    }
+
+    /// Moments, which we count in microseconds.
+    pub(super) fn millis(self, column: &mut Vec<i64>) -> Result<(), BadValue> {
+        const LAST: u64 = u64::MAX / 1000;
+        self.numbers_as(column, 0, |millis: u64| (millis <= LAST).then_some(millis.cast_signed()))
+    }
+
+    /// Words of a closed vocabulary.
+    pub(super) fn words<T: Copy>(self, column: &mut Vec<T>, words: &Words<T>) -> Result<(), BadValue> {
+        let words = &**words;
+        let any = words.iter().copied().flatten().next().ok_or(BadValue)?;
+        self.numbers_as(column, any, |code: u8| words[usize::from(code)])
+    }
+
+    /// A loop that looks at its end whether some value was not as it should be; `any` stands for those.
+    fn numbers_as<N: Number, T: Copy>(
+        self,
+        column: &mut Vec<T>,
+        any: T,
+        make: impl Fn(N) -> Option<T>,
+    ) -> Result<(), BadValue> {
+        let mut is_good = true;
+        let mut checked = |value: Option<T>| {
+            is_good &= value.is_some();
+            value.unwrap_or(any)
+        };
+        let Self { body, spot: Spot { length, .. }, .. } = self;
+        if usize::from(length) == size_of::<N>() {
+            let value = |at: usize| body.get(at..at + size_of::<N>()).and_then(N::of).and_then(&make);
+            column.extend(self.each().map(|at| checked(value(at))));
+        } else {
+            column.extend(self.octets().map(|octets| checked(unsigned(octets).ok().and_then(&make))));
+        }
+        if is_good { Ok(()) } else { Err(BadValue) }
+    }
+
+    pub(super) fn addresses(
+        self,
+        column: &mut Vec<u128>,
+        read: impl Fn(&[u8]) -> Result<u128, BadValue>,
+    ) -> Result<(), BadValue> {
+        self.octets().try_for_each(|octets| read(octets).map(|bits| column.push(bits)))
+    }
+
+    /// Values that repeat.
+    pub(super) fn coded<T: Clone + Eq + std::hash::Hash>(
+        self,
+        column: &mut Coded<T>,
+        read: impl Fn(&[u8]) -> Result<T, BadValue>,
+    ) -> Result<(), BadValue> {
+        column.extend_from(self.octets(), read)
+    }
+}
+
+/// Who saw the flows. As we write them the parts stand side by side and are one value; else they are put side by side.
+fn take_identities(parts: [Values<'_>; 6], column: &mut Coded<Identity>) -> Result<(), DecodeError> {
+    let [first, ..] = parts;
+    let lengths = [8, ID_LENGTH, ID_LENGTH, ID_LENGTH, ID_LENGTH, ID_LENGTH];
+    let mut offset = first.spot.offset;
+    let is_whole = parts.iter().zip(lengths).all(|(part, length)| {
+        let expected = Spot { stretch: first.spot.stretch, offset, length };
+        offset += usize::from(length);
+        part.spot == expected
+    });
+    if is_whole {
+        let whole = Values { spot: Spot { length: IDENTITY_OCTETS as u16, ..first.spot }, ..first };
+        return column.extend_from(whole.octets(), identity);
+    }
+    let mut records = vec![Vec::with_capacity(IDENTITY_OCTETS); first.each().len()];
+    for ((part, length), element) in parts.into_iter().zip(lengths).zip(ELEMENTS) {
+        for (record, octets) in records.iter_mut().zip(part.octets()) {
+            // Only numbers may leave out leading zeros.
+            let missing = usize::from(length).checked_sub(octets.len()).filter(|missing| *missing == 0 || length == 8);
+            let missing = missing.filter(|_| !octets.is_empty()).ok_or(DecodeError::Value { element })?;
+            record.resize(record.len() + missing, 0);
+            record.extend_from_slice(octets);
+        }
+    }
+    column.extend_from(records.iter().map(Vec::as_slice), identity)
+}
+
+/// Reads an identity as we write it.
+fn identity(octets: &[u8]) -> Result<Identity, DecodeError> {
+    let mut reader = Reader(octets);
+    let mut next = |length: u16| reader.take(usize::from(length)).unwrap_or_default();
+    let bad = |at: usize| move |_| DecodeError::Value { element: ELEMENTS[at] };
+    let account = unsigned(next(8)).and_then(|number| AccountId::from_number(number).ok_or(BadValue));
+    Ok(Identity {
+        account: account.map_err(bad(0))?,
+        vpc: id(next(ID_LENGTH)).map(VpcId::from_bits).map_err(bad(1))?,
+        subnet: id(next(ID_LENGTH)).map(SubnetId::from_bits).map_err(bad(2))?,
+        interface: id(next(ID_LENGTH)).map(InterfaceId::from_bits).map_err(bad(3))?,
+        instance: id(next(ID_LENGTH)).map(InstanceId::from_bits).map_err(bad(4))?,
+        host: id(next(ID_LENGTH)).map(HostId::from_bits).map_err(bad(5))?,
+    })
+}
