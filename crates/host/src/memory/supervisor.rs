@@ -110,8 +110,14 @@ impl Pager {
 
     /// Sends all pages out; what is resident afterwards.
     pub(crate) async fn evict_all(&self, patience: Duration) -> Result<Pages, ClientError> {
-        let evict = move |client: &mut Client, _| client.evict_all(patience).map(|(_, resident)| resident);
-        self.talk.clone().blocking(evict).await
+        let control = self.talk.control.clone();
+        let unreachable = {
+            let path = control.clone();
+            move |error: tokio::task::JoinError| Err(ClientError::Unreachable { path, source: error.into() })
+        };
+        // In a conversation of its own: the other one must not wait for it.
+        let evict = move || Client::connect(&control, PATIENCE)?.evict_all(patience).map(|(_, resident)| resident);
+        tokio::task::spawn_blocking(evict).await.unwrap_or_else(unreachable)
     }
 }
 
