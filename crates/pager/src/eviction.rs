@@ -11,6 +11,7 @@ use std::{
     io,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
     time::{Duration, Instant},
@@ -40,6 +41,8 @@ pub(crate) const LONGEST: u64 = 512;
 const CHOSEN: u64 = 4096;
 /// How often the target is compared with what is resident, when nobody says that it has changed.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// What the rate allowed and was not used counts for as long as this.
+const BURST: Duration = Duration::from_millis(100);
 /// How long nothing is tried after the store has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -121,7 +124,7 @@ impl Evictor {
         let now = Instant::now();
         let passed = now.duration_since(std::mem::replace(&mut self.measured, now)).as_secs_f64();
         let rate = steering.pages_per_second.map_or(f64::INFINITY, |rate| rate as f64);
-        self.allowance = (self.allowance + rate * passed).min(rate);
+        self.allowance = (self.allowance + rate * passed).min((rate * BURST.as_secs_f64()).max(1.0));
         if steering.pinned || self.paused_until.is_some_and(|until| now < until) {
             return false;
         }
@@ -293,8 +296,14 @@ impl Evictor {
             self.let_stay(pages.iter().copied())?;
             return Err(EvictError::Index(error));
         }
+        self.note_index();
         self.pager.observer.at(Step::Recorded);
         Ok(pages)
+    }
+
+    /// Where the machine is, so that no other index is taken for this one.
+    pub(crate) fn note_index(&self) {
+        self.pager.guest.discards.note().store(self.index.sequence(), Ordering::SeqCst);
     }
 
     fn punch(&self, going: &[u64]) -> Result<(), EvictError> {

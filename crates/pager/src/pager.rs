@@ -124,10 +124,11 @@ impl Pager {
         }
         let reason = format!("the memory of {} cannot be given back to it: {error}", self.instance);
         tracing::error!("{reason}");
+        // First, because the main thread takes a machine that is gone for one that ended by itself.
+        self.ending.begin(Exit::Lost { reason: reason.clone() });
         if let Err(error) = locked(&self.shim).end(&reason) {
             tracing::error!(%error, "the machine could not be ended; it stands still");
         }
-        self.ending.begin(Exit::Lost { reason });
     }
 
     fn answer(&self, fault: Fault, disk: &mut Disk, room: &mut [Page]) -> Result<(), ServeError> {

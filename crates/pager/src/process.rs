@@ -9,7 +9,7 @@ use std::{
     io,
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, Mutex, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -75,6 +75,8 @@ pub enum PagerError {
     Shim(#[source] ShimError),
     #[error("the key of the pages cannot be had: {reason}")]
     Key { reason: String },
+    #[error("{} has {found} records and the machine knows of {noted}: the machine was ended", path.display())]
+    IndexLost { path: PathBuf, found: u64, noted: u64 },
     #[error("could not {doing} {}", path.display())]
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the system gives no {what}")]
@@ -166,7 +168,7 @@ fn lock(state: &Path) -> Result<File, PagerError> {
 
 fn recover(
     options: &Options,
-    shim: Shim,
+    mut shim: Shim,
     lent: Lent,
     observer: Observer,
     began: Instant,
@@ -187,6 +189,12 @@ fn recover(
         }
     });
     let index = index.map_err(|source| file(&path, source))?;
+    let noted = guest.discards.note().load(Ordering::SeqCst);
+    if index.sequence() < noted {
+        let reason = format!("the memory of {} cannot be given back to it: its index is gone", options.instance);
+        shim.end(&reason).map_err(PagerError::Shim)?;
+        return Err(PagerError::IndexLost { path, found: index.sequence(), noted });
+    }
     let present =
         guest.present().map_err(|source| PagerError::System { what: "view of the guest's memory", source })?;
     let is_there = |page: u64| present[(page / 64) as usize] >> (page % 64) & 1 == 1;

@@ -14,6 +14,8 @@ use std::{
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::page::PAGE;
+
 /// A file's first `length` bytes.
 #[derive(Debug)]
 struct Mapping {
@@ -43,24 +45,37 @@ impl Drop for Mapping {
     }
 }
 
-/// A bit for each page: set by the shim when the guest's machine discards the page.
+/// A bit for each page, set by the shim when the guest's machine discards the page; and behind them a note of the pager's,
+/// which lives as long as the machine.
 #[derive(Debug)]
-pub(crate) struct Discards(Mapping);
+pub(crate) struct Discards {
+    mapping: Mapping,
+    words: usize,
+}
 
 impl Discards {
     /// Of a memory of `pages`.
     pub(crate) fn map(file: &File, pages: u64) -> io::Result<Self> {
-        let length = (pages.div_ceil(64) * 8) as usize;
+        let words = pages.div_ceil(64) as usize;
+        let length = (words * 8).next_multiple_of(PAGE) + PAGE;
         // A file that is too short would end this process at a touch.
         if file.metadata()?.len() < length as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Mapping::of(file, length).map(Self)
+        Ok(Self { mapping: Mapping::of(file, length)?, words })
     }
 
-    fn words(&self) -> &[AtomicU64] {
+    fn all_words(&self) -> &[AtomicU64] {
         // SAFETY: a page-aligned mapping of whole words, alive as long as `self`, touched by atomic operations alone.
-        unsafe { slice::from_raw_parts(self.0.start.as_ptr().cast(), self.0.length / 8) }
+        unsafe { slice::from_raw_parts(self.mapping.start.as_ptr().cast(), self.mapping.length / 8) }
+    }
+    fn words(&self) -> &[AtomicU64] {
+        &self.all_words()[..self.words]
+    }
+
+    /// What a pager of this machine has noted: zero at the machine's start.
+    pub(crate) fn note(&self) -> &AtomicU64 {
+        &self.all_words()[(self.mapping.length - PAGE) / 8]
     }
 
     pub(crate) fn contains(&self, page: u64) -> bool {

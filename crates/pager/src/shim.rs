@@ -31,8 +31,7 @@ const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim.so"));
 const VERSION: u32 = 1;
 
 const LOOK: u64 = 1;
-const UNMAP: u64 = 2;
-const END: u64 = 3;
+const END: u64 = 2;
 /// Pages of one look, and bytes of a reason; the shim takes no more.
 const LOOK_PAGES: u64 = 1 << 16;
 const LONGEST_REASON: usize = 1024;
@@ -156,12 +155,6 @@ impl Shim {
             first += count;
         }
         Ok(words)
-    }
-
-    /// Makes the machine forget where it has mapped these pages; they stay where they are.
-    #[cfg_attr(not(test), expect(dead_code, reason = "looks unmap by themselves; tests of the tripwire need it alone"))]
-    pub(crate) fn unmap(&mut self, run: Run) -> Result<(), ShimError> {
-        self.ask("unmap", [UNMAP, run.first * Pages::SIZE, run.count * Pages::SIZE], &[])
     }
 
     /// Ends the machine at once; the last thing that it prints is `reason`.

@@ -191,6 +191,7 @@ impl Evictor {
             moves.iter().for_each(|(_, _, new, _)| self.pager.sources.free(*new));
             return Err(EvictError::Index(error));
         }
+        self.note_index();
         for (page, old, new, _) in moves {
             let moved = self.pager.book().places.move_copy(page, old, new);
             self.pager.sources.free(if moved { old } else { new });

@@ -129,7 +129,9 @@ impl World {
             Answer::Wait => return,
             Answer::Wake => return self.wake(page, 1),
             Answer::Zero { run, .. } => {
-                (run.first..run.end()).for_each(|page| drop(self.memory[page as usize].get_or_insert(0)));
+                for page in run.first..run.end() {
+                    self.memory[page as usize].get_or_insert(0);
+                }
                 run
             }
             Answer::Fetch(pages) => {
