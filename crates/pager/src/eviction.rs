@@ -216,7 +216,7 @@ impl Evictor {
     fn copy_out(&mut self, leaving: &[Run]) -> Result<Vec<Made>, EvictError> {
         let guest = &self.pager.guest;
         for part in leaving {
-            // What the guest discards from here on is noted anew.
+            // What the guest discards from here on is noted anew; what it had discarded before is a hole, and read as zeros.
             (part.first..part.end()).for_each(|page| guest.discards.clear(page));
             guest.protect(*part)?;
         }
@@ -297,6 +297,7 @@ impl Evictor {
             return Err(EvictError::Index(error));
         }
         self.note_index();
+        pages.iter().for_each(|page| self.pager.guest.discards.set_void(*page, false));
         self.pager.observer.at(Step::Recorded);
         Ok(pages)
     }

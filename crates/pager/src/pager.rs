@@ -217,6 +217,8 @@ impl Pager {
     }
 
     pub(crate) fn arrived(&self, run: Run, why: Arrival) {
+        // Before it can leave again: a next pager that finds it discarded must not take its old copy for it.
+        (run.first..run.end()).for_each(|page| self.guest.discards.set_void(page, true));
         let mut book = self.book();
         book.places.arrived(run);
         book.residency.arrived(run, why);

@@ -198,7 +198,10 @@ fn recover(
     let present =
         guest.present().map_err(|source| PagerError::System { what: "view of the guest's memory", source })?;
     let is_there = |page: u64| present[(page / 64) as usize] >> (page % 64) & 1 == 1;
-    let places = Places::recover(words, is_there, |page| guest.discards.contains(page));
+    let is_void = |page| guest.discards.contains(page) || guest.discards.is_void(page);
+    let places = Places::recover(words, is_there, is_void);
+    let not_away = (0..guest.pages()).filter(|page| places.away(*page).is_none());
+    not_away.for_each(|page| guest.discards.set_void(page, true));
 
     let stored = places.all_away(guest.all()).filter_map(|(_, away)| match away {
         Away::Ssd(copy) => Some(copy.at),

@@ -45,8 +45,9 @@ impl Drop for Mapping {
     }
 }
 
-/// A bit for each page, set by the shim when the guest's machine discards the page; and behind them a note of the pager's,
-/// which lives as long as the machine.
+/// What is noted of each page where the machine is, and lives as long as it: a bit that the shim sets when the machine
+/// discards the page; behind them all, a bit that the pager sets when the index is void for the page, because it has come
+/// back or was given up since; and a note of the pager's.
 #[derive(Debug)]
 pub(crate) struct Discards {
     mapping: Mapping,
@@ -57,7 +58,7 @@ impl Discards {
     /// Of a memory of `pages`.
     pub(crate) fn map(file: &File, pages: u64) -> io::Result<Self> {
         let words = pages.div_ceil(64) as usize;
-        let length = (words * 8).next_multiple_of(PAGE) + PAGE;
+        let length = 2 * (words * 8).next_multiple_of(PAGE) + PAGE;
         // A file that is too short would end this process at a touch.
         if file.metadata()?.len() < length as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -71,6 +72,24 @@ impl Discards {
     }
     fn words(&self) -> &[AtomicU64] {
         &self.all_words()[..self.words]
+    }
+
+    fn voids(&self) -> &[AtomicU64] {
+        &self.all_words()[(self.mapping.length - PAGE) / 16..][..self.words]
+    }
+
+    /// Whether what the index says of `page` is void.
+    pub(crate) fn is_void(&self, page: u64) -> bool {
+        let word = self.voids().get((page / 64) as usize);
+        word.is_some_and(|word| word.load(Ordering::SeqCst) >> (page % 64) & 1 == 1)
+    }
+
+    pub(crate) fn set_void(&self, page: u64, is_void: bool) {
+        let Some(word) = self.voids().get((page / 64) as usize) else { return };
+        match (is_void, 1 << (page % 64)) {
+            (true, bit) => word.fetch_or(bit, Ordering::SeqCst),
+            (false, bit) => word.fetch_and(!bit, Ordering::SeqCst),
+        };
     }
 
     /// What a pager of this machine has noted: zero at the machine's start.

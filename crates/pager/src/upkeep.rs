@@ -114,6 +114,7 @@ impl Evictor {
         for page in discards.all() {
             let copy = self.pager.book().places.drop_copy(page);
             if let Some(copy) = copy {
+                discards.set_void(page, true);
                 self.pager.sources.free(copy);
                 self.pager.tally().discarded += Pages(1);
             }

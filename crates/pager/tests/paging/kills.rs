@@ -68,6 +68,7 @@ fn kills(count: usize) {
     drop(first);
     let (mut at_step, mut starts, mut whole) = (vec![0; Step::ALL.len()], Vec::new(), Vec::new());
     for round in 0..count {
+        assert!(!house.machine.has_ended(), "round {round}: {:?} {}", house.machine.line(), house.machine.last_words());
         let step = round % Step::ALL.len();
         let began = Instant::now();
         let often = !matches!(Step::ALL[step], Step::Stayed | Step::Demoted | Step::Compacted | Step::Rewritten);
