@@ -9,7 +9,11 @@ use std::{
     io,
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::Ordering, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -232,6 +236,7 @@ fn recover(
         shim: Mutex::new(shim),
         ending: Ending::default(),
         observer,
+        last_fault: AtomicU64::new(0),
         minor,
         start_took: began.elapsed(),
     };

@@ -4,7 +4,10 @@
 //! Owns when each is due. All of it runs on the thread of [`crate::eviction`], which alone writes the index; faults go on
 //! meanwhile. A copy is moved by making the new one, recording it, and only then letting it count and freeing the old one.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use lucarne_memory::run::{Run, Scan};
 use lucarne_model::memory::{Pages, Place};
@@ -140,7 +143,9 @@ impl Evictor {
             std::iter::from_fn(|| pool.oldest()).take(count as usize).collect()
         };
         let (mut pages, mut contents) = (Vec::new(), Vec::new());
-        for (page, unit) in &oldest {
+        // A page that left twice by way of one place is there twice; its copy moves once. In order, so that neighbours lie
+        // together again.
+        for (page, unit) in &oldest.iter().copied().collect::<BTreeMap<u64, u32>>() {
             let Some(away @ Away::Compressed(copy, length)) = self.pager.book().places.away(*page) else { continue };
             let bytes = self.pager.sources.pool().copy(copy, length).to_vec();
             let mut content = page::Page::ZERO;
@@ -180,6 +185,7 @@ impl Evictor {
         Ok(())
     }
 
+    /// No page is in it twice: the index would say where the second copy is, and the first would count.
     fn record_moves(&mut self, from: &[(u64, Away)], to: Vec<(Copy, Proof)>) -> Result<(), EvictError> {
         let moves = from.iter().zip(to).map(|((page, old), (copy, proof))| (*page, *old, Away::Ssd(copy), proof));
         let moves: Vec<(u64, Away, Away, Proof)> = moves.collect();

@@ -141,6 +141,23 @@ fn pages_that_left_together_come_back_with_one_fault() {
     eventually(&mut client, "64 faults for 1024 pages", |now| (now.refaults, now.restored_beside) == pages);
 }
 
+/// Neighbours would drive out what it needs; but one that goes straight on has them again.
+#[test]
+fn a_squeezed_guest_that_jumps_about_gets_what_it_asks_for_and_no_more() {
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(0);
+    house.write_all(1);
+    client.set_target(Pages::ZERO, None).unwrap();
+    eventually(&mut client, "all of it leaves", |now| now.pages.resident == Pages::ZERO);
+    for page in [100, 900, 300, 700, 500] {
+        house.machine.ask(&format!("check {page} 1"));
+    }
+    let statistics = eventually(&mut client, "five faults", |now| now.refaults == 5);
+    assert_eq!(statistics.restored_beside, Pages::ZERO);
+    house.machine.ask("check 600 64");
+    eventually(&mut client, "neighbours", |now| now.restored_beside > Pages::ZERO);
+}
+
 #[test]
 fn a_target_is_reached_and_kept_and_a_pinned_guest_keeps_everything() {
     let mut house = House::new(PAGES);
