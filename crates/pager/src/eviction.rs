@@ -94,7 +94,7 @@ pub(crate) struct Evictor {
 
 impl Evictor {
     pub(crate) fn new(pager: Arc<Pager>, index: Index, wishes: Receiver<Wish>) -> Self {
-        let (contents, sealed) = (page::zeroed(LONGEST as usize), Vec::with_capacity(LONGEST as usize));
+        let (contents, sealed) = (Vec::new(), Vec::new());
         let (disk, compressed, measured) = (Disk::new(), Compressed::new(), Instant::now());
         Self { pager, index, disk, wishes, contents, sealed, compressed, allowance: 0.0, measured, paused_until: None }
     }
@@ -105,6 +105,10 @@ impl Evictor {
         while !self.pager.ending.has_begun() {
             let progress = self.evict_some();
             let patience = if progress { Duration::ZERO } else { INTERVAL };
+            if !progress {
+                // A pager that has nothing to do should cost its host next to nothing.
+                (self.contents, self.sealed) = (Vec::new(), Vec::new());
+            }
             match self.wishes.recv_timeout(patience) {
                 Ok(Wish::EvictAll(answer)) => {
                     // Whoever asked may have gone meanwhile.
@@ -221,6 +225,7 @@ impl Evictor {
             guest.protect(*part)?;
         }
         self.pager.observer.at(Step::Protected);
+        self.contents.resize(LONGEST as usize, Page::ZERO);
         let mut numbers = Vec::new();
         for part in leaving {
             let into = &mut self.contents[numbers.len()..][..part.count as usize];

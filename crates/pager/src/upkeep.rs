@@ -185,25 +185,28 @@ impl Evictor {
         Ok(())
     }
 
-    /// No page is in it twice: the index would say where the second copy is, and the first would count.
+    /// The new copies count, first here and then in the index, and the old ones are freed last: a page that is being fetched
+    /// meanwhile keeps its old one, and the index is told nothing of it. No page is in `from` twice.
     fn record_moves(&mut self, from: &[(u64, Away)], to: Vec<(Copy, Proof)>) -> Result<(), EvictError> {
         let moves = from.iter().zip(to).map(|((page, old), (copy, proof))| (*page, *old, Away::Ssd(copy), proof));
-        let moves: Vec<(u64, Away, Away, Proof)> = moves.collect();
+        let (moved, stayed): (Vec<(u64, Away, Away, Proof)>, Vec<_>) = {
+            let places = &mut self.pager.book().places;
+            moves.partition(|(page, old, new, _)| places.move_copy(*page, *old, *new))
+        };
+        stayed.iter().for_each(|(_, _, new, _)| self.pager.sources.free(*new));
         let entry = |(page, _, new, proof): &(u64, Away, Away, Proof)| Entry {
             page: *page as u32,
             word: Word::away(*new),
             proof: *proof,
         };
-        if let Err(error) = self.index.append(&moves.iter().map(entry).collect::<Vec<_>>()) {
-            moves.iter().for_each(|(_, _, new, _)| self.pager.sources.free(*new));
-            return Err(EvictError::Index(error));
-        }
+        let recorded = self.index.append(&moved.iter().map(entry).collect::<Vec<_>>());
         self.note_index();
-        for (page, old, new, _) in moves {
-            let moved = self.pager.book().places.move_copy(page, old, new);
-            self.pager.sources.free(if moved { old } else { new });
+        for (page, old, new, _) in moved {
+            // Back again, if it is not recorded; one that has come back meanwhile has freed its new copy itself.
+            let back = recorded.is_err() && self.pager.book().places.move_copy(page, new, old);
+            self.pager.sources.free(if back { new } else { old });
         }
-        Ok(())
+        recorded.map_err(EvictError::Index)
     }
 
     fn shorten_index(&mut self) -> Result<(), EvictError> {

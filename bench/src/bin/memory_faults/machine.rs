@@ -9,12 +9,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 const WORDS: usize = 512;
 /// A touch that takes less did not fault.
 const FAULT: u128 = 2000;
-const MADV_PAGEOUT: i32 = 21;
 
 unsafe extern "C" {
     /// That of libc, before which the shim stands.
     fn mmap(place: *mut c_void, length: usize, protection: i32, flags: i32, fd: i32, offset: i64) -> *mut c_void;
-    fn madvise(place: *mut c_void, length: usize, advice: i32) -> i32;
 }
 
 /// What kind of memory it has.
@@ -41,7 +39,6 @@ pub(crate) fn run(kind: Kind, pages: usize) -> Result<()> {
             "touch" => memory.touch(argument.parse()?),
             "churn" => memory.churn(argument.parse()?),
             "sweep" => memory.sweep(),
-            "page-out" => memory.page_out()?,
             other => bail!("{other}"),
         }
     }
@@ -125,19 +122,6 @@ impl Memory {
         let sum =
             (0..self.pages).fold(0_u64, |sum, page| sum.wrapping_add(unsafe { self.word(page, 3).read_volatile() }));
         println!("{sum}");
-    }
-
-    fn page_out(&self) -> Result<()> {
-        // The first time begins to write them, the next ones drop what has been written.
-        for _ in 0..4 {
-            // SAFETY: asks the kernel to move pages of the mapping to swap; their content stays.
-            if unsafe { madvise(self.start.cast(), self.pages * 4096, MADV_PAGEOUT) } != 0 {
-                bail!("pages cannot be swapped out");
-            }
-            std::thread::sleep(std::time::Duration::from_millis(500));
-        }
-        println!("done");
-        Ok(())
     }
 }
 

@@ -81,7 +81,9 @@ fn limited(name: &str, kind: &str, zswap: bool, half: bool) -> Result<Vec<String
         group.limit(PAGES << 11)?;
         return Ok(row(name, &process.ask("churn 20000")?));
     }
-    process.ask("page-out")?;
+    // All of it goes to swap, and not only to the swap cache; then there is room for all of it again.
+    group.limit(PAGES << 6)?;
+    group.limit(PAGES << 14)?;
     Ok(row(name, &process.ask("touch 16")?))
 }
 
