@@ -193,7 +193,7 @@ fn receive(stream: &UnixStream) -> Result<Lent, ShimError> {
         return Err(not_understood("it is of another version"));
     }
     let sound = |region: &Region| {
-        region.page_size == Pages::SIZE && (region.base | region.size | region.offset) % Pages::SIZE == 0
+        region.page_size == Pages::SIZE && (region.base | region.size | region.offset).is_multiple_of(Pages::SIZE)
     };
     if hello.regions.is_empty() || !hello.regions.iter().all(sound) {
         return Err(not_understood("its memory is not in pages of 4 KiB"));
