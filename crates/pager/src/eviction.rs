@@ -140,10 +140,16 @@ impl Evictor {
             if wanted == 0 { Vec::new() } else { book.residency.victims(Pages(wanted)) }
         };
         let mut left = 0;
-        for run in joined(runs) {
+        let mut runs = joined(runs).into_iter();
+        while let Some(run) = runs.next() {
             match self.evict(run) {
                 Ok(count) => left += count,
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    self.failed(&error);
+                    // The others need not try the same: they stay.
+                    let residency = &mut self.pager.book().residency;
+                    runs.by_ref().for_each(|run| residency.kept(run));
+                }
             }
         }
         self.allowance -= left as f64;
