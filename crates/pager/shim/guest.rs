@@ -2,7 +2,8 @@
 //!
 //! Owns taking hold of it, and the shared bitmap of discards: one bit a page, set here before a page is discarded and
 //! cleared by the pager before it evicts a page. So a pager learns of every discard at the fault that would need it,
-//! without a message, and one that was dead meanwhile learns of it too. Nobody waits for anybody.
+//! without a message, and one that was dead meanwhile learns of it too. Nobody waits for anybody. The rest of the file,
+//! as much again and a page, is the pager's: what it notes there lives as long as the guest does.
 
 use core::{
     ffi::c_int,
@@ -41,7 +42,7 @@ pub(crate) fn take(settings: &Settings, base: usize, fd: c_int) -> Guest {
     kernel::keep_small(base, length);
     let uffd = kernel::userfaultfd(settings.device);
     kernel::register(uffd, base, length, settings.minor);
-    let bits = (length / PAGE).div_ceil(8).next_multiple_of(PAGE);
+    let bits = 2 * (length / PAGE).div_ceil(8).next_multiple_of(PAGE) + PAGE;
     let discarded = kernel::memfd(c"lucarne-discarded", bits);
     DISCARDED.store(kernel::map_shared(discarded, bits).cast(), Ordering::Relaxed);
     BASE.store(base, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The thread inside of QEMU that lends the guest's memory to a pager, and looks and unmaps for it.
+//! The thread inside of QEMU that lends the guest's memory to a pager, and looks at access bits for it.
 //!
 //! Owns the socket and what may be asked over it. Who connects gets one line of JSON with the layout, as Firecracker
 //! gives it, and with it the descriptors: userfaultfd, memory, key, notes of discards, pool. Then each request is 24 bytes:
@@ -18,10 +18,8 @@ use crate::{
 
 /// Which pages were touched since the last look; the look clears the bits. Answer: a bit for each page.
 const LOOK: u64 = 1;
-/// Forget where pages are mapped; they stay.
-const UNMAP: u64 = 2;
 /// End the VM; the request's length counts the bytes of the reason, which follow.
-const END: u64 = 3;
+const END: u64 = 2;
 /// Pages of one look.
 const LOOK_PAGES: u64 = 1 << 16;
 const LOOK_BYTES: usize = LOOK_PAGES as usize / 8;
@@ -262,10 +260,6 @@ impl Server {
         let aligned = (offset | length).is_multiple_of(PAGE);
         match what {
             LOOK if inside && aligned && length <= LOOK_PAGES * PAGE => self.look(fd, offset, length),
-            UNMAP if inside && aligned => {
-                let done = kernel::unmap_pages(self.guest.base + offset, length);
-                reply(fd, u64::from(!done), &[])
-            }
             END if length <= 1024 => end(fd, length as usize),
             _ => false,
         }

@@ -11,6 +11,7 @@ use std::{
     io,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
     time::{Duration, Instant},
@@ -40,6 +41,8 @@ pub(crate) const LONGEST: u64 = 512;
 const CHOSEN: u64 = 4096;
 /// How often the target is compared with what is resident, when nobody says that it has changed.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// What the rate allowed and was not used counts for as long as this.
+const BURST: Duration = Duration::from_millis(100);
 /// How long nothing is tried after the store has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -91,7 +94,7 @@ pub(crate) struct Evictor {
 
 impl Evictor {
     pub(crate) fn new(pager: Arc<Pager>, index: Index, wishes: Receiver<Wish>) -> Self {
-        let (contents, sealed) = (page::zeroed(LONGEST as usize), Vec::with_capacity(LONGEST as usize));
+        let (contents, sealed) = (Vec::new(), Vec::new());
         let (disk, compressed, measured) = (Disk::new(), Compressed::new(), Instant::now());
         Self { pager, index, disk, wishes, contents, sealed, compressed, allowance: 0.0, measured, paused_until: None }
     }
@@ -102,6 +105,10 @@ impl Evictor {
         while !self.pager.ending.has_begun() {
             let progress = self.evict_some();
             let patience = if progress { Duration::ZERO } else { INTERVAL };
+            if !progress {
+                // A pager that has nothing to do should cost its host next to nothing.
+                (self.contents, self.sealed) = (Vec::new(), Vec::new());
+            }
             match self.wishes.recv_timeout(patience) {
                 Ok(Wish::EvictAll(answer)) => {
                     // Whoever asked may have gone meanwhile.
@@ -121,7 +128,7 @@ impl Evictor {
         let now = Instant::now();
         let passed = now.duration_since(std::mem::replace(&mut self.measured, now)).as_secs_f64();
         let rate = steering.pages_per_second.map_or(f64::INFINITY, |rate| rate as f64);
-        self.allowance = (self.allowance + rate * passed).min(rate);
+        self.allowance = (self.allowance + rate * passed).min((rate * BURST.as_secs_f64()).max(1.0));
         if steering.pinned || self.paused_until.is_some_and(|until| now < until) {
             return false;
         }
@@ -133,10 +140,16 @@ impl Evictor {
             if wanted == 0 { Vec::new() } else { book.residency.victims(Pages(wanted)) }
         };
         let mut left = 0;
-        for run in joined(runs) {
+        let mut runs = joined(runs).into_iter();
+        while let Some(run) = runs.next() {
             match self.evict(run) {
                 Ok(count) => left += count,
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    self.failed(&error);
+                    // The others need not try the same: they stay.
+                    let residency = &mut self.pager.book().residency;
+                    runs.by_ref().for_each(|run| residency.kept(run));
+                }
             }
         }
         self.allowance -= left as f64;
@@ -213,11 +226,12 @@ impl Evictor {
     fn copy_out(&mut self, leaving: &[Run]) -> Result<Vec<Made>, EvictError> {
         let guest = &self.pager.guest;
         for part in leaving {
-            // What the guest discards from here on is noted anew.
+            // What the guest discards from here on is noted anew; what it had discarded before is a hole, and read as zeros.
             (part.first..part.end()).for_each(|page| guest.discards.clear(page));
             guest.protect(*part)?;
         }
         self.pager.observer.at(Step::Protected);
+        self.contents.resize(LONGEST as usize, Page::ZERO);
         let mut numbers = Vec::new();
         for part in leaving {
             let into = &mut self.contents[numbers.len()..][..part.count as usize];
@@ -293,8 +307,15 @@ impl Evictor {
             self.let_stay(pages.iter().copied())?;
             return Err(EvictError::Index(error));
         }
+        self.note_index();
+        pages.iter().for_each(|page| self.pager.guest.discards.set_void(*page, false));
         self.pager.observer.at(Step::Recorded);
         Ok(pages)
+    }
+
+    /// Where the machine is, so that no other index is taken for this one.
+    pub(crate) fn note_index(&self) {
+        self.pager.guest.discards.note().store(self.index.sequence(), Ordering::SeqCst);
     }
 
     fn punch(&self, going: &[u64]) -> Result<(), EvictError> {

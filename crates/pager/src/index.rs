@@ -1,8 +1,11 @@
 //! The index of where copies are: an append-only log that outlives its pager.
 //!
-//! Owns its format. A file is a header and then records, each `length u32, crc32 u32, kind u8, content`, little-endian. The
-//! last entry for a page counts; a record that is not whole ends the log, and is cut off. What is torn was never acted on,
-//! because a page is punched out only after the record with its copy was written.
+//! Owns its format. A file is a header and then records, each `length u32, crc32 u32, kind u8, sequence u64, content`,
+//! little-endian. The last entry for a page counts; a record that is not whole ends the log, and is cut off. What is torn
+//! was never acted on, because a page is punched out only after the record with its copy was written.
+//!
+//! Sequence numbers count the records. The newest is noted where the machine is ([`crate::shared`]): a log that is older
+//! than its machine, or gone, would make of pages that are away pages that never were, and is refused.
 //!
 //! Only leavings are recorded. A page that has come back needs no record: it is in the guest's memory, and the next pager
 //! looks there. Nor is the log synced for each eviction: it must survive its pager, and a power cut takes the guest too.
@@ -20,7 +23,7 @@ use crate::{places::Word, seal::Proof};
 const MAGIC: [u8; 8] = *b"LUCPLACE";
 const VERSION: u32 = 1;
 const HEADER: usize = 8 + 4 + 8 + 16;
-const RECORD: usize = 9;
+const RECORD: usize = 17;
 const ENTRY: usize = 4 + 16 + 16;
 const KIND_ENTRIES: u8 = 1;
 const KIND_RESERVED: u8 = 2;
@@ -52,6 +55,8 @@ pub(crate) struct Index {
     file: File,
     identity: Identity,
     length: u64,
+    /// Of the last record.
+    sequence: u64,
     /// The next generation, and the first that is not reserved.
     next: u64,
     reserved: u64,
@@ -66,16 +71,22 @@ impl Index {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
+        let path = path.to_owned();
         if bytes.get(..HEADER) != Some(&header(identity)[..]) {
-            let (file, length) = begin(path, identity)?;
-            return Ok(Self { path: path.to_owned(), file, identity, length, next: 1, reserved: 1 });
+            let (file, length) = begin(&path, identity)?;
+            return Ok(Self { path, file, identity, length, sequence: 0, next: 1, reserved: 1 });
         }
-        let mut reserved = 1;
-        let length = replay(&bytes, identity.pages, &mut reserved, &mut each);
-        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-        file.set_len(length)?;
-        file.seek(SeekFrom::Start(length))?;
-        Ok(Self { path: path.to_owned(), file, identity, length, next: reserved, reserved })
+        let found = replay(&bytes, identity.pages, &mut each);
+        let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
+        file.set_len(found.length)?;
+        file.seek(SeekFrom::Start(found.length))?;
+        let (next, reserved) = (found.reserved, found.reserved);
+        Ok(Self { path, file, identity, length: found.length, sequence: found.sequence, next, reserved })
+    }
+
+    /// How many records this log has had, those included that were left out when it was written anew.
+    pub(crate) const fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     pub(crate) const fn length(&self) -> u64 {
@@ -86,7 +97,7 @@ impl Index {
     pub(crate) fn generations(&mut self, count: u64) -> io::Result<u64> {
         if self.next + count > self.reserved {
             let reserved = self.next + count + RESERVE;
-            self.write(&record(KIND_RESERVED, &reserved.to_le_bytes()))?;
+            self.write(KIND_RESERVED, &reserved.to_le_bytes())?;
             self.reserved = reserved;
         }
         let first = self.next;
@@ -96,11 +107,12 @@ impl Index {
 
     /// Adds entries: all of them are there when this returns, or none.
     pub(crate) fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
-        if entries.is_empty() { Ok(()) } else { self.write(&entries_record(entries)) }
+        if entries.is_empty() { Ok(()) } else { self.write(KIND_ENTRIES, &entries_content(entries)) }
     }
 
-    fn write(&mut self, record: &[u8]) -> io::Result<()> {
-        let written = self.file.write_all(record);
+    fn write(&mut self, kind: u8, content: &[u8]) -> io::Result<()> {
+        let record = record(kind, self.sequence + 1, content);
+        let written = self.file.write_all(&record);
         if let Err(error) = written {
             // A part of it may be there: what comes next must not stand behind it.
             self.file.set_len(self.length)?;
@@ -108,6 +120,7 @@ impl Index {
             return Err(error);
         }
         self.length += record.len() as u64;
+        self.sequence += 1;
         Ok(())
     }
 
@@ -120,8 +133,9 @@ impl Index {
     pub(crate) fn rewrite(&mut self, entries: impl Iterator<Item = Vec<Entry>>) -> io::Result<()> {
         let next = self.path.with_extension("next");
         let (mut file, mut length) = begin(&next, self.identity)?;
-        let reserved = record(KIND_RESERVED, &self.reserved.to_le_bytes());
-        let records = entries.filter(|entries| !entries.is_empty()).map(|entries| entries_record(&entries));
+        let reserved = record(KIND_RESERVED, self.sequence, &self.reserved.to_le_bytes());
+        let entries = entries.filter(|entries| !entries.is_empty());
+        let records = entries.map(|entries| record(KIND_ENTRIES, self.sequence, &entries_content(&entries)));
         for record in std::iter::once(reserved).chain(records) {
             file.write_all(&record)?;
             length += record.len() as u64;
@@ -148,46 +162,57 @@ fn begin(path: &Path, identity: Identity) -> io::Result<(File, u64)> {
     Ok((file, HEADER as u64))
 }
 
-fn record(kind: u8, content: &[u8]) -> Vec<u8> {
+fn record(kind: u8, sequence: u64, content: &[u8]) -> Vec<u8> {
+    let sequence = sequence.to_le_bytes();
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&[kind]);
+    hasher.update(&sequence);
     hasher.update(content);
     let length = content.len() as u32;
-    [&length.to_le_bytes(), &hasher.finalize().to_le_bytes(), &[kind][..], content].concat()
+    [&length.to_le_bytes(), &hasher.finalize().to_le_bytes(), &[kind][..], &sequence, content].concat()
 }
 
-fn entries_record(entries: &[Entry]) -> Vec<u8> {
+fn entries_content(entries: &[Entry]) -> Vec<u8> {
     let mut content = Vec::with_capacity(entries.len() * ENTRY);
     for Entry { page, word, proof } in entries {
         content.extend(page.to_le_bytes());
         content.extend(word.to_bits().to_le_bytes());
         content.extend(proof);
     }
-    record(KIND_ENTRIES, &content)
+    content
 }
 
-/// Reads records until one is not whole; how long the log is up to there.
-fn replay(bytes: &[u8], pages: u64, reserved: &mut u64, each: &mut impl FnMut(Entry)) -> u64 {
-    let mut at = HEADER;
-    while let Some((kind, content)) = whole_record(&bytes[at..]) {
+/// What a log says of itself.
+struct Found {
+    length: u64,
+    sequence: u64,
+    reserved: u64,
+}
+
+/// Reads records until one is not whole.
+fn replay(bytes: &[u8], pages: u64, each: &mut impl FnMut(Entry)) -> Found {
+    let mut found = Found { length: HEADER as u64, sequence: 0, reserved: 1 };
+    while let Some((kind, sequence, content)) = whole_record(&bytes[found.length as usize..]) {
         match kind {
-            KIND_RESERVED => *reserved = content.try_into().map_or(*reserved, u64::from_le_bytes).max(*reserved),
+            KIND_RESERVED => found.reserved = content.try_into().map_or(found.reserved, u64::from_le_bytes),
             _ => content.as_chunks::<ENTRY>().0.iter().filter_map(read_entry).for_each(|entry| {
                 if u64::from(entry.page) < pages {
                     each(entry);
                 }
             }),
         }
-        at += RECORD + content.len();
+        found.sequence = sequence;
+        found.length += (RECORD + content.len()) as u64;
     }
-    at as u64
+    found
 }
 
-fn whole_record(bytes: &[u8]) -> Option<(u8, &[u8])> {
+fn whole_record(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
     let word = |at: usize| bytes.get(at..at + 4)?.try_into().map(u32::from_le_bytes).ok();
     let (length, checksum) = (word(0)? as usize, word(4)?);
-    let rest = bytes.get(8..)?.get(..1 + length)?;
-    (crc32fast::hash(rest) == checksum).then(|| (rest[0], &rest[1..]))
+    let rest = bytes.get(8..)?.get(..RECORD - 8 + length)?;
+    let sequence = rest[1..9].try_into().map(u64::from_le_bytes).ok()?;
+    (crc32fast::hash(rest) == checksum).then(|| (rest[0], sequence, &rest[9..]))
 }
 
 fn read_entry(bytes: &[u8; ENTRY]) -> Option<Entry> {
@@ -214,7 +239,10 @@ mod tests {
 
     fn open(path: &Path) -> (Index, BTreeMap<u32, Entry>) {
         let mut entries = BTreeMap::new();
-        let index = Index::open(path, IDENTITY, |entry| drop(entries.insert(entry.page, entry))).unwrap();
+        let index = Index::open(path, IDENTITY, |entry| {
+            entries.insert(entry.page, entry);
+        })
+        .unwrap();
         (index, entries)
     }
 
@@ -230,25 +258,26 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("places");
             let (mut index, _) = open(&path);
-            let mut states = vec![(index.length(), BTreeMap::new())];
+            let mut states = vec![(index.length(), BTreeMap::new(), 0)];
             for batch in batches {
                 let entries: Vec<Entry> = batch.into_iter().map(|(page, at)| entry(page, at)).collect();
                 index.append(&entries).unwrap();
                 let mut now = states.last().unwrap().1.clone();
                 now.extend(entries.iter().map(|entry| (entry.page, *entry)));
-                states.push((index.length(), now));
+                states.push((index.length(), now, index.sequence()));
             }
             if rewritten {
                 let all = states.last().unwrap().1.clone();
                 index.rewrite(std::iter::once(all.values().copied().collect())).unwrap();
+                prop_assert_eq!(open(&path).0.sequence(), index.sequence());
                 prop_assert_eq!(&open(&path).1, &all);
                 return Ok(());
             }
             let cut = HEADER as u64 + cut.index((index.length() - HEADER as u64) as usize + 1) as u64;
             OpenOptions::new().write(true).open(&path).unwrap().set_len(cut).unwrap();
-            let whole = states.iter().rev().find(|(length, _)| *length <= cut).unwrap();
+            let whole = states.iter().rev().find(|(length, ..)| *length <= cut).unwrap();
             let (mut index, entries) = open(&path);
-            prop_assert_eq!(&entries, &whole.1);
+            prop_assert_eq!((&entries, index.sequence()), (&whole.1, whole.2));
             index.append(&[entry(1, 77)]).unwrap();
             prop_assert_eq!(open(&path).1[&1], entry(1, 77));
         }
@@ -294,14 +323,16 @@ mod tests {
     /// The format on the disk, byte for byte: a pager of a later version must still read it.
     #[test]
     fn the_format_is_as_it_was() {
-        let written = entries_record(&[entry(3, 4)]);
+        let written = record(KIND_ENTRIES, 5, &entries_content(&[entry(3, 4)]));
         assert_eq!(written.len(), RECORD + ENTRY);
         assert_eq!(&written[..4], &36_u32.to_le_bytes());
         assert_eq!(written[8], KIND_ENTRIES);
-        assert_eq!(&written[9..13], &3_u32.to_le_bytes());
-        assert_eq!(written[13] & 15, 4, "in the store");
-        assert_eq!(&written[17..21], &4_u32.to_le_bytes());
-        assert_eq!(&written[23..29], &(4_u64 << 13).to_le_bytes()[..6]);
-        assert_eq!(&written[29..], [4; 16]);
+        assert_eq!(&written[9..17], &5_u64.to_le_bytes());
+        let written = &written[RECORD..];
+        assert_eq!(&written[..4], &3_u32.to_le_bytes());
+        assert_eq!(written[4] & 15, 4, "in the store");
+        assert_eq!(&written[8..12], &4_u32.to_le_bytes());
+        assert_eq!(&written[14..20], &(4_u64 << 13).to_le_bytes()[..6]);
+        assert_eq!(&written[20..], [4; 16]);
     }
 }

@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -76,6 +79,7 @@ pub(crate) struct Pager {
     pub(crate) shim: Mutex<Shim>,
     pub(crate) ending: Ending,
     pub(crate) observer: Observer,
+    pub(crate) last_fault: AtomicU64,
     /// Whether the tripwire is set.
     pub(crate) minor: bool,
     pub(crate) start_took: Duration,
@@ -124,19 +128,22 @@ impl Pager {
         }
         let reason = format!("the memory of {} cannot be given back to it: {error}", self.instance);
         tracing::error!("{reason}");
+        // First, because the main thread takes a machine that is gone for one that ended by itself.
+        self.ending.begin(Exit::Lost { reason: reason.clone() });
         if let Err(error) = locked(&self.shim).end(&reason) {
             tracing::error!(%error, "the machine could not be ended; it stands still");
         }
-        self.ending.begin(Exit::Lost { reason });
     }
 
     fn answer(&self, fault: Fault, disk: &mut Disk, room: &mut [Page]) -> Result<(), ServeError> {
         let began = Instant::now();
         let Some(page) = self.guest.page_at(fault.address) else { return Ok(()) };
         let discards = &self.guest.discards;
+        let target = self.steering().target;
         let (was, answer) = {
             let places = &mut self.book().places;
-            (places.place(page), places.handle_fault(page, fault.kind, REACH, |page| discards.contains(page)))
+            let reach = self.reach(page, places.counts().resident >= target);
+            (places.place(page), places.handle_fault(page, fault.kind, reach, |page| discards.contains(page)))
         };
         let one = Run::one(page);
         match answer {
@@ -160,6 +167,13 @@ impl Pager {
             Answer::Repair(away) => self.repair(page, away, (disk, room))?,
         }
         Ok(())
+    }
+
+    /// Neighbours come along where there is room for them, or where the guest goes on from its last fault. What a squeezed
+    /// guest that jumps about does not ask for would only drive out what it needs.
+    fn reach(&self, page: u64, is_squeezed: bool) -> Reach {
+        let goes_on = self.last_fault.swap(page, Ordering::Relaxed).abs_diff(page) <= 2 * REACH.fetch;
+        if is_squeezed && !goes_on { Reach { fetch: 1, ..REACH } } else { REACH }
     }
 
     fn zero(&self, page: u64, run: Run, given_up: Vec<(u64, Away)>) -> Result<(), ServeError> {
@@ -216,6 +230,8 @@ impl Pager {
     }
 
     pub(crate) fn arrived(&self, run: Run, why: Arrival) {
+        // Before it can leave again: a next pager that finds it discarded must not take its old copy for it.
+        (run.first..run.end()).for_each(|page| self.guest.discards.set_void(page, true));
         let mut book = self.book();
         book.places.arrived(run);
         book.residency.arrived(run, why);

@@ -178,17 +178,13 @@ pub(crate) struct Places {
 
 impl Places {
     /// A guest whose pages are as `words` say, of an earlier pager perhaps; `is_there` says whether a page is in its
-    /// memory, which counts more than any record, and `is_discarded` whether the guest gave it up.
-    pub(crate) fn recover(
-        mut words: Vec<Word>,
-        is_there: impl Fn(u64) -> bool,
-        is_discarded: impl Fn(u64) -> bool,
-    ) -> Self {
+    /// memory, which counts more than any record, and `is_void` whether what they say of it does not hold any more.
+    pub(crate) fn recover(mut words: Vec<Word>, is_there: impl Fn(u64) -> bool, is_void: impl Fn(u64) -> bool) -> Self {
         let mut counts = PagesByPlace::default();
         for (page, word) in words.iter_mut().enumerate() {
             let state = match word.state() {
                 _ if is_there(page as u64) => State::Resident,
-                State::Away(away) if !is_discarded(page as u64) => State::Away(away),
+                State::Away(away) if !is_void(page as u64) => State::Away(away),
                 _ => State::Untouched,
             };
             *word = Word::new(state, Motion::Still);

@@ -9,7 +9,11 @@ use std::{
     io,
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -75,6 +79,8 @@ pub enum PagerError {
     Shim(#[source] ShimError),
     #[error("the key of the pages cannot be had: {reason}")]
     Key { reason: String },
+    #[error("{} has {found} records and the machine knows of {noted}: the machine was ended", path.display())]
+    IndexLost { path: PathBuf, found: u64, noted: u64 },
     #[error("could not {doing} {}", path.display())]
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the system gives no {what}")]
@@ -166,7 +172,7 @@ fn lock(state: &Path) -> Result<File, PagerError> {
 
 fn recover(
     options: &Options,
-    shim: Shim,
+    mut shim: Shim,
     lent: Lent,
     observer: Observer,
     began: Instant,
@@ -187,10 +193,19 @@ fn recover(
         }
     });
     let index = index.map_err(|source| file(&path, source))?;
+    let noted = guest.discards.note().load(Ordering::SeqCst);
+    if index.sequence() < noted {
+        let reason = format!("the memory of {} cannot be given back to it: its index is gone", options.instance);
+        shim.end(&reason).map_err(PagerError::Shim)?;
+        return Err(PagerError::IndexLost { path, found: index.sequence(), noted });
+    }
     let present =
         guest.present().map_err(|source| PagerError::System { what: "view of the guest's memory", source })?;
     let is_there = |page: u64| present[(page / 64) as usize] >> (page % 64) & 1 == 1;
-    let places = Places::recover(words, is_there, |page| guest.discards.contains(page));
+    let is_void = |page| guest.discards.contains(page) || guest.discards.is_void(page);
+    let places = Places::recover(words, is_there, is_void);
+    let not_away = (0..guest.pages()).filter(|page| places.away(*page).is_none());
+    not_away.for_each(|page| guest.discards.set_void(page, true));
 
     let stored = places.all_away(guest.all()).filter_map(|(_, away)| match away {
         Away::Ssd(copy) => Some(copy.at),
@@ -221,6 +236,7 @@ fn recover(
         shim: Mutex::new(shim),
         ending: Ending::default(),
         observer,
+        last_fault: AtomicU64::new(0),
         minor,
         start_took: began.elapsed(),
     };

@@ -14,6 +14,8 @@ use std::{
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::page::PAGE;
+
 /// A file's first `length` bytes.
 #[derive(Debug)]
 struct Mapping {
@@ -43,24 +45,56 @@ impl Drop for Mapping {
     }
 }
 
-/// A bit for each page: set by the shim when the guest's machine discards the page.
+/// What is noted of each page where the machine is, and lives as long as it: a bit that the shim sets when the machine
+/// discards the page; behind them all, a bit that the pager sets when the index is void for the page, because it has come
+/// back or was given up since; and a note of the pager's.
 #[derive(Debug)]
-pub(crate) struct Discards(Mapping);
+pub(crate) struct Discards {
+    mapping: Mapping,
+    words: usize,
+}
 
 impl Discards {
     /// Of a memory of `pages`.
     pub(crate) fn map(file: &File, pages: u64) -> io::Result<Self> {
-        let length = (pages.div_ceil(64) * 8) as usize;
+        let words = pages.div_ceil(64) as usize;
+        let length = 2 * (words * 8).next_multiple_of(PAGE) + PAGE;
         // A file that is too short would end this process at a touch.
         if file.metadata()?.len() < length as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Mapping::of(file, length).map(Self)
+        Ok(Self { mapping: Mapping::of(file, length)?, words })
     }
 
-    fn words(&self) -> &[AtomicU64] {
+    fn all_words(&self) -> &[AtomicU64] {
         // SAFETY: a page-aligned mapping of whole words, alive as long as `self`, touched by atomic operations alone.
-        unsafe { slice::from_raw_parts(self.0.start.as_ptr().cast(), self.0.length / 8) }
+        unsafe { slice::from_raw_parts(self.mapping.start.as_ptr().cast(), self.mapping.length / 8) }
+    }
+    fn words(&self) -> &[AtomicU64] {
+        &self.all_words()[..self.words]
+    }
+
+    fn voids(&self) -> &[AtomicU64] {
+        &self.all_words()[(self.mapping.length - PAGE) / 16..][..self.words]
+    }
+
+    /// Whether what the index says of `page` is void.
+    pub(crate) fn is_void(&self, page: u64) -> bool {
+        let word = self.voids().get((page / 64) as usize);
+        word.is_some_and(|word| word.load(Ordering::SeqCst) >> (page % 64) & 1 == 1)
+    }
+
+    pub(crate) fn set_void(&self, page: u64, is_void: bool) {
+        let Some(word) = self.voids().get((page / 64) as usize) else { return };
+        match (is_void, 1 << (page % 64)) {
+            (true, bit) => word.fetch_or(bit, Ordering::SeqCst),
+            (false, bit) => word.fetch_and(!bit, Ordering::SeqCst),
+        };
+    }
+
+    /// What a pager of this machine has noted: zero at the machine's start.
+    pub(crate) fn note(&self) -> &AtomicU64 {
+        &self.all_words()[(self.mapping.length - PAGE) / 8]
     }
 
     pub(crate) fn contains(&self, page: u64) -> bool {

@@ -31,8 +31,7 @@ const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim.so"));
 const VERSION: u32 = 1;
 
 const LOOK: u64 = 1;
-const UNMAP: u64 = 2;
-const END: u64 = 3;
+const END: u64 = 2;
 /// Pages of one look, and bytes of a reason; the shim takes no more.
 const LOOK_PAGES: u64 = 1 << 16;
 const LONGEST_REASON: usize = 1024;
@@ -158,12 +157,6 @@ impl Shim {
         Ok(words)
     }
 
-    /// Makes the machine forget where it has mapped these pages; they stay where they are.
-    #[cfg_attr(not(test), expect(dead_code, reason = "looks unmap by themselves; tests of the tripwire need it alone"))]
-    pub(crate) fn unmap(&mut self, run: Run) -> Result<(), ShimError> {
-        self.ask("unmap", [UNMAP, run.first * Pages::SIZE, run.count * Pages::SIZE], &[])
-    }
-
     /// Ends the machine at once; the last thing that it prints is `reason`.
     pub(crate) fn end(&mut self, reason: &str) -> Result<(), ShimError> {
         let reason = &reason.as_bytes()[..reason.floor_char_boundary(LONGEST_REASON)];
@@ -200,7 +193,7 @@ fn receive(stream: &UnixStream) -> Result<Lent, ShimError> {
         return Err(not_understood("it is of another version"));
     }
     let sound = |region: &Region| {
-        region.page_size == Pages::SIZE && (region.base | region.size | region.offset) % Pages::SIZE == 0
+        region.page_size == Pages::SIZE && (region.base | region.size | region.offset).is_multiple_of(Pages::SIZE)
     };
     if hello.regions.is_empty() || !hello.regions.iter().all(sound) {
         return Err(not_understood("its memory is not in pages of 4 KiB"));

@@ -4,7 +4,10 @@
 //! Owns when each is due. All of it runs on the thread of [`crate::eviction`], which alone writes the index; faults go on
 //! meanwhile. A copy is moved by making the new one, recording it, and only then letting it count and freeing the old one.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use lucarne_memory::run::{Run, Scan};
 use lucarne_model::memory::{Pages, Place};
@@ -114,6 +117,7 @@ impl Evictor {
         for page in discards.all() {
             let copy = self.pager.book().places.drop_copy(page);
             if let Some(copy) = copy {
+                discards.set_void(page, true);
                 self.pager.sources.free(copy);
                 self.pager.tally().discarded += Pages(1);
             }
@@ -139,7 +143,9 @@ impl Evictor {
             std::iter::from_fn(|| pool.oldest()).take(count as usize).collect()
         };
         let (mut pages, mut contents) = (Vec::new(), Vec::new());
-        for (page, unit) in &oldest {
+        // A page that left twice by way of one place is there twice; its copy moves once. In order, so that neighbours lie
+        // together again.
+        for (page, unit) in &oldest.iter().copied().collect::<BTreeMap<u64, u32>>() {
             let Some(away @ Away::Compressed(copy, length)) = self.pager.book().places.away(*page) else { continue };
             let bytes = self.pager.sources.pool().copy(copy, length).to_vec();
             let mut content = page::Page::ZERO;
@@ -179,23 +185,28 @@ impl Evictor {
         Ok(())
     }
 
+    /// The new copies count, first here and then in the index, and the old ones are freed last: a page that is being fetched
+    /// meanwhile keeps its old one, and the index is told nothing of it. No page is in `from` twice.
     fn record_moves(&mut self, from: &[(u64, Away)], to: Vec<(Copy, Proof)>) -> Result<(), EvictError> {
         let moves = from.iter().zip(to).map(|((page, old), (copy, proof))| (*page, *old, Away::Ssd(copy), proof));
-        let moves: Vec<(u64, Away, Away, Proof)> = moves.collect();
+        let (moved, stayed): (Vec<(u64, Away, Away, Proof)>, Vec<_>) = {
+            let places = &mut self.pager.book().places;
+            moves.partition(|(page, old, new, _)| places.move_copy(*page, *old, *new))
+        };
+        stayed.iter().for_each(|(_, _, new, _)| self.pager.sources.free(*new));
         let entry = |(page, _, new, proof): &(u64, Away, Away, Proof)| Entry {
             page: *page as u32,
             word: Word::away(*new),
             proof: *proof,
         };
-        if let Err(error) = self.index.append(&moves.iter().map(entry).collect::<Vec<_>>()) {
-            moves.iter().for_each(|(_, _, new, _)| self.pager.sources.free(*new));
-            return Err(EvictError::Index(error));
+        let recorded = self.index.append(&moved.iter().map(entry).collect::<Vec<_>>());
+        self.note_index();
+        for (page, old, new, _) in moved {
+            // Back again, if it is not recorded; one that has come back meanwhile has freed its new copy itself.
+            let back = recorded.is_err() && self.pager.book().places.move_copy(page, new, old);
+            self.pager.sources.free(if back { new } else { old });
         }
-        for (page, old, new, _) in moves {
-            let moved = self.pager.book().places.move_copy(page, old, new);
-            self.pager.sources.free(if moved { old } else { new });
-        }
-        Ok(())
+        recorded.map_err(EvictError::Index)
     }
 
     fn shorten_index(&mut self) -> Result<(), EvictError> {

@@ -6,8 +6,9 @@ mod support;
 
 use std::fs;
 
+use lucarne_model::paging::{DEVICE, PageKey, VARIABLE};
 use lucarne_vmm::{
-    driver::{Driver, Stop},
+    driver::{Driver, MachineSpec, Paging, Stop},
     qemu::{Qemu, User},
 };
 use support::House;
@@ -38,5 +39,37 @@ async fn a_vms_process_is_under_its_limits_and_is_not_roots() {
         let user = User::DEFAULT.uid.to_string();
         assert!(uids.split_whitespace().all(|uid| uid == user), "{uids}");
     }
+    driver.stop(spec.instance, Stop::Kill).await.unwrap();
+}
+
+/// The library is any that does nothing: what it would do is its own crate's matter, and tested there.
+#[tokio::test]
+async fn a_vm_whose_memory_is_paged_is_given_the_library_the_key_and_the_door_to_faults() {
+    let house = House::new();
+    let driver = Qemu::new(house.settings()).unwrap();
+    // The C library itself, wherever this system has it.
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let library = maps.lines().find_map(|line| line.split_whitespace().last().filter(|path| path.contains("/libc.so")));
+    let library = library.unwrap();
+    let socket = house.path().join("paging/machine.sock");
+    let paging = Paging { library: library.into(), socket: socket.clone(), key: Some(PageKey([0x5a; 32])) };
+    let spec = MachineSpec { paging: Some(paging), ..house.machine(&driver, 1).await };
+    if driver.start(&spec).await.is_err() && fs::metadata(DEVICE).is_err() {
+        eprintln!("not tried: there is no {DEVICE}");
+        return;
+    }
+    let [pid] = house.processes()[..] else { panic!("not one process: {:?}", house.processes()) };
+    let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    let value = |name: &str| environment.split('\0').find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    assert_eq!(value("LD_PRELOAD"), Some(library));
+    let told: Vec<&str> = value(VARIABLE).unwrap().split(' ').collect();
+    let held = |fd: &str| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap().display().to_string();
+    assert_eq!((told[0], held(told[1]).as_str(), told[3]), ("1", DEVICE, "33554432"));
+    assert!(held(told[2]).starts_with("/memfd:lucarne-key"));
+    assert_eq!(fs::read(format!("/proc/{pid}/fd/{}", told[2])).unwrap(), [0x5a; 32]);
+    assert_eq!(told[6], socket.display().to_string());
+    // The record of the VM on the disk has no key.
+    let record = fs::read_to_string(house.path().join(format!("instances/{}/machine.json", spec.instance))).unwrap();
+    assert!(record.contains("machine.sock") && !record.contains("key"), "{record}");
     driver.stop(spec.instance, Stop::Kill).await.unwrap();
 }

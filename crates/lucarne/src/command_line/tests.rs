@@ -107,6 +107,7 @@ const ACCEPTED: &[&str] = &[
     "host --state-dir d --controller http://127.0.0.1:7070 --address 127.0.1.1 --name host-1 --memory 2G \
      --memory-oversubscription 1.5 --memory-pool 256M",
     "dev --memory 1G --memory-oversubscription 2",
+    "pager --instance i-0123456789abcdef0 --machine m.sock --control c.sock --state-dir d --pool 64MiB",
     "completions bash",
     "man --out pages",
 ];
@@ -185,10 +186,12 @@ fn host_with_a_verb_asks_and_without_one_is_the_agent() {
 }
 
 #[test]
-fn agents_and_collectors_have_two_threads_on_any_machine() {
+fn processes_of_which_there_are_many_have_few_threads_on_any_machine() {
     let threads = |line: &str| parse(line).unwrap().command.worker_threads();
     assert_eq!(threads("collector --state-dir d"), Some(2));
     assert_eq!(threads("host --state-dir d --controller http://h:7070 --address 127.0.1.1 --name h"), Some(2));
+    let pager = "pager --instance i-0123456789abcdef0 --machine m.sock --control c.sock --state-dir d";
+    assert_eq!(threads(pager), Some(1), "it has threads of its own");
     assert_eq!(threads("controller --state-dir d --collector c.json"), None);
     assert_eq!(threads("host list"), None);
 }

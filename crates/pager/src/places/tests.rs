@@ -39,6 +39,9 @@ struct World {
     protected: Vec<bool>,
     discarded: Vec<bool>,
     copies: BTreeMap<u64, (u64, u64)>,
+    /// What was recorded last of each page, and whether that is void.
+    index: BTreeMap<u64, Away>,
+    void: Vec<bool>,
     generation: u64,
     truth: Vec<u64>,
     waiters: Vec<Waiter>,
@@ -55,6 +58,8 @@ impl World {
             protected: vec![false; count],
             discarded: vec![false; count],
             copies: BTreeMap::new(),
+            index: BTreeMap::new(),
+            void: vec![true; count],
             generation: 0,
             truth: vec![0; count],
             waiters: Vec::new(),
@@ -128,8 +133,11 @@ impl World {
         let run = match answer {
             Answer::Wait => return,
             Answer::Wake => return self.wake(page, 1),
-            Answer::Zero { run, .. } => {
-                (run.first..run.end()).for_each(|page| drop(self.memory[page as usize].get_or_insert(0)));
+            Answer::Zero { run, given_up } => {
+                given_up.into_iter().for_each(|(_, away)| self.free(away));
+                for page in run.first..run.end() {
+                    self.memory[page as usize].get_or_insert(0);
+                }
                 run
             }
             Answer::Fetch(pages) => {
@@ -137,6 +145,7 @@ impl World {
                     let value = self.content(*page, *away);
                     self.memory[*page as usize].get_or_insert(value);
                 }
+                pages.iter().for_each(|(_, away)| self.free(*away));
                 Run::new(pages[0].0, pages.len() as u64)
             }
             Answer::Unprotect => {
@@ -146,7 +155,15 @@ impl World {
             Answer::Map | Answer::Repair(_) => unreachable!("no tripwire is set"),
         };
         self.wake(run.first, run.count);
+        (run.first..run.end()).for_each(|page| self.void[page as usize] = true);
         self.places.arrived(run);
+    }
+
+    /// The copy's place may be another page's at once.
+    fn free(&mut self, away: Away) {
+        if let Some(generation) = away.generation() {
+            self.copies.remove(&generation);
+        }
     }
 
     fn content(&self, page: u64, away: Away) -> u64 {
@@ -184,6 +201,10 @@ impl World {
                     let away = self.copy(page, value);
                     if self.places.commit(page, away) {
                         going.push(page);
+                        self.index.insert(page, away);
+                        self.void[page as usize] = false;
+                    } else {
+                        self.free(away);
                     }
                 }
                 Eviction::Committed(going)
@@ -243,11 +264,13 @@ impl World {
     /// A new pager: fault threads and evictor are gone, what they had committed is in the index, and all are woken.
     fn restart(&mut self) {
         let mut words = vec![Word::UNTOUCHED; PAGES as usize];
-        for (page, away) in self.places.all_away(Run::new(0, PAGES)) {
-            words[page as usize] = Word::away(away);
+        self.index.iter().for_each(|(page, away)| words[*page as usize] = Word::away(*away));
+        let (memory, discarded, void) = (&self.memory, &self.discarded, &self.void);
+        let is_void = |page: u64| discarded[page as usize] || void[page as usize];
+        self.places = Places::recover(words, |page| memory[page as usize].is_some(), is_void);
+        for page in 0..PAGES {
+            self.void[page as usize] |= self.places.away(page).is_none();
         }
-        let (memory, discarded) = (self.memory.clone(), self.discarded.clone());
-        self.places = Places::recover(words, |page| memory[page as usize].is_some(), |page| discarded[page as usize]);
         (self.answers, self.eviction) = (Vec::new(), Eviction::Idle);
         self.wake(0, PAGES);
     }

@@ -122,12 +122,21 @@ impl House {
 
     /// `tripwire`: see [`PagingVariable::tripwire`].
     pub fn with(pages: u64, tripwire: bool) -> Self {
+        Self::mapped(pages, tripwire, tempfile::tempdir().unwrap())
+    }
+
+    fn mapped(pages: u64, tripwire: bool, folder: TempDir) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.env(super::machine::VARIABLE, pages.to_string());
         command.args(["--exact", "machine::role_of_the_machine", "--ignored", "--nocapture", "--test-threads=1"]);
-        let house = Self::around(pages, tripwire, tempfile::tempdir().unwrap(), command);
+        let house = Self::around(pages, tripwire, folder, command);
         assert_eq!(house.machine.line().unwrap(), "mapped");
         house
+    }
+
+    /// The next machine over the same folder, with the same key.
+    pub fn wake(self) -> Self {
+        Self::mapped(self.pages, false, self.folder)
     }
 
     /// A machine that `command` starts, with the shim in it.

@@ -182,6 +182,10 @@ fn role_of_the_machine() {
         match (name, &numbers[..]) {
             ("write", &[first, count, version]) => (first..first + count).for_each(|page| memory.write(page, version)),
             ("check", &[first, count]) => (first..first + count).for_each(|page| memory.check(page)),
+            ("expect", &[first, count, version]) => {
+                (first..first + count)
+                    .for_each(|page| memory.versions[page as usize].store(version, Ordering::Relaxed));
+            }
             ("discard", &[first, count]) => memory.discard(first, count),
             ("remove", &[first, count]) => memory.remove(first, count),
             ("alias", &[page]) => {

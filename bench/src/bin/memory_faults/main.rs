@@ -1,0 +1,208 @@
+//! What a page costs that is not in the host's memory: a fault by where the page is, beside the kernel's own swap to the
+//! same disk and the disk alone; and what moving pages costs in processor time.
+//!
+//! Owns the scene: a process with the shim is the machine, `lucarne_pager::run` in another is its pager, a third is what
+//! the kernel swaps. Times are taken by whoever touches the page, and are of touches that faulted. Needs root.
+
+mod machine;
+mod peers;
+
+use std::{
+    env, fs,
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    os::fd::AsRawFd,
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use lucarne_bench::figures::table;
+use lucarne_model::{
+    Bytes, InstanceId,
+    memory::{Pages, PagesByPlace},
+    paging::{DEVICE, PagingVariable, VARIABLE},
+};
+use lucarne_pager::{Options, client::Client, shim};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+const ROLE: &str = "LUCARNE_BENCH_ROLE";
+const PATIENCE: Duration = Duration::from_secs(300);
+/// The guest: 256 MiB.
+const PAGES: u64 = 1 << 16;
+
+fn main() -> Result<()> {
+    match env::var(ROLE).unwrap_or_default().split_once(' ') {
+        Some(("machine", pages)) => machine::run(machine::Kind::Shared, pages.parse()?),
+        Some(("swapped", pages)) => machine::run(machine::Kind::Private, pages.parse()?),
+        Some(("pager", setting)) => pager(setting),
+        _ => measure(),
+    }
+}
+
+fn pager(setting: &str) -> Result<()> {
+    let (pool, folder) = setting.split_once(' ').context("POOL FOLDER")?;
+    let folder = Path::new(folder);
+    lucarne_pager::run(&Options {
+        instance: InstanceId::from_bits(1),
+        machine: folder.join("machine.sock"),
+        control: folder.join("pager.sock"),
+        state: folder.join("state"),
+        pool: Bytes(pool.parse()?),
+        patience: PATIENCE,
+    })?;
+    Ok(())
+}
+
+fn measure() -> Result<()> {
+    let mut rows = vec![peers::raw_read()?];
+    for (name, kind, pool) in [("same-filled", "same", 0), ("compressed", "text", PAGES << 12), ("ssd", "noise", 0)] {
+        let mut scene = Scene::start(pool)?;
+        scene.machine.ask(&format!("fill {kind}"))?;
+        scene.send_out()?;
+        rows.push(row(&format!("pager: {name}"), &scene.machine.ask("touch 16")?));
+    }
+    rows.extend(peers::swap()?);
+    let mut scene = Scene::start(0)?;
+    scene.machine.ask("fill noise")?;
+    scene.client.set_target(Pages(PAGES / 2), None)?;
+    scene.until(|pages| pages.resident.0 <= PAGES / 2)?;
+    rows.push(row("pager: ssd, writes at half the memory", &scene.machine.ask("churn 20000")?));
+    println!("{}", table(&["a touch of a page that is away", "p50 us", "p99 us", "touches"], &rows));
+    println!("{}", table(&["moving 256 MiB of noise", "GiB/s", "GiB/s of the pager's core"], &moving()?));
+    Ok(())
+}
+
+/// A row of what a role answered: `COUNT P50 P99`, in nanoseconds.
+fn row(name: &str, answer: &str) -> Vec<String> {
+    let numbers: Vec<f64> = answer.split(' ').filter_map(|number| number.parse().ok()).collect();
+    let microseconds = |at: usize| format!("{:.1}", numbers.get(at).copied().unwrap_or(f64::NAN) / 1e3);
+    vec![name.to_owned(), microseconds(1), microseconds(2), format!("{:.0}", numbers.first().copied().unwrap_or(0.0))]
+}
+
+/// How fast pages leave and come back, by the clock and by the pager's processor time; and what the pager takes for itself.
+fn moving() -> Result<Vec<Vec<String>>> {
+    let mut scene = Scene::start(0)?;
+    scene.machine.ask("fill noise")?;
+    let gib = PAGES as f64 * 4096.0 / f64::from(1 << 30);
+    let mut rows = Vec::new();
+    let mut timed = |name: &str, scene: &mut Scene, act: fn(&mut Scene) -> Result<()>| -> Result<()> {
+        let (began, before) = (Instant::now(), scene.pager.cpu_seconds()?);
+        act(scene)?;
+        let (wall, cpu) = (began.elapsed().as_secs_f64(), scene.pager.cpu_seconds()? - before);
+        rows.push(vec![name.to_owned(), format!("{:.2}", gib / wall), format!("{:.2}", gib / cpu)]);
+        Ok(())
+    };
+    timed("out to the disk, sealed", &mut scene, |scene| {
+        scene.client.evict_all(PATIENCE)?;
+        Ok(())
+    })?;
+    let overhead = scene.client.statistics()?.overhead.0 as f64;
+    timed("back, as the guest reads through it", &mut scene, |scene| scene.machine.ask("sweep").map(drop))?;
+    let share = overhead / (PAGES as f64 * 4096.0) * 100.0;
+    rows.push(vec![
+        format!("the pager's own memory, all pages out: {:.1} MiB, {share:.2} % of the guest's", overhead / 1048576.0),
+        String::new(),
+        String::new(),
+    ]);
+    Ok(rows)
+}
+
+/// A process in a role that answers lines.
+struct Role {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Role {
+    fn start(role: &str, mut command: Command) -> Result<Self> {
+        command.env(ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let input = child.stdin.take().context("no stdin")?;
+        let output = BufReader::new(child.stdout.take().context("no stdout")?);
+        Ok(Self { child, input, output })
+    }
+
+    fn ask(&mut self, line: &str) -> Result<String> {
+        writeln!(self.input, "{line}")?;
+        let mut answer = String::new();
+        if self.output.read_line(&mut answer)? == 0 {
+            bail!("it ended at {line}");
+        }
+        Ok(answer.trim_end().to_owned())
+    }
+
+    fn cpu_seconds(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+        Ok((ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64)
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A machine, its pager and the way to it.
+struct Scene {
+    machine: Role,
+    pager: Role,
+    client: Client,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn start(pool: u64) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let this = env::current_exe()?;
+        let library = shim::install(folder.path())?;
+        let device = File::options().read(true).write(true).open(DEVICE).context(DEVICE)?;
+        // Not closed at exec: the machine is to have both. This process starts nothing else at the same time.
+        let key = memfd_create("key", MemfdFlags::empty())?;
+        rustix::io::write(&key, &[7; 32])?;
+        rustix::io::fcntl_setfd(&device, rustix::io::FdFlags::empty())?;
+        let (device_number, key_number) = (device.as_raw_fd(), key.as_raw_fd());
+        let memory = Bytes(PAGES * Pages::SIZE);
+        let socket = &folder.path().join("machine.sock");
+        let variable =
+            PagingVariable { device: device_number, key: key_number, memory, peer: 0, tripwire: false, socket };
+        let mut command = Command::new(&this);
+        command.env("LD_PRELOAD", library).env(VARIABLE, variable.to_string());
+        let machine = Role::start(&format!("machine {PAGES}"), command)?;
+        let pager = Role::start(&format!("pager {pool} {}", folder.path().display()), Command::new(&this))?;
+        let end = Instant::now() + PATIENCE;
+        let client = loop {
+            match Client::connect(&folder.path().join("pager.sock"), PATIENCE) {
+                Ok(client) => break client,
+                Err(error) if Instant::now() > end => return Err(error.into()),
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        Ok(Self { machine, pager, client, _folder: folder })
+    }
+
+    /// Everything, and not further than where it goes first.
+    fn send_out(&mut self) -> Result<()> {
+        self.client.set_target(Pages::ZERO, None)?;
+        self.until(|pages| pages.resident == Pages::ZERO)?;
+        Ok(self.client.set_target(Pages(PAGES), None)?)
+    }
+
+    fn until(&mut self, holds: impl Fn(&PagesByPlace) -> bool) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !holds(&self.client.statistics()?.pages) {
+            if Instant::now() > end {
+                bail!("pages do not leave: {:?}", self.client.statistics()?);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
