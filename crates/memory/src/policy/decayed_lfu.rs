@@ -1,5 +1,6 @@
 //! Least frequently used, where uses long ago count less. US 9,176,764 names least frequently used; without decay, pages
-//! that were busy during the boot stay for ever, which costs hundreds of times the refaults (`docs/benchmarks.md`).
+//! that were busy during the boot stay for ever, which costs hundreds of times the optimum's refaults
+//! (`docs/benchmarks.md`).
 
 use super::{Arrival, Heat, Policy};
 
