@@ -53,6 +53,26 @@ const ENCODINGS: [(Encoding, &[&str]); 3] = [
     ),
     (Encoding::PLAIN, &["source_port", "destination_port"]),
 ];
+/// Columns whose least and greatest values are told for each page: those that are sorted, or nearly.
+const TOLD_BY_PAGE: [&str; 4] = ["instance", "interface", "subnet", "end"];
+/// Columns of which they are told for a group of rows. All others say nothing of a row's two records, see
+/// `on_rows` of the SQL's push-down, so that nobody would ask.
+const TOLD_BY_GROUP: [&str; 14] = [
+    "account",
+    "vpc",
+    "location",
+    "rule",
+    "verdict",
+    "end_reason",
+    "path",
+    "protocol",
+    "source",
+    "destination",
+    "source_port",
+    "destination_port",
+    "history",
+    "conn_state",
+];
 /// The key and value by which later versions know what they read.
 const VERSION: (&str, &str) = ("lucarne.flows", "3");
 
@@ -160,7 +180,7 @@ fn properties(effort: Effort) -> Result<WriterPropertiesBuilder, PartError> {
         .set_max_row_group_row_count(Some(GROUP))
         .set_data_page_row_count_limit(PAGE)
         .set_write_batch_size(PAGE)
-        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_statistics_enabled(EnabledStatistics::None)
         .set_key_value_metadata(Some(vec![version])))
 }
 
@@ -174,6 +194,12 @@ fn shown_properties(effort: Effort) -> Result<WriterProperties, PartError> {
         for column in names.iter().flat_map(|name| leaves(&schema, name)) {
             properties =
                 properties.set_column_dictionary_enabled(column.clone(), false).set_column_encoding(column, encoding);
+        }
+    }
+    for (told, names) in [(EnabledStatistics::Page, &TOLD_BY_PAGE[..]), (EnabledStatistics::Chunk, &TOLD_BY_GROUP[..])]
+    {
+        for name in names {
+            properties = properties.set_column_statistics_enabled(ColumnPath::from(*name), told);
         }
     }
     for name in BLOOM {

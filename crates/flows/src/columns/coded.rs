@@ -85,7 +85,7 @@ impl<T: Clone + Eq + Hash> Coded<T> {
     }
 
     pub(super) fn settle(&mut self) {
-        self.codes.shrink_to_fit();
+        super::cut_to_size(&mut self.codes);
         (self.index, self.is_indexed, self.seen) = (HashMap::new(), self.values.is_empty(), Seen::default());
     }
 

@@ -102,9 +102,10 @@ macro_rules! flow_columns {
                 $(self.$coded.fill(rows, || $default);)*
             }
 
-            /// Lets go of what only helps to append, and of room that is not used.
+            /// Lets go of what only helps to append, and of room where much of it is not used: cutting off a little from
+            /// each of so many vectors would leave memory in pieces that nobody can use.
             pub fn settle(&mut self) {
-                $(self.$name.shrink_to_fit();)*
+                $(cut_to_size(&mut self.$name);)*
                 $(self.$coded.settle();)*
             }
 
@@ -311,6 +312,12 @@ fn moment(millis: i64) -> Moment {
 /// A moment as a column holds it.
 pub fn millis(moment: Moment) -> i64 {
     i64::try_from(moment.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn cut_to_size<T>(column: &mut Vec<T>) {
+    if column.capacity() > column.len() + column.len() / 2 {
+        column.shrink_to_fit();
+    }
 }
 
 fn present<T: PartialEq + Default>(number: T) -> Option<T> {

@@ -20,6 +20,9 @@ use super::{
 };
 use crate::columns::FlowColumns;
 
+/// Octets of a short flow record of ours: by it columns get their room at once for a whole message.
+const USUAL_RECORD: usize = 200;
+
 /// Why a message was refused. Nothing of a refused message counts, except templates that stood before the fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -114,6 +117,7 @@ impl Decoder {
         if usize::from(header.length) != message.len() {
             return Err(DecodeError::Length { said: header.length, given: message.len() });
         }
+        columns.reserve(message.len() / USUAL_RECORD);
         let mut reading = Reading { decoder: self, columns, decoded: Decoded::empty(header), data_records: 0 };
         reading.sets(message)?;
         let Reading { mut decoded, data_records, .. } = reading;
