@@ -66,6 +66,11 @@ impl Fleet {
         spoken.map(|spoken| spoken.report.dropped_frames.clone()).unwrap_or_default()
     }
 
+    /// The host is no more.
+    pub(crate) fn forget(&self, host: HostId) {
+        self.lock().remove(&host);
+    }
+
     pub(crate) fn last_heard(&self, host: HostId) -> Option<Moment> {
         self.lock().get(&host).and_then(|heard| heard.at)
     }

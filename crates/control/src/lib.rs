@@ -12,12 +12,12 @@ mod blobs;
 mod bootstrap;
 mod clock;
 mod collector_client;
-mod delivery;
 mod desired;
 mod fleet;
 mod host_ca;
 mod http;
 mod idempotency;
+mod instructions;
 mod named_questions;
 mod placement;
 mod quota;
@@ -136,12 +136,12 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     bootstrap::write_operator_file(&controller.store, &controller.settings, endpoint.clone()).await?;
     controller.workflows.resume().await.map_err(Error::Workflows)?;
     let upkeep = tokio::spawn(upkeep::run(controller.clone(), shutdown.clone()));
-    let delivery = tokio::spawn(delivery::run(controller.clone(), shutdown.clone()));
+    let instructions = tokio::spawn(instructions::run(controller.clone(), shutdown.clone()));
     let collection = tokio::spawn(collect_regularly(controller.clone()));
     tracing::info!(endpoint, "the controller answers");
     http::serve(listener, lucarne_api::router(controller, Limits::default()), shutdown).await;
     collection.abort();
-    delivery.abort();
+    instructions.abort();
     upkeep.abort();
     Ok(())
 }

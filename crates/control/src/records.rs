@@ -5,7 +5,7 @@
 
 use lucarne_api::bodies::instance::{Job, JobState};
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Tags, Vcpus, VolumeId,
     actual::{Capacity, Host},
     desired::VolumeContent,
     flow_log::StoreCredentials,
@@ -167,6 +167,31 @@ impl HostRecord {
     }
 }
 
+/// A host that is no more. It is remembered for good: its certificate may hold for some weeks, its tunnel key for ever.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RemovedHost {
+    pub(crate) host: HostId,
+    pub(crate) account: AccountId,
+    /// The tunnel key's public half.
+    pub(crate) public_key: String,
+    pub(crate) at: Moment,
+}
+
+impl Resource for RemovedHost {
+    const KIND: &'static str = "removed-host";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
+    type Id = HostId;
+    fn id(&self) -> HostId {
+        self.host
+    }
+    fn account(&self) -> AccountId {
+        self.account
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        None
+    }
+}
+
 /// A workflow and how far it is. Its step and the step's effect on other records change in one transaction.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct JobRecord {
@@ -176,7 +201,7 @@ pub(crate) struct JobRecord {
     pub(crate) position: usize,
     /// When the step that waits gives up; none for steps that must not.
     #[serde(default)]
-    pub(crate) deadline: Option<lucarne_model::Moment>,
+    pub(crate) deadline: Option<Moment>,
 }
 
 impl Resource for JobRecord {

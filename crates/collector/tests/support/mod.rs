@@ -18,7 +18,7 @@ pub(crate) use authority::Authority;
 
 use lucarne_collector::{Connection, Health, Pace, Settings};
 use lucarne_flows::ipfix::{Exporter, Greeting};
-use lucarne_model::{AccountId, FlowLoss, FlowPage, FlowQuery, FlowRecord, HostId, Moment};
+use lucarne_model::{AccountId, FlowLoss, FlowPage, FlowQuery, FlowRecord, HostId, HostTrust, Moment};
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::{ClientConnection, StreamOwned};
 use tokio_util::sync::CancellationToken;
@@ -99,8 +99,14 @@ pub(crate) async fn answering(dir: &Path) -> Connection {
 
 /// Tells a collector which CA's hosts to let in; gives the status.
 pub(crate) async fn trust(connection: &Connection, authority: &Authority) -> u16 {
-    let url = format!("http://{}/host-ca", connection.query);
-    let put = reqwest::Client::new().put(url).bearer_auth(&connection.query_token).json(&authority.certificate);
+    trust_but(connection, authority, &[]).await
+}
+
+/// As [`trust`], but for these hosts.
+pub(crate) async fn trust_but(connection: &Connection, authority: &Authority, removed: &[HostId]) -> u16 {
+    let url = format!("http://{}/host-trust", connection.query);
+    let trust = HostTrust { authority: authority.certificate.clone(), removed: removed.iter().copied().collect() };
+    let put = reqwest::Client::new().put(url).bearer_auth(&connection.query_token).json(&trust);
     put.send().await.unwrap().status().as_u16()
 }
 

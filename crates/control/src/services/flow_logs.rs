@@ -25,7 +25,7 @@ use lucarne_model::{
 use super::checks::{check_tags, refuse};
 use crate::{
     Caller, Controller,
-    delivery::CHANGED,
+    instructions::FLOW_LOGS,
     random,
     records::{FlowLogCredentials, InstanceRecord},
     store::{Scope, Tx},
@@ -66,7 +66,7 @@ fn create(tx: &mut Tx<'_>, account: AccountId, operator: bool, request: CreateFl
     check(&log, operator)?;
     tx.insert(&log)?;
     keep_credentials(tx, &log, request.credentials)?;
-    tx.touch(CHANGED);
+    tx.touch(FLOW_LOGS);
     Ok(log)
 }
 
@@ -138,7 +138,7 @@ pub(crate) async fn edit_flow_log(
         log.changed = tx.now();
         tx.put(&log)?;
         keep_credentials(tx, &log, credentials)?;
-        tx.touch(CHANGED);
+        tx.touch(FLOW_LOGS);
         Ok(log)
     };
     controller.change(&call, change).await.map(Json)
@@ -188,7 +188,7 @@ pub(crate) async fn delete_flow_log(
         if let Some(kept) = tx.find::<FlowLogCredentials>(Scope::Everything, id)? {
             tx.delete(&kept)?;
         }
-        tx.touch(CHANGED);
+        tx.touch(FLOW_LOGS);
         tx.delete(&log)
     };
     controller.change(&call, delete).await.map(|()| Done)

@@ -1,13 +1,14 @@
-//! Tells the collector of the flow logs: always all of them, so that one that lost everything can be told again.
+//! Tells the collector what it must know of the store: which hosts are let in, and which flow logs are delivered.
 //!
-//! Owns when that is done. What a flow log may be is decided in [`crate::services::flow_logs`], the delivery itself is the
-//! collector's.
+//! Owns when that is done: at once after a change, and always all of it, so that a collector that lost everything can be told
+//! again. What a flow log may be is decided in [`crate::services::flow_logs`], that a host is removed in
+//! [`crate::services::host_removal`]; delivering and refusing are the collector's.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    FlowLogId,
+    FlowLogId, HostTrust,
     flow_log::{DeliveryOrder, FlowLog, StoreCredentials},
 };
 use tokio_util::sync::CancellationToken;
@@ -15,12 +16,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Controller,
     collector_client::CollectorError,
-    records::FlowLogCredentials,
+    host_ca::VALIDITY,
+    records::{FlowLogCredentials, RemovedHost},
     store::{Scope, Tx},
 };
 
 /// The topic that every change of a flow log touches.
-pub(crate) const CHANGED: &str = "flow-logs";
+pub(crate) const FLOW_LOGS: &str = "flow-logs";
+/// The topic that every removal of a host touches.
+pub(crate) const REMOVED_HOSTS: &str = "removed-hosts";
 
 /// How long until the collector is told again what it knows already: it may have another state folder now.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -29,23 +33,24 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the collector could not be told.
 #[derive(Debug, thiserror::Error)]
-enum TellError {
-    #[error("the flow logs could not be read: {0}")]
+pub(crate) enum TellError {
+    #[error("the store could not be read: {0}")]
     Read(Problem),
-    #[error("the collector did not take the flow logs")]
+    #[error("the collector did not take it")]
     Collector(#[source] CollectorError),
 }
 
 /// Keeps the collector told until `shutdown`.
 pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken) {
-    let mut changes = controller.store.changes().subscribe([CHANGED.to_owned()]);
+    let topics = [FLOW_LOGS, REMOVED_HOSTS].map(str::to_owned);
+    let mut changes = controller.store.changes().subscribe(topics);
     let mut waits = false;
     loop {
         let told = tell(&controller).await;
         if let Err(error) = &told
             && !waits
         {
-            tracing::warn!(error = error as &dyn std::error::Error, "flow logs wait for their collector");
+            tracing::warn!(error = error as &dyn std::error::Error, "flow logs and hosts wait for their collector");
         }
         waits = told.is_err();
         tokio::select! {
@@ -57,8 +62,23 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
 }
 
 async fn tell(controller: &Controller) -> Result<(), TellError> {
+    tell_hosts(controller).await?;
     let orders = controller.store.read(orders).await.map_err(TellError::Read)?;
     controller.collector.deliver(&orders).await.map_err(TellError::Collector)
+}
+
+/// Tells which hosts are let in.
+pub(crate) async fn tell_hosts(controller: &Controller) -> Result<(), TellError> {
+    let authority = controller.host_ca.certificate().to_owned();
+    let trust = controller.store.read(move |tx| host_trust(tx, authority)).await.map_err(TellError::Read)?;
+    controller.collector.trust(&trust).await.map_err(TellError::Collector)
+}
+
+/// A certificate that ran out needs nobody to refuse it.
+fn host_trust(tx: &Tx<'_>, authority: String) -> Result<HostTrust, Problem> {
+    let removed = tx.list::<RemovedHost>(Scope::Everything)?.into_iter();
+    let may_hold = removed.filter(|removed| tx.now().since(removed.at) <= VALIDITY);
+    Ok(HostTrust { authority, removed: may_hold.map(|removed| removed.host).collect() })
 }
 
 fn orders(tx: &Tx<'_>) -> Result<Vec<DeliveryOrder>, Problem> {
