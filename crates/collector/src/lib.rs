@@ -211,6 +211,7 @@ impl Collector {
         let outward = http::outward::Outward { deliveries, catalog: catalog.clone() };
         let findings = findings::Findings::open(&settings.state_dir, pace.findings, sealer::now());
         let findings = Arc::new(findings.map_err(Error::Findings)?);
+        findings.recall(&catalog, sealer::now());
         let keeper = keeper::Keeper {
             log: recovered.log,
             findings: findings.clone(),
