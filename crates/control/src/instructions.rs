@@ -7,9 +7,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lucarne_api::Problem;
+use lucarne_collector::{SecretBox, SecretError};
 use lucarne_model::{
     FlowLogId, HostTrust,
-    flow_log::{DeliveryOrder, FlowLog, StoreCredentials},
+    flow_log::{DeliveryOrder, FlowLog},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,7 @@ use crate::{
     collector_client::CollectorError,
     host_ca::VALIDITY,
     records::{FlowLogCredentials, RemovedHost},
+    secrets,
     store::{Scope, Tx},
 };
 
@@ -38,6 +40,8 @@ pub(crate) enum TellError {
     Read(Problem),
     #[error("the collector did not take it")]
     Collector(#[source] CollectorError),
+    #[error("the access keys of tenants' stores")]
+    Secret(#[source] SecretError),
 }
 
 /// Keeps the collector told until `shutdown`.
@@ -63,7 +67,9 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
 
 async fn tell(controller: &Controller) -> Result<(), TellError> {
     tell_hosts(controller).await?;
-    let orders = controller.store.read(orders).await.map_err(TellError::Read)?;
+    let kept = controller.store.read(orders).await.map_err(TellError::Read)?;
+    let orders = kept.into_iter().map(|(log, kept)| order(&controller.secrets, log, kept.as_ref()));
+    let orders = orders.collect::<Result<Vec<_>, _>>().map_err(TellError::Secret)?;
     controller.collector.deliver(&orders).await.map_err(TellError::Collector)
 }
 
@@ -81,9 +87,14 @@ fn host_trust(tx: &Tx<'_>, authority: String) -> Result<HostTrust, Problem> {
     Ok(HostTrust { authority, removed: may_hold.map(|removed| removed.host).collect() })
 }
 
-fn orders(tx: &Tx<'_>) -> Result<Vec<DeliveryOrder>, Problem> {
+fn orders(tx: &Tx<'_>) -> Result<Vec<(FlowLog, Option<FlowLogCredentials>)>, Problem> {
     let kept = tx.list::<FlowLogCredentials>(Scope::Everything)?;
-    let mut kept: HashMap<FlowLogId, StoreCredentials> = kept.into_iter().map(|of| (of.log, of.credentials)).collect();
+    let mut kept: HashMap<FlowLogId, FlowLogCredentials> = kept.into_iter().map(|kept| (kept.log, kept)).collect();
     let logs = tx.list::<FlowLog>(Scope::Everything)?.into_iter();
-    Ok(logs.map(|log| DeliveryOrder { credentials: kept.remove(&log.id), log }).collect())
+    Ok(logs.map(|log| (log.clone(), kept.remove(&log.id))).collect())
+}
+
+fn order(secrets: &SecretBox, log: FlowLog, kept: Option<&FlowLogCredentials>) -> Result<DeliveryOrder, SecretError> {
+    let credentials = kept.map_or(Ok(None), |kept| secrets::credentials(secrets, kept))?;
+    Ok(DeliveryOrder { log, credentials })
 }

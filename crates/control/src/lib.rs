@@ -24,6 +24,7 @@ mod quota;
 mod random;
 mod records;
 mod rule_words;
+mod secrets;
 mod services;
 mod settings;
 mod settle;
@@ -36,6 +37,7 @@ mod workflow;
 use std::{io, sync::Arc, time::Duration};
 
 use lucarne_api::{Problem, input::Limits};
+use lucarne_collector::SecretBox;
 use tokio_util::sync::CancellationToken;
 
 pub use auth::PolicyError;
@@ -43,6 +45,7 @@ pub use bootstrap::BootstrapError;
 pub use host_ca::HostCaError;
 pub use http::ListenError;
 pub use named_questions::named_question_sql;
+pub use secrets::SecretsError;
 pub use settings::{OperatorFile, Settings};
 pub use store::StoreError;
 
@@ -67,6 +70,8 @@ pub enum Error {
     Policies(#[from] PolicyError),
     #[error("the host CA cannot be used")]
     HostCa(#[from] HostCaError),
+    #[error("the access keys of tenants' stores cannot be used")]
+    Secrets(#[from] SecretsError),
     #[error("the blob store could not be opened")]
     Blobs(#[source] io::Error),
     #[error("the controller could not be made ready")]
@@ -96,6 +101,8 @@ pub(crate) struct Controller {
     pub(crate) collector: CollectorClient,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) host_ca: HostCa,
+    /// Opens what the store has sealed.
+    pub(crate) secrets: SecretBox,
     pub(crate) workflows: Workflows,
     pub(crate) streams: Streams,
     pub(crate) networks: Arc<Networks>,
@@ -117,6 +124,7 @@ impl Controller {
             streams: Streams::default(),
             networks: Arc::new(Networks::new(store.changes().clone())),
             host_ca: HostCa::open(&settings.state_dir)?,
+            secrets: secrets::open(&store, &settings.state_dir, settings.forget_store_secrets).await?,
             fleet,
             store,
             settings,

@@ -4,6 +4,7 @@
 //! fields as users do.
 
 use lucarne_api::bodies::instance::{Job, JobState};
+use lucarne_collector::Sealed;
 use lucarne_model::{
     AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Tags, Vcpus, VolumeId,
     actual::{Capacity, Host},
@@ -234,7 +235,12 @@ impl JobRecord {
 pub(crate) struct FlowLogCredentials {
     pub(crate) log: FlowLogId,
     pub(crate) account: AccountId,
-    pub(crate) credentials: StoreCredentials,
+    /// [`StoreCredentials`], sealed for the log's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) secret: Option<Sealed>,
+    /// As older builds left them; [`crate::secrets`] seals them at a start.
+    #[serde(default, skip_serializing)]
+    pub(crate) credentials: Option<StoreCredentials>,
 }
 
 impl Resource for FlowLogCredentials {

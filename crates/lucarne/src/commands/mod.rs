@@ -25,6 +25,7 @@ pub(crate) mod login;
 pub(crate) mod mitigation;
 pub(crate) mod network;
 pub(crate) mod network_acl;
+mod parts;
 pub(crate) mod process;
 pub(crate) mod receipt_audit;
 pub(crate) mod route_table;
