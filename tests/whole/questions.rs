@@ -18,9 +18,9 @@ use lucarne_tests::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(180);
 /// A handshake without an answer is over after 20 s.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Answers on port 80, refuses on 81, has 82 closed by its group, and hears no echo request.
 const SERVER: &str = "#!/bin/sh
