@@ -6,6 +6,7 @@ mod demo;
 mod faults;
 mod findings;
 mod flow_logs;
+mod hosts;
 mod machines;
 mod memory;
 mod questions;

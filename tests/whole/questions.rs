@@ -18,9 +18,9 @@ use lucarne_tests::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(180);
 /// A handshake without an answer is over after 20 s.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Answers on port 80, refuses on 81, has 82 closed by its group, and hears no echo request.
 const SERVER: &str = "#!/bin/sh
@@ -186,6 +186,41 @@ fn every_question_is_answered_by_the_records_and_to_their_owner_alone() -> anyho
     what_went_wrong(&scene)?;
     in_sql(&scene)?;
     nobody_else(&scene)
+}
+
+/// What leaves one host and never comes to the other has one end, and only that end's host can tell of it.
+#[test]
+fn a_flow_that_is_lost_between_two_hosts_was_seen_at_one_end() -> anyhow::Result<()> {
+    let mut cloud = Cloud::start(Driver::Qemu, 2)?;
+    let (operator, tenant) = (cloud.operator()?, cloud.tenant("first")?);
+    let image = cloud.tiny()?;
+    let (_, subnet) = tenant.network()?;
+    let launch = |cloud: &Cloud, name: &str, address: &str, script: &str| -> anyhow::Result<String> {
+        let instance = tenant.launch(json!({
+            "image": image, "subnet": subnet, "memory": 128 << 20, "address": address,
+            "user_data": script, "tags": {"Name": name},
+        }))?;
+        tenant.await_log(&instance, &format!("{name}-42"), BOOT).with_context(|| cloud.logs())?;
+        Ok(instance)
+    };
+    let server = launch(&cloud, "server", "10.0.1.10", "#!/bin/sh\necho server-$((40+2))\n")?;
+    let host = operator.get(&format!("/v1/instances/{server}"))?.ok()?["host"].clone();
+    let path = format!("/v1/hosts/{}", text(&host));
+    let shown = operator.get(&path)?.ok()?;
+    let number = usize::from(text(&shown["description"]["name"]) == "host-2" || shown["name"] == "host-2");
+    // Its switch goes with the agent, and its machines stay.
+    cloud.kill_host(number);
+    operator.await_state(&path, "state", "down", PATIENCE)?;
+    let client = launch(&cloud, "client", "10.0.1.11", "#!/bin/sh\nping -c 1 -W 1 10.0.1.10\necho client-$((40+2))\n")?;
+    let asked = || {
+        let rows = cloud.run(&tenant, &["flow", "asymmetric", "--output", "json"]).ok()?;
+        serde_json::from_str::<Vec<Value>>(&rows).ok().filter(|rows| !rows.is_empty())
+    };
+    let rows = eventually("the flow is over", PATIENCE, asked).with_context(|| cloud.logs())?;
+    let columns = ["initiator_instance", "responder", "responder_instance", "protocol", "finding", "packets_sent"];
+    let expected = json!([[client, "10.0.1.10", null, 1, "seen-at-one-end", 1]]);
+    ensure!(cut(&rows, &columns) == expected && rows[0]["packets_arrived"] == 0, "{rows:?}");
+    Ok(())
 }
 
 /// One question runs until it is stopped; a second is abandoned by its user. Others are answered meanwhile.

@@ -74,6 +74,8 @@ routes! {
     Provide GET "/v1/hosts" list_hosts((), ListQuery, Nothing) -> Json<Page<Host>>;
     /// Shows a host.
     Provide GET "/v1/hosts/{host}" get_host((HostId,), NoQuery, Nothing) -> Json<Host>;
+    /// Removes a host: its key, its certificate and its tunnel key no longer count.
+    Provide DELETE "/v1/hosts/{host}" delete_host((HostId,), DeleteHostQuery, Nothing) -> Done;
     /// Lets a host take no new instances.
     Provide POST "/v1/hosts/{host}/drain" drain_host((HostId,), NoQuery, Nothing) -> Json<Host>;
     /// Lets a drained host take instances again.

@@ -1,17 +1,20 @@
 //! Who may bring flow records: hosts with a certificate of the controller's host CA, over TLS 1.3 and nothing else.
 //!
 //! Owns the collector's own key and self-signed certificate (`tls.pem`), which hosts are told to trust by way of
-//! [`Connection`](crate::Connection), and the CA's certificate (`host-ca.pem`), which the controller brings. Until it has,
-//! nobody is let in. What a host may say once it is in is checked by [`crate::ingest`].
+//! [`Connection`](crate::Connection), and what the controller brings: the CA's certificate (`host-ca.pem`), and the hosts
+//! that were removed before their certificates ran out (`removed-hosts.json`). Until the CA is known, nobody is let in. What a
+//! host may say once it is in is checked by [`crate::ingest`].
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use lucarne_model::HostId;
+use lucarne_model::{HostId, HostTrust};
 use rcgen::{CertificateParams, DnType, KeyPair};
+use tokio::sync::watch;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -27,6 +30,7 @@ use crate::durable;
 const NAME: &str = "collector.lucarne.internal";
 const IDENTITY: &str = "tls.pem";
 const HOST_CA: &str = "host-ca.pem";
+const REMOVED: &str = "removed-hosts.json";
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -41,12 +45,19 @@ pub enum TlsError {
     Unusable(#[source] rustls::Error),
     #[error("the certificate of the host CA cannot be used")]
     Authority(#[source] VerifierBuilderError),
+    #[error("{} is not a list of hosts", path.display())]
+    Removed { path: PathBuf, source: serde_json::Error },
 }
 
 /// Why a certificate of the host CA names no host.
 #[derive(Debug, thiserror::Error)]
 #[error("its certificate names no host")]
 pub(crate) struct NoHost;
+
+/// The host is one that the operator removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} was removed from the cloud")]
+pub(crate) struct Removed(HostId);
 
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -56,6 +67,9 @@ pub(crate) struct Admission {
     key: PrivateKeyDer<'static>,
     /// None until the CA is known.
     config: RwLock<Option<Trusted>>,
+    removed: watch::Sender<BTreeSet<HostId>>,
+    /// Of whoever changes what is trusted: what is on disk is what holds.
+    turn: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -76,7 +90,15 @@ impl Admission {
         // Key and certificate share a file, so that neither can be there without the other; the certificate stands first.
         let end = pem.find("-----BEGIN PRIVATE").unwrap_or(pem.len());
         let certificate = pem[..end].to_owned();
-        let admission = Self { state_dir: state_dir.to_owned(), certificate, key, config: RwLock::new(None) };
+        let removed = watch::Sender::new(read_removed(state_dir)?);
+        let admission = Self {
+            state_dir: state_dir.to_owned(),
+            certificate,
+            key,
+            config: RwLock::new(None),
+            removed,
+            turn: Mutex::default(),
+        };
         if let Some(authority) = read(&state_dir.join(HOST_CA))? {
             admission.admit(authority)?;
         }
@@ -88,9 +110,42 @@ impl Admission {
         &self.certificate
     }
 
-    /// Lets in from now on whoever has a certificate of this CA (in PEM) and nobody else. It is on disk before it holds.
-    /// Connections that stand go on.
-    pub(crate) fn trust(&self, authority: String) -> Result<(), TlsError> {
+    /// Lets in from now on whoever has a certificate of this CA and was not removed, and nobody else. It is on disk before it
+    /// holds. Connections that stand go on, but for those of removed hosts.
+    pub(crate) fn trust(&self, trust: HostTrust) -> Result<(), TlsError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // First: the CA must not let in for an instant who was removed.
+        self.remove(trust.removed)?;
+        self.trust_authority(trust.authority)
+    }
+
+    fn remove(&self, told: BTreeSet<HostId>) -> Result<(), TlsError> {
+        let known = self.removed.borrow().clone();
+        if told.is_subset(&known) {
+            return Ok(());
+        }
+        let all: BTreeSet<HostId> = known.union(&told).copied().collect();
+        let path = self.state_dir.join(REMOVED);
+        durable::write_whole(&path, |file| serde_json::to_writer(file, &all).map_err(io::Error::from))
+            .map_err(|source| TlsError::File { path, source })?;
+        told.difference(&known).for_each(|host| tracing::info!(%host, "a removed host is not let in any more"));
+        self.removed.send_replace(all);
+        Ok(())
+    }
+
+    /// Whether the host may speak.
+    pub(crate) fn check(&self, host: HostId) -> Result<(), Removed> {
+        if self.removed.borrow().contains(&host) { Err(Removed(host)) } else { Ok(()) }
+    }
+
+    /// Comes back when the host is removed.
+    pub(crate) async fn removal(&self, host: HostId) -> Removed {
+        // It fails only when the sender is gone, which is a part of `self`.
+        let _ = self.removed.subscribe().wait_for(|removed| removed.contains(&host)).await;
+        Removed(host)
+    }
+
+    fn trust_authority(&self, authority: String) -> Result<(), TlsError> {
         if self.authority().as_ref() == Some(&authority) {
             return Ok(());
         }
@@ -157,6 +212,13 @@ fn read(path: &Path) -> Result<Option<String>, TlsError> {
     }
 }
 
+fn read_removed(state_dir: &Path) -> Result<BTreeSet<HostId>, TlsError> {
+    let path = state_dir.join(REMOVED);
+    let text = read(&path)?;
+    let removed = text.map_or(Ok(BTreeSet::new()), |text| serde_json::from_str(&text));
+    removed.map_err(|source| TlsError::Removed { path, source })
+}
+
 fn make_identity(state_dir: &Path) -> Result<String, TlsError> {
     let key = KeyPair::generate().map_err(TlsError::Make)?;
     let mut params = CertificateParams::new([NAME.to_owned()]).map_err(TlsError::Make)?;
@@ -175,6 +237,10 @@ mod tests {
 
     use super::*;
 
+    fn trust(authority: &str, removed: &[HostId]) -> HostTrust {
+        HostTrust { authority: authority.to_owned(), removed: removed.iter().copied().collect() }
+    }
+
     fn authority() -> String {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -187,8 +253,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Admission::open(dir.path()).unwrap();
         assert!(first.acceptor().is_none(), "nobody is let in before the CA is known");
-        first.trust(authority()).unwrap();
-        first.trust(authority()).unwrap();
+        first.trust(trust(&authority(), &[])).unwrap();
+        first.trust(trust(&authority(), &[])).unwrap();
         let again = Admission::open(dir.path()).unwrap();
         assert_eq!((again.certificate(), again.authority()), (first.certificate(), first.authority()));
         assert!(again.acceptor().is_some());
@@ -201,10 +267,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let admission = Admission::open(dir.path()).unwrap();
         let known = authority();
-        admission.trust(known.clone()).unwrap();
-        assert!(admission.trust("nonsense".into()).is_err());
+        admission.trust(trust(&known, &[])).unwrap();
+        assert!(admission.trust(trust("nonsense", &[])).is_err());
         assert_eq!(admission.authority(), Some(known.clone()));
         assert_eq!(fs::read_to_string(dir.path().join(HOST_CA)).unwrap(), known);
+    }
+
+    #[tokio::test]
+    async fn a_removed_host_is_remembered_whatever_is_told_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let [gone, going, stays] = [1, 2, 3].map(HostId::from_bits);
+        let admission = Admission::open(dir.path()).unwrap();
+        let known = authority();
+        admission.trust(trust(&known, &[gone])).unwrap();
+        let mut removal = std::pin::pin!(admission.removal(going));
+        assert!(futures::poll!(&mut removal).is_pending());
+        admission.trust(trust(&known, &[going])).unwrap();
+        admission.trust(trust(&known, &[])).unwrap();
+        removal.await;
+        for admission in [&admission, &Admission::open(dir.path()).unwrap()] {
+            let let_in = [gone, going, stays].map(|host| admission.check(host).is_ok());
+            assert_eq!(let_in, [false, false, true]);
+        }
+        fs::write(dir.path().join(REMOVED), "damaged").unwrap();
+        assert!(matches!(Admission::open(dir.path()), Err(TlsError::Removed { .. })));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Findings in the records that arrive: what the detectors of the room `flows` tell, kept and asked for.
 //!
 //! Owns the file `findings.json`, which has the newest findings whole at any time, and the questions that are answered from
-//! the detectors' state alone. That state is in memory: after a start it fills anew, and answers say since when.
+//! the detectors' state alone. That state is in memory: a start reads the last hour's records again for what can be asked of
+//! scanners and closed ports ([`recall`]), the rest fills anew, and answers say since when they are whole.
+
+mod recall;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +22,7 @@ use lucarne_model::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::{chunk::Chunk, durable, sealer};
+use crate::{Kept, catalog::Catalog, chunk::Chunk, durable, sealer};
 
 const FILE: &str = "findings.json";
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -27,12 +30,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const MOST: usize = 10_000;
 /// Machines with closed ports that are remembered, over all sources and ports: about 120 MB at most.
 const CLOSED_PORTS: usize = 1_000_000;
+/// Records that a start reads again for them: some 200 MB while it does.
+const RECALLED: usize = 500_000;
 
 /// The detectors and what they told.
 #[derive(Debug)]
 pub(crate) struct Findings {
     path: PathBuf,
-    started: Moment,
     state: Mutex<State>,
 }
 
@@ -40,6 +44,8 @@ pub(crate) struct Findings {
 struct State {
     detectors: Detectors,
     closed_ports: ClosedPorts,
+    /// Since when all that came was tallied.
+    since: Moment,
     told: BTreeMap<FindingId, Finding>,
     /// Whether the file has all of it.
     is_kept: bool,
@@ -56,8 +62,20 @@ impl Findings {
         let mut detectors = Detectors::new(settings);
         told.iter().for_each(|finding| detectors.take_up(finding));
         let told = told.into_iter().map(|finding| (finding.id, finding)).collect();
-        let state = State { detectors, closed_ports: ClosedPorts::new(CLOSED_PORTS), told, is_kept: true };
-        Ok(Self { path, started: now, state: Mutex::new(state) })
+        let state = State { detectors, closed_ports: ClosedPorts::new(CLOSED_PORTS), since: now, told, is_kept: true };
+        Ok(Self { path, state: Mutex::new(state) })
+    }
+
+    /// Reads again what the tallies lost with the process before, before anything new comes.
+    pub(crate) fn recall(&self, catalog: &Catalog, now: Moment) {
+        let recalled = recall::recall(catalog, now.minus(ScannerQuery::LONGEST), RECALLED);
+        let mut state = self.lock();
+        for Kept { record, .. } in &recalled.records {
+            state.detectors.recall(record);
+            state.closed_ports.observe(record);
+        }
+        state.since = recalled.since.min(now);
+        tracing::info!(records = recalled.records.len(), "scanners and closed ports are known from the records kept");
     }
 
     pub(crate) fn observe(&self, chunk: &Chunk) {
@@ -97,14 +115,15 @@ impl Findings {
     }
 
     pub(crate) fn scanners(&self, query: &ScannerQuery, now: Moment) -> Scanners {
-        let found = self.lock().detectors.scanners(query, now);
-        Scanners { complete_since: found.complete_since.max(self.started), ..found }
+        let state = self.lock();
+        let found = state.detectors.scanners(query, now);
+        Scanners { complete_since: found.complete_since.max(state.since), ..found }
     }
 
     /// The machines of the account, or of all, that had the port closed to the source.
     pub(crate) fn closed_ports(&self, account: Option<AccountId>, query: &ClosedPortQuery) -> Complete<ClosedPort> {
         let state = self.lock();
-        let since = state.closed_ports.complete_since().max(self.started);
+        let since = state.closed_ports.complete_since().max(state.since);
         let mut items = state.closed_ports.closed_to(query.source, query.port, query.since);
         items.retain(|closed| account.is_none_or(|account| closed.account == account));
         Complete { since, items }
@@ -152,7 +171,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::test_records::{NOW, record};
+    use crate::{
+        part::{Effort, Folders},
+        sealer::write_parts,
+        test_records::{NOW, record},
+    };
 
     /// A machine that tries one port of so many others and is refused.
     fn refused_at(instance: InstanceId, count: u8) -> Arc<Chunk> {
@@ -188,6 +211,58 @@ mod tests {
         assert_eq!((found[0].count, found[0].account), (40, account));
         assert_eq!(findings.list(&of(AccountId::OPERATOR)), []);
         assert_eq!(findings.list(&FindingQuery::default()), found);
+    }
+
+    /// From outside, a minute apart, each to another account; every other one finds the port closed.
+    fn asked_from_outside(count: u64) -> Vec<FlowRecord> {
+        let asked = |n: u64| FlowRecord {
+            account: AccountId::from_bits(n),
+            instance: InstanceId::from_bits(n.into()),
+            source: [203, 0, 113, 9].into(),
+            destination_port: 22,
+            direction: Direction::Ingress,
+            side: Side::Initiator,
+            path: Way::Internet,
+            end_reason: if n.is_multiple_of(2) {
+                EndReason::DeniedByGroupAtDestination
+            } else {
+                EndReason::FinBothSides
+            },
+            end: NOW.plus(Duration::from_secs(n)),
+            ..record(n)
+        };
+        (0..count).map(asked).collect()
+    }
+
+    /// What was sealed and what was not, told as before, and no further back than what was read.
+    #[test]
+    fn scanners_and_closed_ports_are_the_same_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = NOW.plus(Duration::from_secs(100));
+        let all = asked_from_outside(60);
+        let (sealed, unsealed) = (Chunk::of(0, &all[..40]), Chunk::of(40, &all[40..]));
+        let before = Findings::open(dir.path(), Settings::default(), NOW).unwrap();
+        before.observe(&sealed);
+        before.observe(&unsealed);
+        let parts = write_parts(&Folders::of(dir.path()), 1, Effort::Fresh, &[sealed]).unwrap();
+        let catalog = Catalog::new(parts.into_iter().map(|new| new.part).collect());
+        catalog.open(2);
+        catalog.add(2, [unsealed]);
+        let after = Findings::open(dir.path(), Settings::default(), now).unwrap();
+        let closed = ClosedPortQuery { source: [203, 0, 113, 9].into(), port: 22, since: Moment::EPOCH };
+        assert_eq!(after.closed_ports(None, &closed).items, []);
+        after.recall(&catalog, now);
+        assert_eq!(before.closed_ports(None, &closed).items.len(), 30);
+        assert_eq!(after.closed_ports(None, &closed).items, before.closed_ports(None, &closed).items);
+        let query = ScannerQuery { min_accounts: 10, window_seconds: 3600 };
+        let scanners = |findings: &Findings| findings.scanners(&query, now).items;
+        assert_eq!(scanners(&before)[0].accounts, 60);
+        assert_eq!(scanners(&after), scanners(&before));
+        let hour_ago = now.minus(ScannerQuery::LONGEST);
+        assert_eq!(after.scanners(&query, now).complete_since, hour_ago);
+        // Of more records than are read the newest are, and since when is told.
+        let few = recall::recall(&catalog, hour_ago, 30);
+        assert!(few.since > hour_ago && few.records.len() <= 31, "{:?} {}", few.since, few.records.len());
     }
 
     /// Paging: each page goes on behind the last one's end, also when something new was found meanwhile.

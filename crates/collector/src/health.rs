@@ -14,6 +14,12 @@ pub struct Health {
     pub not_taking: Option<String>,
     /// Why the log is not sealed at present.
     pub not_sealing: Option<String>,
+    /// Why parts are not brought to their store at present.
+    #[serde(default)]
+    pub not_storing: Option<String>,
+    /// Parts that are on the disk and not in the store yet; none without a store.
+    #[serde(default)]
+    pub unstored: u64,
     /// Records made durable since the start.
     pub taken: u64,
     /// Records that came again and were left out, since the start.
@@ -33,6 +39,8 @@ pub struct Health {
 pub(crate) struct Gauges {
     pub(crate) taking: Obstacle,
     pub(crate) sealing: Obstacle,
+    pub(crate) storing: Obstacle,
+    pub(crate) unstored: AtomicU64,
     pub(crate) taken: AtomicU64,
     pub(crate) repeated: AtomicU64,
     pub(crate) foreign: AtomicU64,
@@ -45,6 +53,8 @@ impl Gauges {
         Health {
             not_taking: self.taking.get(),
             not_sealing: self.sealing.get(),
+            not_storing: self.storing.get(),
+            unstored: self.unstored.load(Relaxed),
             taken: self.taken.load(Relaxed),
             repeated: self.repeated.load(Relaxed),
             foreign: self.foreign.load(Relaxed),

@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::{Admission, NoHost, host_of},
+    admission::{Admission, NoHost, Removed, host_of},
     health::Gauges,
     keeper::Command,
     received::{Received, Refused},
@@ -45,6 +45,8 @@ enum Ended {
     Tls(#[source] io::Error),
     #[error(transparent)]
     NoHost(#[from] NoHost),
+    #[error(transparent)]
+    Removed(#[from] Removed),
     #[error("its first line is longer than {} octets, or is not text", Greeting::MAX_LENGTH)]
     Line,
     #[error("its first line: {0}")]
@@ -140,6 +142,7 @@ impl Connection {
             let acceptor = self.admission.acceptor().ok_or(Ended::NoAuthority)?;
             let stream: TlsStream<TcpStream> = acceptor.accept(stream).await.map_err(Ended::Tls)?;
             let host = host_of(stream.get_ref().1.peer_certificates())?;
+            self.admission.check(host)?;
             let (reader, mut writer) = tokio::io::split(stream);
             let mut reader = BufReader::with_capacity(READ, reader);
             let Greeting { session } = read_greeting(&mut reader).await?;
@@ -155,6 +158,9 @@ impl Connection {
         let (reader, writer, wanted, sender) = timeout(GREETING_TIME, greet).await.map_err(|_| Ended::NoGreeting)??;
         tracing::info!(host = %sender.host, next = sender.next, "a host is connected");
         tokio::select! {
+            // Before anything that it still sends.
+            biased;
+            removed = self.admission.removal(sender.host) => Err(removed.into()),
             result = self.read_messages(reader, sender) => result,
             result = acknowledge(writer, wanted) => result,
         }

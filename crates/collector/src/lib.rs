@@ -11,7 +11,8 @@
 //!    with a signed receipt ([`receipts`]), then removes the segment; parts of an hour are merged as they become many
 //!    ([`compaction`]);
 //! 4. [`findings`] are told of what stands out while records arrive;
-//! 5. [`query`] finds records in the catalog and the parts, [`sql`] answers questions over both, and [`http`] serves that
+//! 5. where there is a store for them, the [`shelf`] brings parts there, and the disk is their cache;
+//! 6. [`query`] finds records in the catalog and the parts, [`sql`] answers questions over both, and [`http`] serves that
 //!    to the controller; [`delivery`] sends what flow logs ask for to tenants' own places.
 //!
 //! The folder needs no list of its files, because the names say everything: segments are numbered, a part is named for the
@@ -48,12 +49,17 @@ mod query;
 mod receipts;
 mod received;
 mod recovery;
+mod s3;
 mod sealer;
+mod secret_box;
 mod sessions;
+mod shelf;
 mod sql;
 mod taken;
 #[cfg(test)]
 mod test_records;
+#[cfg(test)]
+mod test_store;
 mod watch;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
@@ -74,6 +80,8 @@ pub use pace::Pace;
 pub use part::Effort;
 pub use receipts::{ReceiptPage, ReceiptsError};
 pub use recovery::RecoveryError;
+pub use secret_box::{SealedSecret, SecretBox, SecretError};
+pub use shelf::{PartStore, ShelfError};
 pub use sql::{EngineError, SqlError};
 pub use taken::{TakenError, contents_of, is_part_name};
 
@@ -97,6 +105,8 @@ pub enum Error {
     StateDir { path: PathBuf, source: io::Error },
     #[error("another collector uses the state folder {}", path.display())]
     InUse { path: PathBuf },
+    #[error("the store of parts cannot be used")]
+    Shelf(#[source] ShelfError),
     #[error("what the state folder holds cannot be read")]
     Recovery(#[source] RecoveryError),
     #[error("the records of other exporters cannot be listed")]
@@ -139,6 +149,16 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
 
 /// As [`run`], at another pace than the default one.
 pub async fn run_at(settings: Settings, pace: Pace, shutdown: CancellationToken) -> Result<(), Error> {
+    run_with(settings, pace, None, shutdown).await
+}
+
+/// As [`run_at`], with parts in a store, if there is one, and the disk as its cache.
+pub async fn run_with(
+    settings: Settings,
+    pace: Pace,
+    store: Option<PartStore>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let state_dir = |source| Error::StateDir { path: settings.state_dir.clone(), source };
     durable::create_dir(&settings.state_dir).map_err(state_dir)?;
     let _lock = durable::lock(&settings.state_dir)
@@ -153,7 +173,26 @@ pub async fn run_at(settings: Settings, pace: Pace, shutdown: CancellationToken)
         None => None,
     };
     let connection = connection.keep(&settings, &ipfix, &query).map_err(Error::Connection)?;
-    Collector::start(&settings, pace, admission, &shutdown)?.serve(&connection, ipfix, query, flows, shutdown).await
+    let folders = folders(&settings, store, &shutdown).await?;
+    Collector::start(&settings, pace, folders, admission, &shutdown)?
+        .serve(&connection, ipfix, query, flows, shutdown)
+        .await
+}
+
+/// The folders of parts, with the store behind them, which has said by then what it holds.
+async fn folders(
+    settings: &Settings,
+    store: Option<PartStore>,
+    shutdown: &CancellationToken,
+) -> Result<part::Folders, Error> {
+    let mut folders = part::Folders::of(&settings.state_dir);
+    if let Some(store) = store {
+        let (state_dir, shutdown) = (settings.state_dir.clone(), shutdown.clone());
+        let opened = tokio::task::spawn_blocking(move || shelf::Shelf::open(store, &state_dir, &shutdown)).await;
+        let opened = opened.map_err(|_| Error::Ended { work: "opens the store of parts" })?;
+        folders.shelf = Some(Arc::new(opened.map_err(Error::Shelf)?));
+    }
+    Ok(folders)
 }
 
 /// Listens on the address, or on a free port of it when the port (which may be a remembered one) is taken.
@@ -182,30 +221,38 @@ struct Collector {
     findings: Arc<findings::Findings>,
     keeper: tokio::task::JoinHandle<()>,
     sealer: tokio::task::JoinHandle<()>,
+    upkeep: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Collector {
     fn start(
         settings: &Settings,
         pace: Pace,
+        folders: part::Folders,
         admission: Arc<admission::Admission>,
         shutdown: &CancellationToken,
     ) -> Result<Self, Error> {
-        let recovered = recovery::recover(&settings.state_dir).map_err(Error::Recovery)?;
+        let recovered = recovery::recover(&settings.state_dir, &folders).map_err(Error::Recovery)?;
         let receipts = Arc::new(receipts::Receipts::open(&settings.state_dir).map_err(Error::Receipts)?);
         receipts.reconcile(&recovered.parts, sealer::now()).map_err(Error::Receipts)?;
         // What is held here would not be removed when it is merged.
         drop(recovered.parts);
         let catalog = Arc::new(recovered.catalog);
-        let folders = part::Folders::of(&settings.state_dir);
         let foreign = Arc::new(foreign::Foreign::open(&settings.state_dir).map_err(Error::Foreign)?);
         let limits = sql::Limits::default();
-        let sql = sql::Engine::start(&folders.shown, catalog.clone(), foreign.clone(), limits).map_err(Error::Sql)?;
+        let sql = sql::Engine::start(&folders, catalog.clone(), foreign.clone(), limits).map_err(Error::Sql)?;
         let watchers = Arc::new(watch::Watchers::default());
         let health = Arc::new(health::Gauges::default());
         let (commands, inbox) = mpsc::channel(keeper::INBOX);
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
-        let sealer = sealer::Sealer::new(&settings.state_dir, pace, catalog.clone(), receipts.clone(), health.clone());
+        let upkeep = folders.shelf.clone().map(|shelf| shelf::Upkeep {
+            shelf,
+            catalog: catalog.clone(),
+            health: health.clone(),
+            state_dir: settings.state_dir.clone(),
+        });
+        let sealer =
+            sealer::Sealer::new(&settings.state_dir, folders, pace, catalog.clone(), receipts.clone(), health.clone());
         let loss_file = losses::LossFile::open(&settings.state_dir).map_err(Error::Losses)?;
         let hosts = http::hosts::Hosts { admission, losses: loss_file.losses() };
         let reach = delivery::Reach::of(settings.listen_ipfix.ip());
@@ -214,6 +261,7 @@ impl Collector {
         let outward = http::outward::Outward { deliveries, catalog: catalog.clone() };
         let findings = findings::Findings::open(&settings.state_dir, pace.findings, sealer::now());
         let findings = Arc::new(findings.map_err(Error::Findings)?);
+        findings.recall(&catalog, sealer::now());
         let keeper = keeper::Keeper {
             log: recovered.log,
             findings: findings.clone(),
@@ -227,7 +275,7 @@ impl Collector {
             pace,
             shutdown: shutdown.clone(),
         };
-        let stop = shutdown.clone();
+        let (stop, stop_upkeep) = (shutdown.clone(), shutdown.clone());
         Ok(Self {
             commands,
             store: query::Store::new(catalog),
@@ -241,6 +289,7 @@ impl Collector {
             findings,
             keeper: tokio::task::spawn_blocking(move || keeper.run(inbox)),
             sealer: tokio::task::spawn_blocking(move || sealer.run(&woken, &stop)),
+            upkeep: upkeep.map(|upkeep| tokio::task::spawn_blocking(move || upkeep.run(&stop_upkeep))),
         })
     }
 
@@ -266,6 +315,7 @@ impl Collector {
             findings,
             mut keeper,
             mut sealer,
+            upkeep,
         } = self;
         let ingest = ingest::serve(ipfix, hosts.admission.clone(), commands, health.clone(), shutdown.clone());
         let service = http::Service::new(&connection.query_token, store, sql, receipts, watchers, health);
@@ -281,7 +331,7 @@ impl Collector {
         };
         let asked = shutdown.is_cancelled();
         shutdown.cancel();
-        for task in [keeper, sealer] {
+        for task in [keeper, sealer].into_iter().chain(upkeep) {
             if !task.is_finished() && task.await.is_err() {
                 return Err(Error::Ended { work: "writes files" });
             }

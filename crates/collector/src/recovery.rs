@@ -37,9 +37,10 @@ pub(crate) struct Recovered {
     pub(crate) sessions: Sessions,
 }
 
-/// Reads the state folder, which it makes if there is none, and removes what does not count.
-pub(crate) fn recover(state_dir: &Path) -> Result<Recovered, RecoveryError> {
-    let (log_dir, folders) = (state_dir.join(LOG_DIR), Folders::of(state_dir));
+/// Reads the state folder, which it makes if there is none, and the list of what is in the store; removes what does not
+/// count.
+pub(crate) fn recover(state_dir: &Path, folders: &Folders) -> Result<Recovered, RecoveryError> {
+    let log_dir = state_dir.join(LOG_DIR);
     for dir in [&log_dir, &folders.shown, &folders.own] {
         durable::create_dir(dir).map_err(|source| RecoveryError::Folder { path: dir.clone(), source })?;
     }
@@ -49,7 +50,7 @@ pub(crate) fn recover(state_dir: &Path) -> Result<Recovered, RecoveryError> {
     };
     remove_temporaries(&log_dir).map_err(folder(&log_dir))?;
     let segments = log::segments(&log_dir).map_err(folder(&log_dir))?;
-    let found = part::find(&folders).map_err(folder(&folders.shown))?;
+    let found = part::find(folders).map_err(folder(&folders.shown))?;
     let next = segments.iter().copied().chain(found.iter().map(|(place, _)| place.to)).max().map_or(1, |n| n + 1);
     let unsealed_from = segments.first().copied().unwrap_or(next);
 
@@ -59,9 +60,9 @@ pub(crate) fn recover(state_dir: &Path) -> Result<Recovered, RecoveryError> {
         for (place, size) in same_folder {
             let covered = counting.iter().any(|(other, _)| other.covers(place));
             if place.to < unsealed_from && !covered {
-                parts.push(Part::new(place.clone(), &folders, *size));
+                parts.push(Part::new(place.clone(), folders, *size));
             } else {
-                part::remove(&folders, place).map_err(folder(&folders.shown.join(place.name())))?;
+                part::remove(folders, place).map_err(folder(&folders.shown.join(place.name())))?;
             }
         }
     }

@@ -63,12 +63,13 @@ pub(crate) enum SealError {
 impl Sealer {
     pub(crate) fn new(
         state_dir: &Path,
+        folders: Folders,
         pace: Pace,
         catalog: Arc<Catalog>,
         receipts: Arc<Receipts>,
         health: Arc<Gauges>,
     ) -> Self {
-        Self { log_dir: state_dir.join(LOG_DIR), folders: Folders::of(state_dir), pace, catalog, receipts, health }
+        Self { log_dir: state_dir.join(LOG_DIR), folders, pace, catalog, receipts, health }
     }
 
     /// Works until `shutdown`, woken by the keeper and by the clock.
@@ -91,6 +92,9 @@ impl Sealer {
         while !shutdown.is_cancelled()
             && let Some((segment, chunks)) = self.catalog.next_to_seal()
         {
+            if let Some(Err(full)) = self.folders.shelf.as_ref().map(|shelf| shelf.check_room()) {
+                return self.health.sealing.set(WORK, full);
+            }
             match seal(&self.log_dir, &self.folders, &self.receipts, segment, &chunks) {
                 Ok(parts) => {
                     self.catalog.sealed(segment, parts);

@@ -11,7 +11,7 @@ use lucarne_model::{AccountId, FlowLoss, HostId, LossCause, Moment};
 use support::{
     Authority, Collector, NEVER, QUICK, Wire, all, everything, health, losses, started,
     test_records::{HOST, NOW, numbered, record},
-    trust,
+    trust, trust_but,
 };
 
 const OTHER: HostId = HostId::from_bits(0xbad);
@@ -96,6 +96,53 @@ async fn only_certificates_of_the_controllers_ca_are_let_in_and_the_ca_is_rememb
         task = Some(running.await.unwrap());
     }
     task.unwrap().unwrap();
+}
+
+/// Its certificate holds for weeks: what ends it is that the collector was told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_host_is_cut_off_and_not_let_in_again_and_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path(), NEVER).await;
+    let connection = collector.connection.clone();
+    let others = |range: std::ops::Range<u64>| {
+        let mut records = numbered(range);
+        records.iter_mut().for_each(|record| record.host = OTHER);
+        records
+    };
+    let (mut stays, mut goes) = blocking(move || {
+        let mut stays = Wire::connect(&connection, 1, 0).unwrap();
+        let mut goes = Wire::connect_as(Authority::of_tests(), OTHER, &connection, 2, 0).unwrap();
+        for (wire, records) in [(&mut stays, numbered(0..1)), (&mut goes, others(1..2))] {
+            wire.write(&records).unwrap();
+            wire.read_next().unwrap();
+        }
+        (stays, goes)
+    })
+    .await;
+    assert_eq!(trust_but(&collector.connection, Authority::of_tests(), &[OTHER]).await, 200);
+    let connection = collector.connection.clone();
+    blocking(move || {
+        // Told to end: nothing that it writes is answered. The write itself may already fail.
+        let _ = goes.write(&others(2..3));
+        assert!(goes.read_next().is_err());
+        assert!(Wire::connect_as(Authority::of_tests(), OTHER, &connection, 3, 0).is_err());
+        stays.write(&numbered(3..4)).unwrap();
+        stays.read_next().unwrap();
+        assert_eq!(stays.next, 2);
+    })
+    .await;
+    assert_eq!(
+        ids(&collector.connection).await,
+        [0, 1, 3],
+        "what it brought before stays, what it sends after does not"
+    );
+    collector.stop().await;
+    // A restart does not forgive.
+    let collector = Collector::start(dir.path(), NEVER).await;
+    let connection = collector.connection.clone();
+    let back = blocking(move || Wire::connect_as(Authority::of_tests(), OTHER, &connection, 4, 0).is_ok()).await;
+    assert!(!back);
+    collector.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

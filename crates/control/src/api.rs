@@ -108,6 +108,9 @@ impl Api for Controller {
     async fn get_host(&self, call: Call<Caller, (HostId,), NoQuery, Nothing>) -> Result<Json<Host>, Problem> {
         services::hosts::get_host(self, call).await
     }
+    async fn delete_host(&self, call: Call<Caller, (HostId,), DeleteHostQuery, Nothing>) -> Result<Done, Problem> {
+        services::host_removal::delete_host(self, call).await
+    }
     async fn drain_host(&self, call: Call<Caller, (HostId,), NoQuery, Nothing>) -> Result<Json<Host>, Problem> {
         services::hosts::drain_host(self, call).await
     }

@@ -16,7 +16,7 @@ use axum::body::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use lucarne_collector::{Connection, ConnectionError};
 use lucarne_model::{
-    AccountId, FlowFilter, FlowLogId, FlowPage, FlowQuery, FlowWatch,
+    AccountId, FlowFilter, FlowLogId, FlowPage, FlowQuery, FlowWatch, HostTrust,
     flow_log::{Delivery, DeliveryOrder, ExportQuestion},
     flow_sql::{SqlAnswer, SqlProgress, SqlQuestion, SqlRefusal, SqlTable},
 };
@@ -104,9 +104,9 @@ impl CollectorClient {
         Ok(answer.bytes_stream().map_err(CollectorError::NoAnswer))
     }
 
-    /// Tells the collector by which CA's certificates hosts are let in; in PEM.
-    pub(crate) async fn trust(&self, host_ca: &str) -> Result<(), CollectorError> {
-        in_time(self.ask(Method::PUT, "host-ca", &host_ca)).await.map(drop)
+    /// Tells the collector which hosts are let in.
+    pub(crate) async fn trust(&self, trust: &HostTrust) -> Result<(), CollectorError> {
+        in_time(self.ask(Method::PUT, "host-trust", trust)).await.map(drop)
     }
 
     /// A file of a network's flows, as its octets come.

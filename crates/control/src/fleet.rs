@@ -82,6 +82,11 @@ impl Fleet {
         read(all.get(&host)?.report.as_ref()?.report.memory.as_ref()?)
     }
 
+    /// The host is no more.
+    pub(crate) fn forget(&self, host: HostId) {
+        self.lock().remove(&host);
+    }
+
     pub(crate) fn last_heard(&self, host: HostId) -> Option<Moment> {
         self.lock().get(&host).and_then(|heard| heard.at)
     }

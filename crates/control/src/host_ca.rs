@@ -24,7 +24,7 @@ const FILE: &str = "host-ca.pem";
 /// What stands between the two halves of the file.
 const KEY: &str = "-----BEGIN PRIVATE KEY-----";
 /// How long a host's certificate holds.
-const VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How far the collector's clock may be behind ours.
 const BEHIND: Duration = Duration::from_secs(3600);
 

@@ -12,12 +12,12 @@ mod blobs;
 mod bootstrap;
 mod clock;
 mod collector_client;
-mod delivery;
 mod desired;
 mod fleet;
 mod host_ca;
 mod http;
 mod idempotency;
+mod instructions;
 mod memory_history;
 mod named_questions;
 mod placement;
@@ -25,6 +25,7 @@ mod quota;
 mod random;
 mod records;
 mod rule_words;
+mod secrets;
 mod services;
 mod settings;
 mod settle;
@@ -38,6 +39,7 @@ mod workflow;
 use std::{io, sync::Arc, time::Duration};
 
 use lucarne_api::{Problem, input::Limits};
+use lucarne_collector::SecretBox;
 use tokio_util::sync::CancellationToken;
 
 pub use auth::PolicyError;
@@ -45,6 +47,7 @@ pub use bootstrap::BootstrapError;
 pub use host_ca::HostCaError;
 pub use http::ListenError;
 pub use named_questions::named_question_sql;
+pub use secrets::SecretsError;
 pub use settings::{OperatorFile, Settings};
 pub use store::StoreError;
 pub use usage::UsageError;
@@ -74,6 +77,8 @@ pub enum Error {
     HostCa(#[from] HostCaError),
     #[error("the ledger of usage cannot be gone on with")]
     Usage(#[from] UsageError),
+    #[error("the access keys of tenants' stores cannot be used")]
+    Secrets(#[from] SecretsError),
     #[error("the blob store could not be opened")]
     Blobs(#[source] io::Error),
     #[error("the controller could not be made ready")]
@@ -106,6 +111,8 @@ pub(crate) struct Controller {
     pub(crate) memory_histories: MemoryHistories,
     pub(crate) usage: Arc<UsageLedger>,
     pub(crate) host_ca: HostCa,
+    /// Opens what the store has sealed.
+    pub(crate) secrets: SecretBox,
     pub(crate) workflows: Workflows,
     pub(crate) streams: Streams,
     pub(crate) networks: Arc<Networks>,
@@ -129,6 +136,7 @@ impl Controller {
             networks: Arc::new(Networks::new(store.changes().clone())),
             usage: Arc::new(UsageLedger::open(&settings.state_dir.join("usage.ledger"))?),
             host_ca: HostCa::open(&settings.state_dir)?,
+            secrets: secrets::open(&store, &settings.state_dir, settings.forget_store_secrets).await?,
             fleet,
             store,
             settings,
@@ -148,12 +156,12 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     bootstrap::write_operator_file(&controller.store, &controller.settings, endpoint.clone()).await?;
     controller.workflows.resume().await.map_err(Error::Workflows)?;
     let upkeep = tokio::spawn(upkeep::run(controller.clone(), shutdown.clone()));
-    let delivery = tokio::spawn(delivery::run(controller.clone(), shutdown.clone()));
+    let instructions = tokio::spawn(instructions::run(controller.clone(), shutdown.clone()));
     let collection = tokio::spawn(collect_regularly(controller.clone()));
     tracing::info!(endpoint, "the controller answers");
     http::serve(listener, lucarne_api::router(controller, Limits::default()), shutdown).await;
     collection.abort();
-    delivery.abort();
+    instructions.abort();
     upkeep.abort();
     Ok(())
 }

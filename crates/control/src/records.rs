@@ -4,12 +4,13 @@
 //! fields as users do.
 
 use lucarne_api::bodies::instance::{Job, JobState};
+use lucarne_collector::SealedSecret;
 use lucarne_memory::{
     oversubscription::{Claim, Oversubscription},
     settings::Keeping,
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Tags, Vcpus, VolumeId,
     actual::{Capacity, Host},
     desired::VolumeContent,
     flow_log::StoreCredentials,
@@ -181,6 +182,31 @@ impl HostRecord {
     }
 }
 
+/// A host that is no more. It is remembered for good: its certificate may hold for some weeks, its tunnel key for ever.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RemovedHost {
+    pub(crate) host: HostId,
+    pub(crate) account: AccountId,
+    /// The tunnel key's public half.
+    pub(crate) public_key: String,
+    pub(crate) at: Moment,
+}
+
+impl Resource for RemovedHost {
+    const KIND: &'static str = "removed-host";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
+    type Id = HostId;
+    fn id(&self) -> HostId {
+        self.host
+    }
+    fn account(&self) -> AccountId {
+        self.account
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        None
+    }
+}
+
 /// A workflow and how far it is. Its step and the step's effect on other records change in one transaction.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct JobRecord {
@@ -190,7 +216,7 @@ pub(crate) struct JobRecord {
     pub(crate) position: usize,
     /// When the step that waits gives up; none for steps that must not.
     #[serde(default)]
-    pub(crate) deadline: Option<lucarne_model::Moment>,
+    pub(crate) deadline: Option<Moment>,
 }
 
 impl Resource for JobRecord {
@@ -223,7 +249,12 @@ impl JobRecord {
 pub(crate) struct FlowLogCredentials {
     pub(crate) log: FlowLogId,
     pub(crate) account: AccountId,
-    pub(crate) credentials: StoreCredentials,
+    /// [`StoreCredentials`], sealed for the log's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) secret: Option<SealedSecret>,
+    /// As older builds left them; [`crate::secrets`] seals them at a start.
+    #[serde(default, skip_serializing)]
+    pub(crate) credentials: Option<StoreCredentials>,
 }
 
 impl Resource for FlowLogCredentials {

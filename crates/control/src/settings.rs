@@ -30,6 +30,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// A host that was silent for longer is down.
     pub host_timeout: Duration,
+    /// Throws the access keys of tenants' own stores away at the start: for when the key that they are sealed with is lost.
+    pub forget_store_secrets: bool,
 }
 
 impl Settings {
@@ -41,6 +43,7 @@ impl Settings {
             collector,
             heartbeat: Duration::from_secs(1),
             host_timeout: Duration::from_secs(10),
+            forget_store_secrets: false,
         }
     }
 }

@@ -52,6 +52,13 @@ pub struct DesiredQuery {
     pub wait_millis: Option<u64>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteHostQuery {
+    /// Gives up what was on a host that is down: its instances are terminated, its volumes are lost.
+    pub force: Option<bool>,
+}
+
 /// The desired state, if it is newer than what the host has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DesiredAnswer {

@@ -29,7 +29,7 @@ use lucarne_model::{
 use tokio::{runtime::Handle, task::JoinHandle};
 
 pub(crate) use ledger::LedgerError;
-pub(crate) use senders::Reach;
+pub(crate) use senders::{Reach, strftime};
 
 use crate::catalog::Catalog;
 use backlog::Backlog;

@@ -1,7 +1,7 @@
-//! What concerns hosts themselves: the CA that lets them in, and what they lost.
+//! What concerns hosts themselves: who of them is let in, and what they lost.
 //!
-//! Owns `PUT /host-ca` (the certificate in PEM, as a JSON string; the same again changes nothing) and `GET /losses` ([`FlowLossQuery`] to a
-//! list, oldest first). Without an account it is all accounts' losses: for operators, as the controller decides.
+//! Owns `PUT /host-trust` ([`HostTrust`]; the same again changes nothing) and `GET /losses` ([`FlowLossQuery`] to a list,
+//! oldest first). Without an account it is all accounts' losses: for operators, as the controller decides.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use axum::{
     http::StatusCode,
     routing::{get, put},
 };
-use lucarne_model::{FlowLoss, FlowLossQuery};
+use lucarne_model::{FlowLoss, FlowLossQuery, HostTrust};
 
 use super::{Refusal, Service};
 use crate::{admission::Admission, losses::Losses};
@@ -26,14 +26,14 @@ pub(crate) struct Hosts {
 impl Hosts {
     pub(crate) fn routes(self) -> Router<Service> {
         let Self { admission, losses } = self;
-        let trust = async move |authority: Json<String>| put_host_ca(admission, authority.0).await;
+        let trust = async move |trust: Json<HostTrust>| put_host_trust(admission, trust.0).await;
         let find = async move |query: Query<FlowLossQuery>| find_losses(losses, query.0).await;
-        Router::new().route("/host-ca", put(trust)).route("/losses", get(find))
+        Router::new().route("/host-trust", put(trust)).route("/losses", get(find))
     }
 }
 
-async fn put_host_ca(admission: Arc<Admission>, authority: String) -> Result<StatusCode, Refusal> {
-    let trusted = tokio::task::spawn_blocking(move || admission.trust(authority)).await;
+async fn put_host_trust(admission: Arc<Admission>, trust: HostTrust) -> Result<StatusCode, Refusal> {
+    let trusted = tokio::task::spawn_blocking(move || admission.trust(trust)).await;
     match trusted {
         Ok(Ok(())) => Ok(StatusCode::OK),
         Ok(Err(error)) => Err((StatusCode::BAD_REQUEST, error.to_string())),

@@ -15,7 +15,10 @@ use serde::Deserialize;
 use tokio_util::io::ReaderStream;
 
 use super::{Refusal, Service};
-use crate::receipts::{ReceiptPage, ReceiptsError};
+use crate::{
+    part::Half,
+    receipts::{ReceiptPage, ReceiptsError},
+};
 
 #[derive(Deserialize)]
 pub(super) struct Stretch {
@@ -53,7 +56,9 @@ pub(super) async fn part(
 ) -> Result<Response, Refusal> {
     let gone = || (StatusCode::NOT_FOUND, "the account has no such part, or it was merged into another".to_owned());
     let part = service.0.store.part(account, &name).ok_or_else(gone)?;
-    let file = tokio::fs::File::open(&part.path).await.map_err(|error| {
+    let opened = part.clone();
+    let file = tokio::task::spawn_blocking(move || opened.open(Half::Shown)).await.map_err(unreadable)?;
+    let file = file.map(tokio::fs::File::from_std).map_err(|error| {
         tracing::error!(path = %part.path.display(), %error, "a part cannot be read");
         // Whoever asks is to be told that it is gone, whether it was merged just now or somebody took it away.
         let is_gone = error.kind() == std::io::ErrorKind::NotFound;

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs,
     io::{self, Read as _},
     path::Path,
 };
@@ -13,7 +13,7 @@ use arrow_array::TimestampMillisecondArray;
 use lucarne_flows::receipts::{Digest, PartContents};
 use parquet::arrow::ProjectionMask;
 
-use super::{Folders, Part, PartError, Place, read, stored::Halves};
+use super::{Folders, Half, Part, PartError, Place, read, stored::Halves};
 use crate::{
     columns::{Columns, column},
     durable,
@@ -22,8 +22,8 @@ use crate::{
 /// Folders between that of all parts and one with parts.
 const DEPTH: usize = 8;
 
-/// All files named as parts, with their sizes, in the order of places. Removes half-written ones, and what is of the
-/// operator's own columns without a part.
+/// All files named as parts, here and in the store, with their sizes, in the order of places. Removes half-written ones, and
+/// what is of the operator's own columns without a part.
 pub(crate) fn find(folders: &Folders) -> io::Result<Vec<(Place, u64)>> {
     let mut found = Vec::new();
     walk(&folders.shown, "", DEPTH, &mut |name, path| {
@@ -36,13 +36,17 @@ pub(crate) fn find(folders: &Folders) -> io::Result<Vec<(Place, u64)>> {
         let is_alone = Place::parse(name).is_some() && !folders.shown.join(name).exists();
         if is_alone { durable::remove(path) } else { Ok(()) }
     })?;
+    found.extend(folders.shelf.iter().flat_map(|shelf| shelf.places()));
     found.sort_unstable();
+    // What is in both places is the same file.
+    found.dedup_by(|(a, _), (b, _)| a == b);
     Ok(found)
 }
 
 /// Removes both files of a part that does not count.
 pub(crate) fn remove(folders: &Folders, place: &Place) -> io::Result<()> {
     let name = place.name();
+    folders.shelf.iter().for_each(|shelf| shelf.discard(&name));
     durable::remove(&folders.shown.join(&name))?;
     durable::remove(&folders.own.join(&name))
 }
@@ -70,7 +74,7 @@ fn walk(dir: &Path, name: &str, depth: usize, visit: &mut impl FnMut(&str, &Path
 /// What is in a part, read from its file.
 pub(crate) fn contents(part: &Part) -> Result<PartContents, PartError> {
     let mut digest = Digest::begin();
-    let mut file = File::open(&part.path)?;
+    let mut file = part.open(Half::Shown)?;
     let mut octets = vec![0; 1 << 16];
     loop {
         match file.read(&mut octets)? {
@@ -78,7 +82,7 @@ pub(crate) fn contents(part: &Part) -> Result<PartContents, PartError> {
             count => digest.add(&octets[..count]),
         }
     }
-    let builder = read::open(&part.path)?;
+    let builder = read::open(part, Half::Shown)?;
     let ends = Halves::named(Columns::Shown, ["end"]);
     let read = ProjectionMask::roots(builder.parquet_schema(), ends.read().iter().copied());
     let mut minutes: BTreeMap<u64, u64> = BTreeMap::new();
@@ -96,7 +100,7 @@ pub(crate) fn contents(part: &Part) -> Result<PartContents, PartError> {
 
 /// Octets of each column of what the account may see, by its name.
 pub(crate) fn column_sizes(part: &Part) -> Result<Vec<(String, u64)>, PartError> {
-    let builder = read::open(&part.path)?;
+    let builder = read::open(part, Half::Shown)?;
     let columns = builder.metadata().row_groups().iter().flat_map(|group| group.columns());
     let size = |octets: i64| u64::try_from(octets).unwrap_or(0);
     Ok(columns.map(|column| (column.column_path().string(), size(column.compressed_size()))).collect())

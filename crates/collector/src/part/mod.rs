@@ -16,6 +16,7 @@ pub(crate) mod stored;
 mod write;
 
 use std::{
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -37,7 +38,7 @@ pub(crate) use search::{Found, newest};
 pub use write::Effort;
 pub(crate) use write::write;
 
-use crate::{Kept, columns::BadColumn, durable, hour::Hour};
+use crate::{Kept, columns::BadColumn, durable, hour::Hour, shelf::Shelf};
 
 /// Why a part could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,28 @@ pub(crate) enum PartError {
     Column(#[from] BadColumn),
 }
 
+/// One of a part's two files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    /// Of what is the operator's own.
+    Own,
+    /// Of what the account may see.
+    Shown,
+}
+
+impl Half {
+    /// In the order in which they come; they go the other way round.
+    pub(crate) const BOTH: [Self; 2] = [Self::Own, Self::Shown];
+
+    /// Below which such files lie, on the disk and in a store.
+    pub(crate) const fn folder(self) -> &'static str {
+        match self {
+            Self::Own => "operator",
+            Self::Shown => "flows",
+        }
+    }
+}
+
 /// The two folders of a state folder below which parts lie, by the same names in each.
 #[derive(Clone, Debug)]
 pub(crate) struct Folders {
@@ -61,11 +84,14 @@ pub(crate) struct Folders {
     pub(crate) shown: PathBuf,
     /// Of what is the operator's own.
     pub(crate) own: PathBuf,
+    /// Where parts are kept beside the disk, if they are.
+    pub(crate) shelf: Option<Arc<Shelf>>,
 }
 
 impl Folders {
     pub(crate) fn of(state_dir: &Path) -> Self {
-        Self { shown: state_dir.join("flows"), own: state_dir.join("operator") }
+        let [own, shown] = Half::BOTH.map(|half| state_dir.join(half.folder()));
+        Self { shown, own, shelf: None }
     }
 
     pub(crate) fn both(&self) -> [&Path; 2] {
@@ -145,6 +171,7 @@ pub(crate) struct Part {
     superseded: AtomicBool,
     /// It could not be read when it was to be merged; it is left alone.
     unreadable: AtomicBool,
+    shelf: Option<Arc<Shelf>>,
 }
 
 /// A part that was written just now, and what is in it.
@@ -159,13 +186,29 @@ impl Part {
         let name = place.name();
         let (path, own_path) = (folders.shown.join(&name), folders.own.join(&name));
         let (superseded, unreadable) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { place, path, own_path, size, superseded, unreadable })
+        Arc::new(Self { place, path, own_path, size, superseded, unreadable, shelf: folders.shelf.clone() })
+    }
+
+    /// Opens one of its files, which is brought first if it is not on the disk.
+    pub(crate) fn open(&self, half: Half) -> io::Result<File> {
+        let path = match half {
+            Half::Own => &self.own_path,
+            Half::Shown => &self.path,
+        };
+        match &self.shelf {
+            Some(shelf) => shelf.open_file(half, &self.place.name(), path),
+            None => File::open(path),
+        }
     }
 
     pub(crate) fn supersede(&self) {
         self.superseded.store(true, Relaxed);
     }
+    /// But for as long as its store is away: then it may only be elsewhere.
     pub(crate) fn set_unreadable(&self) {
+        if self.shelf.as_ref().is_some_and(|shelf| shelf.is_away()) {
+            return;
+        }
         self.unreadable.store(true, Relaxed);
     }
     pub(crate) fn is_readable(&self) -> bool {
@@ -177,6 +220,9 @@ impl Drop for Part {
     fn drop(&mut self) {
         if !*self.superseded.get_mut() {
             return;
+        }
+        if let Some(shelf) = &self.shelf {
+            shelf.discard(&self.place.name());
         }
         for path in [&self.path, &self.own_path] {
             if let Err(error) = durable::remove(path) {

@@ -2,7 +2,7 @@
 //!
 //! Owns that both files are read in step: the same groups, the same rows. Which those are is decided by the caller.
 
-use std::{fs::File, path::Path};
+use std::fs::File;
 
 use arrow_array::RecordBatch;
 use parquet::arrow::arrow_reader::{
@@ -10,7 +10,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::PageIndexPolicy;
 
-use super::{Part, PartError, stored::Halves};
+use super::{Half, Part, PartError, stored::Halves};
 use crate::{
     Kept,
     columns::{Columns, Rows},
@@ -21,10 +21,10 @@ type Builder = ParquetRecordBatchReaderBuilder<File>;
 /// Rows decoded at once.
 pub(super) const BATCH: usize = 1024;
 
-/// A file with its page index.
-pub(super) fn open(path: &Path) -> Result<Builder, PartError> {
+/// A part's file with its page index.
+pub(super) fn open(part: &Part, half: Half) -> Result<Builder, PartError> {
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-    Ok(Builder::try_new_with_options(File::open(path)?, options)?)
+    Ok(Builder::try_new_with_options(part.open(half)?, options)?)
 }
 
 /// The rows of a part as they are kept: of each batch what the account sees, and what is the operator's own.
@@ -36,12 +36,12 @@ pub(super) struct PartRows {
 impl PartRows {
     /// All rows.
     pub(super) fn all(part: &Part) -> Result<Self, PartError> {
-        let groups = (0..open(&part.path)?.metadata().num_row_groups()).collect();
+        let groups = (0..open(part, Half::Shown)?.metadata().num_row_groups()).collect();
         Self::open(part, groups, None)
     }
 
     fn open(part: &Part, groups: Vec<usize>, rows: Option<RowSelection>) -> Result<Self, PartError> {
-        let files = [open(&part.path)?, open(&part.own_path)?];
+        let files = [open(part, Half::Shown)?, open(part, Half::Own)?];
         let lengths = |file: &Builder| file.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
         let [shown, own]: [Vec<i64>; 2] = files.each_ref().map(lengths);
         if shown != own {
@@ -156,7 +156,7 @@ fn decode(halves: &[BothBatches; 2]) -> Result<Vec<Kept>, PartError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{path::Path, sync::Arc};
 
     use lucarne_flows::columns::FlowColumns;
     use lucarne_model::{FlowFilter, FlowRecord, InstanceId, Moment};

@@ -12,7 +12,7 @@ use parquet::arrow::{
     arrow_reader::{RowSelection, RowSelector},
 };
 
-use super::{Part, PartError, PartReader, prune, read, stored::Halves};
+use super::{Half, Part, PartError, PartReader, prune, read, stored::Halves};
 use crate::{
     Kept,
     columns::{BadColumn, Columns, column, direction_name},
@@ -28,7 +28,7 @@ pub(crate) struct Found {
 
 /// The newest records in the stretch that the filter matches, in no order: `most` of them, and some that share a row.
 pub(crate) fn newest(part: &Part, filter: &FlowFilter, stretch: &Stretch, most: usize) -> Result<Found, PartError> {
-    let builder = read::open(&part.path)?;
+    let builder = read::open(part, Half::Shown)?;
     let groups = prune::groups(&builder, filter, stretch)?;
     let pages = prune::pages(builder.metadata(), &groups, filter, stretch);
     let mut candidates = rows_of(&pages).into_iter();

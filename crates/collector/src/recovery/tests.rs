@@ -17,6 +17,10 @@ use crate::{
     test_records::{NOW, numbered, record},
 };
 
+fn recover(state_dir: &Path) -> Result<Recovered, RecoveryError> {
+    super::recover(state_dir, &Folders::of(state_dir))
+}
+
 /// What a collector has on its disk after some segments of 40 records, the last of them open.
 fn write_segments(state_dir: &Path, count: u64) {
     let Recovered { mut log, .. } = recover(state_dir).unwrap();

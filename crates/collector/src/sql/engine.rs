@@ -35,7 +35,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Answer, FlowStore, Limits, SqlError,
+    bounded::{self, Joins, Share},
     foreign_table::{self, ForeignTable},
+    part_files::PartFiles,
     progress::{Question, Running},
     rows, statement,
     table::{self, FlowsTable},
@@ -45,10 +47,9 @@ use crate::{
     catalog::Catalog,
     columns,
     foreign::{self, Foreign},
+    part::Folders,
 };
 
-/// Functions that are left out: how much one row of theirs takes is a number in the text, and counted by nobody.
-const BOUNDLESS: [&str; 7] = ["array_repeat", "array_resize", "generate_series", "lpad", "range", "repeat", "rpad"];
 /// Into how many streams a question is divided.
 const PARTITIONS: usize = 2;
 /// Octets of stack of a thread that plans: expressions nest as deep as the text allows.
@@ -67,7 +68,7 @@ pub enum EngineError {
 pub(crate) struct Engine {
     /// Taken when it ends.
     runtime: Option<Runtime>,
-    parts: Arc<LocalFileSystem>,
+    parts: Arc<PartFiles>,
     foreign_files: Arc<LocalFileSystem>,
     catalog: Arc<Catalog>,
     foreign: Arc<Foreign>,
@@ -78,12 +79,14 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn start(
-        flows_dir: &Path,
+        folders: &Folders,
         catalog: Arc<Catalog>,
         foreign: Arc<Foreign>,
         limits: Limits,
     ) -> Result<Self, EngineError> {
-        let (parts, foreign_files) = (folder(flows_dir)?, folder(foreign.dir())?);
+        let parts = folder(&folders.shown)?;
+        let parts = Arc::new(PartFiles::new(parts, folders));
+        let foreign_files = folder(foreign.dir())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(limits.at_once)
             .thread_name("sql")
@@ -96,7 +99,7 @@ impl Engine {
     }
 
     /// A session for one question, whose table is `flows`, and for the operator `foreign_flows` too.
-    pub(super) fn session(&self, account: Option<AccountId>) -> Result<SessionContext, DataFusionError> {
+    pub(super) fn session(&self, account: Option<AccountId>, share: &Share) -> Result<SessionContext, DataFusionError> {
         let mut config = SessionConfig::new()
             .with_target_partitions(PARTITIONS)
             .with_information_schema(false)
@@ -106,12 +109,13 @@ impl Engine {
         // Answers are read by people and by JSON: plain text, not a view of it.
         config.options_mut().execution.parquet.schema_force_view_types = false;
         config.options_mut().execution.enable_recursive_ctes = false;
-        let mut functions = SessionStateDefaults::default_scalar_functions();
-        functions.retain(|function| !BOUNDLESS.contains(&function.name()));
+        let functions = bounded::functions(SessionStateDefaults::default_scalar_functions(), share);
+        let mut planners = SessionStateDefaults::default_expr_planners();
+        planners.insert(0, Arc::new(Joins::new(share)));
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(self.environment()?)
-            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_expr_planners(planners)
             .with_scalar_functions(functions)
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
@@ -177,10 +181,11 @@ impl FlowStore for Engine {
         let statement = statement::one_select(&question.sql)?;
         let named = self.running.add(question.progress.clone());
         let _turn = self.turns.take(question.account).await?;
-        let session = self.session(question.account).map_err(SqlError::Store)?;
+        let share = Share::of(self.limits.memory);
+        let session = self.session(question.account, &share).map_err(SqlError::Store)?;
         let (limits, most, format, running) = (self.limits, question.rows(), question.format, named.question.clone());
         let work = async move {
-            let stream = start(&session, statement, most, limits, &running).await?;
+            let stream = start(&session, statement, most, limits, &share, &running).await?;
             rows::write(stream, format, most, limits).await
         };
         let runtime = self.runtime.as_ref().ok_or(SqlError::Stopped)?;
@@ -203,11 +208,14 @@ pub(super) async fn start(
     statement: Statement,
     most: usize,
     limits: Limits,
+    share: &Share,
     running: &Question,
 ) -> Result<SendableRecordBatchStream, SqlError> {
     let plan = session.state().statement_to_plan(statement).await.map_err(SqlError::of_planning)?;
     let only_select = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     only_select.verify_plan(&plan).map_err(|error| SqlError::NotAllowed(error.strip_backtrace()))?;
+    let plan = share.bound(plan).map_err(SqlError::of_planning)?;
+    share.divide(&plan).map_err(SqlError::of_planning)?;
     let frame = session.execute_logical_plan(plan).await.map_err(SqlError::of_planning)?;
     let frame = frame.limit(0, Some(most + 1)).map_err(SqlError::of_planning)?;
     let task = Arc::new(frame.task_ctx());

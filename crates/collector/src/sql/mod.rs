@@ -4,9 +4,13 @@
 //! one that is built in (DataFusion over the log's records and the parts); [`statement`] decides what is a question at
 //! all, [`table`] what it can see. Who may ask for which account is decided by the controller.
 
+mod bounded;
+#[cfg(test)]
+mod bounded_tests;
 mod engine;
 mod error;
 mod foreign_table;
+mod part_files;
 mod progress;
 mod pushdown;
 mod rows;

@@ -8,7 +8,7 @@ use lucarne_model::{FlowRecord, InstanceId, TenantFlowRecord, flow_sql::SqlForma
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{engine::start, progress::Running, *};
+use super::{bounded::Share, engine::start, progress::Running, *};
 use crate::{
     catalog::Catalog,
     chunk::Chunk,
@@ -21,12 +21,12 @@ use crate::{
 const COUNT: u64 = 20_000;
 
 /// A store of made-up records: the first half in parts, the rest in the log.
-struct Store {
+pub(super) struct Store {
     engine: Engine,
     _dir: tempfile::TempDir,
 }
 
-fn store_of(records: Vec<FlowRecord>, limits: Limits) -> Store {
+pub(super) fn store_of(records: Vec<FlowRecord>, limits: Limits) -> Store {
     let dir = tempfile::tempdir().unwrap();
     let folders = Folders::of(dir.path());
     std::fs::create_dir_all(&folders.shown).unwrap();
@@ -37,7 +37,7 @@ fn store_of(records: Vec<FlowRecord>, limits: Limits) -> Store {
     let chunks = (sealed.len() as u64..).step_by(500).zip(unsealed.chunks(500));
     catalog.add(2, chunks.map(|(first, records)| Chunk::of(first, records)));
     let foreign = Arc::new(Foreign::open(dir.path()).unwrap());
-    Store { engine: Engine::start(&folders.shown, Arc::new(catalog), foreign, limits).unwrap(), _dir: dir }
+    Store { engine: Engine::start(&folders, Arc::new(catalog), foreign, limits).unwrap(), _dir: dir }
 }
 
 fn store() -> Store {
@@ -56,28 +56,28 @@ impl Store {
         }
     }
 
-    async fn rows(&self, account: Option<AccountId>, sql: &str) -> Vec<Value> {
+    pub(super) async fn rows(&self, account: Option<AccountId>, sql: &str) -> Vec<Value> {
         self.ask(account, sql).await.unwrap().rows.into_iter().map(Value::from).collect()
     }
 
-    async fn refusal(&self, sql: &str) -> (&'static str, String) {
+    pub(super) async fn refusal(&self, sql: &str) -> (&'static str, String) {
         let error = self.ask(Some(tenant()), sql).await.unwrap_err();
         (error.code().name(), error.to_string())
     }
 
     /// Runs a question to its end and gives its plan with what each step did.
     async fn plan(&self, sql: &str) -> Arc<dyn ExecutionPlan> {
-        let session = self.engine.session(Some(tenant())).unwrap();
+        let session = self.engine.session(Some(tenant()), &Share::of(1 << 30)).unwrap();
         let statement = statement::one_select(sql).unwrap();
         let running = Running::default();
         let question = running.add(None).question.clone();
-        let stream = start(&session, statement, 1000, Limits::default(), &question).await.unwrap();
+        let stream = start(&session, statement, 1000, Limits::default(), &Share::of(1 << 30), &question).await.unwrap();
         stream.try_collect::<Vec<_>>().await.unwrap();
         question.plan().unwrap()
     }
 }
 
-fn tenant() -> AccountId {
+pub(super) fn tenant() -> AccountId {
     record(0).account
 }
 

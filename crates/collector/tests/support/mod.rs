@@ -16,9 +16,9 @@ use std::{
 
 pub(crate) use authority::Authority;
 
-use lucarne_collector::{Connection, Health, Pace, Settings};
+use lucarne_collector::{Connection, Health, Pace, PartStore, Settings};
 use lucarne_flows::ipfix::{Exporter, Greeting};
-use lucarne_model::{AccountId, FlowLoss, FlowPage, FlowQuery, FlowRecord, HostId, Moment};
+use lucarne_model::{AccountId, FlowLoss, FlowPage, FlowQuery, FlowRecord, HostId, HostTrust, Moment};
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::{ClientConnection, StreamOwned};
 use tokio_util::sync::CancellationToken;
@@ -62,8 +62,12 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) async fn start(dir: &Path, pace: Pace) -> Self {
+        Self::start_with(dir, pace, None).await
+    }
+
+    pub(crate) async fn start_with(dir: &Path, pace: Pace, store: Option<PartStore>) -> Self {
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(lucarne_collector::run_at(settings(dir), pace, shutdown.clone()));
+        let task = tokio::spawn(lucarne_collector::run_with(settings(dir), pace, store, shutdown.clone()));
         let connection = answering(dir).await;
         Self { connection, state_dir: dir.to_owned(), shutdown, task }
     }
@@ -99,8 +103,14 @@ pub(crate) async fn answering(dir: &Path) -> Connection {
 
 /// Tells a collector which CA's hosts to let in; gives the status.
 pub(crate) async fn trust(connection: &Connection, authority: &Authority) -> u16 {
-    let url = format!("http://{}/host-ca", connection.query);
-    let put = reqwest::Client::new().put(url).bearer_auth(&connection.query_token).json(&authority.certificate);
+    trust_but(connection, authority, &[]).await
+}
+
+/// As [`trust`], but for these hosts.
+pub(crate) async fn trust_but(connection: &Connection, authority: &Authority, removed: &[HostId]) -> u16 {
+    let url = format!("http://{}/host-trust", connection.query);
+    let trust = HostTrust { authority: authority.certificate.clone(), removed: removed.iter().copied().collect() };
+    let put = reqwest::Client::new().put(url).bearer_auth(&connection.query_token).json(&trust);
     put.send().await.unwrap().status().as_u16()
 }
 
@@ -232,16 +242,25 @@ const STATE_DIR: &str = "COLLECTOR_TEST_STATE_DIR";
 impl Process {
     /// Runs the test `collector_process` of this test binary, whose body is [`Process::body`].
     pub(crate) fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    /// With more in its environment.
+    pub(crate) fn start_with(dir: &Path, more: &[(&str, &str)]) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "collector_process", "--ignored"]).env(STATE_DIR, dir);
+        command.args(["--exact", "collector_process", "--ignored"]).env(STATE_DIR, dir).envs(more.iter().copied());
         Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
     /// What the process does. In a usual run of all tests, nothing.
     pub(crate) fn body() {
+        Self::body_with(None);
+    }
+
+    pub(crate) fn body_with(store: Option<PartStore>) {
         let Some(dir) = std::env::var_os(STATE_DIR) else { return };
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let run = lucarne_collector::run_at(settings(Path::new(&dir)), QUICK, CancellationToken::new());
+        let run = lucarne_collector::run_with(settings(Path::new(&dir)), QUICK, store, CancellationToken::new());
         runtime.block_on(run).unwrap();
     }
 

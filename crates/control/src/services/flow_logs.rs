@@ -14,6 +14,7 @@ use lucarne_api::{
     },
     input::{Json, Nothing},
 };
+use lucarne_collector::SecretBox;
 use lucarne_flows::export::AwsFormat;
 use lucarne_model::{
     AccountId, ErrorCode, FlowLogId, SubnetId, VpcId,
@@ -25,9 +26,10 @@ use lucarne_model::{
 use super::checks::{check_tags, refuse};
 use crate::{
     Caller, Controller,
-    delivery::CHANGED,
+    instructions::FLOW_LOGS,
     random,
     records::{FlowLogCredentials, InstanceRecord},
+    secrets,
     store::{Scope, Tx},
 };
 
@@ -39,10 +41,17 @@ pub(crate) async fn create_flow_log(
     call: Call<Caller, (), NoQuery, Json<CreateFlowLog>>,
 ) -> Result<Created<FlowLog>, Problem> {
     let (account, operator, request) = (call.caller.account, call.caller.operator, call.body.0.clone());
-    controller.change(&call, move |tx| create(tx, account, operator, request)).await.map(Created)
+    let secrets = controller.secrets.clone();
+    controller.change(&call, move |tx| create(tx, &secrets, account, operator, request)).await.map(Created)
 }
 
-fn create(tx: &mut Tx<'_>, account: AccountId, operator: bool, request: CreateFlowLog) -> Result<FlowLog, Problem> {
+fn create(
+    tx: &mut Tx<'_>,
+    secrets: &SecretBox,
+    account: AccountId,
+    operator: bool,
+    request: CreateFlowLog,
+) -> Result<FlowLog, Problem> {
     check_tags(&request.tags)?;
     let vpc = vpc_of(tx, account, request.target)?;
     if tx.list::<FlowLog>(Scope::Account(account))?.len() >= FLOW_LOGS_OF_AN_ACCOUNT {
@@ -65,13 +74,18 @@ fn create(tx: &mut Tx<'_>, account: AccountId, operator: bool, request: CreateFl
     };
     check(&log, operator)?;
     tx.insert(&log)?;
-    keep_credentials(tx, &log, request.credentials)?;
-    tx.touch(CHANGED);
+    keep_credentials(tx, secrets, &log, request.credentials)?;
+    tx.touch(FLOW_LOGS);
     Ok(log)
 }
 
 /// Keeps what was given for the log's store, or what it has already; a log that goes elsewhere has none.
-fn keep_credentials(tx: &mut Tx<'_>, log: &FlowLog, given: Option<StoreCredentials>) -> Result<(), Problem> {
+fn keep_credentials(
+    tx: &mut Tx<'_>,
+    secrets: &SecretBox,
+    log: &FlowLog,
+    given: Option<StoreCredentials>,
+) -> Result<(), Problem> {
     let kept: Option<FlowLogCredentials> = tx.find(Scope::Everything, log.id)?;
     let goes_to_store = matches!(log.to, Destination::S3(_));
     match (goes_to_store, given, kept) {
@@ -80,7 +94,8 @@ fn keep_credentials(tx: &mut Tx<'_>, log: &FlowLog, given: Option<StoreCredentia
         (true, None, None) => Err(refuse("an s3:// destination needs an access key of its store")),
         (true, Some(credentials), kept) => {
             check_credentials(&credentials)?;
-            let new = FlowLogCredentials { log: log.id, account: log.account, credentials };
+            let new = FlowLogCredentials { log: log.id, account: log.account, secret: None, credentials: None };
+            let new = secrets::sealed(secrets, new, &credentials)?;
             if kept.is_some() { tx.put(&new) } else { tx.insert(&new) }
         }
         (false, None, None) | (true, None, Some(_)) => Ok(()),
@@ -129,7 +144,7 @@ pub(crate) async fn edit_flow_log(
     call: Call<Caller, (FlowLogId,), NoQuery, Json<EditFlowLog>>,
 ) -> Result<Json<FlowLog>, Problem> {
     let (scope, operator) = (call.caller.scope(), call.caller.operator);
-    let (id, edit) = (call.path.0, call.body.0.clone());
+    let (id, edit, secrets) = (call.path.0, call.body.0.clone(), controller.secrets.clone());
     let change = move |tx: &mut Tx<'_>| {
         let mut log: FlowLog = tx.get(scope, id)?;
         let credentials = edit.credentials.clone();
@@ -137,8 +152,8 @@ pub(crate) async fn edit_flow_log(
         check(&log, operator)?;
         log.changed = tx.now();
         tx.put(&log)?;
-        keep_credentials(tx, &log, credentials)?;
-        tx.touch(CHANGED);
+        keep_credentials(tx, &secrets, &log, credentials)?;
+        tx.touch(FLOW_LOGS);
         Ok(log)
     };
     controller.change(&call, change).await.map(Json)
@@ -188,7 +203,7 @@ pub(crate) async fn delete_flow_log(
         if let Some(kept) = tx.find::<FlowLogCredentials>(Scope::Everything, id)? {
             tx.delete(&kept)?;
         }
-        tx.touch(CHANGED);
+        tx.touch(FLOW_LOGS);
         tx.delete(&log)
     };
     controller.change(&call, delete).await.map(|()| Done)

@@ -32,8 +32,8 @@ use crate::{
     auth::secret,
     desired,
     fleet::Fleet,
-    random,
-    records::{HostRecord, InstanceRecord, VolumeRecord},
+    instructions, random,
+    records::{HostRecord, InstanceRecord, RemovedHost, VolumeRecord},
     settle::{self, VolumeChange},
     store::{Scope, Tx},
     workflow::{effects, engine},
@@ -100,6 +100,14 @@ fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> R
         tx.put(&record)?;
         return Ok(record.host.id);
     }
+    let removed = tx.list::<RemovedHost>(Scope::Everything)?;
+    if let Some(removed) = removed.iter().find(|removed| removed.public_key == description.public_key) {
+        let detail = format!(
+            "this tunnel key was that of {}, which was removed; enrol with an empty state folder",
+            removed.host
+        );
+        return Err(Problem::new(ErrorCode::IncorrectState, detail));
+    }
     let host = Host {
         id: random::id(),
         account: AccountId::OPERATOR,
@@ -147,8 +155,8 @@ pub(crate) async fn hello_host(
         Problem::new(ErrorCode::CollectorUnavailable, detail)
     })?;
     // The collector keeps it, so this is news only to a new one; to one that is away it is told at a later hello.
-    if let Err(error) = controller.collector.trust(controller.host_ca.certificate()).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the collector was not told the host CA");
+    if let Err(error) = instructions::tell_hosts(controller).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the collector was not told which hosts are let in");
     }
     Ok(Json(HostSettings {
         host,

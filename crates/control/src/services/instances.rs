@@ -69,7 +69,7 @@ pub(crate) async fn terminate_instance(
 }
 
 /// An instance that is ending or ended stays as it is: to ask again is no error.
-fn terminate(tx: &mut Tx<'_>, scope: Scope, id: InstanceId) -> Result<InstanceRecord, Problem> {
+pub(super) fn terminate(tx: &mut Tx<'_>, scope: Scope, id: InstanceId) -> Result<InstanceRecord, Problem> {
     let mut record: InstanceRecord = tx.get(scope, id)?;
     if matches!(record.instance.state, InstanceState::ShuttingDown | InstanceState::Terminated) {
         return Ok(record);

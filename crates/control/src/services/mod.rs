@@ -14,6 +14,7 @@ pub(crate) mod findings;
 pub(crate) mod flow_logs;
 pub(crate) mod flow_questions;
 pub(crate) mod flows;
+pub(crate) mod host_removal;
 pub(crate) mod hosts;
 pub(crate) mod identity;
 pub(crate) mod images;

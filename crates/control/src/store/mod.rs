@@ -136,6 +136,23 @@ impl Store {
         })
     }
 
+    /// Writes the files anew without what was deleted or overwritten, and leaves nothing of it in the log of changes.
+    pub(crate) async fn scrub(&self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let scrubbed = tokio::task::spawn_blocking(move || {
+            let failed = |cause| StoreError::Open { path: shared.path.clone(), cause };
+            // Those that were reading before would keep the log.
+            shared.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            let connection = connect(&shared.path).map_err(failed)?;
+            connection.execute_batch("VACUUM").map_err(failed)?;
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(failed)
+        });
+        scrubbed.await.unwrap_or_else(|stopped| {
+            let cause = io::Error::other(stopped);
+            Err(StoreError::Folder { path: self.shared.path.clone(), cause })
+        })
+    }
+
     pub(crate) fn changes(&self) -> &Arc<Changes> {
         &self.shared.changes
     }

@@ -29,8 +29,7 @@ impl ClosedPorts {
     }
 
     pub fn observe(&mut self, record: &FlowRecord) {
-        let is_asked = record.direction == Direction::Ingress && record.side == Side::Initiator;
-        if !is_asked || !is_closed(record.end_reason) {
+        if !is_tallied(record) {
             return;
         }
         let closed = ClosedPort {
@@ -74,6 +73,11 @@ impl ClosedPorts {
         self.held = self.tally.values().map(BTreeMap::len).sum();
         self.complete_since = median;
     }
+}
+
+/// Whether the record tells of a closed port, at the machine that was asked.
+pub(crate) fn is_tallied(record: &FlowRecord) -> bool {
+    record.direction == Direction::Ingress && record.side == Side::Initiator && is_closed(record.end_reason)
 }
 
 /// Whether the port was closed, by the machine or on its behalf. A packet that a rate limit or a check of its form dropped

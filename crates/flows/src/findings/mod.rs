@@ -136,7 +136,7 @@ impl Detectors {
             return;
         }
         match record.direction {
-            Direction::Ingress if is_outside(record.path) => {
+            Direction::Ingress if is_asked_from_outside(record) => {
                 let met = self.scanners.see(record.source, record.account, record.end);
                 let subject = Subject::Address(record.source);
                 let least = self.settings.scanned_accounts;
@@ -144,6 +144,14 @@ impl Detectors {
             }
             Direction::Egress => self.observe_asking(record),
             Direction::Ingress => {}
+        }
+    }
+
+    /// Takes a record in that was tallied before a restart, in the order in which records came: it counts again, and
+    /// whatever there was to tell of it has been told.
+    pub fn recall(&mut self, record: &FlowRecord) {
+        if is_asked_from_outside(record) {
+            self.scanners.see(record.source, record.account, record.end);
         }
     }
 
@@ -271,6 +279,18 @@ impl Detectors {
         self.open.insert((kind, subject), finding.clone());
         Some(finding)
     }
+}
+
+/// Whether the tallies that are asked for by name hold the record: those of scanners or of closed ports.
+pub fn is_tallied(record: &FlowRecord) -> bool {
+    is_asked_from_outside(record) || closed_ports::is_tallied(record)
+}
+
+/// Whether somebody outside asked a machine; what was gathered in a flood has no addresses.
+fn is_asked_from_outside(record: &FlowRecord) -> bool {
+    let is_asked = record.side == Side::Initiator && record.direction == Direction::Ingress;
+    let is_gathered = record.source.is_unspecified() && record.destination.is_unspecified();
+    is_asked && !is_gathered && is_outside(record.path)
 }
 
 const fn is_outside(path: Path) -> bool {

@@ -25,6 +25,15 @@ pub(crate) enum HostVerb {
         #[arg(required = true)]
         ids: Vec<String>,
     },
+    /// Remove hosts from the cloud: their keys and certificates no longer count
+    Delete {
+        /// Ids or names
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Of a host that is down for good: its instances are terminated, and its volumes are lost
+        #[arg(long)]
+        force: bool,
+    },
     /// Let drained hosts take instances again
     Resume {
         /// Ids or names
@@ -38,6 +47,14 @@ impl HostVerb {
         let session = &context.session;
         match self {
             Self::Reads(reads) => return reads.run(context, &HOST).await,
+            Self::Delete { ids, force } => {
+                let delete = async |id: String| {
+                    let id = id.parse().map_err(|_| Failure::wrong_usage("not a host id"))?;
+                    let force = force.then_some(true);
+                    session.change(async |client| answer(client.delete_host(&id, force, None, None)).await).await
+                };
+                context.each(&HOST, ids, delete).await?
+            }
             Self::Drain { ids } => {
                 let drain = async |id: String| {
                     let id = id.parse().map_err(|_| Failure::wrong_usage("not a host id"))?;

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::flow::parse_span;
+use super::{flow::parse_span, parts::PartsArgs};
 use crate::failure::{Failure, LocalCode};
 
 #[derive(Args, Clone, Debug)]
@@ -31,6 +31,9 @@ pub(crate) struct ControllerArgs {
     /// The collector's connection.json
     #[arg(long, value_name = "FILE")]
     collector: PathBuf,
+    /// Throw the access keys of tenants' own stores away: for when secrets.key, with which they are sealed, is lost
+    #[arg(long)]
+    forget_store_secrets: bool,
     /// Be killed when the parent process dies, however it dies
     #[arg(long, hide = true)]
     die_with_parent: bool,
@@ -53,6 +56,8 @@ pub(crate) struct CollectorArgs {
     /// After how long at most records go from the log into Parquet, and get their receipt; 1s to 1h
     #[arg(long, default_value = "1m", value_name = "SPAN", value_parser = parse_seal_after)]
     seal_after: Duration,
+    #[command(flatten)]
+    parts: PartsArgs,
     /// Be killed when the parent process dies, however it dies
     #[arg(long, hide = true)]
     die_with_parent: bool,
@@ -133,6 +138,7 @@ impl ControllerArgs {
         open_as_many_files_as_allowed();
         let mut settings = lucarne_control::Settings::new(self.state_dir.clone(), self.listen, self.collector.clone());
         settings.allow_plaintext = allow_plaintext;
+        settings.forget_store_secrets = self.forget_store_secrets;
         lucarne_control::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("controller", error))
     }
 }
@@ -147,7 +153,8 @@ impl CollectorArgs {
             listen_flows: self.listen_flows,
         };
         let pace = lucarne_collector::Pace { seal_after: self.seal_after, ..lucarne_collector::Pace::default() };
-        let run = lucarne_collector::run_at(settings, pace, shutdown_on_signals()?);
+        let store = self.parts.store()?;
+        let run = lucarne_collector::run_with(settings, pace, store, shutdown_on_signals()?);
         run.await.map_err(|error| failed("collector", error))
     }
 }

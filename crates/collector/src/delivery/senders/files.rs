@@ -143,7 +143,7 @@ fn hive_folder(account: AccountId, first: &TenantFlowRecord) -> String {
 }
 
 /// Times beyond what a calendar has are told as its first.
-pub(super) fn strftime(moment: Moment, format: &str) -> String {
+pub(crate) fn strftime(moment: Moment, format: &str) -> String {
     let micros = i64::try_from(moment.as_micros()).unwrap_or_default();
     jiff::Timestamp::from_microsecond(micros).unwrap_or_default().strftime(format).to_string()
 }

@@ -8,7 +8,6 @@ mod bucket;
 mod bucket_tests;
 mod files;
 mod ipfix;
-mod signature;
 
 use std::{
     io,
@@ -22,9 +21,12 @@ use lucarne_model::{
 };
 use tokio::net::lookup_host;
 
-use bucket::BucketError;
 use files::{FileSender, Place};
 use ipfix::IpfixSender;
+
+pub(crate) use files::strftime;
+
+use crate::s3::BucketError;
 
 /// Records to be sent, oldest first.
 #[derive(Clone, Copy, Debug)]

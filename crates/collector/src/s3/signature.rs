@@ -12,33 +12,33 @@ use ring::{
     hmac::{self, HMAC_SHA256},
 };
 
-use super::files::strftime;
+use crate::delivery::strftime;
 
 /// What is signed of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Request<'a> {
-    pub(super) method: &'a str,
+pub(crate) struct Request<'a> {
+    pub(crate) method: &'a str,
     /// As it is sent, from the first slash on, see [`encoded`].
-    pub(super) path: &'a str,
-    pub(super) query: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) query: &'a str,
     /// Names in lower case and in order, values without blanks around them.
-    pub(super) headers: &'a [(&'a str, &'a str)],
+    pub(crate) headers: &'a [(&'a str, &'a str)],
     /// As `x-amz-content-sha256` says it.
-    pub(super) payload: &'a str,
+    pub(crate) payload: &'a str,
 }
 
 /// The value of `x-amz-date`.
-pub(super) fn time(now: Moment) -> String {
+pub(crate) fn time(now: Moment) -> String {
     strftime(now, "%Y%m%dT%H%M%SZ")
 }
 
 /// SHA-256 in hexadecimal digits.
-pub(super) fn sha256(octets: &[u8]) -> String {
+pub(crate) fn sha256(octets: &[u8]) -> String {
     hex(digest(&SHA256, octets).as_ref())
 }
 
 /// A path with everything but letters, digits, `-._~` and slashes in percents.
-pub(super) fn encoded(path: &str) -> String {
+pub(crate) fn encoded(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for octet in path.bytes() {
         match octet {
@@ -51,7 +51,7 @@ pub(super) fn encoded(path: &str) -> String {
 }
 
 /// The value of the header `authorization`, for a request that is sent at `now`.
-pub(super) fn authorization(
+pub(crate) fn authorization(
     request: &Request<'_>,
     credentials: &StoreCredentials,
     region: &str,
