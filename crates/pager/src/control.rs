@@ -64,6 +64,9 @@ pub enum Reply {
 pub struct Statistics {
     /// The sum is the guest's memory.
     pub pages: PagesByPlace,
+    /// Of the resident ones, those that many looks at the access bits have not seen touched.
+    #[serde(default)]
+    pub idle: Pages,
     pub target: Pages,
     pub pinned: bool,
     pub policy: EvictionPolicy,

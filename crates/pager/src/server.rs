@@ -163,11 +163,15 @@ impl Server {
     fn statistics(&self) -> Statistics {
         let pager = &self.pager;
         let steering = *pager.steering();
-        let pages = pager.book().places.counts();
+        let (pages, idle) = {
+            let book = pager.book();
+            (book.places.counts(), book.residency.idle())
+        };
         let (pool, store) = (pager.sources.pool().size(), pager.sources.store.size());
         let tally = pager.tally();
         Statistics {
             pages,
+            idle,
             target: steering.target,
             pinned: steering.pinned,
             policy: steering.policy,
