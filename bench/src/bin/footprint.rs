@@ -12,7 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lucarne_bench::{cloud::Cloud, figures::table};
+use lucarne_bench::{
+    cloud::Cloud,
+    figures::table,
+    memory::{Memory, mib},
+};
 
 /// Long enough for allocations of the start to be given back.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -40,29 +44,7 @@ fn main() -> Result<()> {
 
 fn row(name: &str, pid: u32, mark: Option<String>) -> Result<Vec<String>> {
     let memory = Memory::of(pid)?;
-    let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
     Ok(vec![name.into(), mib(memory.rss), mib(memory.pss), mib(memory.private), mark.unwrap_or_else(|| "-".into())])
-}
-
-/// In KiB, as the kernel says it.
-struct Memory {
-    rss: u64,
-    /// Pages shared with others count by their share.
-    pss: u64,
-    private: u64,
-}
-
-impl Memory {
-    fn of(pid: u32) -> Result<Self> {
-        let path = format!("/proc/{pid}/smaps_rollup");
-        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let field = |name: &str| -> Result<u64> {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            let word = line.and_then(|line| line.split_whitespace().next());
-            word.and_then(|word| word.parse().ok()).with_context(|| format!("{path} has no {name}"))
-        };
-        Ok(Self { rss: field("Rss")?, pss: field("Pss")?, private: field("Private_Clean")? + field("Private_Dirty")? })
-    }
 }
 
 /// libvirt's daemon, in the foreground.

@@ -28,7 +28,7 @@ const MOST: usize = 4096;
 /// Records that are handed on together where a host sends faster than they are taken: some 250 KB, as columns and octets.
 const AT_ONCE: usize = 512;
 /// Octets that are read from a host at once.
-const READ: usize = 64 << 10;
+const READ: usize = 128 << 10;
 /// How long a host may take to prove who it is and to greet.
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// After a failure to accept, usually for want of file descriptors.
@@ -175,7 +175,8 @@ impl Connection {
         let mut received = Received::default();
         while let Some(message) = read_message(&mut reader).await? {
             let taken = received.take(&mut decoder, &message, sender.host);
-            let is_last = reader.buffer().is_empty() || received.len() >= AT_ONCE;
+            // Nothing waits for what has yet to come.
+            let is_last = !begins_with_message(reader.buffer()) || received.len() >= AT_ONCE;
             let losses = match &taken {
                 Ok(decoded) if is_last || !decoded.losses.is_empty() => decoded.losses.clone(),
                 Ok(_) => continue,
@@ -223,6 +224,12 @@ async fn read_greeting(reader: &mut (impl AsyncRead + Unpin)) -> Result<Greeting
     }
     let line = std::str::from_utf8(&line).map_err(|_| Ended::Line)?;
     Greeting::parse(line).map_err(Ended::Greeting)
+}
+
+/// Whether a whole message is there already.
+fn begins_with_message(buffered: &[u8]) -> bool {
+    let header = buffered.first_chunk::<HEADER_LENGTH>().and_then(Header::parse);
+    header.is_some_and(|header| buffered.len() >= usize::from(header.length))
 }
 
 /// The next message; none when the host has closed the connection between two.
