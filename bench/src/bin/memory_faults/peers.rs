@@ -41,7 +41,7 @@ pub(super) fn raw_read() -> Result<Vec<String>> {
     for _ in 0..4096 {
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let began = Instant::now();
-        file.read_exact_at(&mut page.0, (dice >> 33) % (PAGES / 4) << 12)?;
+        file.read_exact_at(&mut page.0, ((dice >> 33) % (PAGES / 4)) << 12)?;
         times.push(began.elapsed().as_nanos());
     }
     times.sort_unstable();
