@@ -30,14 +30,15 @@ pub(super) fn recall(catalog: &Catalog, from: Moment, most: usize) -> Recalled {
     parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.place.hour));
     let mut since = from;
     for part in parts {
-        let read = read(&part, from, most.saturating_sub(records.len()).saturating_add(1));
-        let is_whole = read.as_ref().is_some_and(|read| records.len() + read.len() <= most);
-        records.extend(read.into_iter().flatten().filter(is_meant));
-        if !is_whole {
+        let room = most.saturating_sub(records.len());
+        // One more than there is room for: so it is known whether there is more.
+        let read = if room == 0 { None } else { read(&part, from, room + 1) };
+        if read.as_ref().is_none_or(|read| read.len() > room) {
             // Whatever of this hour is missing, what ended behind it is all there.
             since = since.max(part.place.hour.end());
         }
-        if records.len() >= most {
+        records.extend(read.into_iter().flatten().filter(is_meant));
+        if room == 0 {
             break;
         }
     }
