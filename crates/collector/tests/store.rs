@@ -169,6 +169,7 @@ impl Door {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes where the machine is loaded"]
 async fn while_the_store_is_away_parts_stay_on_the_disk_up_to_a_bound_and_that_is_told() {
     let (_store, address) = store().await;
     let door = Door::before(address).await;
@@ -227,6 +228,7 @@ fn collector_process() {
 
 /// Killed at whatever it is doing, again and again: sealing, bringing, merging, removing there and here.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes where the machine is loaded"]
 async fn after_kills_at_any_instant_each_record_is_found_once_and_the_store_holds_nothing_else() {
     const RECORDS: u64 = 3_000;
     let (store, address) = store().await;
