@@ -175,9 +175,9 @@ impl CommandLine {
             Command::Collector(args) => args.run().await,
             Command::Pager(args) => args.run().await,
             Command::Host(HostCommand { verb: None, agent: Some(agent) }) => agent.run().await,
-            Command::Host(HostCommand { verb: None, agent: None }) => {
-                Err(Failure::wrong_usage("say `lucarne host list|show|drain|resume`, or give the agent its options"))
-            }
+            Command::Host(HostCommand { verb: None, agent: None }) => Err(Failure::wrong_usage(
+                "say `lucarne host list|show|drain|resume|delete`, or give the agent its options",
+            )),
             Command::Completions { shell } => documents::completions(*shell),
             Command::Man { out } => documents::man(out.as_ref()),
             Command::Login(args) => {

@@ -41,6 +41,9 @@ impl CpuGroups {
     pub(crate) fn find() -> Self {
         let found = find_in(Path::new(MOUNT));
         let place = found.map_err(|error| format!("no cgroup can be made for virtual machines: {error}"));
+        if let Ok((_, place)) = &place {
+            sweep(place);
+        }
         Self { place, given: BTreeMap::new() }
     }
 
@@ -98,6 +101,16 @@ fn find_in(mount: &Path) -> io::Result<(Version, PathBuf)> {
     Ok((Version::One, root.join(OURS)))
 }
 
+/// Removes the groups that agents which were killed left behind. The kernel keeps those that have processes; another agent
+/// of this machine that has just made one for a VM makes it again in its next interval.
+fn sweep(place: &Path) {
+    let names = fs::read_dir(place).into_iter().flatten().flatten();
+    let groups = names.filter(|entry| entry.file_name().to_str().is_some_and(|it| it.parse::<InstanceId>().is_ok()));
+    groups.for_each(|group| {
+        let _ = fs::remove_dir(group.path());
+    });
+}
+
 fn make(group: &Path) -> io::Result<()> {
     match fs::create_dir(group) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -145,6 +158,18 @@ mod tests {
         let mut groups = CpuGroups { place: Err("none".into()), given: BTreeMap::new() };
         groups.give(InstanceId::from_bits(1), 1, CpuShare { weight: 1, quota: None }).unwrap();
         assert_eq!(groups.ability(), Ability::Unavailable { reason: "none".into() });
+    }
+
+    #[test]
+    fn groups_without_a_process_are_swept_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let [empty, used] = [1, 2].map(|id| folder.path().join(InstanceId::from_bits(id).to_string()));
+        let other = folder.path().join("other");
+        [&empty, &used, &other].map(|path| fs::create_dir(path).unwrap());
+        // As a process keeps a group from being removed, a file keeps a folder.
+        fs::write(used.join("cgroup.procs"), "1").unwrap();
+        sweep(folder.path());
+        assert_eq!([empty, used, other].map(|path| path.exists()), [false, true, true]);
     }
 
     #[test]

@@ -105,8 +105,13 @@ pub(crate) struct AgentArgs {
     /// Memory for guests and their keeping; found from the machine if not given
     #[arg(long)]
     memory: Option<Bytes>,
-    #[command(flatten)]
-    sharing: MemorySharing,
+    // Not `MemorySharing`, flattened: clap then no longer knows that these are options of an agent, and takes none for one.
+    /// Memory promised for each byte that there is: 1 to 16, such as 1.5
+    #[arg(long, default_value = "1", value_name = "FACTOR")]
+    memory_oversubscription: OversubscriptionFactor,
+    /// Memory that is kept unallocated
+    #[arg(long, default_value = "0", value_name = "AMOUNT")]
+    memory_pool: Bytes,
     /// Disk that may be promised; found from the machine if not given
     #[arg(long)]
     disk: Option<Bytes>,
@@ -119,17 +124,6 @@ pub(crate) struct AgentArgs {
     /// Be killed when the parent process dies, however it dies
     #[arg(long, hide = true)]
     die_with_parent: bool,
-}
-
-/// How a host's memory is promised, for agents and for those that start them.
-#[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct MemorySharing {
-    /// Memory promised for each byte that there is: 1 to 16, such as 1.5
-    #[arg(long, default_value = "1", value_name = "FACTOR")]
-    pub(crate) memory_oversubscription: OversubscriptionFactor,
-    /// Memory that is kept unallocated
-    #[arg(long, default_value = "0", value_name = "AMOUNT")]
-    pub(crate) memory_pool: Bytes,
 }
 
 impl ControllerArgs {
@@ -181,8 +175,8 @@ impl AgentArgs {
         settings.memory = self.memory;
         // Without its own path it pages nothing, and says so.
         settings.pager = std::env::current_exe().ok();
-        settings.memory_pool = self.sharing.memory_pool;
-        settings.oversubscription = self.sharing.memory_oversubscription;
+        settings.memory_pool = self.memory_pool;
+        settings.oversubscription = self.memory_oversubscription;
         settings.disk = self.disk;
         settings.spool = self.spool;
         settings.at_end = if self.stop_machines { AtEnd::StopMachines } else { AtEnd::LeaveMachines };

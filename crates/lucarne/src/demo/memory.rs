@@ -66,7 +66,7 @@ fn rounds(log: &str) -> Option<u64> {
         return None;
     }
     let told = log.lines().filter_map(|line| line.trim().strip_prefix(ROUND)?.parse().ok());
-    Some(told.last().unwrap_or(0))
+    Some(told.max().unwrap_or(0))
 }
 
 async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> Result<(), Failure> {

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use lucarne_model::Bytes;
+use clap::Args;
+use lucarne_model::{Bytes, OversubscriptionFactor};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,6 @@ use super::{
     supervisor::{Program, Supervised, last_words},
 };
 use crate::{
-    commands::process::MemorySharing,
     failure::{Failure, LocalCode},
     private_file,
 };
@@ -29,11 +29,17 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 const KEPT_BACK: Bytes = Bytes::gib(1);
 
 /// What each host is told of its memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct HostMemory {
-    /// An equal share of the machine's if not given.
-    pub(crate) share: Option<Bytes>,
-    pub(crate) sharing: MemorySharing,
+    /// Memory that each host may use; an equal share of the machine's if not given
+    #[arg(long, value_name = "AMOUNT")]
+    memory: Option<Bytes>,
+    /// Memory promised for each byte that there is: 1 to 16, such as 1.5
+    #[arg(long, default_value = "1", value_name = "FACTOR")]
+    memory_oversubscription: OversubscriptionFactor,
+    /// Memory that each host keeps unallocated
+    #[arg(long, default_value = "0", value_name = "AMOUNT")]
+    memory_pool: Bytes,
 }
 
 pub(crate) struct House<'a> {
@@ -107,7 +113,7 @@ impl<'a> House<'a> {
     ) -> Result<(), Failure> {
         let token_file = self.state.path().join("join-token");
         private_file::write(&token_file, join_token.as_bytes())?;
-        let share = memory.share.or_else(|| memory_share(count));
+        let share = memory.memory.or_else(|| memory_share(count));
         for number in 1..=count {
             let name = format!("host-{number}");
             let address = IpAddr::V4(Ipv4Addr::new(127, 0, 1, number));
@@ -118,8 +124,8 @@ impl<'a> House<'a> {
                 ("--address", address.to_string()),
                 ("--name", name.clone()),
                 ("--driver", driver.to_owned()),
-                ("--memory-oversubscription", memory.sharing.memory_oversubscription.to_string()),
-                ("--memory-pool", memory.sharing.memory_pool.0.to_string()),
+                ("--memory-oversubscription", memory.memory_oversubscription.to_string()),
+                ("--memory-pool", memory.memory_pool.0.to_string()),
             ];
             arguments.extend(options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]));
             arguments.extend(share.into_iter().flat_map(|memory| ["--memory".to_owned(), memory.0.to_string()]));

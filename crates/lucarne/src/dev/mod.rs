@@ -14,7 +14,6 @@ use std::{io, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use lucarne_control::OperatorFile;
-use lucarne_model::Bytes;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +23,7 @@ use self::{
     state_dir::StateDir,
 };
 use crate::{
-    commands::process::{Driver, MemorySharing},
+    commands::process::Driver,
     failure::{Failure, LocalCode},
     output,
 };
@@ -43,11 +42,8 @@ pub(crate) struct DevArgs {
     /// Written with the endpoint and the keys when the API answers; DIR/ready.json if not given
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Memory that each host may use; an equal share of the machine's if not given
-    #[arg(long, value_name = "AMOUNT")]
-    memory: Option<Bytes>,
     #[command(flatten)]
-    sharing: MemorySharing,
+    memory: HostMemory,
     /// What runs the instances
     #[arg(long, value_enum, default_value = "qemu")]
     driver: Driver,
@@ -84,8 +80,7 @@ impl DevArgs {
         let OperatorFile { endpoint, account, access_key_id, secret_access_key, join_token, .. } =
             house.start_controller(self.listen, allow_plaintext).await?;
         let driver = self.driver.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        let memory = HostMemory { share: self.memory, sharing: self.sharing };
-        house.start_hosts(self.hosts, (&endpoint, &join_token), &driver, memory)?;
+        house.start_hosts(self.hosts, (&endpoint, &join_token), &driver, self.memory)?;
         let operator = Access { account, access_key_id, secret_access_key };
         let session = furnish::session(&endpoint, &operator, allow_plaintext)?;
         furnish::image_is_there(&session).await?;
