@@ -165,7 +165,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [empty, used] = [1, 2].map(|id| folder.path().join(InstanceId::from_bits(id).to_string()));
         let other = folder.path().join("other");
-        [&empty, &used, &other].map(|path| fs::create_dir(path).unwrap());
+        [&empty, &used, &other].into_iter().for_each(|path| fs::create_dir(path).unwrap());
         // As a process keeps a group from being removed, a file keeps a folder.
         fs::write(used.join("cgroup.procs"), "1").unwrap();
         sweep(folder.path());
