@@ -4,6 +4,7 @@
 //! its environment to be the collector; the host has a certificate of a CA made for the occasion.
 
 use std::{
+    collections::BTreeSet,
     env,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -17,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use lucarne_collector::{Connection, Health, Settings};
 use lucarne_flows::ipfix::{Exporter, Greeting};
-use lucarne_model::{FlowRecord, HostId, Moment};
+use lucarne_model::{FlowRecord, HostId, HostTrust, Moment};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reqwest::Client;
 use serde::{Serialize, de::DeserializeOwned};
@@ -57,9 +58,10 @@ impl Collector {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         let authority = params.self_signed(&key)?.pem();
         let (connection, client) = reached(state_dir).await?;
-        let put = client.put(format!("http://{}/host-ca", connection.query)).bearer_auth(&connection.query_token);
-        put.json(&authority).send().await?.error_for_status()?;
-        Ok(Self { process, connection, client, issuer: Issuer::new(params, key) })
+        let put = client.put(format!("http://{}/host-trust", connection.query)).bearer_auth(&connection.query_token);
+        let collector = Self { process, connection, client, issuer: Issuer::new(params, key) };
+        put.json(&HostTrust { authority, removed: BTreeSet::new() }).send().await?.error_for_status()?;
+        Ok(collector)
     }
 
     pub fn pid(&self) -> u32 {
