@@ -72,7 +72,7 @@ impl DemoArgs {
         if report.held {
             return Ok(());
         }
-        Err(Failure::local(LocalCode::DemoFailed, "not everything was seen that was expected"))
+        Err(Failure::local(LocalCode::DemoFailed, report.told_missing()))
     }
 
     fn operator(&self, global: &Global) -> Result<Session, Failure> {

@@ -88,6 +88,16 @@ impl Report {
     pub(crate) fn new(chapters: Vec<Chapter>) -> Self {
         Self { held: !chapters.is_empty() && chapters.iter().all(|chapter| chapter.held), chapters }
     }
+
+    /// What was expected and did not come, in a line each: all that is left of a report whose reader keeps only the error.
+    pub(crate) fn told_missing(&self) -> String {
+        let steps = self.chapters.iter().flat_map(|chapter| chapter.steps.iter().map(|step| (chapter.chapter, step)));
+        let missing = steps.filter(|(_, step)| !step.held).map(|(chapter, step)| {
+            let Step { step, expected, seen, .. } = step;
+            format!("\n  {chapter}: {step}; expected {expected}; seen {seen}")
+        });
+        format!("not everything was seen that was expected:{}", missing.collect::<String>())
+    }
 }
 
 /// Who listens may have gone away; the chapter is still played to its end, so that it is cleared away.
@@ -116,7 +126,13 @@ mod tests {
         assert!(!failed.held);
         assert!(!Story::begin("networks", "two tenants", false).end().held);
         assert!(!Report::new(Vec::new()).held);
-        assert!(!Report::new(vec![failed]).held);
+        let report = Report::new(vec![failed]);
+        assert!(!report.held);
+        assert_eq!(
+            report.told_missing(),
+            "not everything was seen that was expected:\n  networks: b; expected 1; seen 2",
+            "what held is not told"
+        );
     }
 
     #[test]
