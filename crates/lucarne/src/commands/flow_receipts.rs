@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
@@ -30,6 +31,8 @@ use crate::{
     session::{Session, answer, byte_stream, now},
     wait::Progress,
 };
+
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum ReceiptsCommand {
@@ -217,6 +220,10 @@ impl Archive for Store<'_> {
 
     async fn contents(&self, name: &str) -> Result<PartContents, Failure> {
         contents_of(self.folder, name).map_err(|error| Failure::caused(LocalCode::FileUnreadable, &error))
+    }
+
+    async fn wait(&self) {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
 }
 

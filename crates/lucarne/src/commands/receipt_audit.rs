@@ -1,7 +1,8 @@
 //! The audit of an account's receipts: the chain, and the parts that it speaks of, held against each other.
 //!
 //! Owns the order of the looks: the collector goes on sealing and merging meanwhile, so a part that is gone is only missing
-//! if no later receipt takes its place. What a chain must be is stated in [`lucarne_flows::receipts`].
+//! if no later receipt takes its place. And a part is receipted before it can be fetched, so that one is only missing if it
+//! stays so. What a chain must be is stated in [`lucarne_flows::receipts`].
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,10 @@ use crate::{
     output::time,
 };
 
+/// How often a part is looked for that has a receipt, before it counts as missing: a collector that was killed between the
+/// two makes the part again after its start.
+const LOOKS: usize = 20;
+
 /// Who is asked for receipts and parts.
 pub(crate) trait Archive {
     /// The receipts from a number on.
@@ -24,6 +29,8 @@ pub(crate) trait Archive {
     async fn take(&self, name: &str) -> Result<Option<(u64, Sha256)>, Failure>;
     /// What is in the copy.
     async fn contents(&self, name: &str) -> Result<PartContents, Failure>;
+    /// Waits before the next look for a part that was not there.
+    async fn wait(&self);
 }
 
 /// What was kept of an earlier audit.
@@ -113,6 +120,7 @@ pub(crate) async fn audit(
 ) -> Result<Audit, Failure> {
     let mut shown = Shown::default();
     let mut held: BTreeMap<Sha256, u64> = BTreeMap::new();
+    let mut looks = BTreeMap::new();
     loop {
         let key = shown.read_on(archive).await?;
         if known.key.is_some_and(|known| known != key) {
@@ -128,7 +136,12 @@ pub(crate) async fn audit(
         // It is gone. Was it merged meanwhile?
         shown.read_on(archive).await?;
         if follow(&shown)?.current().any(|(current, _)| current == number) {
-            return Err(shown.told(&ReceiptError::Missing { number, name: part.name }));
+            let looks: &mut usize = looks.entry(number).or_default();
+            *looks += 1;
+            if *looks == LOOKS {
+                return Err(shown.told(&ReceiptError::Missing { number, name: part.name }));
+            }
+            archive.wait().await;
         }
         held.clear();
     }

@@ -80,6 +80,9 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     let pinned = MemorySettings { pinned: true, ..MemorySettings::default() };
     let squeezed = launch(tenant, image, subnet, "m1", squeezed).await?.id;
     let pinned = launch(tenant, image, subnet, "m2", pinned).await?.id;
+    for machine in [squeezed, pinned] {
+        tenant.until_running(machine).await?;
+    }
     tell_pages(story, tenant, squeezed).await?;
     tell_rounds(story, tenant, squeezed, "m1, whose pages come and go,").await?;
     tell_rounds(story, tenant, pinned, "m2, which is pinned,").await?;

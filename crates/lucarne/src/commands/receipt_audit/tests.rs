@@ -16,6 +16,8 @@ struct Shelf {
     files: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Receipts that are shown only when they are asked for a second time.
     late: RefCell<Vec<SignedReceipt>>,
+    /// Files that are there only after one has waited for them.
+    coming: RefCell<BTreeMap<String, Vec<u8>>>,
 }
 
 impl Archive for Shelf {
@@ -36,6 +38,10 @@ impl Archive for Shelf {
 
     async fn contents(&self, name: &str) -> Result<PartContents, Failure> {
         Ok(contents(name, &self.files.borrow()[name]))
+    }
+
+    async fn wait(&self) {
+        self.files.borrow_mut().append(&mut self.coming.borrow_mut());
     }
 }
 
@@ -67,7 +73,13 @@ fn shelf(parts: Parts<'_>) -> Shelf {
     let current: Vec<String> = chain.current().map(|(_, part)| part.name.clone()).collect();
     let files = parts.iter().filter(|(name, ..)| current.iter().any(|current| current == name));
     let files = files.map(|(name, octets, _)| (name.to_string(), octets.to_vec())).collect();
-    Shelf { key, receipts: RefCell::new(receipts), files: RefCell::new(files), late: RefCell::default() }
+    Shelf {
+        key,
+        receipts: RefCell::new(receipts),
+        files: RefCell::new(files),
+        late: RefCell::default(),
+        coming: RefCell::default(),
+    }
 }
 
 fn sign(key: &Ed25519KeyPair, receipt: Receipt) -> SignedReceipt {
@@ -141,6 +153,15 @@ async fn a_part_that_holds_other_records_than_its_receipt_is_found_although_its_
     *shelf.receipts.borrow_mut() = vec![sign(&shelf.key, signed.receipt)];
     let why = why(&shelf, Known::default()).await;
     assert!(why.contains("has 2 records of minute 1 where receipt 0 says 3"), "{why}");
+}
+
+/// The collector has written the receipt and does not show the part yet.
+#[tokio::test]
+async fn a_part_that_comes_after_its_receipt_is_waited_for() {
+    let shelf = shelf(PARTS);
+    let last = shelf.files.borrow_mut().remove_entry("c").unwrap();
+    shelf.coming.borrow_mut().extend([last]);
+    assert_eq!(looked(&shelf, Known::default()).await.unwrap().records, 6);
 }
 
 /// The collector merges between the look at the chain and the look at the parts.
