@@ -7,8 +7,8 @@
 use axum::http::Method;
 use lucarne_model::{
     AccountId, ErrorCode, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId,
-    NetworkAclId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId,
-    VolumeId, VpcId,
+    NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord,
+    UserId, VolumeId, VpcId,
     actual::{Host, Report},
     finding::Scanners,
     flow_log::FlowLog,
@@ -17,6 +17,7 @@ use lucarne_model::{
     instance::Instance,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
+    price::PriceBook,
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
 };
@@ -26,7 +27,7 @@ use crate::{
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, memory::*, mitigation::*, network::*, receipt::*, storage::*, usage::*,
+        instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -214,6 +215,14 @@ routes! {
     Read GET "/v1/memory" list_memory((), NoQuery, Nothing) -> Json<MemoryOverview>;
     /// Shows what memory an account held, what that costs, and what it would have cost in another mode.
     Read GET "/v1/usage" get_usage((), UsageQuery, Nothing) -> Json<ShownUsage>;
+    /// Makes a price book, which takes the place of the one before from now on.
+    Provide POST "/v1/price-books" create_price_book((), NoQuery, Json<CreatePriceBook>) -> Created<PriceBook>;
+    /// Lists price books: the account's own and those for all, ended ones too.
+    Read GET "/v1/price-books" list_price_books((), ListQuery, Nothing) -> Json<Page<PriceBook>>;
+    /// Shows a price book.
+    Read GET "/v1/price-books/{price_book}" get_price_book((PriceBookId,), NoQuery, Nothing) -> Json<PriceBook>;
+    /// Ends a price book: what was used until now keeps its prices.
+    Provide DELETE "/v1/price-books/{price_book}" end_price_book((PriceBookId,), NoQuery, Nothing) -> Done;
     /// Changes the tags of any resource.
     Operate PUT "/v1/tags/{resource}" change_tags((String,), NoQuery, Json<ChangeTags>) -> Json<Tags>;
 

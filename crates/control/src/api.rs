@@ -8,13 +8,14 @@ use lucarne_api::{
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, memory::*, mitigation::*, network::*, receipt::*, storage::*, usage::*,
+        instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
     AccountId, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId,
-    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
+    PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId,
+    VpcId,
     actual::{Host, HostDescription, Report},
     finding::Scanners,
     flow_log::FlowLog,
@@ -23,6 +24,7 @@ use lucarne_model::{
     instance::Instance,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
+    price::PriceBook,
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
 };
@@ -507,6 +509,28 @@ impl Api for Controller {
     async fn delete_flow_log(&self, call: Call<Caller, (FlowLogId,), NoQuery, Nothing>) -> Result<Done, Problem> {
         services::flow_logs::delete_flow_log(self, call).await
     }
+    async fn create_price_book(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreatePriceBook>>,
+    ) -> Result<Created<PriceBook>, Problem> {
+        services::price_books::create_price_book(self, call).await
+    }
+    async fn list_price_books(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<PriceBook>>, Problem> {
+        services::price_books::list_price_books(self, call).await
+    }
+    async fn get_price_book(
+        &self,
+        call: Call<Caller, (PriceBookId,), NoQuery, Nothing>,
+    ) -> Result<Json<PriceBook>, Problem> {
+        services::price_books::get_price_book(self, call).await
+    }
+    async fn end_price_book(&self, call: Call<Caller, (PriceBookId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::price_books::end_price_book(self, call).await
+    }
+
     async fn create_mitigation(
         &self,
         call: Call<Caller, (), NoQuery, Json<CreateMitigation>>,

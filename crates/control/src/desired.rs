@@ -29,7 +29,7 @@ use serde::Serialize;
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
-    services::{flow_logs, mitigations, network_acls::enforced},
+    services::{flow_logs, memory, mitigations, network_acls::enforced, price_books},
     store::{Changes, Scope, Tx},
 };
 
@@ -51,6 +51,10 @@ pub(crate) fn compute(
     let networks = vpcs.into_iter().map(|vpc| cache.network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
     let strays = strays(tx, host, &placed, mentioned)?;
     let mut instances: Vec<DesiredInstance> = placed.into_iter().map(instance).collect();
+    let books = price_books::books(tx)?;
+    for one in &mut instances {
+        one.memory_settings = memory::told(one.memory_settings, one.memory, books.at(one.account, tx.now()));
+    }
     log_flows(tx, &networks, &mut instances)?;
     let mitigations = mitigations::desired(tx, &instances)?;
     instances.extend(strays);

@@ -4,7 +4,7 @@
 //! costs is [`lucarne_memory`]'s. A time for which nobody told where pages were is charged to nobody.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -39,6 +39,9 @@ pub(crate) struct Reading {
     pub(crate) mode: Mode,
     pub(crate) memory: InstanceMemory,
 }
+
+/// What was used, by instance.
+pub(crate) type Used = BTreeMap<InstanceId, Usage>;
 
 /// The ledger of this controller.
 #[derive(Debug)]
@@ -99,15 +102,25 @@ impl UsageLedger {
         written
     }
 
-    /// What an account has used, by instance, from `since` on.
-    pub(crate) fn usage(&self, account: AccountId, since: Option<Moment>) -> io::Result<HashMap<InstanceId, Usage>> {
-        let Some(since) = since else {
-            return Ok(self.lock().ledger.usage(account).map(|(instance, usage)| (instance, usage.clone())).collect());
-        };
-        let mut used: HashMap<InstanceId, Usage> = HashMap::new();
+    /// What an account has used, by instance, from `since` on; apart for each time between `changes`, which are in their
+    /// order, under the instant at which it begins.
+    pub(crate) fn usage(
+        &self,
+        account: AccountId,
+        since: Option<Moment>,
+        changes: &[Moment],
+    ) -> io::Result<BTreeMap<Moment, Used>> {
+        if since.is_none() && changes.is_empty() {
+            let all = self.lock().ledger.usage(account).map(|(instance, usage)| (instance, usage.clone())).collect();
+            return Ok([(Moment::EPOCH, all)].into());
+        }
+        let mut used: BTreeMap<Moment, Used> = BTreeMap::new();
         let content = std::fs::read(&self.path)?;
+        let since = since.unwrap_or(Moment::EPOCH);
         for entry in entries(&content).filter(|entry| entry.account == account && entry.at >= since) {
-            used.entry(entry.instance).or_default().add(&entry.charge);
+            let begun = changes.partition_point(|change| *change <= entry.at).checked_sub(1);
+            let begins = begun.map_or(Moment::EPOCH, |last| changes[last]);
+            used.entry(begins).or_default().entry(entry.instance).or_default().add(&entry.charge);
         }
         Ok(used)
     }
@@ -156,8 +169,8 @@ mod tests {
     }
 
     fn held(ledger: &UsageLedger, mode: Mode, since: Option<u64>) -> u128 {
-        let used = ledger.usage(ACCOUNT, since.map(Moment::from_secs)).unwrap();
-        used.values().map(|usage| usage.held(mode, Place::Resident)).sum()
+        let used = ledger.usage(ACCOUNT, since.map(Moment::from_secs), &[]).unwrap();
+        used.values().flat_map(BTreeMap::values).map(|usage| usage.held(mode, Place::Resident)).sum()
     }
 
     #[test]
@@ -170,8 +183,12 @@ mod tests {
         }
         assert_eq!(held(&ledger, Mode::Generic, None), 7 * 20_000);
         assert_eq!(held(&ledger, Mode::Generic, Some(115)), 7 * 10_000);
-        let conversions: u64 = ledger.usage(ACCOUNT, None).unwrap().values().map(|usage| usage.conversions).sum();
-        assert_eq!(conversions, 1);
+        let apart = ledger.usage(ACCOUNT, None, &[Moment::from_secs(105), Moment::from_secs(120)]).unwrap();
+        let of = |usage: &Usage| (usage.held(Mode::Generic, Place::Resident), usage.conversions);
+        let apart: Vec<_> =
+            apart.iter().map(|(begin, used)| (*begin, used.values().map(of).collect::<Vec<_>>())).collect();
+        let expected = [(105, vec![(70_000, 0)]), (120, vec![(70_000, 1)])];
+        assert_eq!(apart, expected.map(|(begin, used)| (Moment::from_secs(begin), used)));
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"torn").unwrap();
         let again = UsageLedger::open(&path).unwrap();

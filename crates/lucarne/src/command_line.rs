@@ -23,6 +23,7 @@ use crate::{
         network::{SubnetCommand, VpcCommand},
         network_acl::NetworkAclCommand,
         pager::PagerArgs,
+        price_book::PriceBookCommand,
         process::{CollectorArgs, ControllerArgs},
         route_table::RouteTableCommand,
         security_group::SecurityGroupCommand,
@@ -130,6 +131,9 @@ pub(crate) enum Command {
     /// What memory was held, and what it costs
     #[command(subcommand)]
     Usage(UsageCommand),
+    /// Price books: what memory costs, for whom, since when
+    #[command(subcommand)]
+    PriceBook(PriceBookCommand),
     /// Tags of any resource
     #[command(subcommand)]
     Tag(TagCommand),
@@ -243,6 +247,7 @@ impl Command {
             Self::FlowLog(command) => command.run(context).await,
             Self::Finding(command) => command.run(context).await,
             Self::Mitigation(command) => command.run(context).await,
+            Self::PriceBook(command) => command.run(context).await,
             Self::Job(reads) => reads.run(context, &JOB).await,
             // Those that ask no controller were taken care of before.
             _ => Ok(()),

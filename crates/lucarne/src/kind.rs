@@ -415,6 +415,27 @@ pub(crate) static MITIGATION: Kind = Kind {
     delete: delete!(delete_mitigation, InvalidMitigationNotFound),
 };
 
+pub(crate) static PRICE_BOOK: Kind = Kind {
+    noun: "price book",
+    prefix: "pb-",
+    names: &[],
+    not_found: ErrorCode::InvalidPriceBookNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("ACCOUNT", "account"),
+        ("SINCE", "since"),
+        ("UNTIL", "until"),
+        ("CURRENCY", "prices.currency"),
+        ("PINNED", "prices.pinned.resident"),
+        ("GENERIC", "prices.generic.resident"),
+        ("SOAKER", "prices.soaker.resident"),
+        ("PRIORITY", "prices.priority"),
+    ],
+    list: list!(list_price_books),
+    show: show!(get_price_book, InvalidPriceBookNotFound),
+    delete: delete!(end_price_book, InvalidPriceBookNotFound),
+};
+
 /// Flow records have no ids, and so no row above.
 pub(crate) const FLOW_COLUMNS: &[Column] = &[
     ("END", "end"),
@@ -573,6 +594,7 @@ pub(crate) static ALL: &[&Kind] = &[
     &INSTANCE,
     &FLOW_LOG,
     &MITIGATION,
+    &PRICE_BOOK,
     &JOB,
 ];
 
@@ -609,6 +631,7 @@ mod tests {
             ("Instance", &INSTANCE),
             ("FlowLog", &FLOW_LOG),
             ("Mitigation", &MITIGATION),
+            ("PriceBook", &PRICE_BOOK),
             ("Job", &JOB),
         ];
         assert_eq!(rows.len(), ALL.len());

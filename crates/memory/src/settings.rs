@@ -6,8 +6,8 @@
 use lucarne_model::{
     Bytes, Pages,
     memory::{EvictionPolicy, MemoryMode, MemorySettings, MemoryThresholds, Priority},
+    price::{Prices, ThresholdShares},
 };
-use serde::{Deserialize, Serialize};
 
 /// Less than this and a guest does not even answer an interrupt.
 pub const FLOOR: Bytes = Bytes::mib(4);
@@ -45,6 +45,14 @@ pub enum SettingsError {
     FillAboveMemory { asked: Bytes, memory: Bytes },
 }
 
+/// Settings that can be, and that the account's price book does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a priority of {} was asked for, and the account's price book allows {} at most", asked.0, most.0)]
+pub struct PriorityTooHigh {
+    pub asked: Priority,
+    pub most: Priority,
+}
+
 /// How a VM's memory is kept, with every default filled in: possible, in whole pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keeping {
@@ -67,54 +75,6 @@ pub struct Thresholds {
     pub fill_above: Pages,
     /// At most `fill_above`.
     pub drain_below: Pages,
-}
-
-/// Thresholds as thousandths of each instance's memory: what a tenant agreed to, or an operator wants, for all instances
-/// that have none of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "(u32, u32)", into = "(u32, u32)")]
-pub struct ThresholdShares {
-    fill_above: u32,
-    drain_below: u32,
-}
-
-impl ThresholdShares {
-    /// The bucket fills above the first and drains below the second.
-    pub const fn new(fill_above: u32, drain_below: u32) -> Result<Self, SharesError> {
-        if drain_below > fill_above || drain_below == 0 || fill_above >= 1000 {
-            return Err(SharesError { fill_above, drain_below });
-        }
-        Ok(Self { fill_above, drain_below })
-    }
-
-    fn of(self, memory: Pages) -> Thresholds {
-        let floor = Pages::covering(FLOOR);
-        let part = |share: u32| Pages((u128::from(memory.0) * u128::from(share) / 1000) as u64).max(floor);
-        Thresholds { fill_above: part(self.fill_above), drain_below: part(self.drain_below) }
-    }
-}
-
-/// Shares that cannot be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a bucket cannot fill above {fill_above} and drain below {drain_below} thousandths of an instance's memory; the second is \
-     at least 1 and at most the first, and the first below 1000"
-)]
-pub struct SharesError {
-    pub fill_above: u32,
-    pub drain_below: u32,
-}
-
-impl TryFrom<(u32, u32)> for ThresholdShares {
-    type Error = SharesError;
-    fn try_from((fill_above, drain_below): (u32, u32)) -> Result<Self, SharesError> {
-        Self::new(fill_above, drain_below)
-    }
-}
-impl From<ThresholdShares> for (u32, u32) {
-    fn from(shares: ThresholdShares) -> Self {
-        (shares.fill_above, shares.drain_below)
-    }
 }
 
 impl Keeping {
@@ -144,17 +104,43 @@ impl Keeping {
         })
     }
 
-    /// With thresholds that were agreed for all of an account's instances, or are the operator's for all, where it has none
-    /// of its own.
-    pub fn or_shares(self, shares: Option<ThresholdShares>) -> Self {
-        let agreed = shares.filter(|_| !self.pinned && !self.is_soaker()).map(|shares| shares.of(self.memory));
-        Self { thresholds: self.thresholds.or(agreed), ..self }
+    /// As it is under a price book: with the thresholds that were agreed for all of an account's instances, or are the
+    /// operator's for all, where it has none of its own; and no higher in priority than was agreed.
+    pub fn agreed(self, prices: &Prices) -> Self {
+        let shares = prices.thresholds.filter(|_| !self.pinned && !self.is_soaker());
+        let agreed = shares.map(|shares| shared(shares, self.memory));
+        Self { thresholds: self.thresholds.or(agreed), priority: self.priority.min(prices.priority), ..self }
+    }
+
+    /// The settings that a host is told to come to the same.
+    pub fn told(&self, settings: &MemorySettings) -> MemorySettings {
+        let bytes = |thresholds: Thresholds| MemoryThresholds {
+            fill_above: thresholds.fill_above.bytes(),
+            drain_below: thresholds.drain_below.bytes(),
+        };
+        MemorySettings { thresholds: self.thresholds.map(bytes), priority: self.priority, ..*settings }
     }
 
     /// Gives way to generic VMs.
     pub fn is_soaker(&self) -> bool {
         self.mode == MemoryMode::Soaker
     }
+}
+
+/// Whether a price book lets an owner have these settings.
+pub fn check_agreed(settings: &MemorySettings, prices: &Prices) -> Result<(), PriorityTooHigh> {
+    let (asked, most) = (settings.priority, prices.priority);
+    match settings.mode {
+        MemoryMode::Soaker if asked > most => Err(PriorityTooHigh { asked, most }),
+        MemoryMode::Soaker | MemoryMode::Generic => Ok(()),
+    }
+}
+
+/// What shares come to for a VM of `memory`.
+fn shared(shares: ThresholdShares, memory: Pages) -> Thresholds {
+    let floor = Pages::covering(FLOOR);
+    let part = |share: u32| Pages((u128::from(memory.0) * u128::from(share) / 1000) as u64).max(floor);
+    Thresholds { fill_above: part(shares.fill_above()), drain_below: part(shares.drain_below()) }
 }
 
 /// The operating and the starting amount. One that was not asked for makes way for the one that was.
@@ -292,9 +278,12 @@ mod tests {
 
     #[test]
     fn an_instance_goes_before_its_account_and_an_account_before_moving_thresholds() {
-        let shares = ThresholdShares::new(500, 250).unwrap();
-        let keeping =
-            |settings: MemorySettings| Keeping::new(&settings, Bytes::mib(256)).unwrap().or_shares(Some(shares));
+        let prices = Prices { thresholds: Some(ThresholdShares::new(500, 250).unwrap()), ..Prices::default() };
+        let keeping = |settings: MemorySettings| {
+            let keeping = Keeping::new(&settings, Bytes::mib(256)).unwrap().agreed(&prices);
+            assert_eq!(Keeping::new(&keeping.told(&settings), Bytes::mib(256)).unwrap(), keeping);
+            keeping
+        };
         let agreed = Thresholds { fill_above: Pages::mib(128), drain_below: Pages::mib(64) };
         assert_eq!(keeping(MemorySettings::default()).thresholds, Some(agreed));
         let own = MemoryThresholds { fill_above: Bytes::mib(100), drain_below: Bytes::mib(100) };
@@ -302,9 +291,18 @@ mod tests {
         assert_eq!(own.thresholds, Some(Thresholds { fill_above: Pages::mib(100), drain_below: Pages::mib(100) }));
         assert_eq!(keeping(MemorySettings { pinned: true, ..MemorySettings::default() }).thresholds, None);
         assert_eq!(keeping(MemorySettings { mode: MemoryMode::Soaker, ..MemorySettings::default() }).thresholds, None);
-        assert!(
-            [(250, 500), (1000, 1), (5, 0)].into_iter().all(|(fill, drain)| ThresholdShares::new(fill, drain).is_err())
-        );
+    }
+
+    #[test]
+    fn a_soaker_has_no_higher_priority_than_was_agreed() {
+        let prices = Prices { priority: Priority(60), ..Prices::default() };
+        let asked = |mode, priority| MemorySettings { mode, priority: Priority(priority), ..MemorySettings::default() };
+        let refused = PriorityTooHigh { asked: Priority(61), most: Priority(60) };
+        assert_eq!(check_agreed(&asked(MemoryMode::Soaker, 61), &prices), Err(refused));
+        assert_eq!(check_agreed(&asked(MemoryMode::Soaker, 60), &prices), Ok(()));
+        assert_eq!(check_agreed(&asked(MemoryMode::Generic, 61), &prices), Ok(()));
+        let earlier = Keeping::new(&asked(MemoryMode::Soaker, 90), Bytes::mib(256)).unwrap();
+        assert_eq!(earlier.agreed(&prices).priority, Priority(60), "what was agreed later holds for it too");
     }
 
     #[test]

@@ -58,6 +58,7 @@ error_codes! {
     InvalidFlowLogNotFound = "InvalidFlowLogId.NotFound", 404, "No such flow log";
     InvalidMitigationNotFound = "InvalidMitigationId.NotFound", 404, "No such mitigation";
     InvalidFindingNotFound = "InvalidFindingId.NotFound", 404, "No such finding";
+    InvalidPriceBookNotFound = "InvalidPriceBookId.NotFound", 404, "No such price book";
     InvalidPartNotFound = "InvalidPartName.NotFound", 404, "No such part of kept flow records";
     InvalidJobNotFound = "InvalidJobId.NotFound", 404, "No such job";
     AmbiguousName = "AmbiguousName", 409, "More than one resource has this name";

@@ -124,6 +124,7 @@ ids! {
     FlowLogId = "fl", "flow log";
     FindingId = "find", "finding";
     MitigationId = "mit", "mitigation";
+    PriceBookId = "pb", "price book";
 }
 
 /// An account: 12 decimal digits, the owner of every resource.

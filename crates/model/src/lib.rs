@@ -26,6 +26,7 @@ pub mod network;
 pub mod network_acl;
 pub mod oversubscription;
 pub mod paging;
+pub mod price;
 pub mod security_group;
 pub mod storage;
 pub mod tag;

@@ -12,6 +12,7 @@ pub mod instance;
 pub mod memory;
 pub mod mitigation;
 pub mod network;
+pub mod price_book;
 pub mod receipt;
 pub mod storage;
 pub mod usage;

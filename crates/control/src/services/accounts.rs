@@ -15,6 +15,7 @@ use lucarne_model::{
     AccountId, ErrorCode,
     identity::{Account, Quota, Role, User},
     instance::InstanceState,
+    price::PriceBook,
 };
 
 use super::{
@@ -115,7 +116,7 @@ fn delete(tx: &mut Tx<'_>, scope: Scope, id: AccountId) -> Result<(), Problem> {
         return Err(Problem::new(ErrorCode::IncorrectState, "the operator account cannot be deleted"));
     }
     forget_ended(tx, id)?;
-    if let Some(owned) = tx.any_of_account(id, &[Account::KIND, User::KIND, AccessKeyRecord::KIND])? {
+    if let Some(owned) = tx.any_of_account(id, &[Account::KIND, User::KIND, AccessKeyRecord::KIND, PriceBook::KIND])? {
         return Err(Problem::new(ErrorCode::DependencyViolation, format!("the account still owns {owned}")));
     }
     for key in tx.list::<AccessKeyRecord>(Scope::Account(id))? {

@@ -102,7 +102,7 @@ fn plan(tx: &Tx<'_>, account: AccountId, request: &LaunchInstances) -> Result<Pl
         return Err(refuse(format!("vcpus is {vcpus}; it can be 1 to {MOST_VCPUS}")));
     }
     // As it can be kept, if it can be.
-    super::memory::keeping(&request.memory_settings, memory)?;
+    super::memory::check(tx, account, &request.memory_settings, memory)?;
     Ok(Plan { image, subnet, groups, memory, memory_settings: request.memory_settings, vcpus })
 }
 

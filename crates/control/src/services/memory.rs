@@ -11,14 +11,15 @@ use lucarne_api::{
     },
     input::{Json, Nothing},
 };
-use lucarne_memory::settings::Keeping;
+use lucarne_memory::settings::{Keeping, check_agreed};
 use lucarne_model::{
-    Bytes, ErrorCode, HostId, InstanceId, Moment,
+    AccountId, Bytes, ErrorCode, HostId, InstanceId, Moment,
     instance::{Instance, InstanceState},
     memory::MemorySettings,
+    price::Prices,
 };
 
-use super::{attachments::wrong_state, checks::refuse, instances};
+use super::{attachments::wrong_state, checks::refuse, instances, price_books};
 use crate::{
     Caller, Controller,
     fleet::Fleet,
@@ -29,6 +30,22 @@ use crate::{
 /// How an instance of this size is kept, if it can be kept so.
 pub(crate) fn keeping(settings: &MemorySettings, memory: Bytes) -> Result<Keeping, Problem> {
     Keeping::new(settings, memory).map_err(|error| refuse(error.to_string()))
+}
+
+/// As [`keeping`], where an owner asks for it: if its price book allows it too.
+pub(crate) fn check(
+    tx: &Tx<'_>,
+    account: AccountId,
+    settings: &MemorySettings,
+    memory: Bytes,
+) -> Result<Keeping, Problem> {
+    check_agreed(settings, &price_books::prices(tx, account)?).map_err(|error| refuse(error.to_string()))?;
+    keeping(settings, memory)
+}
+
+/// The settings that a host is told: the owner's, and what is agreed where it says nothing.
+pub(crate) fn told(settings: MemorySettings, memory: Bytes, prices: &Prices) -> MemorySettings {
+    Keeping::new(&settings, memory).map_or(settings, |keeping| keeping.agreed(prices).told(&settings))
 }
 
 pub(crate) async fn set_memory(
@@ -49,7 +66,8 @@ fn set(tx: &mut Tx<'_>, scope: Scope, id: InstanceId, edit: &EditMemory) -> Resu
         return Err(refuse("thresholds are either given or automatic"));
     }
     record.instance.memory_settings = edit.applied_to(record.instance.memory_settings);
-    let keeping = keeping(&record.instance.memory_settings, record.instance.memory)?;
+    let Instance { account, memory_settings, memory, .. } = &record.instance;
+    let keeping = check(tx, *account, memory_settings, *memory)?;
     if let Some(host) = record.instance.host {
         exchange_promise(tx, host, &mut record, &keeping)?;
     }

@@ -26,6 +26,7 @@ pub(crate) mod losses;
 pub(crate) mod memory;
 pub(crate) mod mitigations;
 pub(crate) mod network_acls;
+pub(crate) mod price_books;
 pub(crate) mod receipts;
 pub(crate) mod route_tables;
 pub(crate) mod security_groups;

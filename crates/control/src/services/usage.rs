@@ -2,23 +2,26 @@
 //!
 //! Owns whose usage a caller may see. Prices are [`lucarne_memory::price`]'s, the file [`crate::usage`]'s.
 
+use std::collections::BTreeMap;
+
 use lucarne_api::{
     Call, Problem,
     bodies::usage::{InstanceUsage, OtherMode, PricedMode, ShownUsage, UsageLine, UsageQuery},
     input::{Json, Nothing},
 };
 use lucarne_memory::{
-    price::{Bill, Item, Line, PriceBook, PriceBooks},
+    price::{Bill, Item, Line, PriceBooks},
     usage::{Mode, Usage},
 };
-use lucarne_model::{AccountId, ErrorCode, InstanceId};
+use lucarne_model::{AccountId, ErrorCode, InstanceId, Moment, price::Prices};
 
-use super::memory;
+use super::{memory, price_books};
 use crate::{
     Caller, Controller,
+    clock::now,
     records::InstanceRecord,
     store::{Scope, Tx},
-    usage::Reading,
+    usage::{Reading, Used},
 };
 
 /// Charges all instances of which hosts have told anything new.
@@ -55,31 +58,39 @@ pub(crate) async fn get_usage(
         let detail = "only operators see what other accounts use";
         return Err(Problem::new(ErrorCode::UnauthorizedOperation, detail));
     }
-    let ledger = controller.usage.clone();
-    let used = tokio::task::spawn_blocking(move || ledger.usage(account, since)).await;
+    let books = controller.store.read(price_books::books).await?;
+    let (ledger, changes) = (controller.usage.clone(), books.changes(account));
+    let used = tokio::task::spawn_blocking(move || ledger.usage(account, since, &changes)).await;
     let used = used.map_err(std::io::Error::other).and_then(|used| used).map_err(|error| unavailable(&error))?;
-    let mut used: Vec<(InstanceId, Usage)> = used.into_iter().collect();
-    used.sort_by_key(|(instance, _)| *instance);
-    Ok(Json(shown(account, PriceBooks::default().of(account), &used)))
+    Ok(Json(shown(account, &books, &used)))
 }
 
-fn shown(account: AccountId, book: &PriceBook, used: &[(InstanceId, Usage)]) -> ShownUsage {
-    let mut all = Usage::default();
-    used.iter().for_each(|(_, usage)| all.merge(usage));
-    let Bill { lines, total, otherwise } = book.bill(&all);
-    let instance = |(instance, usage): &(InstanceId, Usage)| {
-        let bill = book.bill(usage);
+fn shown(account: AccountId, books: &PriceBooks, used: &BTreeMap<Moment, Used>) -> ShownUsage {
+    let mut all: Vec<(&Prices, Usage)> = Vec::new();
+    let mut of_instances: BTreeMap<InstanceId, Vec<(&Prices, &Usage)>> = BTreeMap::new();
+    for (begin, used) in used {
+        let prices = books.at(account, *begin);
+        let mut sum = Usage::default();
+        for (instance, usage) in used {
+            sum.merge(usage);
+            of_instances.entry(*instance).or_default().push((prices, usage));
+        }
+        all.push((prices, sum));
+    }
+    let Bill { lines, total, otherwise } = Bill::of(all.iter().map(|(prices, usage)| (*prices, usage)));
+    let instance = |(instance, used): (InstanceId, Vec<(&Prices, &Usage)>)| {
+        let bill = Bill::of(used);
         let held = bill.lines.iter().filter(|line| matches!(line.item, Item::Held(..)) && line.amount > 0);
         let page_millis: u128 = held.map(|line| line.quantity).sum();
-        InstanceUsage { instance: *instance, page_seconds: small(page_millis / 1000), micros: small(bill.total) }
+        InstanceUsage { instance, page_seconds: small(page_millis / 1000), micros: small(bill.total) }
     };
     ShownUsage {
         account,
-        currency: book.currency.clone(),
+        currency: books.at(account, now()).currency.clone(),
         lines: lines.iter().map(line).collect(),
         total_micros: small(total),
         otherwise: otherwise.into_iter().map(|(of, cost)| OtherMode { mode: mode(of), micros: small(cost) }).collect(),
-        instances: used.iter().map(instance).collect(),
+        instances: of_instances.into_iter().map(instance).collect(),
     }
 }
 

@@ -7,12 +7,13 @@ use std::fmt::Display;
 
 use lucarne_api::bodies::mitigation::Mitigation;
 use lucarne_model::{
-    AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, MitigationId, NetworkAclId, RouteTableId, SecurityGroupId,
-    SnapshotId, SubnetId, Tags, UserId, VpcId,
+    AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, MitigationId, NetworkAclId, PriceBookId, RouteTableId,
+    SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VpcId,
     flow_log::FlowLog,
     identity::{AccessKey, Account, User},
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
+    price::PriceBook,
     security_group::{Peer, SecurityGroup},
     storage::{Image, Snapshot, SnapshotState},
 };
@@ -129,6 +130,25 @@ impl Resource for NetworkAcl {
 /// It does not point at its instance, which may end before it.
 impl Resource for Mitigation {
     common_fields!("mitigation", InvalidMitigationNotFound, MitigationId);
+}
+
+/// It does not point at its account, whose usage keeps its price when the account is gone.
+impl Resource for PriceBook {
+    const KIND: &'static str = "price-book";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidPriceBookNotFound;
+    type Id = PriceBookId;
+    fn id(&self) -> PriceBookId {
+        self.id
+    }
+    fn account(&self) -> AccountId {
+        self.account.unwrap_or(AccountId::OPERATOR)
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        None
+    }
+    fn public(&self) -> bool {
+        self.account.is_none()
+    }
 }
 
 impl Resource for SecurityGroup {

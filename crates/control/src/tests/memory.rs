@@ -202,3 +202,47 @@ async fn what_hosts_tell_is_shown_to_the_owner_and_of_hosts_to_operators_alone()
     let sum: u64 = parts.iter().map(|part| host[*part].as_u64().unwrap()).sum();
     assert_eq!((host["host"].as_str(), host["total"].as_u64()), (Some(scene.host.as_str()), Some(sum)));
 }
+
+#[tokio::test]
+async fn a_price_book_says_what_the_host_goes_by_and_is_followed_by_another() {
+    let scene = scene().await;
+    let (operator, stranger) = (scene.cloud.operator().await, scene.cloud.tenant("b").await);
+    let instance = scene.launch(json!({})).await;
+    let book = |account: Option<&str>, prices: Value| json!({"account": account, "prices": prices});
+    let make = async |user: &User, book: Value| scene.cloud.post(user, "/v1/price-books", book).await;
+    assert_eq!(code(&make(&scene.tenant, book(None, json!({}))).await), ErrorCode::UnauthorizedOperation);
+    let dollars = book(Some(&scene.tenant.account), json!({"currency": "USD"}));
+    assert_eq!(code(&make(&operator, dollars.clone()).await), ErrorCode::InvalidParameterValue);
+    let (status, usual) = make(&operator, book(None, json!({"currency": "USD"}))).await;
+    assert_eq!((status, &usual["since"], &usual["until"]), (201, &json!(0), &Value::Null), "{usual}");
+    assert_eq!(code(&make(&operator, book(None, json!({}))).await), ErrorCode::InvalidParameterValue, "euros");
+    let shares = json!({"fill_above": 500, "drain_below": 250});
+    let agreed = json!({"currency": "USD", "priority": 60, "thresholds": shares});
+    let (status, first) = make(&operator, book(Some(&scene.tenant.account), agreed)).await;
+    assert_eq!(status, 201, "{first}");
+    let ask = scene.cloud.request(Method::GET, "/v1/host/desired?wait_millis=0", &scene.key);
+    let desired = scene.cloud.send(ask).await.1["desired"].clone();
+    let expected = json!({"fill_above": 96 * MIB, "drain_below": 48 * MIB});
+    assert_eq!(desired["instances"][0]["memory_settings"]["thresholds"], expected);
+    let (_, shown) = scene.cloud.get(&scene.tenant, &instance).await;
+    assert_eq!(shown["memory_settings"]["thresholds"], Value::Null, "its owner has said nothing");
+    let greedy = json!({"mode": "soaker", "priority": 61});
+    assert_eq!(code(&scene.set(&instance, greedy).await), ErrorCode::InvalidParameterValue);
+    let (status, second) = make(&operator, dollars).await;
+    assert_eq!(status, 201, "{second}");
+    let (_, ended) = scene.cloud.get(&scene.tenant, &path_of(&first)).await;
+    assert_eq!(ended["until"], second["since"]);
+    let ids = async |user: &User| {
+        let (_, page) = scene.cloud.get(user, "/v1/price-books").await;
+        page["items"].as_array().unwrap().iter().map(|book| book["id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&stranger).await, [usual["id"].clone()]);
+    assert_eq!(ids(&scene.tenant).await.len(), 3);
+    assert_eq!(scene.cloud.delete(&operator, &path_of(&second)).await.0, 204);
+    assert_eq!(code(&scene.cloud.delete(&operator, &path_of(&second)).await), ErrorCode::IncorrectState);
+    assert_eq!(scene.cloud.get(&scene.tenant, "/v1/usage").await.1["currency"], "USD");
+}
+
+fn path_of(book: &Value) -> String {
+    path("price-books", book)
+}

@@ -28,6 +28,7 @@ pub(crate) mod network;
 pub(crate) mod network_acl;
 pub(crate) mod pager;
 mod parts;
+pub(crate) mod price_book;
 pub(crate) mod process;
 pub(crate) mod receipt_audit;
 pub(crate) mod route_table;
