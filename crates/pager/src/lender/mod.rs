@@ -10,6 +10,7 @@ mod shelf;
 use std::{
     io::{self, BufRead, Write},
     net::{IpAddr, SocketAddr, TcpListener},
+    path::PathBuf,
     sync::{Arc, Mutex, RwLock},
     thread,
 };
@@ -37,7 +38,9 @@ pub struct Quota {
 /// What a lender should be: all of it, each time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instructions {
-    pub identity: Identity,
+    /// The host's certificate and its CA's, in PEM.
+    pub certificate: String,
+    pub authority: String,
     pub quotas: Vec<Quota>,
 }
 
@@ -65,8 +68,9 @@ pub enum LenderError {
     NotUnderstood(#[source] serde_json::Error),
 }
 
-/// Lends at `address` until its standard input ends. Blocks; needs no async runtime.
-pub fn lend(address: IpAddr) -> Result<(), LenderError> {
+/// Lends at `address`, as the host of the private key in `key` (PKCS #8), until its standard input ends. Blocks; needs no
+/// async runtime.
+pub fn lend(address: IpAddr, key: PathBuf) -> Result<(), LenderError> {
     let listen = |source| LenderError::Listen { address, source };
     let listener = TcpListener::bind(SocketAddr::new(address, 0)).map_err(listen)?;
     let port = listener.local_addr().map_err(listen)?.port();
@@ -77,7 +81,7 @@ pub fn lend(address: IpAddr) -> Result<(), LenderError> {
     let accepting = door.clone();
     let accept = thread::Builder::new().name("accept".into()).spawn(move || accepting.accept(&listener));
     accept.map_err(|source| LenderError::System { what: "thread", source })?;
-    let mut kept = Kept { door, identity: None };
+    let mut kept = Kept { door, key, identity: None };
     for line in io::stdin().lock().lines() {
         let line = line.map_err(LenderError::Agent)?;
         let instructions = serde_json::from_str(&line).map_err(LenderError::NotUnderstood)?;
@@ -94,12 +98,14 @@ pub fn lend(address: IpAddr) -> Result<(), LenderError> {
 /// What the agent said last.
 struct Kept {
     door: Arc<Door>,
+    key: PathBuf,
     identity: Option<Identity>,
 }
 
 impl Kept {
     fn follow(&mut self, instructions: Instructions) -> Vec<(HostId, Pages)> {
-        let Instructions { identity, quotas } = instructions;
+        let Instructions { certificate, authority, quotas } = instructions;
+        let identity = Identity { key: self.key.clone(), certificate, authority };
         if self.identity.as_ref() != Some(&identity) {
             if let Err(error) = self.identify(&identity) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "nobody can be let in");

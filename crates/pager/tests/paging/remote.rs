@@ -26,10 +26,10 @@ const ROLE: &str = "LUCARNE_TEST_LENDER";
 #[test]
 #[ignore = "a role that other tests start"]
 fn role_of_the_lender() {
-    if std::env::var(ROLE).is_ok() {
+    if let Ok(key) = std::env::var(ROLE) {
         // The harness has begun a line.
         println!();
-        lucarne_pager::lender::lend(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        lucarne_pager::lender::lend(IpAddr::V4(Ipv4Addr::LOCALHOST), key.into()).unwrap();
     }
 }
 
@@ -71,14 +71,15 @@ impl Lender {
     fn start(identity: Identity) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "remote::role_of_the_lender", "--ignored", "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, "1").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env(ROLE, &identity.key).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { child, input, output, identity }
     }
 
     fn set(&mut self, quotas: &[Quota]) -> Told {
-        let instructions = Instructions { identity: self.identity.clone(), quotas: quotas.to_vec() };
+        let Identity { certificate, authority, .. } = self.identity.clone();
+        let instructions = Instructions { certificate, authority, quotas: quotas.to_vec() };
         writeln!(self.input, "{}", serde_json::to_string(&instructions).unwrap()).unwrap();
         loop {
             let mut line = String::new();
