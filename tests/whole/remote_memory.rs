@@ -73,7 +73,7 @@ fn cold_pages_live_in_another_hosts_memory_and_no_byte_depends_on_it() -> anyhow
         scene.tenant.await_log(instance, "probe: round 1", BOOT).with_context(|| scene.cloud.logs())?;
     }
     // What needs another host's memory was there before it.
-    scene.start_lender(&["--memory", "256M", "--memory-lend", "192M"])?;
+    scene.start_lender(&["--memory", "224M", "--memory-lend", "192M"])?;
     let faults = scene.await_remote_faults(&all, 0)?;
     scene.check_on(&all, 2)?;
     ensure!(scene.memory_of_host("host-1")?["lent"] == 0, "it borrows");
