@@ -117,7 +117,7 @@ impl Loans {
 
     /// Where each of these VMs may keep copies of its pages; none: nowhere.
     pub(crate) fn borrowings(&self, samples: &[Sample]) -> Vec<(InstanceId, Option<Borrowing>)> {
-        let away: Vec<Pages> = samples.iter().map(away).collect();
+        let away: Vec<Pages> = samples.iter().map(Sample::stored).collect();
         let lease = self.borrowed();
         let bytes = lease.as_ref().map_or(Bytes::ZERO, |(lease, _)| lease.lease.bytes);
         let rooms = samples.iter().zip(rooms(bytes, &away));
@@ -144,12 +144,6 @@ fn borrowing(lease: Option<&(DesiredLease, Identity)>, room: Pages) -> Option<Bo
     let (lender, epoch) = (lease.lender, lease.epoch);
     let identity = identity.clone();
     (room > Pages::ZERO).then_some(Borrowing { lender, address: *address, epoch, room, identity })
-}
-
-/// Pages on the disk, of which a lender may have copies.
-fn away(sample: &Sample) -> Pages {
-    let pages = sample.pages();
-    pages.ssd + pages.remote
 }
 
 /// The lender's process, whichever that is by now.

@@ -64,7 +64,7 @@ impl Sample {
     }
 
     /// Its pages that would come back from the disk. One that sleeps waits for none.
-    fn stored(&self) -> Pages {
+    pub(crate) fn stored(&self) -> Pages {
         let pages = self.pages();
         if self.life == Life::Hibernated { Pages::ZERO } else { pages.ssd + pages.remote }
     }
