@@ -182,12 +182,18 @@ impl Cloud {
 
     /// The QEMU processes of a host.
     pub fn machines(&self, host: usize) -> Vec<u32> {
-        self.children(host).into_iter().filter(|(_, line)| !is_pager(line)).map(|(pid, _)| pid).collect()
+        let is_machine = |line: &str| !is(line, "pager") && !is(line, "lender");
+        self.children(host).into_iter().filter(|(_, line)| is_machine(line)).map(|(pid, _)| pid).collect()
     }
 
     /// The pagers of a host's machines.
     pub fn pagers(&self, host: usize) -> Vec<u32> {
-        self.children(host).into_iter().filter(|(_, line)| is_pager(line)).map(|(pid, _)| pid).collect()
+        self.children(host).into_iter().filter(|(_, line)| is(line, "pager")).map(|(pid, _)| pid).collect()
+    }
+
+    /// What lends a host's memory to others.
+    pub fn lenders(&self, host: usize) -> Vec<u32> {
+        self.children(host).into_iter().filter(|(_, line)| is(line, "lender")).map(|(pid, _)| pid).collect()
     }
 
     /// The processes of a host but its agent, with their command lines.
@@ -200,8 +206,8 @@ impl Cloud {
 }
 
 /// Arguments end in zeros.
-fn is_pager(command_line: &str) -> bool {
-    command_line.split('\0').nth(1) == Some("pager")
+fn is(command_line: &str, command: &str) -> bool {
+    command_line.split('\0').nth(1) == Some(command)
 }
 
 impl Drop for Cloud {

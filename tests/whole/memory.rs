@@ -14,12 +14,12 @@ use lucarne_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-const MIB: u64 = 1 << 20;
-const BOOT: Duration = Duration::from_secs(240);
-const PATIENCE: Duration = Duration::from_secs(240);
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const BOOT: Duration = Duration::from_secs(240);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Fills a file in memory with bytes that no compression makes smaller, and checks it for ever.
-fn checker(mib: u32) -> String {
+pub(crate) fn checker(mib: u32) -> String {
     format!(
         "#!/bin/sh\n(dd if=/dev/urandom of=/held bs=1M count={mib} 2> /dev/null; was=$(md5sum < /held); n=0\n\
          while :; do is=$(md5sum < /held); n=$((n+1))\n\
@@ -43,17 +43,17 @@ fn rounds(log: &str) -> Vec<u64> {
     log.lines().filter_map(|line| line.trim().strip_prefix("probe: round ")?.parse().ok()).collect()
 }
 
-struct Scene {
-    cloud: Cloud,
-    operator: Api,
-    tenant: Api,
+pub(crate) struct Scene {
+    pub(crate) cloud: Cloud,
+    pub(crate) operator: Api,
+    pub(crate) tenant: Api,
     image: String,
     subnet: String,
 }
 
 impl Scene {
     /// One host with so much memory for guests, promised twice.
-    fn start(mib: u64, change: impl FnOnce(&mut Cloud) -> anyhow::Result<()>) -> anyhow::Result<Self> {
+    pub(crate) fn start(mib: u64, change: impl FnOnce(&mut Cloud) -> anyhow::Result<()>) -> anyhow::Result<Self> {
         let mut cloud = Cloud::start(Driver::Qemu, 0)?;
         cloud.hosts.push(None);
         change(&mut cloud)?;
@@ -66,13 +66,13 @@ impl Scene {
         Ok(Self { cloud, operator, tenant, image, subnet })
     }
 
-    fn launch(&self, mib: u64, settings: Value, user_data: &str) -> anyhow::Result<String> {
+    pub(crate) fn launch(&self, mib: u64, settings: Value, user_data: &str) -> anyhow::Result<String> {
         let body = json!({"image": self.image, "subnet": self.subnet, "memory": mib * MIB, "user_data": user_data,
             "memory_settings": settings});
         self.tenant.launch(body)
     }
 
-    fn memory(&self, instance: &str) -> anyhow::Result<Value> {
+    pub(crate) fn memory(&self, instance: &str) -> anyhow::Result<Value> {
         Ok(self.tenant.get(&format!("/v1/instances/{instance}/memory"))?.ok()?["actual"].clone())
     }
 
@@ -81,7 +81,7 @@ impl Scene {
     }
 
     /// Waits until each has checked all that it holds `more` times from now on; no check may have failed.
-    fn check_on(&self, instances: &[&String], more: u64) -> anyhow::Result<()> {
+    pub(crate) fn check_on(&self, instances: &[&String], more: u64) -> anyhow::Result<()> {
         for instance in instances {
             let begun = rounds(&self.tenant.log(instance)?).last().copied().unwrap_or_default();
             let goes_on = || {
@@ -116,8 +116,8 @@ fn kill_pagers(cloud: &Cloud) {
     }
 }
 
-fn assert_sum(host: &Value) -> anyhow::Result<()> {
-    let parts = ["resident", "compressed", "shared", "overhead", "pool", "free"];
+pub(crate) fn assert_sum(host: &Value) -> anyhow::Result<()> {
+    let parts = ["resident", "compressed", "shared", "overhead", "lent", "pool", "free"];
     let sum: u64 = parts.iter().filter_map(|part| host[*part].as_u64()).sum();
     ensure!(host["total"].as_u64() == Some(sum) && sum > 0, "{host}");
     Ok(())

@@ -12,7 +12,7 @@ use std::{
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    HostId, InstanceId, InterfaceId, SubnetId, VpcId,
+    DesiredLease, HostId, InstanceId, InterfaceId, SubnetId, VpcId,
     actual::HostDescription,
     desired::{
         Desired, DesiredGroup, DesiredInstance, DesiredNetwork, DesiredSnapshot, DesiredSubnet, DesiredVolume,
@@ -41,7 +41,7 @@ pub(crate) fn compute(
     tx: &Tx<'_>,
     host: HostId,
     mentioned: &[InstanceId],
-    streams: Vec<StreamRequest>,
+    (streams, leases): (Vec<StreamRequest>, Vec<DesiredLease>),
     cache: &Networks,
 ) -> Result<(Desired, Fingerprint), Problem> {
     let placed = tx.referring::<InstanceRecord>(ALL, host)?;
@@ -64,6 +64,7 @@ pub(crate) fn compute(
         snapshots: snapshots(tx, &volumes)?,
         volumes: volumes.into_iter().map(volume).collect(),
         streams,
+        leases,
         ..Desired::default()
     };
     // The networks' own are known: they are most of it.

@@ -1,4 +1,4 @@
-//! The host CA: signs the keys with which hosts prove to the collector who they are.
+//! The host CA: signs the keys with which hosts prove to the collector, and to each other, who they are.
 //!
 //! Owns the CA's key and certificate, made at the first start and kept in `host-ca.pem` (mode 0600), and what a host's
 //! certificate says: one name, the host's id, for [`VALIDITY`]. Who the host is has been proved by its own key before this is
@@ -94,7 +94,7 @@ impl HostCa {
         params.not_before = date(now.minus(BEHIND));
         params.not_after = date(now.plus(VALIDITY));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer).map_err(SignError::Make)?.pem();
         Ok(Signed { certificate, renew: now.plus(VALIDITY * 2 / 3) })
     }

@@ -18,6 +18,7 @@ mod host_ca;
 mod http;
 mod idempotency;
 mod instructions;
+mod lending;
 mod memory_history;
 mod named_questions;
 mod placement;
@@ -60,6 +61,7 @@ use collector_client::CollectorClient;
 use desired::Networks;
 use fleet::Fleet;
 use host_ca::HostCa;
+use lending::Lendings;
 use memory_history::MemoryHistories;
 use services::streams::Streams;
 use store::Store;
@@ -115,6 +117,8 @@ pub(crate) struct Controller {
     pub(crate) secrets: SecretBox,
     pub(crate) workflows: Workflows,
     pub(crate) streams: Streams,
+    /// Memory that hosts lend each other.
+    pub(crate) lending: Lendings,
     pub(crate) networks: Arc<Networks>,
 }
 
@@ -132,6 +136,7 @@ impl Controller {
             collector: CollectorClient::new(settings.collector.clone()),
             workflows: Workflows::new(store.clone(), fleet.clone()),
             streams: Streams::default(),
+            lending: Lendings::default(),
             memory_histories: MemoryHistories::default(),
             networks: Arc::new(Networks::new(store.changes().clone())),
             usage: Arc::new(UsageLedger::open(&settings.state_dir.join("usage.ledger"))?),

@@ -1,5 +1,5 @@
-//! What the controller does by the clock: notes which hosts fell silent or came back, ends
-//! mitigations whose time is over, and forgets what is long over.
+//! What the controller does by the clock: notes which hosts fell silent or came back, has idle
+//! memory lent, ends mitigations whose time is over, and forgets what is long over.
 //!
 //! Owns the rounds and how long ended instances are shown.
 
@@ -10,7 +10,7 @@ use lucarne_model::{HostId, actual::HostState, instance::InstanceState};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Controller,
+    Controller, lending,
     records::{HostRecord, InstanceRecord, JobRecord},
     services,
     store::{Scope, Tx},
@@ -34,7 +34,10 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
         let round = tokio::select! {
             () = shutdown.cancelled() => return,
             _ = hosts.tick() => match note_hosts(&controller).await {
-                Ok(()) => services::mitigations::end_expired(&controller).await,
+                Ok(()) => match lending::settle(&controller).await {
+                    Ok(()) => services::mitigations::end_expired(&controller).await,
+                    failed => failed,
+                },
                 failed => failed,
             },
             _ = meter.tick() => services::usage::meter(&controller).await,

@@ -30,7 +30,7 @@ use crate::{
     error::Error,
     folder::Folder,
     links,
-    memory::{Governed, Memory, govern},
+    memory::{Governed, Memory, Word, govern},
     network::Network,
     perform::Hands,
     reconcile::{Activity, Failure, Known, Ledger, Product, Prospect, Running, Step, next_look, next_steps, report},
@@ -104,6 +104,7 @@ impl Agent {
         let (governed, governs) = watch::channel(Arc::new(Vec::new()));
         let (memory_reports, memory_reported) = watch::channel(None);
         let hello_again = Arc::new(Notify::new());
+        let word = Word { desired: wished.clone(), settings: settings.clone() };
         let layout = folder.layout().clone();
         let owner = Owner {
             hands: Hands {
@@ -131,7 +132,7 @@ impl Agent {
         let links = vec![
             tokio::spawn(links::say_hello(controller.clone(), host, told, hello_again.clone(), shutdown.clone())),
             tokio::spawn(links::follow_desired(controller.clone(), layout, wishes, shutdown.clone())),
-            tokio::spawn(govern(memory, governs, memory_reports, shutdown.clone())),
+            tokio::spawn(govern(memory, (governs, word), memory_reports, shutdown.clone())),
             tokio::spawn(links::send_reports(
                 (controller, network),
                 (reported, memory_reported),

@@ -32,7 +32,7 @@ use crate::{
     http::HttpController,
     identity::Identity,
     layout::Layout,
-    memory::{Budget, Memory, Tools},
+    memory::{Budget, LendingTools, Memory, Tools},
     network::{Network, NoNetwork},
     settings::{DriverKind, Settings},
     simulated_network::SimulatedNetwork,
@@ -109,7 +109,9 @@ fn paging_tools(settings: &Settings, layout: &Layout) -> Result<Tools, String> {
         let executable = settings.pager.clone().ok_or("there is no program that is a pager")?;
         let failed =
             |error| format!("what lends guests' memory cannot be put into {}: {error}", layout.memory().display());
-        Ok(Tools { executable, library: shim::install(&layout.memory()).map_err(failed)? })
+        let (limit, address, key) = (settings.memory_lend, settings.address, layout.export_key());
+        let lending = LendingTools { limit, executable: executable.clone(), address, key };
+        Ok(Tools { executable, library: shim::install(&layout.memory()).map_err(failed)?, lending })
     };
     let tools = tools();
     match &tools {

@@ -30,6 +30,8 @@ pub struct Settings {
     pub memory: Option<Bytes>,
     /// Of that, what is kept unallocated.
     pub memory_pool: Bytes,
+    /// The most of it that is lent to other hosts while nobody here uses it; none: nothing, and no port is open for it.
+    pub memory_lend: Option<Bytes>,
     /// How much more than the rest may be promised, where pages can leave.
     pub oversubscription: OversubscriptionFactor,
     /// The program that is a pager when it is told so: `lucarne` itself. None: nothing is paged.
@@ -57,6 +59,7 @@ impl Settings {
             vcpus: None,
             memory: None,
             memory_pool: Bytes::ZERO,
+            memory_lend: None,
             pager: None,
             oversubscription: OversubscriptionFactor::NONE,
             disk: None,

@@ -23,6 +23,7 @@ use crate::{
         network::{SubnetCommand, VpcCommand},
         network_acl::NetworkAclCommand,
         pager::PagerArgs,
+        pager::{LenderArgs, PagerArgs},
         price_book::PriceBookCommand,
         process::{CollectorArgs, ControllerArgs},
         route_table::RouteTableCommand,
@@ -160,6 +161,8 @@ pub(crate) enum Command {
     Collector(CollectorArgs),
     /// The process that moves one VM's memory between the host and cheaper places; host agents start it
     Pager(PagerArgs),
+    /// The process that keeps copies of other hosts' pages in idle memory; host agents start it
+    Lender(LenderArgs),
     /// Print a shell's completion script
     Completions { shell: Shell },
     /// Print the manual page
@@ -178,6 +181,7 @@ impl CommandLine {
             Command::Controller(args) => args.run(global.allow_plaintext).await,
             Command::Collector(args) => args.run().await,
             Command::Pager(args) => args.run().await,
+            Command::Lender(args) => args.run().await,
             Command::Host(HostCommand { verb: None, agent: Some(agent) }) => agent.run().await,
             Command::Host(HostCommand { verb: None, agent: None }) => Err(Failure::wrong_usage(
                 "say `lucarne host list|show|drain|resume|delete`, or give the agent its options",
@@ -218,7 +222,7 @@ impl Command {
     pub(crate) fn worker_threads(&self) -> Option<usize> {
         match self {
             Self::Collector(_) | Self::Host(HostCommand { verb: None, .. }) => Some(2),
-            Self::Pager(_) => Some(1),
+            Self::Pager(_) | Self::Lender(_) => Some(1),
             _ => None,
         }
     }

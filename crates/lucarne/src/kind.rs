@@ -523,6 +523,7 @@ pub(crate) const MEMORY_COLUMNS: &[Column] = &[
     ("TARGET", "actual.target"),
     ("COMPRESSED", "actual.pages.compressed"),
     ("SSD", "actual.pages.ssd"),
+    ("REMOTE", "actual.pages.remote"),
     ("BUCKET", "actual.bucket"),
     ("TROUBLE", "actual.trouble.message"),
 ];
@@ -538,8 +539,10 @@ pub(crate) const HOST_MEMORY_COLUMNS: &[Column] = &[
     ("COMPRESSED", "compressed"),
     ("SHARED", "shared"),
     ("OVERHEAD", "overhead"),
+    ("LENT", "lent"),
     ("POOL", "pool"),
     ("FREE", "free"),
+    ("BORROWED", "lending.borrowed"),
     ("PAGING", "paging.kind"),
 ];
 

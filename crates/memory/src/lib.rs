@@ -5,14 +5,15 @@
 //!   [`refaults`], how far away those were that came back; [`prefetch`], which come back together;
 //! - of one VM among others: [`settings`], what an owner may ask for; [`bucket`], what it must give back; [`governor`], what
 //!   each VM of a host may hold, run with and give up;
-//! - of the cloud: [`oversubscription`], what may be promised on a host; [`usage`], what was had; [`ledger`], how that is
-//!   kept; [`price`], what it costs.
+//! - of the cloud: [`oversubscription`], what may be promised on a host; [`lending`], whose idle memory keeps whose pages;
+//!   [`usage`], what was had; [`ledger`], how that is kept; [`price`], what it costs.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bucket;
 pub mod dice;
 pub mod governor;
 pub mod ledger;
+pub mod lending;
 pub mod oversubscription;
 pub mod policy;
 pub mod prefetch;

@@ -12,6 +12,7 @@ use crate::{
     AccountId, Bytes, Cidr, HostId, ImageId, InstanceId, InterfaceId, MacAddress, SecurityGroupId, SnapshotId,
     SubnetId, Vcpus, VolumeId, VpcId,
     flow::Location,
+    lease::DesiredLease,
     memory::MemorySettings,
     mitigation::DesiredMitigation,
     network::Route,
@@ -37,6 +38,9 @@ pub struct Desired {
     /// What the operator has ordered against abuse and concerns an interface of this host.
     #[serde(default)]
     pub mitigations: Vec<DesiredMitigation>,
+    /// Memory that this host lends, or borrows.
+    #[serde(default)]
+    pub leases: Vec<DesiredLease>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

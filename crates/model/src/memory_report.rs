@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Bytes, InstanceId, Moment, Pages,
     instance::StateReason,
+    lease::Lending,
     memory::{MemoryMode, PagesByPlace, Place},
 };
 
@@ -49,6 +50,9 @@ pub struct HostMemory {
     pub shared: Bytes,
     /// What QEMU and the pagers need for themselves.
     pub overhead: Bytes,
+    /// Copies of other hosts' pages; the first to go when guests here need the room.
+    #[serde(default)]
+    pub lent: Bytes,
     /// Kept unallocated, as the operator says.
     pub pool: Bytes,
     pub free: Bytes,
@@ -56,12 +60,16 @@ pub struct HostMemory {
     pub paging: Ability,
     /// Whether soakers get only the processor time that others leave.
     pub cpu_weights: Ability,
+    /// What it would lend and borrow; no part of the sum.
+    #[serde(default)]
+    pub lending: Lending,
 }
 
 impl HostMemory {
     /// The sum of the parts, which is [`Self::total`].
     pub fn parts(&self) -> Bytes {
-        [self.resident, self.compressed, self.shared, self.overhead, self.pool, self.free].into_iter().sum()
+        let kept = [self.resident, self.compressed, self.shared, self.overhead, self.lent];
+        kept.into_iter().chain([self.pool, self.free]).sum()
     }
 }
 
@@ -129,15 +137,17 @@ mod tests {
     #[test]
     fn each_part_of_a_hosts_memory_counts_once() {
         let memory = HostMemory {
-            total: Bytes(63),
+            total: Bytes(127),
             resident: Bytes(1),
             compressed: Bytes(2),
             shared: Bytes(4),
             overhead: Bytes(8),
             pool: Bytes(16),
             free: Bytes(32),
+            lent: Bytes(64),
             paging: Ability::Available,
             cpu_weights: Ability::Available,
+            lending: Lending::default(),
         };
         assert_eq!(memory.parts(), memory.total);
     }

@@ -15,7 +15,10 @@ use lucarne_model::{
     memory::{EvictionPolicy, Pages},
 };
 
-use crate::control::{LONGEST_LINE, Reply, Request, Statistics, VERSION};
+use crate::{
+    control::{LONGEST_LINE, Reply, Request, Statistics, VERSION},
+    remote::Borrowing,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -71,6 +74,10 @@ impl Client {
     }
     pub fn set_pinned(&mut self, pinned: bool) -> Result<(), ClientError> {
         self.tell("pin", &Request::SetPinned { pinned })
+    }
+    /// See [`Request::SetRemote`].
+    pub fn set_remote(&mut self, remote: Option<Borrowing>) -> Result<(), ClientError> {
+        self.tell("keep copies elsewhere", &Request::SetRemote { remote: remote.map(Box::new) })
     }
     /// See [`Request::Terminate`].
     pub fn terminate(mut self) -> Result<(), ClientError> {

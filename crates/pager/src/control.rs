@@ -12,7 +12,10 @@ use lucarne_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::latency::Latencies;
+use crate::{
+    latency::Latencies,
+    remote::{Borrowing, RemoteStatistics},
+};
 
 /// The version of this protocol. A pager answers a [`Request::Hello`] of another with a refusal and closes.
 pub const VERSION: u32 = 1;
@@ -39,6 +42,10 @@ pub enum Request {
     /// While pinned no page leaves, whatever the target is.
     SetPinned {
         pinned: bool,
+    },
+    /// Keep copies of what is on the disk in this other host's memory too, or nowhere any more; answered at once.
+    SetRemote {
+        remote: Option<Box<Borrowing>>,
     },
     /// Send out all that is resident now, whatever the target is, and put the store and its index on the disk; answered
     /// when that is done. Of a guest that is stopped nothing is left: this is the memory's part of a hibernation.
@@ -92,6 +99,8 @@ pub struct Statistics {
     pub overhead: Bytes,
     /// How long this pager took from its start until it served, in microseconds.
     pub start_microseconds: u64,
+    #[serde(default)]
+    pub remote: RemoteStatistics,
     /// Hot and cold, region by region.
     pub heat: Vec<RegionHeat>,
     /// Why pages do not leave although they should; none when all is well.

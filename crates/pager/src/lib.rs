@@ -13,12 +13,16 @@
 //! 3. `Client::connect`, then `set_target`, `set_policy`, `set_pinned` as often as wished, `statistics` each interval.
 //! 4. Once QEMU has ended its pager ends too; then [`discard`] the folder, unless the VM was hibernated.
 //!
+//! Memory of other hosts: [`lender::lend`] is the process that keeps copies for them, `Client::set_remote` has a pager keep
+//! copies there.
+//!
 //! To hibernate, stop the guest's processors, then `evict_all`: it answers when all is on the disk. The next start of the
 //! VM gets the same key and the same folder, and its pages come back on demand.
 
 pub mod client;
 pub mod control;
 pub mod latency;
+pub mod lender;
 pub mod shim;
 
 mod disk;
@@ -28,9 +32,11 @@ mod guest;
 mod index;
 mod page;
 mod pager;
+mod peer;
 mod places;
 mod pool;
 mod process;
+mod remote;
 mod seal;
 mod server;
 mod shared;
@@ -39,7 +45,10 @@ mod step;
 mod store;
 mod uffd;
 mod upkeep;
+mod wire;
 
 pub use exit::Exit;
+pub use peer::{Identity, IdentityError};
 pub use process::{Options, PagerError, discard, run, run_observed};
+pub use remote::{Borrowing, RemoteStatistics};
 pub use step::Step;

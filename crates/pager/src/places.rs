@@ -26,6 +26,8 @@ pub(crate) enum Away {
     Compressed(Copy, u16),
     /// In the store, in this slot.
     Ssd(Copy),
+    /// In the store, in this slot, and in another host's memory.
+    Remote(Copy),
 }
 
 /// A copy outside of the guest's memory. Generations count the copies made of this guest's pages: no two are equal.
@@ -41,13 +43,30 @@ impl Away {
             Self::SameFilled(_) => Place::SameFilled,
             Self::Compressed(..) => Place::Compressed,
             Self::Ssd(_) => Place::Ssd,
+            Self::Remote(_) => Place::Remote,
+        }
+    }
+
+    /// As it is written down. What lies with a lender may be gone with it; what counts is what is on the disk.
+    pub(crate) const fn recorded(self) -> Self {
+        match self {
+            Self::Remote(copy) => Self::Ssd(copy),
+            other => other,
+        }
+    }
+
+    /// What it is when a lender has a copy too.
+    pub(crate) const fn lent(self) -> Self {
+        match self {
+            Self::Ssd(copy) => Self::Remote(copy),
+            other => other,
         }
     }
 
     const fn generation(self) -> Option<u64> {
         match self {
             Self::SameFilled(_) => None,
-            Self::Compressed(copy, _) | Self::Ssd(copy) => Some(copy.generation),
+            Self::Compressed(copy, _) | Self::Ssd(copy) | Self::Remote(copy) => Some(copy.generation),
         }
     }
 }
@@ -77,6 +96,8 @@ const RESIDENT: u128 = 1;
 const SAME_FILLED: u128 = 2;
 const COMPRESSED: u128 = 3;
 const SSD: u128 = 4;
+/// Never written down.
+const REMOTE: u128 = 15;
 
 impl Word {
     pub(crate) const UNTOUCHED: Self = Self(UNTOUCHED);
@@ -89,11 +110,12 @@ impl Word {
             State::Away(Away::SameFilled(value)) => SAME_FILLED | (value as u128) << 64,
             State::Away(Away::Compressed(copy, length)) => COMPRESSED | (length as u128) << 8 | copy.packed(),
             State::Away(Away::Ssd(copy)) => SSD | copy.packed(),
+            State::Away(Away::Remote(copy)) => REMOTE | copy.packed(),
         };
         Self(state | motion)
     }
 
-    /// As it is written down: what moves is written as if it did not.
+    /// Of a page that does not move: as it is written down, unless a lender has a copy too ([`Away::recorded`]).
     pub(crate) const fn away(away: Away) -> Self {
         Self::new(State::Away(away), Motion::Still)
     }
@@ -121,6 +143,7 @@ impl Word {
             RESIDENT => State::Resident,
             SAME_FILLED => State::Away(Away::SameFilled((self.0 >> 64) as u64)),
             COMPRESSED => State::Away(Away::Compressed(copy, (self.0 >> 8) as u16)),
+            REMOTE => State::Away(Away::Remote(copy)),
             _ => State::Away(Away::Ssd(copy)),
         }
     }

@@ -38,6 +38,7 @@ use crate::{
     pager::{Book, Pager, Steering, Tally},
     places::{Away, Copy, Places, Word},
     pool::Pool,
+    remote::{Remote, bringing::Bringer},
     seal::Sealer,
     server::Server,
     shim::{Lent, Shim, ShimError},
@@ -127,6 +128,8 @@ fn run_with(options: &Options, observer: Observer) -> Result<Exit, PagerError> {
     }
     let evictor = Evictor::new(pager.clone(), index, wished);
     threads.push(start("eviction", move || evictor.run())?);
+    let bringer = Bringer::new(pager.clone());
+    threads.push(start("remote", move || bringer.run())?);
     if pager.guest.wake(pager.guest.all()).is_err() {
         pager.ending.begin(Exit::MachineGone);
     }
@@ -226,10 +229,11 @@ fn recover(
     }
     let target = Pages(guest.pages());
     let steering = Steering { target, pages_per_second: None, pinned: false, policy };
+    let store = Arc::new(store);
     let pager = Pager {
         instance: options.instance,
         guest,
-        sources: Sources { pool: Mutex::new(pool), store },
+        sources: Sources { pool: Mutex::new(pool), remote: Remote::new(store.clone()), store },
         book: Mutex::new(Book { places, residency }),
         steering: Mutex::new(steering),
         tally: Mutex::new(Tally::default()),

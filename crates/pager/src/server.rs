@@ -125,6 +125,10 @@ impl Server {
                 self.wish(Wish::Look)
             }
             Request::SetPolicy { policy } => self.change_policy(policy),
+            Request::SetRemote { remote } => {
+                self.pager.sources.remote.set(remote.map(|remote| *remote));
+                Reply::Done
+            }
             Request::EvictAll => self.evict_all(),
             Request::Statistics => Reply::Statistics(Box::new(self.statistics())),
             Request::Terminate => match crate::discard(&self.state) {
@@ -186,6 +190,7 @@ impl Server {
             store: Bytes(store + tally.index),
             overhead: Bytes(own_memory()),
             start_microseconds: pager.start_took.as_micros() as u64,
+            remote: pager.sources.remote.statistics(),
             heat: tally.heat.clone(),
             trouble: tally.trouble.clone(),
         }
@@ -197,7 +202,7 @@ const fn refused(reason: String) -> Reply {
 }
 
 /// Octets of this process's own resident memory; of the pool and other shared files nothing.
-fn own_memory() -> u64 {
+pub(crate) fn own_memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kibibytes =
         status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse().ok());

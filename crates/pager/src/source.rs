@@ -1,11 +1,11 @@
 //! Where copies of pages are kept and fetched from, whichever place it is.
 //!
-//! Owns the trait and the choice by place. A place that a page can be in beside these (another host's memory, a snapshot)
-//! is one more [`Away`] and one more source.
+//! Owns the trait and the choice by place. A place that a page can be in beside these (a snapshot) is one more [`Away`] and
+//! one more source.
 
 use std::{
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     page::Page,
     places::{Away, Copy},
     pool::{self, Pool},
+    remote::Remote,
     seal::Broken,
     store::Store,
 };
@@ -98,7 +99,8 @@ impl Source for Store {
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub(crate) pool: Mutex<Pool>,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
+    pub(crate) remote: Remote,
 }
 
 impl Sources {
@@ -110,7 +112,8 @@ impl Sources {
         match away {
             Away::SameFilled(_) => &SameFilled,
             Away::Compressed(..) => &self.pool,
-            Away::Ssd(_) => &self.store,
+            Away::Ssd(_) => &*self.store,
+            Away::Remote(_) => &self.remote,
         }
     }
 

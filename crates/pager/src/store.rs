@@ -17,7 +17,7 @@ use crate::{
     disk::{Disk, Transfer},
     page::{PAGE, Page},
     places::Copy,
-    seal::{Proof, Sealer},
+    seal::{Broken, Proof, Sealer},
     source::{FetchError, Lost},
 };
 
@@ -140,14 +140,19 @@ impl Store {
         let first = pages.first().map_or(0, |(page, _)| *page);
         self.read(disk, pages, contents).map_err(|error| lost(first, Lost::Unreadable(error)))?;
         for ((page, copy), content) in pages.iter().zip(contents) {
-            let proof = self.slots().proof(copy.at);
-            let opened = self.sealer.open(*page, copy.generation, proof, content);
-            opened.map_err(|broken| lost(*page, Lost::Broken(broken)))?;
+            self.open(*page, *copy, content).map_err(|broken| lost(*page, Lost::Broken(broken)))?;
         }
         Ok(())
     }
 
-    fn read(&self, disk: &mut Disk, pages: &[(u64, Copy)], contents: &mut [Page]) -> io::Result<()> {
+    /// Opens what is said to be this page's copy, wherever it comes from.
+    pub(crate) fn open(&self, page: u64, copy: Copy, content: &mut Page) -> Result<(), Broken> {
+        let proof = self.slots().proof(copy.at);
+        self.sealer.open(page, copy.generation, proof, content)
+    }
+
+    /// Reads copies as they are, sealed.
+    pub(crate) fn read(&self, disk: &mut Disk, pages: &[(u64, Copy)], contents: &mut [Page]) -> io::Result<()> {
         let mut tries = 0;
         loop {
             let mut transfers = Vec::new();

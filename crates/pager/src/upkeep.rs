@@ -173,7 +173,8 @@ impl Evictor {
     fn compact(&mut self) -> Result<(), EvictError> {
         let Some(sparse) = self.pager.sources.store.sparse() else { return Ok(()) };
         let still_there = |(page, slot): &(u64, u32)| match self.pager.book().places.away(*page) {
-            Some(away @ Away::Ssd(copy)) if copy.at == *slot => Some((*page, away, copy)),
+            // One that a lender has too is brought to it again.
+            Some(away @ (Away::Ssd(copy) | Away::Remote(copy))) if copy.at == *slot => Some((*page, away, copy)),
             _ => None,
         };
         let there: Vec<(u64, Away, Copy)> = sparse.iter().filter_map(still_there).collect();
@@ -203,7 +204,10 @@ impl Evictor {
         self.note_index();
         for (page, old, new, _) in moved {
             // Back again, if it is not recorded; one that has come back meanwhile has freed its new copy itself.
-            let back = recorded.is_err() && self.pager.book().places.move_copy(page, new, old);
+            let back = recorded.is_err() && {
+                let places = &mut self.pager.book().places;
+                [new, new.lent()].into_iter().any(|now| places.move_copy(page, now, old))
+            };
             self.pager.sources.free(if back { new } else { old });
         }
         recorded.map_err(EvictError::Index)
@@ -222,7 +226,8 @@ impl Evictor {
         }
         let pages = pager.guest.pages();
         let part = |first| {
-            let away: Vec<(u64, Away)> = pager.book().places.all_away(Run::new(first, PART)).collect();
+            let recorded = |(page, away): (u64, Away)| (page, away.recorded());
+            let away: Vec<(u64, Away)> = pager.book().places.all_away(Run::new(first, PART)).map(recorded).collect();
             let proof = |away| match away {
                 Away::Ssd(copy) => pager.sources.store.proof(copy),
                 _ => [0; 16],

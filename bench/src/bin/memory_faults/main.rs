@@ -4,6 +4,7 @@
 //! Owns the scene: a process with the shim is the machine, `lucarne_pager::run` in another is its pager, a third is what
 //! the kernel swaps. Times are taken by whoever touches the page, and are of touches that faulted. Needs root.
 
+mod lender;
 mod machine;
 mod peers;
 
@@ -38,6 +39,7 @@ fn main() -> Result<()> {
         Some(("machine", pages)) => machine::run(machine::Kind::Shared, pages.parse()?),
         Some(("swapped", pages)) => machine::run(machine::Kind::Private, pages.parse()?),
         Some(("pager", setting)) => pager(setting),
+        Some(("lender", key)) => lender::run(key),
         _ => measure(),
     }
 }
@@ -64,6 +66,7 @@ fn measure() -> Result<()> {
         scene.send_out()?;
         rows.push(row(&format!("pager: {name}"), &scene.machine.ask("touch 16")?));
     }
+    rows.extend(remote()?);
     rows.extend(peers::swap()?);
     let mut scene = Scene::start(0)?;
     scene.machine.ask("fill noise")?;
@@ -73,6 +76,20 @@ fn measure() -> Result<()> {
     println!("{}", table(&["a touch of a page that is away", "p50 us", "p99 us", "touches"], &rows));
     println!("{}", table(&["moving 256 MiB of noise", "GiB/s", "GiB/s of the pager's core"], &moving()?));
     Ok(())
+}
+
+/// The same noise as on the disk, with a copy of each page at a lender on this machine; and how many came from there.
+fn remote() -> Result<Option<Vec<String>>> {
+    let mut scene = Scene::start(0)?;
+    scene.machine.ask("fill noise")?;
+    let (_lender, borrowing) = lender::start(scene.folder.path())?;
+    scene.client.set_remote(Some(borrowing))?;
+    scene.send_out()?;
+    scene.until(|pages| pages.remote.0 == PAGES)?;
+    let answer = scene.machine.ask("touch 16")?;
+    let told = scene.client.statistics()?.remote;
+    eprintln!("of the lender: {} pages; of the disk, the lender being busy or late: {}", told.fetched, told.missed);
+    Ok((told.fetched > 0).then(|| row("pager: remote, a lender over loopback", &answer)))
 }
 
 /// A row of what a role answered: `COUNT P50 P99`, in nanoseconds.
@@ -155,7 +172,7 @@ struct Scene {
     machine: Role,
     pager: Role,
     client: Client,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Scene {
@@ -185,7 +202,7 @@ impl Scene {
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
         };
-        Ok(Self { machine, pager, client, _folder: folder })
+        Ok(Self { machine, pager, client, folder })
     }
 
     /// Everything, and not further than where it goes first.

@@ -163,6 +163,7 @@ pub(crate) async fn hello_host(
         collector: collector.ipfix,
         collector_certificate: collector.certificate,
         certificate: signed.certificate,
+        host_authority: controller.host_ca.certificate().to_owned(),
         renew_certificate: signed.renew,
         heartbeat_millis: controller.settings.heartbeat.as_millis() as u64,
     }))
@@ -315,8 +316,9 @@ async fn newer_than(controller: &Controller, host: HostId, have: Option<u64>) ->
 async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Problem> {
     let sequence = controller.store.changes().sequence();
     let (mentioned, streams) = (controller.fleet.mentioned(host), controller.streams.of(host));
+    let leases = controller.lending.of(host);
     let networks = controller.networks.clone();
-    let compute = move |tx: &Tx<'_>| desired::compute(tx, host, &mentioned, streams, &networks);
+    let compute = move |tx: &Tx<'_>| desired::compute(tx, host, &mentioned, (streams, leases), &networks);
     let (desired, fingerprint) = controller.store.read(compute).await?;
     Ok(Desired { version: controller.fleet.number(host, fingerprint, sequence), ..desired })
 }

@@ -15,6 +15,7 @@ use lucarne_memory::{
     settings::Keeping,
 };
 use lucarne_model::{InstanceId, Moment, Pages, memory_report::MemoryReport};
+use lucarne_pager::Borrowing;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ use super::{
     Governed,
     cpu::CpuGroups,
     guests::{Guest, Memory},
+    loans::{Loans, Word},
     measure::{Processors, process_memory},
     sleep::chain,
     supervisor::Wishes,
@@ -35,11 +37,11 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Governs until `shutdown`.
 pub(crate) async fn govern(
     memory: Memory,
-    governed: watch::Receiver<Arc<Vec<Governed>>>,
+    (governed, word): (watch::Receiver<Arc<Vec<Governed>>>, Word),
     reports: watch::Sender<Option<MemoryReport>>,
     shutdown: CancellationToken,
 ) {
-    let mut governing = Governing::new(memory);
+    let mut governing = Governing::new(memory, word);
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let rounds = async {
@@ -60,6 +62,7 @@ struct Governing {
     orders: BTreeMap<InstanceId, Order>,
     /// VMs that something which takes long is being done to, or that rest after it failed.
     resting: Arc<std::sync::Mutex<BTreeMap<InstanceId, Instant>>>,
+    loans: Loans,
 }
 
 /// One VM of this round.
@@ -71,7 +74,7 @@ struct One<'a> {
 }
 
 impl Governing {
-    fn new(memory: Memory) -> Self {
+    fn new(memory: Memory, word: Word) -> Self {
         let budget = memory.budget();
         let rules = Rules { oversubscription: budget.oversubscription(), ..Rules::default() };
         Self {
@@ -80,6 +83,7 @@ impl Governing {
             groups: CpuGroups::find(),
             orders: BTreeMap::new(),
             resting: Arc::default(),
+            loans: Loans::new(memory.lending_tools(), budget.memory, word),
             memory,
         }
     }
@@ -88,7 +92,8 @@ impl Governing {
         let all = join_all(governed.iter().map(|one| measure(&self.memory, one))).await;
         let all: Vec<One<'_>> = all.into_iter().flatten().collect();
         let soakers = all.iter().filter(|one| one.sample.keeping.is_soaker()).filter_map(|one| one.process);
-        let found = Found { cpu: self.processors.look(soakers), cpu_weights: self.groups.ability() };
+        let (cpu, cpu_weights, lent) = (self.processors.look(soakers), self.groups.ability(), self.loans.lent());
+        let found = Found { cpu, cpu_weights, lent };
         let samples: Vec<Sample> = all.iter().map(|one| one.sample.clone()).collect();
         let budget = self.memory.budget().clone();
         if budget.paging.is_available() {
@@ -100,7 +105,24 @@ impl Governing {
             let memory = samples.iter().find(|sample| sample.instance == instance).map(|sample| sample.keeping.memory);
             memory.and_then(|memory| self.governor.fullness(instance, memory)).unwrap_or_default()
         };
-        report((&budget, &found), &samples, limit, fullness, now())
+        let report = report((&budget, &found), &samples, limit, fullness, now());
+        self.loans.step(report.host.free + report.host.lent);
+        self.borrow(&all, &samples).await;
+        report
+    }
+
+    /// Tells pagers where they may keep copies; those that keep none and are to keep none need not be told.
+    async fn borrow(&self, all: &[One<'_>], samples: &[Sample]) {
+        let borrowings = self.loans.borrowings(samples);
+        let tell = async |(one, (instance, lender)): (&One<'_>, (InstanceId, Option<Borrowing>))| {
+            let Some(pager) = one.guest.kept().pager.clone() else { return };
+            if (lender.is_some() || one.sample.borrows())
+                && let Err(error) = pager.borrow_from(lender).await
+            {
+                tracing::debug!(%instance, error = chain(&error), "a pager was not told who lends to it");
+            }
+        };
+        join_all(all.iter().zip(borrowings).map(tell)).await;
     }
 
     async fn carry_out(&mut self, all: &[One<'_>], plan: &Plan) {

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Budget,
+    loans::LendingTools,
     sleep::{self, Sleeper},
     supervisor::{Pager, PagerPlace, Wishes},
 };
@@ -51,6 +52,7 @@ pub(crate) struct Tools {
     pub(crate) executable: PathBuf,
     /// What is preloaded into QEMU.
     pub(crate) library: PathBuf,
+    pub(crate) lending: LendingTools,
 }
 
 /// One VM.
@@ -111,6 +113,11 @@ impl Memory {
 
     pub(crate) fn budget(&self) -> &Budget {
         &self.0.budget
+    }
+
+    /// What memory is lent and borrowed with; none where nothing is paged.
+    pub(crate) fn lending_tools(&self) -> Option<LendingTools> {
+        self.0.tools.as_ref().map(|tools| tools.lending.clone())
     }
 
     /// Starts a VM that begins anew: what an earlier life of it left is deleted.

@@ -2,11 +2,13 @@
 //!
 //! Owns which pager serves which VM, and the sleep of VMs. In reading order: [`guests`] starts, stops and adopts VMs with
 //! their pagers; [`supervisor`] keeps a pager alive; [`sleep`] hibernates and wakes; [`governing`] is the loop that measures
-//! ([`measure`]), asks the room `memory`, and does what it says; [`view`] is how measurements are read.
+//! ([`measure`]), asks the room `memory`, and does what it says; [`view`] is how measurements are read; [`loans`] lends memory
+//! to other hosts, and borrows theirs.
 
 mod cpu;
 mod governing;
 mod guests;
+mod loans;
 mod measure;
 mod sleep;
 mod supervisor;
@@ -18,6 +20,7 @@ use lucarne_model::{Bytes, InstanceId, Vcpus, memory::MemorySettings, memory_rep
 pub(crate) use governing::govern;
 pub use guests::Memory;
 pub(crate) use guests::Tools;
+pub(crate) use loans::{LendingTools, Word};
 
 /// What the operator gave of this machine to guests' pages.
 #[derive(Clone, Debug)]

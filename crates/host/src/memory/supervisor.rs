@@ -18,6 +18,7 @@ use lucarne_model::{
     memory::{EvictionPolicy, MemorySettings},
 };
 use lucarne_pager::{
+    Borrowing,
     client::{Client, ClientError},
     control::Statistics,
 };
@@ -106,6 +107,11 @@ impl Pager {
     /// Asks how its pages are.
     pub(crate) async fn ask(&self) -> Result<Statistics, ClientError> {
         self.talk.clone().blocking(|client, _| client.statistics()).await
+    }
+
+    /// Has copies kept in another host's memory, or nowhere.
+    pub(crate) async fn borrow_from(&self, lender: Option<Borrowing>) -> Result<(), ClientError> {
+        self.talk.clone().blocking(|client, _| client.set_remote(lender)).await
     }
 
     /// Sends all pages out; what is resident afterwards.

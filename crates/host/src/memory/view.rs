@@ -8,7 +8,7 @@ use lucarne_memory::{
     settings::Keeping,
 };
 use lucarne_model::{
-    Bytes, ErrorCode, InstanceId, Moment, Pages, Vcpus,
+    Bytes, ErrorCode, InstanceId, Lending, Moment, Pages, Vcpus,
     instance::StateReason,
     memory::{PagesByPlace, Place},
     memory_report::{Ability, FaultsFrom, HostMemory, InstanceMemory, MemoryReport, MemoryState},
@@ -18,7 +18,7 @@ use lucarne_pager::{
     latency::Latencies,
 };
 
-use super::Budget;
+use super::{Budget, loans::Lent};
 
 /// One VM as it was found.
 #[derive(Clone, Debug)]
@@ -43,6 +43,7 @@ pub(crate) struct Sample {
 pub(crate) struct Found {
     pub(crate) cpu: CpuView,
     pub(crate) cpu_weights: Ability,
+    pub(crate) lent: Lent,
 }
 
 impl Sample {
@@ -55,6 +56,17 @@ impl Sample {
                 PagesByPlace { resident, untouched: self.keeping.memory - resident, ..PagesByPlace::default() }
             }
         }
+    }
+
+    /// Whether another host has copies of its pages, or is asked for them.
+    pub(crate) fn borrows(&self) -> bool {
+        self.told.as_ref().is_some_and(|told| told.remote.lender.is_some() || told.pages.remote > Pages::ZERO)
+    }
+
+    /// Its pages that would come back from the disk. One that sleeps waits for none.
+    pub(crate) fn stored(&self) -> Pages {
+        let pages = self.pages();
+        if self.life == Life::Hibernated { Pages::ZERO } else { pages.ssd + pages.remote }
     }
 
     fn pool(&self) -> Bytes {
@@ -146,11 +158,12 @@ fn faults(told: &Statistics) -> Vec<FaultsFrom> {
 
 /// What the governor is asked.
 pub(crate) fn host_view(budget: &Budget, found: &Found, samples: &[Sample]) -> HostView {
-    let overhead = overhead(samples);
+    let overhead = overhead(samples) + found.lent.overhead;
     HostView {
         total: Pages::covering(budget.memory + overhead),
         overhead: Pages::covering(overhead),
         shared: Pages::ZERO,
+        lent: Pages::covering(found.lent.held),
         cpu: found.cpu,
         vms: samples.iter().map(Sample::vm).collect(),
     }
@@ -176,8 +189,9 @@ pub(crate) fn report(
 fn host_memory(budget: &Budget, found: &Found, samples: &[Sample]) -> HostMemory {
     let resident: Bytes = samples.iter().map(|sample| sample.pages().resident.bytes()).sum();
     let compressed: Bytes = samples.iter().map(Sample::pool).sum();
-    let (shared, overhead) = (Bytes::ZERO, overhead(samples));
-    let left = budget.memory - resident - compressed - shared;
+    let (shared, overhead) = (Bytes::ZERO, overhead(samples) + found.lent.overhead);
+    let lent = found.lent.held;
+    let left = budget.memory - resident - compressed - shared - lent;
     let pool = budget.unallocated.min(left);
     let memory = HostMemory {
         total: Bytes::ZERO,
@@ -185,16 +199,27 @@ fn host_memory(budget: &Budget, found: &Found, samples: &[Sample]) -> HostMemory
         compressed,
         shared,
         overhead,
+        lent,
         pool,
         free: left - pool,
+        lending: lending(found, samples, left - pool),
         paging: budget.paging.clone(),
         cpu_weights: found.cpu_weights.clone(),
     };
     HostMemory { total: memory.parts(), ..memory }
 }
 
+/// What is told of lending by a host that has this much free.
+fn lending(found: &Found, samples: &[Sample], free: Bytes) -> Lending {
+    let stored: Bytes = samples.iter().map(|sample| sample.stored().bytes()).sum();
+    let borrowed: Bytes = samples.iter().map(|sample| sample.pages().remote.bytes()).sum();
+    let lendable = found.lent.lender.map_or(Bytes::ZERO, |lender| lender.lendable(free + found.lent.held));
+    Lending { lendable, wanted: stored - free, borrowed, port: found.lent.port }
+}
+
 #[cfg(test)]
 mod tests {
+    use lucarne_memory::lending::Lender;
     use lucarne_model::memory::MemorySettings;
 
     use super::*;
@@ -210,7 +235,7 @@ mod tests {
     }
 
     fn found() -> Found {
-        Found { cpu: CpuView::default(), cpu_weights: Ability::Available }
+        Found { cpu: CpuView::default(), cpu_weights: Ability::Available, lent: Lent::default() }
     }
 
     fn sample(number: u128, told: Option<Statistics>) -> Sample {
@@ -244,6 +269,20 @@ mod tests {
             assert_eq!((host.resident, host.compressed), (Bytes::mib(80), Bytes::mib(3)));
             assert!(report.instances.iter().all(|one| one.pages.total() == Pages::mib(64)));
         }
+    }
+
+    #[test]
+    fn what_is_lent_is_a_part_of_the_host_and_what_would_be_borrowed_is_what_has_no_room() {
+        let lender = Lender::new(Bytes::gib(1), Bytes::mib(400));
+        let lent = Lent { held: Bytes::mib(50), overhead: Bytes::mib(2), port: Some(7), lender: Some(lender) };
+        let host = host_memory(&budget(400), &Found { lent, ..found() }, &[sample(1, Some(told(60)))]);
+        assert_eq!((host.total, host.total), (host.parts(), Bytes::mib(400 + 31 + 2)));
+        assert_eq!((host.lent, host.free), (Bytes::mib(50), Bytes::mib(400 - 60 - 3 - 50 - 10)));
+        let idle = host.free + host.lent;
+        assert_eq!(host.lending.lendable, idle - Bytes::mib(50), "an eighth stays free");
+        assert_eq!((host.lending.wanted, host.lending.port), (Bytes::ZERO, Some(7)), "there is room for all of it");
+        let full = host_memory(&budget(20), &found(), &[sample(1, Some(told(10)))]);
+        assert_eq!((full.free, full.lending.wanted, full.lending.lendable), (Bytes::ZERO, Bytes::mib(54), Bytes::ZERO));
     }
 
     #[test]

@@ -133,6 +133,7 @@ impl Controller for MemoryController {
             collector: (Ipv4Addr::LOCALHOST, self.collector_port.load(Ordering::SeqCst)).into(),
             collector_certificate: String::new(),
             certificate: String::new(),
+            host_authority: String::new(),
             renew_certificate: Moment(u64::MAX),
             heartbeat_millis: 200,
         })

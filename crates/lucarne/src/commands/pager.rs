@@ -1,8 +1,9 @@
-//! `lucarne pager`: the process that moves one VM's memory.
+//! `lucarne pager`, the process that moves one VM's memory, and `lucarne lender`, which keeps copies for other hosts.
 //!
-//! Owns its command line. Host agents start it, one for each VM, and it outlives them; what it does is in the crate `pager`.
+//! Owns their command lines. Host agents start them: a pager for each VM, which outlives them, and one lender, which does
+//! not. What they do is in the crate `pager`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use lucarne_model::{Bytes, InstanceId};
@@ -51,5 +52,26 @@ impl PagerArgs {
             Ok(Exit::Lost { reason }) => Err(failed(reason)),
             Err(error) => Err(Failure::caused(LocalCode::ProcessFailed, &error)),
         }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LenderArgs {
+    /// Where other hosts bring pages; a free port is chosen, and told
+    #[arg(long)]
+    address: IpAddr,
+    /// The host's private key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+}
+
+impl LenderArgs {
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        start_log();
+        let (address, key) = (self.address, self.key.clone());
+        let lent = tokio::task::spawn_blocking(move || lucarne_pager::lender::lend(address, key)).await;
+        let failed =
+            |error| Failure::local(LocalCode::ProcessFailed, format!("the lender failed within itself: {error}"));
+        lent.map_err(failed)?.map_err(|error| Failure::caused(LocalCode::ProcessFailed, &error))
     }
 }

@@ -6,6 +6,7 @@ use std::{
     io::{self, IsTerminal},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
@@ -112,6 +113,9 @@ pub(crate) struct AgentArgs {
     /// Memory that is kept unallocated
     #[arg(long, default_value = "0", value_name = "AMOUNT")]
     memory_pool: Bytes,
+    /// Memory that other hosts may keep copies of pages in while nobody here uses it, such as 4GiB
+    #[arg(long, default_value = "none", value_name = "AMOUNT|none")]
+    memory_lend: MemoryLend,
     /// Disk that may be promised; found from the machine if not given
     #[arg(long)]
     disk: Option<Bytes>,
@@ -124,6 +128,18 @@ pub(crate) struct AgentArgs {
     /// Be killed when the parent process dies, however it dies
     #[arg(long, hide = true)]
     die_with_parent: bool,
+}
+
+/// How much a host lends at most; none: nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct MemoryLend(Option<Bytes>);
+
+impl FromStr for MemoryLend {
+    type Err = <Bytes as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|bytes| Self(Some(bytes))) }
+    }
 }
 
 impl ControllerArgs {
@@ -176,6 +192,7 @@ impl AgentArgs {
         // Without its own path it pages nothing, and says so.
         settings.pager = std::env::current_exe().ok();
         settings.memory_pool = self.memory_pool;
+        settings.memory_lend = self.memory_lend.0;
         settings.oversubscription = self.memory_oversubscription;
         settings.disk = self.disk;
         settings.spool = self.spool;

@@ -67,6 +67,8 @@ pub struct HostView {
     pub overhead: Pages,
     /// Pages that several VMs have in common, counted once.
     pub shared: Pages,
+    /// Copies of other hosts' pages, which go when anybody here needs their room: nothing is divided without them.
+    pub lent: Pages,
     pub cpu: CpuView,
     pub vms: Vec<VmView>,
 }
@@ -205,6 +207,7 @@ pub struct Balance {
     pub pool: Pages,
     pub shared: Pages,
     pub overhead: Pages,
+    pub lent: Pages,
     pub free: Pages,
 }
 
@@ -213,9 +216,9 @@ impl HostView {
     pub fn balance(&self) -> Option<Balance> {
         let resident: Pages = self.vms.iter().map(|vm| vm.pages.resident).sum();
         let pool: Pages = self.vms.iter().map(|vm| vm.pool).sum();
-        let used = resident + pool + self.shared + self.overhead;
+        let used = resident + pool + self.shared + self.overhead + self.lent;
         let free = Pages(self.total.0.checked_sub(used.0)?);
-        Some(Balance { resident, pool, shared: self.shared, overhead: self.overhead, free })
+        Some(Balance { resident, pool, shared: self.shared, overhead: self.overhead, lent: self.lent, free })
     }
 }
 

@@ -91,6 +91,7 @@ impl Bed {
             total,
             overhead: Pages::mib(self.total.0 >> 13),
             shared,
+            lent: Pages::ZERO,
             cpu: CpuView::default(),
             vms: vms.collect(),
         }
@@ -344,7 +345,7 @@ proptest! {
             let vms: Vec<VmView> = (0..dice.below(8)).map(|number| measured(&mut dice, number)).collect();
             let total = Pages([dice.roll(), dice.below(1 << 24)][dice.below(2) as usize]);
             let cpu = CpuView { total: dice.roll(), used: dice.roll() };
-            let view = HostView { total, overhead: Pages(dice.below(1 << 22)), shared: Pages(dice.below(1 << 20)), cpu, vms };
+            let view = HostView { total, overhead: Pages(dice.below(1 << 22)), shared: Pages(dice.below(1 << 20)), lent: Pages::ZERO, cpu, vms };
             let plan = governor.step(Moment(dice.roll()), &view);
             prop_assert_eq!(plan.orders.len(), view.vms.len());
             let held: Pages = view.vms.iter().map(|vm| vm.pages.resident).sum();
@@ -516,6 +517,9 @@ fn a_host_measured_as_fuller_than_it_is_has_no_balance() {
     let mut view = bed.view();
     let balance = view.balance().unwrap();
     assert_eq!(balance.resident + balance.pool + balance.shared + balance.overhead + balance.free, view.total);
+    view.lent = Pages::mib(100);
+    let lending = view.balance().unwrap();
+    assert_eq!((lending.lent, lending.free), (Pages::mib(100), balance.free - Pages::mib(100)));
     view.overhead = view.total;
     assert_eq!(view.balance(), None);
 }

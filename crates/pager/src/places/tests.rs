@@ -169,7 +169,7 @@ impl World {
     fn content(&self, page: u64, away: Away) -> u64 {
         match away {
             Away::SameFilled(value) => value,
-            Away::Compressed(copy, _) | Away::Ssd(copy) => {
+            Away::Compressed(copy, _) | Away::Ssd(copy) | Away::Remote(copy) => {
                 let (of, value) = self.copies[&copy.generation];
                 assert_eq!(of, page);
                 value
@@ -238,6 +238,16 @@ impl World {
         }
     }
 
+    /// A lender gets a copy of this page too, or gives it up; none: so with all pages.
+    fn lend(&mut self, page: Option<u64>) {
+        for page in page.map_or(0..PAGES, |page| page..page + 1) {
+            let Some(away) = self.places.away(page) else { continue };
+            let other = if matches!(away, Away::Remote(_)) { away.recorded() } else { away.lent() };
+            // One that moves stays what it is.
+            let _ = self.places.move_copy(page, away, other);
+        }
+    }
+
     /// Everything comes to its end; then nobody waits, and every page is what it should be.
     fn settle(&mut self) {
         let any: Index = serde_index();
@@ -288,6 +298,7 @@ enum Turn {
     TakeFault(Index),
     GiveAnswer(Index),
     Evict(Run),
+    Lend(Option<u64>),
     Restart,
 }
 
@@ -298,6 +309,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         8 => any::<Index>().prop_map(Turn::TakeFault),
         8 => any::<Index>().prop_map(Turn::GiveAnswer),
         10 => (0..PAGES, 1..PAGES).prop_map(|(first, count)| Turn::Evict(Run::new(first, count))),
+        4 => prop::option::of(0..PAGES).prop_map(Turn::Lend),
         1 => Just(Turn::Restart),
     ]
 }
@@ -316,6 +328,7 @@ proptest! {
                 Turn::TakeFault(which) => world.take_fault(which),
                 Turn::GiveAnswer(which) => world.give_answer(which),
                 Turn::Evict(run) => world.evict(run),
+                Turn::Lend(page) => world.lend(page),
                 Turn::Restart => world.restart(),
             }
         }
@@ -330,6 +343,9 @@ proptest! {
             prop_assert_eq!(word.as_away(), Some(away));
             prop_assert_eq!(Word::from_bits(word.to_bits()), Some(word));
         }
+        let lent = Word::away(Away::Remote(copy));
+        prop_assert_eq!(lent.as_away(), Some(Away::Remote(copy)));
+        prop_assert_eq!(Word::from_bits(lent.to_bits()), None, "no index speaks of a lender");
     }
 
     #[test]

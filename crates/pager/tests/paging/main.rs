@@ -10,4 +10,5 @@ mod kills;
 mod machine;
 mod pager;
 mod qemu;
+mod remote;
 mod traps;
