@@ -35,8 +35,9 @@ use crate::{
     upkeep::Upkeep,
 };
 
-/// Pages of one run at most: 2 MiB.
-pub(crate) const LONGEST: u64 = 512;
+/// Pages that leave together, in whichever runs they lie: one write to the store and one record for all of them. Their copies
+/// take this much of the pager's memory, 512 KiB, and a fault's read waits for a write of at most as much.
+pub(crate) const BATCH: u64 = 128;
 /// Victims chosen at a time: choosing goes over the whole guest.
 const CHOSEN: u64 = 4096;
 /// How often the target is compared with what is resident, when nobody says that it has changed.
@@ -84,7 +85,6 @@ pub(crate) struct Evictor {
     pub(crate) disk: Disk,
     wishes: Receiver<Wish>,
     contents: Vec<Page>,
-    sealed: Vec<Page>,
     compressed: Compressed,
     /// Pages that may leave now, of those that the rate allows.
     allowance: f64,
@@ -94,9 +94,8 @@ pub(crate) struct Evictor {
 
 impl Evictor {
     pub(crate) fn new(pager: Arc<Pager>, index: Index, wishes: Receiver<Wish>) -> Self {
-        let (contents, sealed) = (Vec::new(), Vec::new());
-        let (disk, compressed, measured) = (Disk::new(), Compressed::new(), Instant::now());
-        Self { pager, index, disk, wishes, contents, sealed, compressed, allowance: 0.0, measured, paused_until: None }
+        let (contents, disk, compressed, measured) = (Vec::new(), Disk::new(), Compressed::new(), Instant::now());
+        Self { pager, index, disk, wishes, contents, compressed, allowance: 0.0, measured, paused_until: None }
     }
 
     /// Until the pager ends.
@@ -107,7 +106,7 @@ impl Evictor {
             let patience = if progress { Duration::ZERO } else { INTERVAL };
             if !progress {
                 // A pager that has nothing to do should cost its host next to nothing.
-                (self.contents, self.sealed) = (Vec::new(), Vec::new());
+                self.contents = Vec::new();
             }
             match self.wishes.recv_timeout(patience) {
                 Ok(Wish::EvictAll(answer)) => {
@@ -140,15 +139,15 @@ impl Evictor {
             if wanted == 0 { Vec::new() } else { book.residency.victims(Pages(wanted)) }
         };
         let mut left = 0;
-        let mut runs = joined(runs).into_iter();
-        while let Some(run) = runs.next() {
-            match self.evict(run) {
+        let mut batches = batches(runs).into_iter();
+        while let Some(batch) = batches.next() {
+            match self.evict(&batch) {
                 Ok(count) => left += count,
                 Err(error) => {
                     self.failed(&error);
                     // The others need not try the same: they stay.
                     let residency = &mut self.pager.book().residency;
-                    runs.by_ref().for_each(|run| residency.kept(run));
+                    batches.by_ref().flatten().for_each(|run| residency.kept(run));
                 }
             }
         }
@@ -160,9 +159,9 @@ impl Evictor {
     fn evict_all(&mut self) -> Result<Pages, EvictError> {
         let mut left = 0;
         let pages = self.pager.guest.pages();
-        for first in (0..pages).step_by(LONGEST as usize) {
-            let run = Run::new(first, LONGEST.min(pages - first));
-            match self.evict(run) {
+        for first in (0..pages).step_by(BATCH as usize) {
+            let run = Run::new(first, BATCH.min(pages - first));
+            match self.evict(&[run]) {
                 Ok(count) => left += count,
                 Err(error) => {
                     self.failed(&error);
@@ -192,11 +191,11 @@ impl Evictor {
         self.paused_until = Some(Instant::now() + PAUSE);
     }
 
-    /// Sends out those pages of `run` that are here; how many left. On an error none has left, and none is lost.
-    pub(crate) fn evict(&mut self, run: Run) -> Result<u64, EvictError> {
-        let leaving = {
+    /// Sends out those pages of a batch that are here; how many left. On an error none has left, and none is lost.
+    pub(crate) fn evict(&mut self, batch: &[Run]) -> Result<u64, EvictError> {
+        let leaving: Vec<Run> = {
             let book = &mut *self.pager.book();
-            let leaving = book.places.begin_eviction(run);
+            let leaving = batch.iter().flat_map(|run| book.places.begin_eviction(*run)).collect::<Vec<_>>();
             leaving.iter().for_each(|part| book.residency.left(*part));
             leaving
         };
@@ -231,7 +230,7 @@ impl Evictor {
             guest.protect(*part)?;
         }
         self.pager.observer.at(Step::Protected);
-        self.contents.resize(LONGEST as usize, Page::ZERO);
+        self.contents.resize(BATCH as usize, Page::ZERO);
         let mut numbers = Vec::new();
         for part in leaving {
             let into = &mut self.contents[numbers.len()..][..part.count as usize];
@@ -239,42 +238,28 @@ impl Evictor {
             numbers.extend(part.first..part.end());
         }
         self.pager.observer.at(Step::Read);
-        let first = self.index.generations(LONGEST).map_err(EvictError::Index)?;
+        let first = self.index.generations(BATCH).map_err(EvictError::Index)?;
         self.keep(&numbers, first)
     }
 
-    /// Makes a copy of each page, in the nearest place that has room. Generations follow page numbers, by which is known
-    /// later what left together.
+    /// Makes a copy of each page, in the nearest place that has room. Generations follow the order of pages, so that those of
+    /// neighbours follow each other: by that is known later what left together.
     fn keep(&mut self, numbers: &[u64], first_generation: u64) -> Result<Vec<Made>, EvictError> {
         let mut made = Vec::with_capacity(numbers.len());
-        let mut to_store = Vec::new();
-        self.sealed.clear();
-        for (page, content) in numbers.iter().copied().zip(&self.contents) {
-            let generation = first_generation + (page - numbers[0]);
-            if let Some(value) = content.filled_with() {
-                made.push(Made { page, away: Away::SameFilled(value), proof: [0; 16] });
-                continue;
-            }
-            let small = self.compressed.take(page, generation, content);
-            let bytes = if small { self.compressed.bytes() } else { &[] };
-            match Some(bytes)
-                .filter(|bytes| !bytes.is_empty())
-                .and_then(|bytes| self.pager.sources.pool().keep(page, bytes))
-            {
-                Some(at) => {
-                    let away = Away::Compressed(Copy { at, generation }, bytes.len() as u16);
-                    made.push(Made { page, away, proof: [0; 16] });
-                }
-                None => {
-                    to_store.push((page, generation));
-                    self.sealed.push(content.clone());
-                }
+        let mut to_store: Vec<(u64, u64)> = Vec::new();
+        for (at, (page, generation)) in numbers.iter().copied().zip(first_generation..).enumerate() {
+            if let Some(away) = self.keep_in_memory(page, generation, at) {
+                made.push(Made { page, away, proof: [0; 16] });
+            } else {
+                // What goes to the store moves together, and is sealed and written from where it lies.
+                self.contents.swap(to_store.len(), at);
+                to_store.push((page, generation));
             }
         }
         if to_store.is_empty() {
             return Ok(made);
         }
-        match self.pager.sources.store.keep(&mut self.disk, &to_store, &mut self.sealed) {
+        match self.pager.sources.store.keep(&mut self.disk, &to_store, &mut self.contents[..to_store.len()]) {
             Ok(copies) => {
                 let stored = to_store.iter().zip(copies);
                 made.extend(stored.map(|((page, _), (copy, proof))| Made {
@@ -289,6 +274,20 @@ impl Evictor {
                 Err(EvictError::Store(error))
             }
         }
+    }
+
+    /// The copy of the page whose content is at `at`, if it needs no disk.
+    fn keep_in_memory(&mut self, page: u64, generation: u64, at: usize) -> Option<Away> {
+        let content = &self.contents[at];
+        if let Some(value) = content.filled_with() {
+            return Some(Away::SameFilled(value));
+        }
+        if !self.pager.sources.pool().has_room() || !self.compressed.take(page, generation, content) {
+            return None;
+        }
+        let bytes = self.compressed.bytes();
+        let at = self.pager.sources.pool().keep(page, bytes)?;
+        Some(Away::Compressed(Copy { at, generation }, bytes.len() as u16))
     }
 
     /// Lets the copies count of pages that were not written to, here and then in the index.
@@ -355,20 +354,27 @@ impl Evictor {
     }
 }
 
-/// The runs in order of their pages, neighbours joined, none longer than [`LONGEST`].
-fn joined(mut runs: Vec<Run>) -> Vec<Run> {
+/// The runs in the order of their pages, neighbours joined, in batches of at most [`BATCH`] pages.
+fn batches(mut runs: Vec<Run>) -> Vec<Vec<Run>> {
     runs.sort_unstable();
-    let mut all: Vec<Run> = Vec::new();
-    for run in runs {
-        match all.last_mut() {
-            Some(last) if last.end() == run.first => last.count += run.count,
-            _ => all.push(run),
+    let mut all: Vec<Vec<Run>> = Vec::new();
+    let mut room = 0;
+    for mut run in runs {
+        while run.count > 0 {
+            if room == 0 {
+                all.push(Vec::new());
+                room = BATCH;
+            }
+            let part = Run::new(run.first, run.count.min(room));
+            run = Run::new(part.end(), run.count - part.count);
+            room -= part.count;
+            if let Some(batch) = all.last_mut() {
+                match batch.last_mut() {
+                    Some(last) if last.end() == part.first => last.count += part.count,
+                    _ => batch.push(part),
+                }
+            }
         }
     }
-    let parts = |run: Run| {
-        (run.first..run.end())
-            .step_by(LONGEST as usize)
-            .map(move |first| Run::new(first, LONGEST.min(run.end() - first)))
-    };
-    all.into_iter().flat_map(parts).collect()
+    all
 }

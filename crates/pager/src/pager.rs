@@ -17,6 +17,7 @@ use lucarne_model::{
     InstanceId,
     memory::{EvictionPolicy, Pages, Place},
 };
+use rustix::process::setpriority_process;
 
 use crate::{
     control::{RegionHeat, Trouble},
@@ -36,6 +37,8 @@ use crate::{
 pub(crate) const REACH: Reach = Reach { fetch: 16, zero: 16 };
 /// How long a thread waits for faults before it looks whether the pager is ending.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Of threads that answer faults.
+const PREFERRED: i32 = -10;
 
 /// Where pages are, and which leave next.
 #[derive(Debug)]
@@ -109,12 +112,17 @@ impl Pager {
 
     /// One of the threads that answer faults, until the pager ends.
     pub(crate) fn serve(&self) {
+        prefer_this_thread();
         let (mut disk, mut room) = (Disk::new(), page::zeroed(REACH.fetch as usize));
+        let listener = match self.guest.uffd.listen() {
+            Ok(listener) => listener,
+            Err(error) => return self.give_up(&error.into()),
+        };
         while !self.ending.has_begun() {
-            let faults = self.guest.uffd.faults(PATIENCE).map_err(ServeError::from);
-            let served = faults
-                .and_then(|faults| faults.into_iter().try_for_each(|fault| self.answer(fault, &mut disk, &mut room)));
-            if let Err(error) = served {
+            let fault = self.guest.uffd.fault(&listener, PATIENCE).map_err(ServeError::from);
+            let answered =
+                fault.and_then(|fault| fault.map_or(Ok(()), |fault| self.answer(fault, &mut disk, &mut room)));
+            if let Err(error) = answered {
                 self.give_up(&error);
             }
         }
@@ -195,22 +203,20 @@ impl Pager {
         began: Instant,
     ) -> Result<(), ServeError> {
         let at = pages.iter().position(|(number, _)| *number == page).unwrap_or(0);
-        let (before, rest) = pages.split_at(at);
-        let (wanted, after) = rest.split_at(1);
-        for (part, why) in [(wanted, Arrival::Wanted), (after, Arrival::Prefetched), (before, Arrival::Prefetched)] {
-            let Some((first, _)) = part.first() else { continue };
-            let contents = &mut room[..part.len()];
-            self.sources.fetch(disk, part, contents)?;
+        self.sources.fetch_around(disk, pages, at, &mut room[..pages.len()], |which, contents| {
+            let part = &pages[which.clone()];
+            let why = if which == (at..at + 1) { Arrival::Wanted } else { Arrival::Prefetched };
             self.observer.at(Step::Fetched);
-            self.guest.copy(*first, page::bytes(contents))?;
+            self.guest.copy(part[0].0, page::bytes(contents))?;
             if why == Arrival::Wanted {
                 self.count(part[0].1.place(), began);
             }
             self.observer.at(Step::Restored);
-            self.arrived(Run::new(*first, part.len() as u64), why);
+            self.arrived(Run::new(part[0].0, part.len() as u64), why);
             part.iter().for_each(|(_, copy)| self.sources.free(*copy));
             self.observer.at(Step::Arrived);
-        }
+            Ok::<(), ServeError>(())
+        })?;
         let mut tally = self.tally();
         tally.refaults += 1;
         tally.restored_beside += Pages(pages.len() as u64 - 1);
@@ -239,6 +245,14 @@ impl Pager {
 
     fn count(&self, place: Place, began: Instant) {
         self.tally().faults.entry(place).or_default().add(began.elapsed());
+    }
+}
+
+/// A thread of the guest waits whenever this one has something to do, and it never has much. Whoever may not be preferred
+/// to others, because it is not root, goes on as it is.
+fn prefer_this_thread() {
+    if let Err(errno) = setpriority_process(None, PREFERRED) {
+        tracing::debug!(%errno, "faults wait for a processor like everybody else");
     }
 }
 

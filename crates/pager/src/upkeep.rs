@@ -14,7 +14,7 @@ use lucarne_model::memory::{Pages, Place};
 
 use crate::{
     control::RegionHeat,
-    eviction::{EvictError, Evictor, LONGEST},
+    eviction::{BATCH, EvictError, Evictor},
     index::Entry,
     page,
     pager::locked,
@@ -30,8 +30,9 @@ const LOOKS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_sec
 const LOOK_SHARE: u32 = 200;
 /// What a page costs its guest that a look has unmapped, when it is touched again (measured, see the book).
 const TOUCH: Duration = Duration::from_nanos(2100);
-/// Pages of one look: the book is locked for as long as these take.
+/// Pages of one look, and of those that the book is locked for at a time: a fault may be waiting for it.
 const LOOK: u64 = 1 << 16;
+const LOOK_PART: u64 = 1 << 12;
 /// Regions of the heat map.
 const REGIONS: u64 = 64;
 const TIDY: Duration = Duration::from_secs(1);
@@ -69,6 +70,7 @@ impl Upkeep {
         }
         self.tidied = Instant::now();
         evictor.drop_discarded();
+        evictor.pager.sources.store.give_back_empty();
         evictor.compact()?;
         evictor.shorten_index()
     }
@@ -97,14 +99,18 @@ impl Evictor {
                     return LOOKS.1;
                 }
             };
-            let scan = Scan { run, accessed: &bits };
-            let book = &mut *pager.book();
-            book.residency.scanned(scan);
-            for page in run.first..run.end() {
-                let region = &mut heat[(page / region) as usize];
-                region.resident += Pages(u64::from(book.places.place(page) == Place::Resident));
-                region.touched += Pages(u64::from(scan.was_accessed(page)));
-                touched += u32::from(scan.was_accessed(page));
+            for (part, bits) in
+                (run.first..run.end()).step_by(LOOK_PART as usize).zip(bits.chunks(LOOK_PART as usize / 64))
+            {
+                let scan = Scan { run: Run::new(part, LOOK_PART.min(run.end() - part)), accessed: bits };
+                let book = &mut *pager.book();
+                book.residency.scanned(scan);
+                for page in scan.run.first..scan.run.end() {
+                    let region = &mut heat[(page / region) as usize];
+                    region.resident += Pages(u64::from(book.places.place(page) == Place::Resident));
+                    region.touched += Pages(u64::from(scan.was_accessed(page)));
+                    touched += u32::from(scan.was_accessed(page));
+                }
             }
         }
         pager.tally().heat = heat;
@@ -127,12 +133,12 @@ impl Evictor {
     /// Moves the oldest copies from a pool that fills to the store.
     fn make_room_in_pool(&mut self) -> Result<(), EvictError> {
         let crowded = self.pager.sources.pool().is_crowded();
-        if crowded { self.demote(LONGEST).map(drop) } else { Ok(()) }
+        if crowded { self.demote(BATCH).map(drop) } else { Ok(()) }
     }
 
     /// Moves all copies from the pool to the store.
     pub(crate) fn demote_all(&mut self) -> Result<(), EvictError> {
-        while self.demote(LONGEST)? {}
+        while self.demote(BATCH)? {}
         Ok(())
     }
 

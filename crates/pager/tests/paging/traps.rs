@@ -110,6 +110,34 @@ fn the_kernel_itself_may_touch_a_page_that_is_away() {
     house.check_all();
 }
 
+/// What KVM does for its guest, and a device for its driver: pages are looked up and held by the kernel, and are away.
+#[test]
+fn a_page_that_is_away_comes_back_for_a_kernel_that_would_hold_it() {
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(POOL);
+    house.write_all(1);
+    house.evict_all(&mut client);
+    for page in 40..46 {
+        assert_eq!(house.machine.ask(&format!("pin-into {page} 2")), "done");
+    }
+    house.check_all();
+    house.evict_all(&mut client);
+    house.check_all();
+}
+
+/// The kernel lets one listen for faults of a memory. QEMU's own ways that listen (a post-copy migration, a snapshot in the
+/// background) fail for a machine that is paged, and do not take it from its pager.
+#[test]
+fn nobody_else_can_have_the_faults_of_memory_that_is_paged() {
+    const EBUSY: i32 = 16;
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(POOL);
+    house.write_all(1);
+    house.evict_all(&mut client);
+    assert_eq!(house.machine.ask("listen-too"), format!("error {EBUSY}"));
+    house.check_all();
+}
+
 #[test]
 fn a_pager_ends_with_its_machine_and_says_so() {
     let mut house = House::new(PAGES);
