@@ -44,6 +44,8 @@ const CHOSEN: u64 = 4096;
 const INTERVAL: Duration = Duration::from_millis(50);
 /// What the rate allowed and was not used counts for as long as this.
 const BURST: Duration = Duration::from_millis(100);
+/// How long nothing leaves after a batch has left for a disk that is slow.
+const REST: Duration = Duration::from_millis(250);
 /// How long nothing is tried after the store has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -76,6 +78,14 @@ struct Made {
     page: u64,
     away: Away,
     proof: Proof,
+    /// False: it had been made before, kept, and still holds.
+    is_new: bool,
+}
+
+impl Made {
+    const fn in_memory(page: u64, away: Away) -> Self {
+        Self { page, away, proof: [0; 16], is_new: true }
+    }
 }
 
 #[derive(Debug)]
@@ -131,11 +141,12 @@ impl Evictor {
         if steering.pinned || self.paused_until.is_some_and(|until| now < until) {
             return false;
         }
+        let is_slow = self.mind_pace();
         let runs = {
             let book = &mut *self.pager.book();
             let above = book.places.counts().resident - steering.target;
             let allowed = if rate.is_finite() { self.allowance as u64 } else { u64::MAX };
-            let wanted = above.0.min(allowed).min(CHOSEN);
+            let wanted = above.0.min(allowed).min(if is_slow { BATCH } else { CHOSEN });
             if wanted == 0 { Vec::new() } else { book.residency.victims(Pages(wanted)) }
         };
         let mut left = 0;
@@ -152,7 +163,23 @@ impl Evictor {
             }
         }
         self.allowance -= left as f64;
+        if is_slow && self.paused_until.is_none_or(|until| until < now) {
+            self.paused_until = Some(Instant::now() + REST);
+        }
         left > 0
+    }
+
+    /// Says so when the disk becomes slow, and when it no longer is; whether it is.
+    fn mind_pace(&self) -> bool {
+        let is_slow = self.pager.sources.store.pace().is_slow();
+        let trouble = &mut self.pager.tally().trouble;
+        if is_slow && trouble.is_none() {
+            tracing::warn!(instance = %self.pager.instance, "the disk of a guest's pages is slow; few leave");
+            *trouble = Some(Trouble::StoreSlow);
+        } else if !is_slow {
+            trouble.take_if(|trouble| *trouble == Trouble::StoreSlow);
+        }
+        is_slow
     }
 
     /// Everything that is resident now, wherever it lies, and all of it on the disk.
@@ -181,6 +208,8 @@ impl Evictor {
             EvictError::Store(cause) | EvictError::Index(cause)
                 if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {
+                // What is kept in case that it is needed again takes room from what has none.
+                self.forget_kept();
                 Trouble::StoreFull
             }
             other => Trouble::StoreFailed { reason: other.to_string() },
@@ -216,7 +245,7 @@ impl Evictor {
         tally.evicted += Pages(left);
         tally.aborted += Pages(all - left);
         if left > 0 {
-            tally.trouble = None;
+            tally.trouble.take_if(|trouble| *trouble != Trouble::StoreSlow);
         }
         Ok(left)
     }
@@ -249,7 +278,10 @@ impl Evictor {
         let mut to_store: Vec<(u64, u64)> = Vec::new();
         for (at, (page, generation)) in numbers.iter().copied().zip(first_generation..).enumerate() {
             if let Some(away) = self.keep_in_memory(page, generation, at) {
-                made.push(Made { page, away, proof: [0; 16] });
+                made.push(Made::in_memory(page, away));
+            } else if let Some(copy) = self.kept_copy(page, at) {
+                let proof = self.pager.sources.store.proof(copy);
+                made.push(Made { page, away: Away::Ssd(copy), proof, is_new: false });
             } else {
                 // What goes to the store moves together, and is sealed and written from where it lies.
                 self.contents.swap(to_store.len(), at);
@@ -266,11 +298,12 @@ impl Evictor {
                     page: *page,
                     away: Away::Ssd(copy),
                     proof,
+                    is_new: true,
                 }));
                 Ok(made)
             }
             Err(error) => {
-                made.iter().for_each(|made| self.pager.sources.free(made.away));
+                made.iter().filter(|made| made.is_new).for_each(|made| self.pager.sources.free(made.away));
                 Err(EvictError::Store(error))
             }
         }
@@ -290,14 +323,28 @@ impl Evictor {
         Some(Away::Compressed(Copy { at, generation }, bytes.len() as u16))
     }
 
+    /// The copy that the page has kept in the store, if that is what it holds now.
+    fn kept_copy(&self, page: u64, at: usize) -> Option<Copy> {
+        let copy = self.pager.book().places.kept(page)?;
+        self.pager.sources.store.holds(page, copy, &self.contents[at]).then_some(copy)
+    }
+
     /// Lets the copies count of pages that were not written to, here and then in the index.
     fn commit(&mut self, made: Vec<Made>) -> Result<Vec<u64>, EvictError> {
-        let (going, stayed): (Vec<Made>, Vec<Made>) = {
+        let mut needless = Vec::new();
+        let going: Vec<Made> = {
             let places = &mut self.pager.book().places;
-            made.into_iter().partition(|made| places.commit(made.page, made.away))
+            let goes = |made: &Made| {
+                let kept = places.kept(made.page).map(Away::Ssd);
+                let goes = places.commit(made.page, made.away);
+                // Of the new copy and the one that was kept, one is enough.
+                needless.extend(if goes { kept } else { Some(made.away) }.filter(|_| made.is_new));
+                goes
+            };
+            made.into_iter().filter(goes).collect()
         };
         self.pager.observer.at(Step::Committed);
-        stayed.iter().for_each(|made| self.pager.sources.free(made.away));
+        needless.into_iter().for_each(|copy| self.pager.sources.free(copy));
         let entry = |made: &Made| Entry { page: made.page as u32, word: Word::away(made.away), proof: made.proof };
         let recorded = self.index.append(&going.iter().map(entry).collect::<Vec<_>>());
         let mut pages: Vec<u64> = going.iter().map(|made| made.page).collect();
@@ -309,6 +356,7 @@ impl Evictor {
         self.note_index();
         pages.iter().for_each(|page| self.pager.guest.discards.set_void(*page, false));
         self.pager.observer.at(Step::Recorded);
+        self.pager.tally().unwritten += Pages(going.iter().filter(|made| !made.is_new).count() as u64);
         Ok(pages)
     }
 
@@ -346,7 +394,7 @@ impl Evictor {
             };
             if stays {
                 self.pager.guest.unprotect(Run::one(page))?;
-                self.pager.arrived(Run::one(page), Arrival::Found);
+                self.pager.arrived(Run::one(page), Arrival::Found)?;
                 copy.into_iter().for_each(|copy| self.pager.sources.free(copy));
             }
         }

@@ -26,6 +26,7 @@ mod eviction;
 mod exit;
 mod guest;
 mod index;
+mod pace;
 mod page;
 mod pager;
 mod places;

@@ -62,6 +62,7 @@ pub(crate) struct Tally {
     pub(crate) faults: BTreeMap<Place, Latencies>,
     pub(crate) restored_beside: Pages,
     pub(crate) evicted: Pages,
+    pub(crate) unwritten: Pages,
     pub(crate) aborted: Pages,
     pub(crate) discarded: Pages,
     pub(crate) refaults: u64,
@@ -161,16 +162,16 @@ impl Pager {
                 self.zero(page, run, given_up)?;
                 self.count(was, began);
             }
-            Answer::Fetch(pages) => self.fetch(page, &pages, (disk, room), began)?,
+            Answer::Fetch(pages) => self.fetch((page, fault.writes), &pages, (disk, room), began)?,
             Answer::Unprotect => {
                 self.guest.unprotect(one)?;
                 self.observer.at(Step::Stayed);
-                self.arrived(one, Arrival::Found);
+                self.arrived(one, Arrival::Found)?;
                 self.count(was, began);
             }
             Answer::Map => {
                 self.guest.map(one)?;
-                self.arrived(one, Arrival::Wanted);
+                self.arrived(one, Arrival::Wanted)?;
             }
             Answer::Repair(away) => self.repair(page, away, (disk, room))?,
         }
@@ -187,17 +188,18 @@ impl Pager {
     fn zero(&self, page: u64, run: Run, given_up: Vec<(u64, Away)>) -> Result<(), ServeError> {
         self.guest.zero(run)?;
         self.observer.at(Step::Filled);
-        self.arrived(Run::one(page), Arrival::Wanted);
-        self.arrived(run, Arrival::Prefetched);
+        self.arrived(Run::one(page), Arrival::Wanted)?;
+        self.arrived(run, Arrival::Prefetched)?;
         self.tally().discarded += Pages(given_up.len() as u64);
         given_up.into_iter().for_each(|(_, copy)| self.sources.free(copy));
         Ok(())
     }
 
-    /// The page that is waited for first, then those that left with it.
+    /// The page that is waited for first, then those that left with it. What is not about to be written to keeps its copy in
+    /// the store: if it leaves unchanged, nothing needs to be written.
     fn fetch(
         &self,
-        page: u64,
+        (page, writes): (u64, bool),
         pages: &[(u64, Away)],
         (disk, room): (&mut Disk, &mut [Page]),
         began: Instant,
@@ -212,8 +214,10 @@ impl Pager {
                 self.count(part[0].1.place(), began);
             }
             self.observer.at(Step::Restored);
-            self.arrived(Run::new(part[0].0, part.len() as u64), why);
-            part.iter().for_each(|(_, copy)| self.sources.free(*copy));
+            let keeps = !(writes && why == Arrival::Wanted) && self.squeezes();
+            self.came(Run::new(part[0].0, part.len() as u64), why, keeps)?;
+            let free = part.iter().filter(|(_, copy)| !(keeps && matches!(copy, Away::Ssd(_))));
+            free.for_each(|(_, copy)| self.sources.free(*copy));
             self.observer.at(Step::Arrived);
             Ok::<(), ServeError>(())
         })?;
@@ -229,18 +233,31 @@ impl Pager {
         self.sources.fetch(disk, &[(page, away)], content)?;
         self.guest.overwrite(page, page::bytes(content)).map_err(ServeError::Repair)?;
         self.guest.map(Run::one(page))?;
-        self.arrived(Run::one(page), Arrival::Wanted);
+        self.arrived(Run::one(page), Arrival::Wanted)?;
         self.sources.free(away);
         self.tally().tripped += 1;
         Ok(())
     }
 
-    pub(crate) fn arrived(&self, run: Run, why: Arrival) {
+    pub(crate) fn arrived(&self, run: Run, why: Arrival) -> Result<(), UffdError> {
+        self.came(run, why, false)
+    }
+
+    fn came(&self, run: Run, why: Arrival, with_copies: bool) -> Result<(), UffdError> {
         // Before it can leave again: a next pager that finds it discarded must not take its old copy for it.
         (run.first..run.end()).for_each(|page| self.guest.discards.set_void(page, true));
-        let mut book = self.book();
-        book.places.arrived(run);
-        book.residency.arrived(run, why);
+        let awaited = {
+            let mut book = self.book();
+            book.residency.arrived(run, why);
+            if with_copies { book.places.arrived_with_copies(run) } else { book.places.arrived(run) }
+        };
+        awaited.into_iter().try_for_each(|run| self.guest.wake(run))
+    }
+
+    /// Whether pages are to leave: the guest may not keep all of its memory.
+    pub(crate) fn squeezes(&self) -> bool {
+        let steering = self.steering();
+        !steering.pinned && steering.target.0 < self.guest.pages()
     }
 
     fn count(&self, place: Place, began: Instant) {

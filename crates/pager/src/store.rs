@@ -13,12 +13,14 @@ use std::{
     fs::File,
     io,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::{
     disk::{Disk, Transfer},
+    pace::Pace,
     page::{PAGE, Page},
     places::Copy,
     seal::{Proof, Sealer},
@@ -71,16 +73,29 @@ pub(crate) struct Store {
     file: File,
     sealer: Sealer,
     slots: Mutex<Slots>,
+    pace: Mutex<Pace>,
 }
 
 impl Store {
-    pub(crate) const fn new(file: File, sealer: Sealer) -> Self {
+    pub(crate) fn new(file: File, sealer: Sealer) -> Self {
         let slots = Slots { extents: Vec::new(), current: 0, live: 0, allocated: 0 };
-        Self { file, sealer, slots: Mutex::new(slots) }
+        Self { file, sealer, slots: Mutex::new(slots), pace: Mutex::default() }
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the disk has kept pace lately.
+    pub(crate) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn timed<T>(&self, transfer: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = transfer();
+        self.pace().saw(began.elapsed());
+        done
     }
 
     /// While the index is read: this slot had this content when it was last written.
@@ -159,11 +174,12 @@ impl Store {
         let (content, after) = rest.split_at_mut(1);
         let mut others = reads(&pages[wanted + 1..], after);
         others.extend(reads(&pages[..wanted], before));
-        let mut told = None;
+        let (mut told, began) = (None, Instant::now());
         let read = disk.read_first(&self.file, (place(pages[wanted].1.at), content), others, |content| {
             let opened = self.open(&pages[wanted..=wanted], content);
             told = Some(opened.map_err(E::from).and_then(|()| arrived(content)));
         });
+        self.pace().saw(began.elapsed());
         if told.transpose()?.is_none() {
             return Ok(false);
         }
@@ -187,7 +203,8 @@ impl Store {
                 rest = others;
                 Transfer::Write(place(run[0]), these)
             };
-            disk.transfer(&self.file, slots.chunk_by(|a, b| a + 1 == *b).map(write).collect())?;
+            let writes = slots.chunk_by(|a, b| a + 1 == *b).map(write).collect();
+            self.timed(|| disk.transfer(&self.file, writes))?;
         }
         Ok(())
     }
@@ -204,7 +221,7 @@ impl Store {
     fn read(&self, disk: &mut Disk, pages: &[(u64, Copy)], contents: &mut [Page]) -> io::Result<()> {
         let mut tries = 0;
         loop {
-            match disk.transfer(&self.file, reads(pages, contents)) {
+            match self.timed(|| disk.transfer(&self.file, reads(pages, contents))) {
                 Err(error) if tries < RETRIES && error.kind() != io::ErrorKind::UnexpectedEof => {
                     tries += 1;
                     tracing::warn!(%error, tries, "the store was not read");
@@ -212,6 +229,11 @@ impl Store {
                 read => return read,
             }
         }
+    }
+
+    /// Whether this copy of `page` is what the page holds.
+    pub(crate) fn holds(&self, page: u64, copy: Copy, content: &Page) -> bool {
+        self.sealer.is_of(page, copy.generation, self.proof(copy), content)
     }
 
     /// What proves this copy's content.

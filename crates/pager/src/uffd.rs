@@ -64,6 +64,7 @@ const WRITE_PROTECT: ioctl::Opcode = opcode::read_write::<WriteProtect>(0xAA, 0x
 const CONTINUE: ioctl::Opcode = opcode::read_write::<Fill>(0xAA, 0x07);
 
 const EVENT_FAULT: u8 = 0x12;
+const FLAG_WRITE: u64 = 1;
 const FLAG_WP: u64 = 1 << 1;
 const FLAG_MINOR: u64 = 1 << 2;
 const PROTECT: u64 = 1;
@@ -83,6 +84,8 @@ pub(crate) enum FaultKind {
 pub(crate) struct Fault {
     pub(crate) kind: FaultKind,
     pub(crate) address: u64,
+    /// Whether it waits to write.
+    pub(crate) writes: bool,
 }
 
 /// The process whose memory it was has ended.
@@ -256,5 +259,5 @@ fn read_message(bytes: &[u8]) -> Option<Fault> {
         flags if flags & FLAG_MINOR != 0 => FaultKind::Minor,
         _ => FaultKind::Missing,
     };
-    (*bytes.first()? == EVENT_FAULT).then_some(Fault { kind, address })
+    (*bytes.first()? == EVENT_FAULT).then_some(Fault { kind, address, writes: flags & FLAG_WRITE != 0 })
 }

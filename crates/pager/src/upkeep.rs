@@ -69,7 +69,11 @@ impl Upkeep {
             return Ok(());
         }
         self.tidied = Instant::now();
+        evictor.pager.sources.store.pace().second();
         evictor.drop_discarded();
+        if !evictor.pager.squeezes() {
+            evictor.forget_kept();
+        }
         evictor.pager.sources.store.give_back_empty();
         evictor.compact()?;
         evictor.shorten_index()
@@ -130,6 +134,26 @@ impl Evictor {
         }
     }
 
+    /// Frees the copies in the store of pages that are here.
+    pub(crate) fn forget_kept(&self) {
+        if !self.pager.book().places.keeps_any() {
+            return;
+        }
+        let pages = self.pager.guest.pages();
+        for first in (0..pages).step_by(PART as usize) {
+            let kept: Vec<Copy> = {
+                let places = &mut self.pager.book().places;
+                let kept = (first..(first + PART).min(pages)).filter_map(|page| Some((page, places.kept(page)?)));
+                let kept: Vec<(u64, Copy)> = kept.collect();
+                kept.into_iter()
+                    .filter(|(page, copy)| places.forget_kept(*page, copy.at))
+                    .map(|(_, copy)| copy)
+                    .collect()
+            };
+            kept.into_iter().for_each(|copy| self.pager.sources.free(Away::Ssd(copy)));
+        }
+    }
+
     /// Moves the oldest copies from a pool that fills to the store.
     fn make_room_in_pool(&mut self) -> Result<(), EvictError> {
         let crowded = self.pager.sources.pool().is_crowded();
@@ -178,6 +202,9 @@ impl Evictor {
     /// Moves the pages of an extent that is nearly empty elsewhere, so that the disk gets it back.
     fn compact(&mut self) -> Result<(), EvictError> {
         let Some(sparse) = self.pager.sources.store.sparse() else { return Ok(()) };
+        // What a page has kept, although it is here, is not worth the move.
+        let kept = sparse.iter().filter(|(page, slot)| self.pager.book().places.forget_kept(*page, *slot));
+        kept.for_each(|(_, slot)| self.pager.sources.store.free(*slot));
         let still_there = |(page, slot): &(u64, u32)| match self.pager.book().places.away(*page) {
             Some(away @ Away::Ssd(copy)) if copy.at == *slot => Some((*page, away, copy)),
             _ => None,

@@ -169,6 +169,31 @@ fn pages_that_left_together_come_back_with_one_fault() {
     eventually(&mut client, "64 faults for 1024 pages", |now| (now.refaults, now.restored_beside) == pages);
 }
 
+/// Nor is anything written for a page that was only read; and what was written to is not taken for what it was.
+#[test]
+fn what_was_only_read_leaves_again_without_a_write() {
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(0);
+    house.write_all(1);
+    client.set_target(Pages(PAGES - 1), None).unwrap();
+    house.evict_all(&mut client);
+    house.check_all();
+    house.evict_all(&mut client);
+    let before = client.statistics().unwrap();
+    // One page in eight is the same all over, and in no store.
+    assert!(before.unwritten >= Pages(PAGES / 8 * 7), "{before:?}");
+    house.check_all();
+    house.write_all(2);
+    let before = client.statistics().unwrap();
+    house.evict_all(&mut client);
+    assert_eq!(client.statistics().unwrap().unwritten, before.unwritten);
+    house.check_all();
+    // A guest that may have all of its memory keeps no copies.
+    client.set_target(Pages(PAGES), None).unwrap();
+    house.check_all();
+    eventually(&mut client, "the store is empty", |now| now.store.0 <= 3 << 20);
+}
+
 /// Neighbours would drive out what it needs; but one that goes straight on has them again.
 #[test]
 fn a_squeezed_guest_that_jumps_about_gets_what_it_asks_for_and_no_more() {
