@@ -114,7 +114,8 @@ impl Pager {
     /// One of the threads that answer faults, until the pager ends.
     pub(crate) fn serve(&self) {
         prefer_this_thread();
-        let (mut disk, mut room) = (Disk::new(), page::zeroed(REACH.fetch as usize));
+        // The room grows to what was needed: most faults are answered by the first thread.
+        let (mut disk, mut room) = (Disk::new(), Vec::new());
         let listener = match self.guest.uffd.listen() {
             Ok(listener) => listener,
             Err(error) => return self.give_up(&error.into()),
@@ -144,7 +145,7 @@ impl Pager {
         }
     }
 
-    fn answer(&self, fault: Fault, disk: &mut Disk, room: &mut [Page]) -> Result<(), ServeError> {
+    fn answer(&self, fault: Fault, disk: &mut Disk, room: &mut Vec<Page>) -> Result<(), ServeError> {
         let began = Instant::now();
         let Some(page) = self.guest.page_at(fault.address) else { return Ok(()) };
         let discards = &self.guest.discards;
@@ -201,11 +202,11 @@ impl Pager {
         &self,
         (page, writes): (u64, bool),
         pages: &[(u64, Away)],
-        (disk, room): (&mut Disk, &mut [Page]),
+        (disk, room): (&mut Disk, &mut Vec<Page>),
         began: Instant,
     ) -> Result<(), ServeError> {
         let at = pages.iter().position(|(number, _)| *number == page).unwrap_or(0);
-        self.sources.fetch_around(disk, pages, at, &mut room[..pages.len()], |which, contents| {
+        self.sources.fetch_around(disk, pages, at, room_for(room, pages.len()), |which, contents| {
             let part = &pages[which.clone()];
             let why = if which == (at..at + 1) { Arrival::Wanted } else { Arrival::Prefetched };
             self.observer.at(Step::Fetched);
@@ -228,8 +229,8 @@ impl Pager {
     }
 
     /// Somebody has touched a hole through another mapping, and made a page of zeros where the guest had something else.
-    fn repair(&self, page: u64, away: Away, (disk, room): (&mut Disk, &mut [Page])) -> Result<(), ServeError> {
-        let content = &mut room[..1];
+    fn repair(&self, page: u64, away: Away, (disk, room): (&mut Disk, &mut Vec<Page>)) -> Result<(), ServeError> {
+        let content = room_for(room, 1);
         self.sources.fetch(disk, &[(page, away)], content)?;
         self.guest.overwrite(page, page::bytes(content)).map_err(ServeError::Repair)?;
         self.guest.map(Run::one(page))?;
@@ -263,6 +264,13 @@ impl Pager {
     fn count(&self, place: Place, began: Instant) {
         self.tally().faults.entry(place).or_default().add(began.elapsed());
     }
+}
+
+fn room_for(room: &mut Vec<Page>, count: usize) -> &mut [Page] {
+    if room.len() < count {
+        room.resize(count, Page::ZERO);
+    }
+    &mut room[..count]
 }
 
 /// A thread of the guest waits whenever this one has something to do, and it never has much. Whoever may not be preferred

@@ -1,6 +1,6 @@
 //! Where each page of one guest is, what is on its way, and what a fault on it must lead to.
 //!
-//! Owns 16 octets for each page and the rules of moving: no page is evicted while another move of it is under way, none is
+//! Owns 13 octets for each page and the rules of moving: no page is evicted while another move of it is under way, none is
 //! punched out after the guest wrote to it, and none is fetched from where it no longer is. Pure: who calls does what it
 //! returns and tells when it is done. Which pages should leave is the room `memory`'s to say.
 //!
@@ -147,6 +147,37 @@ impl Word {
     }
 }
 
+/// A word without the bits that no word has: 24 of place, motion and length, and 80 of the rest, of which a value takes 64.
+#[derive(Clone, Copy, Debug)]
+struct Stored([u8; 13]);
+
+impl Stored {
+    fn new(word: Word) -> Self {
+        let mut octets = [0; 13];
+        let bits = word.0.to_le_bytes();
+        octets[..3].copy_from_slice(&bits[..3]);
+        if word.0 & 15 == SAME_FILLED {
+            octets[3..11].copy_from_slice(&bits[8..]);
+        } else {
+            octets[3..7].copy_from_slice(&bits[4..8]);
+            octets[7..].copy_from_slice(&bits[10..]);
+        }
+        Self(octets)
+    }
+
+    fn word(self) -> Word {
+        let (octets, mut bits) = (self.0, [0; 16]);
+        bits[..3].copy_from_slice(&octets[..3]);
+        if u128::from(octets[0]) & 15 == SAME_FILLED {
+            bits[8..].copy_from_slice(&octets[3..11]);
+        } else {
+            bits[4..8].copy_from_slice(&octets[3..7]);
+            bits[10..].copy_from_slice(&octets[7..]);
+        }
+        Word(u128::from_le_bytes(bits))
+    }
+}
+
 impl Copy {
     const fn packed(self) -> u128 {
         (self.at as u128) << 32 | (self.generation as u128) << 80
@@ -184,7 +215,7 @@ pub(crate) struct Reach {
 /// The state of every page of one guest.
 #[derive(Debug)]
 pub(crate) struct Places {
-    words: Vec<Word>,
+    words: Vec<Stored>,
     counts: PagesByPlace,
     /// Pages that have kept a copy.
     kept: u64,
@@ -204,7 +235,7 @@ impl Places {
             *word = Word::new(state, Motion::Still);
             *counts.at_mut(place(state)) += Pages(1);
         }
-        Self { words, counts, kept: 0 }
+        Self { words: words.into_iter().map(Stored::new).collect(), counts, kept: 0 }
     }
 
     pub(crate) const fn len(&self) -> u64 {
@@ -435,16 +466,17 @@ impl Places {
     }
 
     fn word(&self, page: u64) -> Word {
-        self.words.get(page as usize).copied().unwrap_or(Word::UNTOUCHED)
+        self.words.get(page as usize).map_or(Word::UNTOUCHED, |stored| stored.word())
     }
 
     fn set(&mut self, page: u64, state: State, motion: Motion) {
-        let Some(word) = self.words.get_mut(page as usize) else { return };
+        let word = self.word(page);
+        let Some(stored) = self.words.get_mut(page as usize) else { return };
         *self.counts.at_mut(place(word.state())) -= Pages(1);
         *self.counts.at_mut(place(state)) += Pages(1);
         self.kept -= u64::from(matches!(word.state(), State::Kept(_)));
         self.kept += u64::from(matches!(state, State::Kept(_)));
-        *word = Word::new(state, motion);
+        *stored = Stored::new(Word::new(state, motion));
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     pace::Pace,
     page::{PAGE, Page},
     places::Copy,
-    seal::{Proof, Sealer},
+    seal::{Broken, Proof, Sealer},
     source::{FetchError, Lost},
 };
 
@@ -157,7 +157,7 @@ impl Store {
         let first = pages.first().map_or(0, |(page, _)| *page);
         let read = self.read(disk, pages, contents);
         read.map_err(|error| FetchError { page: first, lost: Lost::Unreadable(error) })?;
-        self.open(pages, contents)
+        self.open_all(pages, contents)
     }
 
     /// The same of a page that is waited for, the one at `wanted`, and of its neighbours: all are read at once, and `arrived` is
@@ -176,7 +176,7 @@ impl Store {
         others.extend(reads(&pages[..wanted], before));
         let (mut told, began) = (None, Instant::now());
         let read = disk.read_first(&self.file, (place(pages[wanted].1.at), content), others, |content| {
-            let opened = self.open(&pages[wanted..=wanted], content);
+            let opened = self.open_all(&pages[wanted..=wanted], content);
             told = Some(opened.map_err(E::from).and_then(|()| arrived(content)));
         });
         self.pace().saw(began.elapsed());
@@ -187,7 +187,7 @@ impl Store {
         let neighbours = [(&pages[wanted + 1..], &mut rest[1..]), (&pages[..wanted], before)];
         for (pages, contents) in neighbours {
             match &read {
-                Ok(()) => self.open(pages, contents)?,
+                Ok(()) => self.open_all(pages, contents)?,
                 Err(_) => self.fetch(disk, pages, contents)?,
             }
         }
@@ -209,13 +209,17 @@ impl Store {
         Ok(())
     }
 
-    fn open(&self, pages: &[(u64, Copy)], contents: &mut [Page]) -> Result<(), FetchError> {
+    fn open_all(&self, pages: &[(u64, Copy)], contents: &mut [Page]) -> Result<(), FetchError> {
         for ((page, copy), content) in pages.iter().zip(contents) {
-            let proof = self.slots().proof(copy.at);
-            let opened = self.sealer.open(*page, copy.generation, proof, content);
+            let opened = self.open(*page, *copy, content);
             opened.map_err(|broken| FetchError { page: *page, lost: Lost::Broken(broken) })?;
         }
         Ok(())
+    }
+
+    fn open(&self, page: u64, copy: Copy, content: &mut Page) -> Result<(), Broken> {
+        let proof = self.proof(copy);
+        self.sealer.open(page, copy.generation, proof, content)
     }
 
     fn read(&self, disk: &mut Disk, pages: &[(u64, Copy)], contents: &mut [Page]) -> io::Result<()> {

@@ -357,6 +357,10 @@ proptest! {
             let word = Word::away(away);
             prop_assert_eq!(word.as_away(), Some(away));
             prop_assert_eq!(Word::from_bits(word.to_bits()), Some(word));
+            for motion in [Motion::Still, Motion::Arriving, Motion::Awaited, Motion::Leaving, Motion::Going] {
+                let moving = Word::new(State::Away(away), motion);
+                prop_assert_eq!(Stored::new(moving).word(), moving);
+            }
         }
     }
 
