@@ -79,6 +79,7 @@ error_codes! {
     InsufficientInstanceCapacity = "InsufficientInstanceCapacity", 503, "No host has room for the instance";
     ImageUnreadable = "InvalidImage.Unreadable", 400, "The image is not what its format says";
     DiskFull = "InsufficientStorage", 507, "A disk is full";
+    DiskSlow = "StorageSlow", 503, "A disk takes long for what it is asked";
     HostUnreachable = "HostUnreachable", 503, "The host did not answer in time";
     HypervisorMissing = "HypervisorMissing", 503, "The host has no usable QEMU";
     HypervisorFailed = "HypervisorFailed", 500, "QEMU ended or refused";

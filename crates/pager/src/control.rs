@@ -83,6 +83,9 @@ pub struct Statistics {
     /// Pages that came back beside the one that was asked for.
     pub restored_beside: Pages,
     pub evicted: Pages,
+    /// Of these, pages that had come back from the store and were as they had been: nothing was written.
+    #[serde(default)]
+    pub unwritten: Pages,
     /// Evictions given up because the guest wrote.
     pub aborted: Pages,
     /// Faults on pages that had been evicted; each made a vCPU wait.
@@ -124,6 +127,8 @@ pub struct RegionHeat {
 pub enum Trouble {
     /// The disk of the store is full; tried again every second.
     StoreFull,
+    /// The disk of the store takes long for what it is asked: little leaves, so that pages can come back.
+    StoreSlow,
     /// The store cannot be written; tried again every second.
     StoreFailed { reason: String },
 }

@@ -35,14 +35,17 @@ use crate::{
     upkeep::Upkeep,
 };
 
-/// Pages of one run at most: 2 MiB.
-pub(crate) const LONGEST: u64 = 512;
+/// Pages that leave together, in whichever runs they lie: one write to the store and one record for all of them. Their copies
+/// take this much of the pager's memory, 512 KiB, and a fault's read waits for a write of at most as much.
+pub(crate) const BATCH: u64 = 128;
 /// Victims chosen at a time: choosing goes over the whole guest.
 const CHOSEN: u64 = 4096;
 /// How often the target is compared with what is resident, when nobody says that it has changed.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// What the rate allowed and was not used counts for as long as this.
 const BURST: Duration = Duration::from_millis(100);
+/// How long nothing leaves after a batch has left for a disk that is slow.
+const REST: Duration = Duration::from_millis(250);
 /// How long nothing is tried after the store has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -75,6 +78,14 @@ struct Made {
     page: u64,
     away: Away,
     proof: Proof,
+    /// False: it had been made before, kept, and still holds.
+    is_new: bool,
+}
+
+impl Made {
+    const fn in_memory(page: u64, away: Away) -> Self {
+        Self { page, away, proof: [0; 16], is_new: true }
+    }
 }
 
 #[derive(Debug)]
@@ -84,7 +95,6 @@ pub(crate) struct Evictor {
     pub(crate) disk: Disk,
     wishes: Receiver<Wish>,
     contents: Vec<Page>,
-    sealed: Vec<Page>,
     compressed: Compressed,
     /// Pages that may leave now, of those that the rate allows.
     allowance: f64,
@@ -94,9 +104,8 @@ pub(crate) struct Evictor {
 
 impl Evictor {
     pub(crate) fn new(pager: Arc<Pager>, index: Index, wishes: Receiver<Wish>) -> Self {
-        let (contents, sealed) = (Vec::new(), Vec::new());
-        let (disk, compressed, measured) = (Disk::new(), Compressed::new(), Instant::now());
-        Self { pager, index, disk, wishes, contents, sealed, compressed, allowance: 0.0, measured, paused_until: None }
+        let (contents, disk, compressed, measured) = (Vec::new(), Disk::new(), Compressed::new(), Instant::now());
+        Self { pager, index, disk, wishes, contents, compressed, allowance: 0.0, measured, paused_until: None }
     }
 
     /// Until the pager ends.
@@ -107,7 +116,7 @@ impl Evictor {
             let patience = if progress { Duration::ZERO } else { INTERVAL };
             if !progress {
                 // A pager that has nothing to do should cost its host next to nothing.
-                (self.contents, self.sealed) = (Vec::new(), Vec::new());
+                self.contents = Vec::new();
             }
             match self.wishes.recv_timeout(patience) {
                 Ok(Wish::EvictAll(answer)) => {
@@ -132,37 +141,54 @@ impl Evictor {
         if steering.pinned || self.paused_until.is_some_and(|until| now < until) {
             return false;
         }
+        let is_slow = self.mind_pace();
         let runs = {
             let book = &mut *self.pager.book();
             let above = book.places.counts().resident - steering.target;
             let allowed = if rate.is_finite() { self.allowance as u64 } else { u64::MAX };
-            let wanted = above.0.min(allowed).min(CHOSEN);
+            let wanted = above.0.min(allowed).min(if is_slow { BATCH } else { CHOSEN });
             if wanted == 0 { Vec::new() } else { book.residency.victims(Pages(wanted)) }
         };
         let mut left = 0;
-        let mut runs = joined(runs).into_iter();
-        while let Some(run) = runs.next() {
-            match self.evict(run) {
+        let mut batches = batches(runs).into_iter();
+        while let Some(batch) = batches.next() {
+            match self.evict(&batch) {
                 Ok(count) => left += count,
                 Err(error) => {
                     self.failed(&error);
                     // The others need not try the same: they stay.
                     let residency = &mut self.pager.book().residency;
-                    runs.by_ref().for_each(|run| residency.kept(run));
+                    batches.by_ref().flatten().for_each(|run| residency.kept(run));
                 }
             }
         }
         self.allowance -= left as f64;
+        if is_slow && self.paused_until.is_none_or(|until| until < now) {
+            self.paused_until = Some(Instant::now() + REST);
+        }
         left > 0
+    }
+
+    /// Says so when the disk becomes slow, and when it no longer is; whether it is.
+    fn mind_pace(&self) -> bool {
+        let is_slow = self.pager.sources.store.pace().is_slow();
+        let trouble = &mut self.pager.tally().trouble;
+        if is_slow && trouble.is_none() {
+            tracing::warn!(instance = %self.pager.instance, "the disk of a guest's pages is slow; few leave");
+            *trouble = Some(Trouble::StoreSlow);
+        } else if !is_slow {
+            trouble.take_if(|trouble| *trouble == Trouble::StoreSlow);
+        }
+        is_slow
     }
 
     /// Everything that is resident now, wherever it lies, and all of it on the disk.
     fn evict_all(&mut self) -> Result<Pages, EvictError> {
         let mut left = 0;
         let pages = self.pager.guest.pages();
-        for first in (0..pages).step_by(LONGEST as usize) {
-            let run = Run::new(first, LONGEST.min(pages - first));
-            match self.evict(run) {
+        for first in (0..pages).step_by(BATCH as usize) {
+            let run = Run::new(first, BATCH.min(pages - first));
+            match self.evict(&[run]) {
                 Ok(count) => left += count,
                 Err(error) => {
                     self.failed(&error);
@@ -182,6 +208,8 @@ impl Evictor {
             EvictError::Store(cause) | EvictError::Index(cause)
                 if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {
+                // What is kept in case that it is needed again takes room from what has none.
+                self.forget_kept();
                 Trouble::StoreFull
             }
             other => Trouble::StoreFailed { reason: other.to_string() },
@@ -192,11 +220,11 @@ impl Evictor {
         self.paused_until = Some(Instant::now() + PAUSE);
     }
 
-    /// Sends out those pages of `run` that are here; how many left. On an error none has left, and none is lost.
-    pub(crate) fn evict(&mut self, run: Run) -> Result<u64, EvictError> {
-        let leaving = {
+    /// Sends out those pages of a batch that are here; how many left. On an error none has left, and none is lost.
+    pub(crate) fn evict(&mut self, batch: &[Run]) -> Result<u64, EvictError> {
+        let leaving: Vec<Run> = {
             let book = &mut *self.pager.book();
-            let leaving = book.places.begin_eviction(run);
+            let leaving = batch.iter().flat_map(|run| book.places.begin_eviction(*run)).collect::<Vec<_>>();
             leaving.iter().for_each(|part| book.residency.left(*part));
             leaving
         };
@@ -217,7 +245,7 @@ impl Evictor {
         tally.evicted += Pages(left);
         tally.aborted += Pages(all - left);
         if left > 0 {
-            tally.trouble = None;
+            tally.trouble.take_if(|trouble| *trouble != Trouble::StoreSlow);
         }
         Ok(left)
     }
@@ -231,7 +259,7 @@ impl Evictor {
             guest.protect(*part)?;
         }
         self.pager.observer.at(Step::Protected);
-        self.contents.resize(LONGEST as usize, Page::ZERO);
+        self.contents.resize(BATCH as usize, Page::ZERO);
         let mut numbers = Vec::new();
         for part in leaving {
             let into = &mut self.contents[numbers.len()..][..part.count as usize];
@@ -239,66 +267,84 @@ impl Evictor {
             numbers.extend(part.first..part.end());
         }
         self.pager.observer.at(Step::Read);
-        let first = self.index.generations(LONGEST).map_err(EvictError::Index)?;
+        let first = self.index.generations(BATCH).map_err(EvictError::Index)?;
         self.keep(&numbers, first)
     }
 
-    /// Makes a copy of each page, in the nearest place that has room. Generations follow page numbers, by which is known
-    /// later what left together.
+    /// Makes a copy of each page, in the nearest place that has room. Generations follow the order of pages, so that those of
+    /// neighbours follow each other: by that is known later what left together.
     fn keep(&mut self, numbers: &[u64], first_generation: u64) -> Result<Vec<Made>, EvictError> {
         let mut made = Vec::with_capacity(numbers.len());
-        let mut to_store = Vec::new();
-        self.sealed.clear();
-        for (page, content) in numbers.iter().copied().zip(&self.contents) {
-            let generation = first_generation + (page - numbers[0]);
-            if let Some(value) = content.filled_with() {
-                made.push(Made { page, away: Away::SameFilled(value), proof: [0; 16] });
-                continue;
-            }
-            let small = self.compressed.take(page, generation, content);
-            let bytes = if small { self.compressed.bytes() } else { &[] };
-            match Some(bytes)
-                .filter(|bytes| !bytes.is_empty())
-                .and_then(|bytes| self.pager.sources.pool().keep(page, bytes))
-            {
-                Some(at) => {
-                    let away = Away::Compressed(Copy { at, generation }, bytes.len() as u16);
-                    made.push(Made { page, away, proof: [0; 16] });
-                }
-                None => {
-                    to_store.push((page, generation));
-                    self.sealed.push(content.clone());
-                }
+        let mut to_store: Vec<(u64, u64)> = Vec::new();
+        for (at, (page, generation)) in numbers.iter().copied().zip(first_generation..).enumerate() {
+            if let Some(away) = self.keep_in_memory(page, generation, at) {
+                made.push(Made::in_memory(page, away));
+            } else if let Some(copy) = self.kept_copy(page, at) {
+                let proof = self.pager.sources.store.proof(copy);
+                made.push(Made { page, away: Away::Ssd(copy), proof, is_new: false });
+            } else {
+                // What goes to the store moves together, and is sealed and written from where it lies.
+                self.contents.swap(to_store.len(), at);
+                to_store.push((page, generation));
             }
         }
         if to_store.is_empty() {
             return Ok(made);
         }
-        match self.pager.sources.store.keep(&mut self.disk, &to_store, &mut self.sealed) {
+        match self.pager.sources.store.keep(&mut self.disk, &to_store, &mut self.contents[..to_store.len()]) {
             Ok(copies) => {
                 let stored = to_store.iter().zip(copies);
                 made.extend(stored.map(|((page, _), (copy, proof))| Made {
                     page: *page,
                     away: Away::Ssd(copy),
                     proof,
+                    is_new: true,
                 }));
                 Ok(made)
             }
             Err(error) => {
-                made.iter().for_each(|made| self.pager.sources.free(made.away));
+                made.iter().filter(|made| made.is_new).for_each(|made| self.pager.sources.free(made.away));
                 Err(EvictError::Store(error))
             }
         }
     }
 
+    /// The copy of the page whose content is at `at`, if it needs no disk.
+    fn keep_in_memory(&mut self, page: u64, generation: u64, at: usize) -> Option<Away> {
+        let content = &self.contents[at];
+        if let Some(value) = content.filled_with() {
+            return Some(Away::SameFilled(value));
+        }
+        if !self.pager.sources.pool().has_room() || !self.compressed.take(page, generation, content) {
+            return None;
+        }
+        let bytes = self.compressed.bytes();
+        let at = self.pager.sources.pool().keep(page, bytes)?;
+        Some(Away::Compressed(Copy { at, generation }, bytes.len() as u16))
+    }
+
+    /// The copy that the page has kept in the store, if that is what it holds now.
+    fn kept_copy(&self, page: u64, at: usize) -> Option<Copy> {
+        let copy = self.pager.book().places.kept(page)?;
+        self.pager.sources.store.holds(page, copy, &self.contents[at]).then_some(copy)
+    }
+
     /// Lets the copies count of pages that were not written to, here and then in the index.
     fn commit(&mut self, made: Vec<Made>) -> Result<Vec<u64>, EvictError> {
-        let (going, stayed): (Vec<Made>, Vec<Made>) = {
+        let mut needless = Vec::new();
+        let going: Vec<Made> = {
             let places = &mut self.pager.book().places;
-            made.into_iter().partition(|made| places.commit(made.page, made.away))
+            let goes = |made: &Made| {
+                let kept = places.kept(made.page).map(Away::Ssd);
+                let goes = places.commit(made.page, made.away);
+                // Of the new copy and the one that was kept, one is enough.
+                needless.extend(if goes { kept } else { Some(made.away) }.filter(|_| made.is_new));
+                goes
+            };
+            made.into_iter().filter(goes).collect()
         };
         self.pager.observer.at(Step::Committed);
-        stayed.iter().for_each(|made| self.pager.sources.free(made.away));
+        needless.into_iter().for_each(|copy| self.pager.sources.free(copy));
         let entry = |made: &Made| Entry { page: made.page as u32, word: Word::away(made.away), proof: made.proof };
         let recorded = self.index.append(&going.iter().map(entry).collect::<Vec<_>>());
         let mut pages: Vec<u64> = going.iter().map(|made| made.page).collect();
@@ -310,6 +356,7 @@ impl Evictor {
         self.note_index();
         pages.iter().for_each(|page| self.pager.guest.discards.set_void(*page, false));
         self.pager.observer.at(Step::Recorded);
+        self.pager.tally().unwritten += Pages(going.iter().filter(|made| !made.is_new).count() as u64);
         Ok(pages)
     }
 
@@ -347,7 +394,7 @@ impl Evictor {
             };
             if stays {
                 self.pager.guest.unprotect(Run::one(page))?;
-                self.pager.arrived(Run::one(page), Arrival::Found);
+                self.pager.arrived(Run::one(page), Arrival::Found)?;
                 copy.into_iter().for_each(|copy| self.pager.sources.free(copy));
             }
         }
@@ -355,20 +402,27 @@ impl Evictor {
     }
 }
 
-/// The runs in order of their pages, neighbours joined, none longer than [`LONGEST`].
-fn joined(mut runs: Vec<Run>) -> Vec<Run> {
+/// The runs in the order of their pages, neighbours joined, in batches of at most [`BATCH`] pages.
+fn batches(mut runs: Vec<Run>) -> Vec<Vec<Run>> {
     runs.sort_unstable();
-    let mut all: Vec<Run> = Vec::new();
-    for run in runs {
-        match all.last_mut() {
-            Some(last) if last.end() == run.first => last.count += run.count,
-            _ => all.push(run),
+    let mut all: Vec<Vec<Run>> = Vec::new();
+    let mut room = 0;
+    for mut run in runs {
+        while run.count > 0 {
+            if room == 0 {
+                all.push(Vec::new());
+                room = BATCH;
+            }
+            let part = Run::new(run.first, run.count.min(room));
+            run = Run::new(part.end(), run.count - part.count);
+            room -= part.count;
+            if let Some(batch) = all.last_mut() {
+                match batch.last_mut() {
+                    Some(last) if last.end() == part.first => last.count += part.count,
+                    _ => batch.push(part),
+                }
+            }
         }
     }
-    let parts = |run: Run| {
-        (run.first..run.end())
-            .step_by(LONGEST as usize)
-            .map(move |first| Run::new(first, LONGEST.min(run.end() - first)))
-    };
-    all.into_iter().flat_map(parts).collect()
+    all
 }

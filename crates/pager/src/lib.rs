@@ -30,6 +30,7 @@ mod eviction;
 mod exit;
 mod guest;
 mod index;
+mod pace;
 mod page;
 mod pager;
 mod peer;

@@ -17,6 +17,7 @@ use lucarne_model::{
     InstanceId,
     memory::{EvictionPolicy, Pages, Place},
 };
+use rustix::process::setpriority_process;
 
 use crate::{
     control::{RegionHeat, Trouble},
@@ -36,6 +37,8 @@ use crate::{
 pub(crate) const REACH: Reach = Reach { fetch: 16, zero: 16 };
 /// How long a thread waits for faults before it looks whether the pager is ending.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Of threads that answer faults.
+const PREFERRED: i32 = -10;
 
 /// Where pages are, and which leave next.
 #[derive(Debug)]
@@ -59,6 +62,7 @@ pub(crate) struct Tally {
     pub(crate) faults: BTreeMap<Place, Latencies>,
     pub(crate) restored_beside: Pages,
     pub(crate) evicted: Pages,
+    pub(crate) unwritten: Pages,
     pub(crate) aborted: Pages,
     pub(crate) discarded: Pages,
     pub(crate) refaults: u64,
@@ -109,12 +113,18 @@ impl Pager {
 
     /// One of the threads that answer faults, until the pager ends.
     pub(crate) fn serve(&self) {
-        let (mut disk, mut room) = (Disk::new(), page::zeroed(REACH.fetch as usize));
+        prefer_this_thread();
+        // The room grows to what was needed: most faults are answered by the first thread.
+        let (mut disk, mut room) = (Disk::new(), Vec::new());
+        let listener = match self.guest.uffd.listen() {
+            Ok(listener) => listener,
+            Err(error) => return self.give_up(&error.into()),
+        };
         while !self.ending.has_begun() {
-            let faults = self.guest.uffd.faults(PATIENCE).map_err(ServeError::from);
-            let served = faults
-                .and_then(|faults| faults.into_iter().try_for_each(|fault| self.answer(fault, &mut disk, &mut room)));
-            if let Err(error) = served {
+            let fault = self.guest.uffd.fault(&listener, PATIENCE).map_err(ServeError::from);
+            let answered =
+                fault.and_then(|fault| fault.map_or(Ok(()), |fault| self.answer(fault, &mut disk, &mut room)));
+            if let Err(error) = answered {
                 self.give_up(&error);
             }
         }
@@ -135,7 +145,7 @@ impl Pager {
         }
     }
 
-    fn answer(&self, fault: Fault, disk: &mut Disk, room: &mut [Page]) -> Result<(), ServeError> {
+    fn answer(&self, fault: Fault, disk: &mut Disk, room: &mut Vec<Page>) -> Result<(), ServeError> {
         let began = Instant::now();
         let Some(page) = self.guest.page_at(fault.address) else { return Ok(()) };
         let discards = &self.guest.discards;
@@ -153,16 +163,16 @@ impl Pager {
                 self.zero(page, run, given_up)?;
                 self.count(was, began);
             }
-            Answer::Fetch(pages) => self.fetch(page, &pages, (disk, room), began)?,
+            Answer::Fetch(pages) => self.fetch((page, fault.writes), &pages, (disk, room), began)?,
             Answer::Unprotect => {
                 self.guest.unprotect(one)?;
                 self.observer.at(Step::Stayed);
-                self.arrived(one, Arrival::Found);
+                self.arrived(one, Arrival::Found)?;
                 self.count(was, began);
             }
             Answer::Map => {
                 self.guest.map(one)?;
-                self.arrived(one, Arrival::Wanted);
+                self.arrived(one, Arrival::Wanted)?;
             }
             Answer::Repair(away) => self.repair(page, away, (disk, room))?,
         }
@@ -179,38 +189,39 @@ impl Pager {
     fn zero(&self, page: u64, run: Run, given_up: Vec<(u64, Away)>) -> Result<(), ServeError> {
         self.guest.zero(run)?;
         self.observer.at(Step::Filled);
-        self.arrived(Run::one(page), Arrival::Wanted);
-        self.arrived(run, Arrival::Prefetched);
+        self.arrived(Run::one(page), Arrival::Wanted)?;
+        self.arrived(run, Arrival::Prefetched)?;
         self.tally().discarded += Pages(given_up.len() as u64);
         given_up.into_iter().for_each(|(_, copy)| self.sources.free(copy));
         Ok(())
     }
 
-    /// The page that is waited for first, then those that left with it.
+    /// The page that is waited for first, then those that left with it. What is not about to be written to keeps its copy in
+    /// the store: if it leaves unchanged, nothing needs to be written.
     fn fetch(
         &self,
-        page: u64,
+        (page, writes): (u64, bool),
         pages: &[(u64, Away)],
-        (disk, room): (&mut Disk, &mut [Page]),
+        (disk, room): (&mut Disk, &mut Vec<Page>),
         began: Instant,
     ) -> Result<(), ServeError> {
         let at = pages.iter().position(|(number, _)| *number == page).unwrap_or(0);
-        let (before, rest) = pages.split_at(at);
-        let (wanted, after) = rest.split_at(1);
-        for (part, why) in [(wanted, Arrival::Wanted), (after, Arrival::Prefetched), (before, Arrival::Prefetched)] {
-            let Some((first, _)) = part.first() else { continue };
-            let contents = &mut room[..part.len()];
-            self.sources.fetch(disk, part, contents)?;
+        self.sources.fetch_around(disk, pages, at, room_for(room, pages.len()), |which, contents| {
+            let part = &pages[which.clone()];
+            let why = if which == (at..at + 1) { Arrival::Wanted } else { Arrival::Prefetched };
             self.observer.at(Step::Fetched);
-            self.guest.copy(*first, page::bytes(contents))?;
+            self.guest.copy(part[0].0, page::bytes(contents))?;
             if why == Arrival::Wanted {
                 self.count(part[0].1.place(), began);
             }
             self.observer.at(Step::Restored);
-            self.arrived(Run::new(*first, part.len() as u64), why);
-            part.iter().for_each(|(_, copy)| self.sources.free(*copy));
+            let keeps = !(writes && why == Arrival::Wanted) && self.squeezes();
+            self.came(Run::new(part[0].0, part.len() as u64), why, keeps)?;
+            let free = part.iter().filter(|(_, copy)| !(keeps && matches!(copy, Away::Ssd(_))));
+            free.for_each(|(_, copy)| self.sources.free(*copy));
             self.observer.at(Step::Arrived);
-        }
+            Ok::<(), ServeError>(())
+        })?;
         let mut tally = self.tally();
         tally.refaults += 1;
         tally.restored_beside += Pages(pages.len() as u64 - 1);
@@ -218,27 +229,55 @@ impl Pager {
     }
 
     /// Somebody has touched a hole through another mapping, and made a page of zeros where the guest had something else.
-    fn repair(&self, page: u64, away: Away, (disk, room): (&mut Disk, &mut [Page])) -> Result<(), ServeError> {
-        let content = &mut room[..1];
+    fn repair(&self, page: u64, away: Away, (disk, room): (&mut Disk, &mut Vec<Page>)) -> Result<(), ServeError> {
+        let content = room_for(room, 1);
         self.sources.fetch(disk, &[(page, away)], content)?;
         self.guest.overwrite(page, page::bytes(content)).map_err(ServeError::Repair)?;
         self.guest.map(Run::one(page))?;
-        self.arrived(Run::one(page), Arrival::Wanted);
+        self.arrived(Run::one(page), Arrival::Wanted)?;
         self.sources.free(away);
         self.tally().tripped += 1;
         Ok(())
     }
 
-    pub(crate) fn arrived(&self, run: Run, why: Arrival) {
+    pub(crate) fn arrived(&self, run: Run, why: Arrival) -> Result<(), UffdError> {
+        self.came(run, why, false)
+    }
+
+    fn came(&self, run: Run, why: Arrival, with_copies: bool) -> Result<(), UffdError> {
         // Before it can leave again: a next pager that finds it discarded must not take its old copy for it.
         (run.first..run.end()).for_each(|page| self.guest.discards.set_void(page, true));
-        let mut book = self.book();
-        book.places.arrived(run);
-        book.residency.arrived(run, why);
+        let awaited = {
+            let mut book = self.book();
+            book.residency.arrived(run, why);
+            if with_copies { book.places.arrived_with_copies(run) } else { book.places.arrived(run) }
+        };
+        awaited.into_iter().try_for_each(|run| self.guest.wake(run))
+    }
+
+    /// Whether pages are to leave: the guest may not keep all of its memory.
+    pub(crate) fn squeezes(&self) -> bool {
+        let steering = self.steering();
+        !steering.pinned && steering.target.0 < self.guest.pages()
     }
 
     fn count(&self, place: Place, began: Instant) {
         self.tally().faults.entry(place).or_default().add(began.elapsed());
+    }
+}
+
+fn room_for(room: &mut Vec<Page>, count: usize) -> &mut [Page] {
+    if room.len() < count {
+        room.resize(count, Page::ZERO);
+    }
+    &mut room[..count]
+}
+
+/// A thread of the guest waits whenever this one has something to do, and it never has much. Whoever may not be preferred
+/// to others, because it is not root, goes on as it is.
+fn prefer_this_thread() {
+    if let Err(errno) = setpriority_process(None, PREFERRED) {
+        tracing::debug!(%errno, "faults wait for a processor like everybody else");
     }
 }
 

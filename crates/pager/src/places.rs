@@ -1,12 +1,15 @@
 //! Where each page of one guest is, what is on its way, and what a fault on it must lead to.
 //!
-//! Owns 16 octets for each page and the rules of moving: no page is evicted while another move of it is under way, none is
+//! Owns 13 octets for each page and the rules of moving: no page is evicted while another move of it is under way, none is
 //! punched out after the guest wrote to it, and none is fetched from where it no longer is. Pure: who calls does what it
 //! returns and tells when it is done. Which pages should leave is the room `memory`'s to say.
 //!
 //! A page moves in one of three ways. *Arriving*: one fault is being answered, and other faults on it wait for that.
 //! *Leaving*: write-protected and being copied out; a write stops that. *Going*: its copy is kept and counts, the page is
 //! about to be punched out; faults on it wait, and are woken when it is away.
+//!
+//! A page that came back from the store may keep its copy there. Nobody watches whether it is written to: whether the copy
+//! still holds is found out when the page leaves again, by its seal.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use lucarne_memory::run::{Run, add_page};
@@ -75,6 +78,8 @@ impl Away {
 enum State {
     Untouched,
     Resident,
+    /// Resident, and this copy in the store may still be what it is.
+    Kept(Copy),
     Away(Away),
 }
 
@@ -82,6 +87,8 @@ enum State {
 enum Motion {
     Still,
     Arriving,
+    /// Arriving, and a fault on it was told meanwhile: who waits may have come after the page, and is to be woken once more.
+    Awaited,
     Leaving,
     Going,
 }
@@ -96,7 +103,8 @@ const RESIDENT: u128 = 1;
 const SAME_FILLED: u128 = 2;
 const COMPRESSED: u128 = 3;
 const SSD: u128 = 4;
-/// Never written down.
+// These are never written down.
+const KEPT: u128 = 7;
 const REMOTE: u128 = 15;
 
 impl Word {
@@ -107,6 +115,7 @@ impl Word {
         let state = match state {
             State::Untouched => UNTOUCHED,
             State::Resident => RESIDENT,
+            State::Kept(copy) => KEPT | copy.packed(),
             State::Away(Away::SameFilled(value)) => SAME_FILLED | (value as u128) << 64,
             State::Away(Away::Compressed(copy, length)) => COMPRESSED | (length as u128) << 8 | copy.packed(),
             State::Away(Away::Ssd(copy)) => SSD | copy.packed(),
@@ -141,6 +150,7 @@ impl Word {
         match self.0 & 15 {
             UNTOUCHED => State::Untouched,
             RESIDENT => State::Resident,
+            KEPT => State::Kept(copy),
             SAME_FILLED => State::Away(Away::SameFilled((self.0 >> 64) as u64)),
             COMPRESSED => State::Away(Away::Compressed(copy, (self.0 >> 8) as u16)),
             REMOTE => State::Away(Away::Remote(copy)),
@@ -152,9 +162,41 @@ impl Word {
         match self.0 >> 4 & 15 {
             0 => Motion::Still,
             1 => Motion::Arriving,
-            2 => Motion::Leaving,
+            2 => Motion::Awaited,
+            3 => Motion::Leaving,
             _ => Motion::Going,
         }
+    }
+}
+
+/// A word without the bits that no word has: 24 of place, motion and length, and 80 of the rest, of which a value takes 64.
+#[derive(Clone, Copy, Debug)]
+struct Stored([u8; 13]);
+
+impl Stored {
+    fn new(word: Word) -> Self {
+        let mut octets = [0; 13];
+        let bits = word.0.to_le_bytes();
+        octets[..3].copy_from_slice(&bits[..3]);
+        if word.0 & 15 == SAME_FILLED {
+            octets[3..11].copy_from_slice(&bits[8..]);
+        } else {
+            octets[3..7].copy_from_slice(&bits[4..8]);
+            octets[7..].copy_from_slice(&bits[10..]);
+        }
+        Self(octets)
+    }
+
+    fn word(self) -> Word {
+        let (octets, mut bits) = (self.0, [0; 16]);
+        bits[..3].copy_from_slice(&octets[..3]);
+        if u128::from(octets[0]) & 15 == SAME_FILLED {
+            bits[8..].copy_from_slice(&octets[3..11]);
+        } else {
+            bits[4..8].copy_from_slice(&octets[3..7]);
+            bits[10..].copy_from_slice(&octets[7..]);
+        }
+        Word(u128::from_le_bytes(bits))
     }
 }
 
@@ -195,8 +237,10 @@ pub(crate) struct Reach {
 /// The state of every page of one guest.
 #[derive(Debug)]
 pub(crate) struct Places {
-    words: Vec<Word>,
+    words: Vec<Stored>,
     counts: PagesByPlace,
+    /// Pages that have kept a copy.
+    kept: u64,
 }
 
 impl Places {
@@ -213,7 +257,7 @@ impl Places {
             *word = Word::new(state, Motion::Still);
             *counts.at_mut(place(state)) += Pages(1);
         }
-        Self { words, counts }
+        Self { words: words.into_iter().map(Stored::new).collect(), counts, kept: 0 }
     }
 
     pub(crate) const fn len(&self) -> u64 {
@@ -245,17 +289,21 @@ impl Places {
     ) -> Answer {
         let word = self.word(page);
         match (kind, word.state(), word.motion()) {
-            (_, _, Motion::Arriving | Motion::Going) => Answer::Wait,
+            (_, state, Motion::Arriving | Motion::Awaited) => {
+                self.set(page, state, Motion::Awaited);
+                Answer::Wait
+            }
+            (_, _, Motion::Going) => Answer::Wait,
             (FaultKind::Missing, State::Away(away), _) if is_discarded(page) => self.give_up(page, away),
             (FaultKind::Missing, State::Away(_), _) => self.fetch(page, reach, is_discarded),
             (FaultKind::Missing, State::Untouched, _) => self.zero(page, reach),
             // Discarded while it was here, or put there just now: the kernel will tell.
-            (FaultKind::Missing, State::Resident, _) => {
-                self.set(page, State::Resident, Motion::Arriving);
+            (FaultKind::Missing, state @ (State::Resident | State::Kept(_)), _) => {
+                self.set(page, state, Motion::Arriving);
                 Answer::Zero { run: Run::one(page), given_up: Vec::new() }
             }
-            (FaultKind::Protected, State::Resident, _) => {
-                self.set(page, State::Resident, Motion::Arriving);
+            (FaultKind::Protected, state @ (State::Resident | State::Kept(_)), _) => {
+                self.set(page, state, Motion::Arriving);
                 Answer::Unprotect
             }
             // It left since this fault was told; whoever waited was woken then.
@@ -327,21 +375,62 @@ impl Places {
         Run::new(first, size.min(self.len() - first))
     }
 
-    /// A fault was answered: these pages are in the guest's memory.
-    pub(crate) fn arrived(&mut self, run: Run) {
+    /// A fault was answered: these pages are in the guest's memory. Whoever waits at those that are returned is to be woken
+    /// now: a fault that is told between the page's coming and this would otherwise be nobody's.
+    pub(crate) fn arrived(&mut self, run: Run) -> Vec<Run> {
+        let mut awaited = Vec::new();
         for page in run.first..run.end() {
-            if self.word(page).motion() == Motion::Arriving {
-                self.set(page, State::Resident, Motion::Still);
+            let (motion, state) = self.movement(page);
+            if !matches!(motion, Motion::Arriving | Motion::Awaited) {
+                continue;
+            }
+            let state = if matches!(state, State::Kept(_)) { state } else { State::Resident };
+            self.set(page, state, Motion::Still);
+            if motion == Motion::Awaited {
+                add_page(&mut awaited, page);
             }
         }
+        awaited
+    }
+
+    /// The same of pages that were fetched; those that were in the store keep their copies there.
+    pub(crate) fn arrived_with_copies(&mut self, run: Run) -> Vec<Run> {
+        for page in run.first..run.end() {
+            if let (motion @ (Motion::Arriving | Motion::Awaited), State::Away(Away::Ssd(copy))) = self.movement(page) {
+                self.set(page, State::Kept(copy), motion);
+            }
+        }
+        self.arrived(run)
+    }
+
+    /// Whether any page has kept a copy.
+    pub(crate) const fn keeps_any(&self) -> bool {
+        self.kept > 0
+    }
+
+    /// The copy in the store that a resident page has kept.
+    pub(crate) fn kept(&self, page: u64) -> Option<Copy> {
+        match self.word(page).state() {
+            State::Kept(copy) => Some(copy),
+            _ => None,
+        }
+    }
+
+    /// Whether the page kept the copy in this slot, which from now on can be freed. Not for one that is leaving.
+    pub(crate) fn forget_kept(&mut self, page: u64, slot: u32) -> bool {
+        let is_kept = self.kept(page).is_some_and(|copy| copy.at == slot);
+        if is_kept {
+            self.set(page, State::Resident, self.word(page).motion());
+        }
+        is_kept
     }
 
     /// Begins an eviction: of `wanted` those that are here and still. They are to be write-protected and copied.
     pub(crate) fn begin_eviction(&mut self, wanted: Run) -> Vec<Run> {
         let mut runs = Vec::new();
         for page in wanted.first..wanted.end().min(self.len()) {
-            if self.word(page) == Word::new(State::Resident, Motion::Still) {
-                self.set(page, State::Resident, Motion::Leaving);
+            if let (Motion::Still, state @ (State::Resident | State::Kept(_))) = self.movement(page) {
+                self.set(page, state, Motion::Leaving);
                 add_page(&mut runs, page);
             }
         }
@@ -351,7 +440,7 @@ impl Places {
     /// Copies have been made: of those whose page was not written to meanwhile, they count from now on, and the index is to
     /// have them before the page is punched out. Returns whether this page goes.
     pub(crate) fn commit(&mut self, page: u64, away: Away) -> bool {
-        let goes = self.word(page) == Word::new(State::Resident, Motion::Leaving);
+        let goes = matches!(self.movement(page), (Motion::Leaving, State::Resident | State::Kept(_)));
         if goes {
             self.set(page, State::Away(away), Motion::Going);
         }
@@ -368,11 +457,12 @@ impl Places {
     /// The page does not leave after all, and is to have its write protection taken off; then it has [`arrived`](Self::arrived).
     /// False: the guest wrote to it, and that has been done.
     pub(crate) fn stays(&mut self, page: u64) -> bool {
-        let stays = matches!(self.word(page).motion(), Motion::Leaving | Motion::Going);
-        if stays {
-            self.set(page, State::Resident, Motion::Arriving);
+        match self.movement(page) {
+            (Motion::Leaving, state) => self.set(page, state, Motion::Arriving),
+            (Motion::Going, _) => self.set(page, State::Resident, Motion::Arriving),
+            _ => return false,
         }
-        stays
+        true
     }
 
     /// The copy of a page has moved from `from` to `to`. False: it was not there any more.
@@ -392,22 +482,30 @@ impl Places {
         Some(away)
     }
 
+    fn movement(&self, page: u64) -> (Motion, State) {
+        let word = self.word(page);
+        (word.motion(), word.state())
+    }
+
     fn word(&self, page: u64) -> Word {
-        self.words.get(page as usize).copied().unwrap_or(Word::UNTOUCHED)
+        self.words.get(page as usize).map_or(Word::UNTOUCHED, |stored| stored.word())
     }
 
     fn set(&mut self, page: u64, state: State, motion: Motion) {
-        let Some(word) = self.words.get_mut(page as usize) else { return };
+        let word = self.word(page);
+        let Some(stored) = self.words.get_mut(page as usize) else { return };
         *self.counts.at_mut(place(word.state())) -= Pages(1);
         *self.counts.at_mut(place(state)) += Pages(1);
-        *word = Word::new(state, motion);
+        self.kept -= u64::from(matches!(word.state(), State::Kept(_)));
+        self.kept += u64::from(matches!(state, State::Kept(_)));
+        *stored = Stored::new(Word::new(state, motion));
     }
 }
 
 const fn place(state: State) -> Place {
     match state {
         State::Untouched => Place::Untouched,
-        State::Resident => Place::Resident,
+        State::Resident | State::Kept(_) => Place::Resident,
         State::Away(away) => away.place(),
     }
 }

@@ -143,6 +143,11 @@ impl Pool {
         self.live > 0 && self.free.len() * 8 < self.chunks.len()
     }
 
+    /// Whether to compress anything for it. What is left in chunks of some sizes, when no chunk is free, is not looked for.
+    pub(crate) const fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
     /// Keeps a copy; none when the pool is full.
     pub(crate) fn keep(&mut self, page: u64, bytes: &[u8]) -> Option<u32> {
         let class = bytes.len().div_ceil(UNIT);

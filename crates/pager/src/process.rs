@@ -50,8 +50,8 @@ use crate::{
 const INDEX: &str = "places.log";
 const STORE: &str = "pages.store";
 const LOCK: &str = "lock";
-/// Threads that answer faults: one more can answer while one waits for the disk.
-const READERS: usize = 2;
+/// Threads that answer faults: the others can answer while one waits for the disk.
+const READERS: usize = 4;
 /// How often the main thread looks whether the pager is ending.
 const INTERVAL: Duration = Duration::from_millis(50);
 

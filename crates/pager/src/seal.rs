@@ -3,6 +3,10 @@
 //! Owns the key and how a copy is bound to its VM, page and generation. AES-256-GCM must never see a nonce twice under one
 //! key; the nonce is the copy's generation, which counts all copies of this VM's pages and is reserved in the index before
 //! it is used ([`crate::index`]), so that a pager that was killed leaves a gap and never a repetition.
+//!
+//! Whether a copy still is what its page holds is asked by sealing the page once more as that copy was. The same content gives
+//! the same proof; another content gives what would break both if anybody saw it, so that nothing of it leaves
+//! [`Sealer::is_of`].
 
 use lucarne_model::{InstanceId, paging::KEY};
 use ring::{
@@ -52,6 +56,12 @@ impl Sealer {
         Ok(proof)
     }
 
+    /// Whether `proof` is that of `content` in this generation.
+    pub(crate) fn is_of(&self, page: u64, generation: u64, proof: Proof, content: &Page) -> bool {
+        let mut scratch = content.clone();
+        self.seal(page, generation, &mut scratch).is_ok_and(|found| found == proof)
+    }
+
     pub(crate) fn open(&self, page: u64, generation: u64, proof: Proof, content: &mut Page) -> Result<(), Broken> {
         let tag = Tag::from(proof);
         let opened =
@@ -87,6 +97,8 @@ mod tests {
         let mut content = Page([0x5a; 4096]);
         let proof = ours.seal(3, 9, &mut content).unwrap();
         assert!(content.0 != [0x5a; 4096]);
+        let changed = Page(std::array::from_fn(|at| if at == 4000 { 0x5b } else { 0x5a }));
+        assert!(ours.is_of(3, 9, proof, &Page([0x5a; 4096])) && !ours.is_of(3, 9, proof, &changed));
         let opens = |sealer: &Sealer, page, generation, proof, content: &Page| {
             let mut content = content.clone();
             sealer.open(page, generation, proof, &mut content).map(|()| content.0 == [0x5a; 4096])

@@ -182,6 +182,7 @@ impl Server {
             faults: tally.faults.clone(),
             restored_beside: tally.restored_beside,
             evicted: tally.evicted,
+            unwritten: tally.unwritten,
             aborted: tally.aborted,
             refaults: tally.refaults,
             discarded: tally.discarded,

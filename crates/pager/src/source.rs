@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -129,6 +130,42 @@ impl Sources {
             let (these, others) = rest.split_at_mut(alike.len());
             self.at(alike[0].1).fetch(disk, alike, these)?;
             rest = others;
+        }
+        Ok(())
+    }
+
+    /// Fetches the page at `wanted`, for which the guest waits, and its neighbours; `arrived` is told as soon as it is there,
+    /// and then of those behind it and before it.
+    pub(crate) fn fetch_around<E: From<FetchError>>(
+        &self,
+        disk: &mut Disk,
+        pages: &[(u64, Away)],
+        wanted: usize,
+        contents: &mut [Page],
+        mut arrived: impl FnMut(Range<usize>, &[Page]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let stored = pages.iter().map(|(page, away)| match away {
+            Away::Ssd(copy) => Some((*page, *copy)),
+            _ => None,
+        });
+        let stored: Option<Vec<(u64, Copy)>> = if pages.len() > 1 { stored.collect() } else { None };
+        let neighbours = [wanted + 1..pages.len(), 0..wanted].into_iter().filter(|part| !part.is_empty());
+        let mut are_there = false;
+        if let Some(stored) = stored {
+            let first = |content: &[Page]| arrived(wanted..wanted + 1, content);
+            are_there = self.store.fetch_around(disk, &stored, wanted, contents, first)?;
+        }
+        if !are_there {
+            let content = &mut contents[wanted..=wanted];
+            self.fetch(disk, &pages[wanted..=wanted], content)?;
+            arrived(wanted..wanted + 1, content)?;
+        }
+        for part in neighbours {
+            let contents = &mut contents[part.clone()];
+            if !are_there {
+                self.fetch(disk, &pages[part.clone()], contents)?;
+            }
+            arrived(part, contents)?;
         }
         Ok(())
     }

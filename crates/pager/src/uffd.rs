@@ -6,12 +6,13 @@
 #![allow(unsafe_code)]
 
 use std::{
+    mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{Timespec, epoll},
     io::Errno,
     ioctl::{self, Updater, opcode},
 };
@@ -63,12 +64,10 @@ const WRITE_PROTECT: ioctl::Opcode = opcode::read_write::<WriteProtect>(0xAA, 0x
 const CONTINUE: ioctl::Opcode = opcode::read_write::<Fill>(0xAA, 0x07);
 
 const EVENT_FAULT: u8 = 0x12;
+const FLAG_WRITE: u64 = 1;
 const FLAG_WP: u64 = 1 << 1;
 const FLAG_MINOR: u64 = 1 << 2;
 const PROTECT: u64 = 1;
-
-/// Messages taken at once.
-pub(crate) const BATCH: usize = 16;
 
 /// Why a thread of the guest waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +84,8 @@ pub(crate) enum FaultKind {
 pub(crate) struct Fault {
     pub(crate) kind: FaultKind,
     pub(crate) address: u64,
+    /// Whether it waits to write.
+    pub(crate) writes: bool,
 }
 
 /// The process whose memory it was has ended.
@@ -111,23 +112,41 @@ impl AsFd for Uffd {
     }
 }
 
+/// One thread's way to wait for faults. Of all that wait the kernel wakes one for each fault; with `poll` it would wake all
+/// of them, and the others would take processors away from the one that has something to do.
+#[derive(Debug)]
+pub(crate) struct Listener(OwnedFd);
+
 impl Uffd {
-    /// Waits at most `patience` and takes up to [`BATCH`] faults. None: the registered memory is gone for good.
-    pub(crate) fn faults(&self, patience: Duration) -> Result<Vec<Fault>, UffdError> {
-        let refused = |errno| UffdError::Refused { doing: "tell faults", errno };
-        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
-        let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
-        match poll(&mut polled, Some(&patience)) {
-            Ok(0) | Err(Errno::INTR) => return Ok(Vec::new()),
-            Ok(_) => {}
-            Err(errno) => return Err(refused(errno)),
+    pub(crate) fn listen(&self) -> Result<Listener, UffdError> {
+        let refused = |errno| UffdError::Refused { doing: "let a thread wait for faults", errno };
+        let listener = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(refused)?;
+        let events = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+        epoll::add(&listener, &self.0, epoll::EventData::new_u64(0), events).map_err(refused)?;
+        Ok(Listener(listener))
+    }
+
+    /// The next fault; none when there is none within `patience`. One at a time: what this thread took with it would wait
+    /// for it, although another thread has time.
+    pub(crate) fn fault(&self, listener: &Listener, patience: Duration) -> Result<Option<Fault>, UffdError> {
+        if let Some(fault) = self.take()? {
+            return Ok(Some(fault));
         }
-        let mut room = [0_u8; BATCH * size_of::<Message>()];
+        let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+        let mut events = [MaybeUninit::uninit(); 1];
+        match epoll::wait(&listener.0, &mut events, Some(&patience)) {
+            Ok(_) | Err(Errno::INTR) => self.take(),
+            Err(errno) => Err(UffdError::Refused { doing: "tell faults", errno }),
+        }
+    }
+
+    fn take(&self) -> Result<Option<Fault>, UffdError> {
+        let mut room = [0_u8; size_of::<Message>()];
         match rustix::io::read(&self.0, &mut room) {
-            Ok(length) => Ok(room[..length].chunks_exact(size_of::<Message>()).filter_map(read_message).collect()),
-            // Another reader was quicker, or the waiter has gone again.
-            Err(Errno::AGAIN | Errno::INTR) => Ok(Vec::new()),
-            Err(errno) => Err(refused(errno)),
+            Ok(length) => Ok(read_message(&room[..length])),
+            // Another thread was quicker, or the waiter has gone again.
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(UffdError::Refused { doing: "tell faults", errno }),
         }
     }
 
@@ -240,5 +259,5 @@ fn read_message(bytes: &[u8]) -> Option<Fault> {
         flags if flags & FLAG_MINOR != 0 => FaultKind::Minor,
         _ => FaultKind::Missing,
     };
-    (bytes[0] == EVENT_FAULT).then_some(Fault { kind, address })
+    (*bytes.first()? == EVENT_FAULT).then_some(Fault { kind, address, writes: flags & FLAG_WRITE != 0 })
 }

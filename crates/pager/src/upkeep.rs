@@ -14,7 +14,7 @@ use lucarne_model::memory::{Pages, Place};
 
 use crate::{
     control::RegionHeat,
-    eviction::{EvictError, Evictor, LONGEST},
+    eviction::{BATCH, EvictError, Evictor},
     index::Entry,
     page,
     pager::locked,
@@ -30,8 +30,9 @@ const LOOKS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_sec
 const LOOK_SHARE: u32 = 200;
 /// What a page costs its guest that a look has unmapped, when it is touched again (measured, see the book).
 const TOUCH: Duration = Duration::from_nanos(2100);
-/// Pages of one look: the book is locked for as long as these take.
+/// Pages of one look, and of those that the book is locked for at a time: a fault may be waiting for it.
 const LOOK: u64 = 1 << 16;
+const LOOK_PART: u64 = 1 << 12;
 /// Regions of the heat map.
 const REGIONS: u64 = 64;
 const TIDY: Duration = Duration::from_secs(1);
@@ -68,7 +69,12 @@ impl Upkeep {
             return Ok(());
         }
         self.tidied = Instant::now();
+        evictor.pager.sources.store.pace().second();
         evictor.drop_discarded();
+        if !evictor.pager.squeezes() {
+            evictor.forget_kept();
+        }
+        evictor.pager.sources.store.give_back_empty();
         evictor.compact()?;
         evictor.shorten_index()
     }
@@ -97,14 +103,18 @@ impl Evictor {
                     return LOOKS.1;
                 }
             };
-            let scan = Scan { run, accessed: &bits };
-            let book = &mut *pager.book();
-            book.residency.scanned(scan);
-            for page in run.first..run.end() {
-                let region = &mut heat[(page / region) as usize];
-                region.resident += Pages(u64::from(book.places.place(page) == Place::Resident));
-                region.touched += Pages(u64::from(scan.was_accessed(page)));
-                touched += u32::from(scan.was_accessed(page));
+            for (part, bits) in
+                (run.first..run.end()).step_by(LOOK_PART as usize).zip(bits.chunks(LOOK_PART as usize / 64))
+            {
+                let scan = Scan { run: Run::new(part, LOOK_PART.min(run.end() - part)), accessed: bits };
+                let book = &mut *pager.book();
+                book.residency.scanned(scan);
+                for page in scan.run.first..scan.run.end() {
+                    let region = &mut heat[(page / region) as usize];
+                    region.resident += Pages(u64::from(book.places.place(page) == Place::Resident));
+                    region.touched += Pages(u64::from(scan.was_accessed(page)));
+                    touched += u32::from(scan.was_accessed(page));
+                }
             }
         }
         pager.tally().heat = heat;
@@ -124,15 +134,35 @@ impl Evictor {
         }
     }
 
+    /// Frees the copies in the store of pages that are here.
+    pub(crate) fn forget_kept(&self) {
+        if !self.pager.book().places.keeps_any() {
+            return;
+        }
+        let pages = self.pager.guest.pages();
+        for first in (0..pages).step_by(PART as usize) {
+            let kept: Vec<Copy> = {
+                let places = &mut self.pager.book().places;
+                let kept = (first..(first + PART).min(pages)).filter_map(|page| Some((page, places.kept(page)?)));
+                let kept: Vec<(u64, Copy)> = kept.collect();
+                kept.into_iter()
+                    .filter(|(page, copy)| places.forget_kept(*page, copy.at))
+                    .map(|(_, copy)| copy)
+                    .collect()
+            };
+            kept.into_iter().for_each(|copy| self.pager.sources.free(Away::Ssd(copy)));
+        }
+    }
+
     /// Moves the oldest copies from a pool that fills to the store.
     fn make_room_in_pool(&mut self) -> Result<(), EvictError> {
         let crowded = self.pager.sources.pool().is_crowded();
-        if crowded { self.demote(LONGEST).map(drop) } else { Ok(()) }
+        if crowded { self.demote(BATCH).map(drop) } else { Ok(()) }
     }
 
     /// Moves all copies from the pool to the store.
     pub(crate) fn demote_all(&mut self) -> Result<(), EvictError> {
-        while self.demote(LONGEST)? {}
+        while self.demote(BATCH)? {}
         Ok(())
     }
 
@@ -172,6 +202,9 @@ impl Evictor {
     /// Moves the pages of an extent that is nearly empty elsewhere, so that the disk gets it back.
     fn compact(&mut self) -> Result<(), EvictError> {
         let Some(sparse) = self.pager.sources.store.sparse() else { return Ok(()) };
+        // What a page has kept, although it is here, is not worth the move.
+        let kept = sparse.iter().filter(|(page, slot)| self.pager.book().places.forget_kept(*page, *slot));
+        kept.for_each(|(_, slot)| self.pager.sources.store.free(*slot));
         let still_there = |(page, slot): &(u64, u32)| match self.pager.book().places.away(*page) {
             // One that a lender has too is brought to it again.
             Some(away @ (Away::Ssd(copy) | Away::Remote(copy))) if copy.at == *slot => Some((*page, away, copy)),

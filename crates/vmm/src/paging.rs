@@ -44,7 +44,8 @@ pub(crate) fn lend(command: &mut Command, spec: &MachineSpec, paging: &Paging) -
         key: key.as_raw_fd(),
         memory: Bytes::mib(spec.memory.as_mib()),
         peer: rustix::process::geteuid().as_raw(),
-        // Nobody but this process maps the memory: no device of the command line is served by another.
+        // Nobody but this process maps the memory: no device of the command line is served by another. And it is not free:
+        // with it no access bits can be read, because each page that a look unmaps would be a fault of its own.
         tripwire: false,
         socket: &paging.socket,
     };

@@ -20,7 +20,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use lucarne_bench::figures::table;
+use lucarne_bench::{
+    figures::table,
+    memory::{Memory, mib},
+};
 use lucarne_model::{
     Bytes, InstanceId,
     memory::{Pages, PagesByPlace},
@@ -61,20 +64,22 @@ fn pager(setting: &str) -> Result<()> {
 fn measure() -> Result<()> {
     let mut rows = vec![peers::raw_read()?];
     for (name, kind, pool) in [("same-filled", "same", 0), ("compressed", "text", PAGES << 12), ("ssd", "noise", 0)] {
-        let mut scene = Scene::start(pool)?;
+        let mut scene = Scene::start(PAGES, pool)?;
         scene.machine.ask(&format!("fill {kind}"))?;
         scene.send_out()?;
         rows.push(row(&format!("pager: {name}"), &scene.machine.ask("touch 16")?));
     }
     rows.extend(remote()?);
     rows.extend(peers::swap()?);
-    let mut scene = Scene::start(0)?;
+    let mut scene = Scene::start(PAGES, 0)?;
     scene.machine.ask("fill noise")?;
     scene.client.set_target(Pages(PAGES / 2), None)?;
     scene.until(|pages| pages.resident.0 <= PAGES / 2)?;
     rows.push(row("pager: ssd, writes at half the memory", &scene.machine.ask("churn 20000")?));
     println!("{}", table(&["a touch of a page that is away", "p50 us", "p99 us", "touches"], &rows));
     println!("{}", table(&["moving 256 MiB of noise", "GiB/s", "GiB/s of the pager's core"], &moving()?));
+    let columns = ["a pager whose guest is away", "private MiB", "% of the guest", "with its share MiB", "%"];
+    println!("{}", table(&columns, &[PAGES, 4 * PAGES, 16 * PAGES].into_iter().map(own).collect::<Result<Vec<_>>>()?));
     Ok(())
 }
 
@@ -99,9 +104,10 @@ fn row(name: &str, answer: &str) -> Vec<String> {
     vec![name.to_owned(), microseconds(1), microseconds(2), format!("{:.0}", numbers.first().copied().unwrap_or(0.0))]
 }
 
-/// How fast pages leave and come back, by the clock and by the pager's processor time; and what the pager takes for itself.
+/// How fast pages leave and come back, by the clock and by the pager's processor time. The second time they leave as they
+/// came.
 fn moving() -> Result<Vec<Vec<String>>> {
-    let mut scene = Scene::start(0)?;
+    let mut scene = Scene::start(PAGES, 0)?;
     scene.machine.ask("fill noise")?;
     let gib = PAGES as f64 * 4096.0 / f64::from(1 << 30);
     let mut rows = Vec::new();
@@ -116,15 +122,31 @@ fn moving() -> Result<Vec<Vec<String>>> {
         scene.client.evict_all(PATIENCE)?;
         Ok(())
     })?;
-    let overhead = scene.client.statistics()?.overhead.0 as f64;
+    // Squeezed, if by a page: its copies are kept.
+    scene.client.set_target(Pages(PAGES - 1), None)?;
     timed("back, as the guest reads through it", &mut scene, |scene| scene.machine.ask("sweep").map(drop))?;
-    let share = overhead / (PAGES as f64 * 4096.0) * 100.0;
-    rows.push(vec![
-        format!("the pager's own memory, all pages out: {:.1} MiB, {share:.2} % of the guest's", overhead / 1048576.0),
-        String::new(),
-        String::new(),
-    ]);
+    timed("out again, as it came", &mut scene, |scene| {
+        scene.client.evict_all(PATIENCE)?;
+        Ok(())
+    })?;
     Ok(rows)
+}
+
+/// What the pager of a guest of so many pages takes of the host's memory, when all of them are in its store: what is its own,
+/// and with its share of the program's code, which all pagers of a host have in common.
+fn own(pages: u64) -> Result<Vec<String>> {
+    let mut scene = Scene::start(pages, 0)?;
+    scene.machine.ask("fill noise")?;
+    scene.client.evict_all(PATIENCE)?;
+    let memory = Memory::of(scene.pager.child.id())?;
+    let share = |kib: u64| format!("{:.2}", kib as f64 / (pages * 4) as f64 * 100.0);
+    Ok(vec![
+        format!("{} MiB", pages >> 8),
+        mib(memory.private),
+        share(memory.private),
+        mib(memory.pss),
+        share(memory.pss),
+    ])
 }
 
 /// A process in a role that answers lines.
@@ -176,7 +198,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn start(pool: u64) -> Result<Self> {
+    fn start(pages: u64, pool: u64) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let this = env::current_exe()?;
         let library = shim::install(folder.path())?;
@@ -186,13 +208,13 @@ impl Scene {
         rustix::io::write(&key, &[7; 32])?;
         rustix::io::fcntl_setfd(&device, rustix::io::FdFlags::empty())?;
         let (device_number, key_number) = (device.as_raw_fd(), key.as_raw_fd());
-        let memory = Bytes(PAGES * Pages::SIZE);
+        let memory = Bytes(pages * Pages::SIZE);
         let socket = &folder.path().join("machine.sock");
         let variable =
             PagingVariable { device: device_number, key: key_number, memory, peer: 0, tripwire: false, socket };
         let mut command = Command::new(&this);
         command.env("LD_PRELOAD", library).env(VARIABLE, variable.to_string());
-        let machine = Role::start(&format!("machine {PAGES}"), command)?;
+        let machine = Role::start(&format!("machine {pages}"), command)?;
         let pager = Role::start(&format!("pager {pool} {}", folder.path().display()), Command::new(&this))?;
         let end = Instant::now() + PATIENCE;
         let client = loop {

@@ -109,6 +109,10 @@ impl Sample {
             Trouble::StoreFull => {
                 reason(ErrorCode::DiskFull, "the disk for its pages is full: none leave, and others have less".into())
             }
+            Trouble::StoreSlow => reason(
+                ErrorCode::DiskSlow,
+                "the disk for its pages is slow: few leave, so that others can come back".into(),
+            ),
             Trouble::StoreFailed { reason: why } => {
                 reason(ErrorCode::DiskFull, format!("its pages cannot be stored, so none leave: {why}"))
             }
@@ -308,9 +312,11 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told() {
-        let full = Statistics { trouble: Some(Trouble::StoreFull), ..told(60) };
-        let told = sample(1, Some(full)).report(None, 0, Moment::EPOCH);
-        assert_eq!(told.trouble.map(|trouble| trouble.code), Some(ErrorCode::DiskFull));
+    fn a_full_disk_is_told_from_a_slow_one() {
+        for (trouble, code) in [(Trouble::StoreFull, ErrorCode::DiskFull), (Trouble::StoreSlow, ErrorCode::DiskSlow)] {
+            let statistics = Statistics { trouble: Some(trouble), ..told(60) };
+            let told = sample(1, Some(statistics)).report(None, 0, Moment::EPOCH);
+            assert_eq!(told.trouble.map(|trouble| trouble.code), Some(code));
+        }
     }
 }

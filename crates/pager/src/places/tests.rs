@@ -46,6 +46,8 @@ struct World {
     truth: Vec<u64>,
     waiters: Vec<Waiter>,
     answers: Vec<(u64, Answer)>,
+    /// Pages that were put there, and whether their copies are kept; the fault thread has not said so yet.
+    arrivals: Vec<(Run, bool)>,
     eviction: Eviction,
 }
 
@@ -64,6 +66,7 @@ impl World {
             truth: vec![0; count],
             waiters: Vec::new(),
             answers: Vec::new(),
+            arrivals: Vec::new(),
             eviction: Eviction::Idle,
         }
     }
@@ -145,8 +148,10 @@ impl World {
                     let value = self.content(*page, *away);
                     self.memory[*page as usize].get_or_insert(value);
                 }
-                pages.iter().for_each(|(_, away)| self.free(*away));
-                Run::new(pages[0].0, pages.len() as u64)
+                let run = Run::new(pages[0].0, pages.len() as u64);
+                let keeps = |away: &Away| page.is_multiple_of(2) && matches!(away, Away::Ssd(_));
+                pages.iter().filter(|(_, away)| !keeps(away)).for_each(|(_, away)| self.free(*away));
+                run
             }
             Answer::Unprotect => {
                 self.protected[page as usize] = false;
@@ -155,8 +160,19 @@ impl World {
             Answer::Map | Answer::Repair(_) => unreachable!("no tripwire is set"),
         };
         self.wake(run.first, run.count);
+        self.arrivals.push((run, page.is_multiple_of(2)));
+    }
+
+    /// And says so, after whatever happened in between.
+    fn arrive(&mut self, which: Index) {
+        if self.arrivals.is_empty() {
+            return;
+        }
+        let (run, with_copies) = self.arrivals.swap_remove(which.index(self.arrivals.len()));
         (run.first..run.end()).for_each(|page| self.void[page as usize] = true);
-        self.places.arrived(run);
+        let places = &mut self.places;
+        let awaited = if with_copies { places.arrived_with_copies(run) } else { places.arrived(run) };
+        awaited.into_iter().for_each(|run| self.wake(run.first, run.count));
     }
 
     /// The copy's place may be another page's at once.
@@ -198,13 +214,20 @@ impl World {
             Eviction::Read(contents) => {
                 let mut going = Vec::new();
                 for (page, value) in contents {
-                    let away = self.copy(page, value);
-                    if self.places.commit(page, away) {
+                    let kept = self.places.kept(page);
+                    let held = kept.filter(|copy| self.copies[&copy.generation] == (page, value));
+                    let away = held.map_or_else(|| self.copy(page, value), Away::Ssd);
+                    let goes = self.places.commit(page, away);
+                    if goes {
                         going.push(page);
                         self.index.insert(page, away);
                         self.void[page as usize] = false;
-                    } else {
-                        self.free(away);
+                    }
+                    match kept.filter(|_| goes).map(Away::Ssd) {
+                        _ if held.is_some() => {}
+                        Some(kept) => self.free(kept),
+                        None if goes => {}
+                        None => self.free(away),
                     }
                 }
                 Eviction::Committed(going)
@@ -257,6 +280,7 @@ impl World {
             }
             self.take_fault(any);
             self.give_answer(any);
+            self.arrive(any);
         }
         assert!(self.waiters.is_empty(), "somebody waits for ever: {self:?}");
         for page in 0..PAGES {
@@ -265,8 +289,9 @@ impl World {
         for _ in 0..100 {
             self.take_fault(any);
             self.give_answer(any);
+            self.arrive(any);
         }
-        assert!(self.waiters.is_empty() && self.answers.is_empty());
+        assert!(self.waiters.is_empty() && self.arrivals.is_empty() && self.answers.is_empty());
         let counts = self.places.counts();
         assert_eq!((counts.resident, counts.total()), (Pages(PAGES), Pages(PAGES)));
     }
@@ -281,7 +306,7 @@ impl World {
         for page in 0..PAGES {
             self.void[page as usize] |= self.places.away(page).is_none();
         }
-        (self.answers, self.eviction) = (Vec::new(), Eviction::Idle);
+        (self.answers, self.arrivals, self.eviction) = (Vec::new(), Vec::new(), Eviction::Idle);
         self.wake(0, PAGES);
     }
 }
@@ -297,6 +322,7 @@ enum Turn {
     Discard(u64),
     TakeFault(Index),
     GiveAnswer(Index),
+    Arrive(Index),
     Evict(Run),
     Lend(Option<u64>),
     Restart,
@@ -308,6 +334,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => (0..PAGES).prop_map(Turn::Discard),
         8 => any::<Index>().prop_map(Turn::TakeFault),
         8 => any::<Index>().prop_map(Turn::GiveAnswer),
+        8 => any::<Index>().prop_map(Turn::Arrive),
         10 => (0..PAGES, 1..PAGES).prop_map(|(first, count)| Turn::Evict(Run::new(first, count))),
         4 => prop::option::of(0..PAGES).prop_map(Turn::Lend),
         1 => Just(Turn::Restart),
@@ -327,6 +354,7 @@ proptest! {
                 Turn::Discard(page) => world.discard(page),
                 Turn::TakeFault(which) => world.take_fault(which),
                 Turn::GiveAnswer(which) => world.give_answer(which),
+                Turn::Arrive(which) => world.arrive(which),
                 Turn::Evict(run) => world.evict(run),
                 Turn::Lend(page) => world.lend(page),
                 Turn::Restart => world.restart(),
@@ -342,6 +370,10 @@ proptest! {
             let word = Word::away(away);
             prop_assert_eq!(word.as_away(), Some(away));
             prop_assert_eq!(Word::from_bits(word.to_bits()), Some(word));
+            for motion in [Motion::Still, Motion::Arriving, Motion::Awaited, Motion::Leaving, Motion::Going] {
+                let moving = Word::new(State::Away(away), motion);
+                prop_assert_eq!(Stored::new(moving).word(), moving);
+            }
         }
         let lent = Word::away(Away::Remote(copy));
         prop_assert_eq!(lent.as_away(), Some(Away::Remote(copy)));
@@ -408,6 +440,27 @@ fn a_write_while_the_page_is_being_copied_stops_its_eviction() {
     assert_eq!(places.begin_eviction(Run::one(3)), [Run::one(3)]);
     assert!(places.commit(3, Away::SameFilled(1)));
     assert_eq!(places.handle_fault(3, FaultKind::Protected, REACH, |_| false), Answer::Wait, "too late: it goes");
+}
+
+/// What became of the page meanwhile does not matter to the copy: whether it still holds is asked when the page leaves.
+#[test]
+fn a_copy_that_was_kept_stays_until_another_counts_or_it_is_forgotten() {
+    let copy = Copy { at: 3, generation: 900 };
+    let mut places = away();
+    places.handle_fault(3, FaultKind::Missing, REACH, |_| false);
+    places.arrived_with_copies(Run::one(3));
+    assert_eq!((places.place(3), places.kept(3), places.away(3)), (Place::Resident, Some(copy), None));
+    assert_eq!(places.begin_eviction(Run::new(0, 6)), [Run::one(3)]);
+    assert_eq!(places.handle_fault(3, FaultKind::Protected, REACH, |_| false), Answer::Unprotect);
+    places.arrived(Run::one(3));
+    assert_eq!(places.kept(3), Some(copy));
+    assert_eq!(places.begin_eviction(Run::one(3)), [Run::one(3)]);
+    assert!(places.stays(3));
+    places.arrived(Run::one(3));
+    assert!(!places.forget_kept(3, 4), "that is another slot");
+    assert!(places.keeps_any() && places.forget_kept(3, 3));
+    assert!(!places.keeps_any() && places.kept(3).is_none());
+    assert_eq!(places.place(3), Place::Resident);
 }
 
 #[test]

@@ -46,14 +46,30 @@ fn an_empty_extent_is_given_back_to_the_disk() {
     let (store, mut disk) = (store(&folder), Disk::new());
     let copies = keep(&store, &mut disk, 0..3 * EXTENT as u64);
     let blocks = || store.file.metadata().unwrap().blocks();
-    let before = blocks();
+    let (before, before_free) = (blocks(), store.size());
     copies[..EXTENT].iter().for_each(|(_, copy)| store.free(copy.at));
+    assert_eq!(store.size(), before_free, "not while a page is being fetched");
+    store.give_back_empty();
     assert_eq!(store.size(), 2 * EXTENT_BYTES);
     assert!(blocks() <= before - EXTENT_BYTES / 512, "{} of {before}", blocks());
     check(&store, &mut disk, &copies[EXTENT..]);
     // The next pages take its place.
     keep(&store, &mut disk, 5000..5000 + EXTENT as u64);
     assert_eq!(store.size(), 3 * EXTENT_BYTES);
+}
+
+/// Taking an extent and giving it back costs the file system its journal: whoever comes and goes finds some there.
+#[test]
+fn some_empty_extents_are_kept_for_the_next_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut disk) = (store(&folder), Disk::new());
+    let copies = keep(&store, &mut disk, 0..16 * EXTENT as u64);
+    copies[..3 * EXTENT].iter().for_each(|(_, copy)| store.free(copy.at));
+    store.give_back_empty();
+    assert_eq!(store.size(), 15 * EXTENT_BYTES, "two of sixteen are kept");
+    keep(&store, &mut disk, 20_000..20_000 + 2 * EXTENT as u64);
+    assert_eq!(store.size(), 15 * EXTENT_BYTES);
+    check(&store, &mut disk, &copies[3 * EXTENT..]);
 }
 
 #[test]
@@ -77,6 +93,7 @@ fn what_is_left_of_a_sparse_extent_can_be_moved_as_it_is() {
         rounds += 1;
         assert!(rounds < 10, "it moves for ever");
     }
+    store.give_back_empty();
     assert!(store.size() <= FEW_EXTENTS as u64 * EXTENT_BYTES, "{}", store.size());
     check(&store, &mut disk, &kept.into_iter().collect::<Vec<_>>());
 }

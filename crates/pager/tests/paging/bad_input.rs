@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::{fs::FileExt, net::UnixStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -126,6 +126,51 @@ impl Drop for SmallDisk<'_> {
     fn drop(&mut self) {
         let _ = Command::new("umount").args(["--lazy"]).arg(self.0).status();
     }
+}
+
+/// The disk of this process, held to a few transfers in a second; none where tests may not do that.
+struct SlowDisk(PathBuf, String);
+
+impl SlowDisk {
+    fn of(pager: u32, folder: &Path) -> Option<Self> {
+        let device = rustix::fs::stat(folder).ok()?.st_dev;
+        let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+        let group = PathBuf::from(format!("/sys/fs/cgroup/blkio/lucarne-test-{pager}"));
+        fs::create_dir(&group).ok()?;
+        let slow = Self(group, device);
+        fs::write(slow.0.join("cgroup.procs"), pager.to_string()).ok()?;
+        slow.set(10).then_some(slow)
+    }
+    /// Writes in a second; zero: as many as it can.
+    fn set(&self, writes: u32) -> bool {
+        fs::write(self.0.join("blkio.throttle.write_iops_device"), format!("{} {writes}", self.1)).is_ok()
+    }
+}
+
+impl Drop for SlowDisk {
+    fn drop(&mut self) {
+        let members = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for member in members.lines() {
+            let _ = fs::write("/sys/fs/cgroup/blkio/cgroup.procs", member);
+        }
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_slow_disk_is_told_from_a_full_one_and_its_guest_loses_nothing() {
+    let mut house = House::new(2 * PAGES);
+    let (pager, mut client) = house.serve(0);
+    house.write_all(1);
+    let Some(disk) = SlowDisk::of(pager.id(), house.path()) else {
+        eprintln!("not tried: this user may not slow a disk down");
+        return;
+    };
+    client.set_target(Pages::ZERO, None).unwrap();
+    eventually(&mut client, "it is told", |now| now.trouble == Some(Trouble::StoreSlow));
+    assert!(disk.set(0));
+    eventually(&mut client, "it is over", |now| now.trouble.is_none() && now.pages.resident < Pages(64));
+    house.check_all();
 }
 
 #[test]

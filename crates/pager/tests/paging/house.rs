@@ -92,6 +92,10 @@ impl Role {
         self.errors.iter().collect::<Vec<_>>().join("\n")
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -30,7 +30,20 @@ unsafe extern "C" {
     fn mmap(place: *mut c_void, length: usize, protection: i32, flags: i32, fd: i32, offset: i64) -> *mut c_void;
     fn fallocate(fd: i32, mode: i32, offset: i64, length: i64) -> i32;
     fn madvise(place: *mut c_void, length: usize, advice: i32) -> i32;
+    fn ioctl(fd: i32, request: u64, argument: *mut c_void) -> i32;
+    fn process_vm_writev(
+        pid: i32,
+        from: *const Part,
+        from_count: u64,
+        to: *const Part,
+        to_count: u64,
+        flags: u64,
+    ) -> isize;
 }
+
+/// `struct iovec`.
+#[repr(C)]
+struct Part(*mut c_void, usize);
 
 struct Memory {
     start: *mut u64,
@@ -149,6 +162,29 @@ impl Memory {
         self.versions[page as usize].store(version, Ordering::Relaxed);
     }
 
+    /// The same as a device does it: the kernel looks the page up and holds it, and writes where it lies.
+    fn pin_into(&self, page: u64, version: u64) {
+        let mut content: Vec<u8> = (0..WORDS as u64).flat_map(|at| word(page, version, at).to_ne_bytes()).collect();
+        let (from, to) = (Part(content.as_mut_ptr().cast(), PAGE), Part(self.at(page, 0).cast(), PAGE));
+        // SAFETY: the page's bytes, which no other thread touches now.
+        let written = unsafe { process_vm_writev(std::process::id().cast_signed(), &from, 1, &to, 1, 0) };
+        assert_eq!(written, PAGE as isize);
+        self.versions[page as usize].store(version, Ordering::Relaxed);
+    }
+
+    /// Tries to have faults of this memory told to itself, as QEMU does for a post-copy migration; the error's number.
+    fn listen_too(&self) -> i32 {
+        let device = File::options().read(true).write(true).open("/dev/userfaultfd").unwrap();
+        let (mut api, mut register) = ([0xAA_u64, 0, 0], [self.start as u64, self.pages * PAGE as u64, 1, 0]);
+        // SAFETY: USERFAULTFD_IOC_NEW, UFFDIO_API and UFFDIO_REGISTER, with structures of those sizes.
+        let result = unsafe {
+            let uffd = ioctl(device.as_raw_fd(), 0xAA00, std::ptr::null_mut());
+            assert_eq!(ioctl(uffd, 0xC018_AA3F, api.as_mut_ptr().cast()), 0);
+            ioctl(uffd, 0xC020_AA00, register.as_mut_ptr().cast())
+        };
+        if result == 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap() }
+    }
+
     /// Checks and changes its pages for as long as there is a storm.
     fn write_on(&self, writer: u64) {
         let mut dice = mix(writer);
@@ -193,6 +229,11 @@ fn role_of_the_machine() {
                 continue;
             }
             ("read-into", &[page, version]) => memory.read_into(page, version),
+            ("pin-into", &[page, version]) => memory.pin_into(page, version),
+            ("listen-too", &[]) => {
+                println!("\n> error {}", memory.listen_too());
+                continue;
+            }
             ("storm", &[]) => {
                 memory.storm.store(true, Ordering::Relaxed);
                 for writer in 0..WRITERS {

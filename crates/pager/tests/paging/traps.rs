@@ -110,6 +110,34 @@ fn the_kernel_itself_may_touch_a_page_that_is_away() {
     house.check_all();
 }
 
+/// What KVM does for its guest, and a device for its driver: pages are looked up and held by the kernel, and are away.
+#[test]
+fn a_page_that_is_away_comes_back_for_a_kernel_that_would_hold_it() {
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(POOL);
+    house.write_all(1);
+    house.evict_all(&mut client);
+    for page in 40..46 {
+        assert_eq!(house.machine.ask(&format!("pin-into {page} 2")), "done");
+    }
+    house.check_all();
+    house.evict_all(&mut client);
+    house.check_all();
+}
+
+/// The kernel lets one listen for faults of a memory. QEMU's own ways that listen (a post-copy migration, a snapshot in the
+/// background) fail for a machine that is paged, and do not take it from its pager.
+#[test]
+fn nobody_else_can_have_the_faults_of_memory_that_is_paged() {
+    const EBUSY: i32 = 16;
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(POOL);
+    house.write_all(1);
+    house.evict_all(&mut client);
+    assert_eq!(house.machine.ask("listen-too"), format!("error {EBUSY}"));
+    house.check_all();
+}
+
 #[test]
 fn a_pager_ends_with_its_machine_and_says_so() {
     let mut house = House::new(PAGES);
@@ -139,6 +167,31 @@ fn pages_that_left_together_come_back_with_one_fault() {
     house.check_all();
     let pages = (PAGES / 16, Pages(PAGES / 16 * 15));
     eventually(&mut client, "64 faults for 1024 pages", |now| (now.refaults, now.restored_beside) == pages);
+}
+
+/// Nor is anything written for a page that was only read; and what was written to is not taken for what it was.
+#[test]
+fn what_was_only_read_leaves_again_without_a_write() {
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(0);
+    house.write_all(1);
+    client.set_target(Pages(PAGES - 1), None).unwrap();
+    house.evict_all(&mut client);
+    house.check_all();
+    house.evict_all(&mut client);
+    let before = client.statistics().unwrap();
+    // One page in eight is the same all over, and in no store.
+    assert!(before.unwritten >= Pages(PAGES / 8 * 7), "{before:?}");
+    house.check_all();
+    house.write_all(2);
+    let before = client.statistics().unwrap();
+    house.evict_all(&mut client);
+    assert_eq!(client.statistics().unwrap().unwritten, before.unwritten);
+    house.check_all();
+    // A guest that may have all of its memory keeps no copies.
+    client.set_target(Pages(PAGES), None).unwrap();
+    house.check_all();
+    eventually(&mut client, "the store is empty", |now| now.store.0 <= 3 << 20);
 }
 
 /// Neighbours would drive out what it needs; but one that goes straight on has them again.
