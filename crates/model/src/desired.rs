@@ -18,6 +18,7 @@ use crate::{
     network_acl::AclEntry,
     security_group::Rule,
     storage::{Blob, BootSource},
+    warm::DesiredWarmState,
 };
 
 /// All that a host should be and do.
@@ -37,6 +38,9 @@ pub struct Desired {
     /// What the operator has ordered against abuse and concerns an interface of this host.
     #[serde(default)]
     pub mitigations: Vec<DesiredMitigation>,
+    /// Warm states to keep ready; one that is left out is deleted.
+    #[serde(default)]
+    pub warm_states: Vec<DesiredWarmState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +64,9 @@ pub struct DesiredInstance {
     pub generation: u64,
     pub image: ImageId,
     pub boot: BootSource,
+    /// Boot it, though its image may have a warm state.
+    #[serde(default)]
+    pub cold: bool,
     pub vcpus: Vcpus,
     pub memory: Bytes,
     #[serde(default)]

@@ -31,6 +31,7 @@ pub mod storage;
 pub mod tag;
 pub mod time;
 pub mod units;
+pub mod warm;
 
 pub use address::{Cidr, MacAddress};
 pub use end_reason::EndReason;

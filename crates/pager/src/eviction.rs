@@ -86,6 +86,8 @@ pub(crate) struct Evictor {
     contents: Vec<Page>,
     sealed: Vec<Page>,
     compressed: Compressed,
+    /// A page as its guest's snapshot has it.
+    unchanged: Box<Page>,
     /// Pages that may leave now, of those that the rate allows.
     allowance: f64,
     measured: Instant,
@@ -96,7 +98,20 @@ impl Evictor {
     pub(crate) fn new(pager: Arc<Pager>, index: Index, wishes: Receiver<Wish>) -> Self {
         let (contents, sealed) = (Vec::new(), Vec::new());
         let (disk, compressed, measured) = (Disk::new(), Compressed::new(), Instant::now());
-        Self { pager, index, disk, wishes, contents, sealed, compressed, allowance: 0.0, measured, paused_until: None }
+        let unchanged = Box::new(Page::ZERO);
+        Self {
+            pager,
+            index,
+            disk,
+            wishes,
+            contents,
+            sealed,
+            compressed,
+            unchanged,
+            allowance: 0.0,
+            measured,
+            paused_until: None,
+        }
     }
 
     /// Until the pager ends.
@@ -253,6 +268,10 @@ impl Evictor {
             let generation = first_generation + (page - numbers[0]);
             if let Some(value) = content.filled_with() {
                 made.push(Made { page, away: Away::SameFilled(value), proof: [0; 16] });
+                continue;
+            }
+            if self.pager.sources.snapshot.as_ref().is_some_and(|one| one.holds(page, content, &mut self.unchanged)) {
+                made.push(Made { page, away: Away::Snapshot, proof: [0; 16] });
                 continue;
             }
             let small = self.compressed.take(page, generation, content);

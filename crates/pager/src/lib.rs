@@ -13,6 +13,9 @@
 //! 3. `Client::connect`, then `set_target`, `set_policy`, `set_pinned` as often as wished, `statistics` each interval.
 //! 4. Once QEMU has ended its pager ends too; then [`discard`] the folder, unless the VM was hibernated.
 //!
+//! A VM may begin with the memory of another: [`snapshot::write_memory_of`] makes a file of it that any number of pagers are
+//! given ([`Options::snapshot`]). A page that was not changed goes back there without being written anywhere.
+//!
 //! To hibernate, stop the guest's processors, then `evict_all`: it answers when all is on the disk. The next start of the
 //! VM gets the same key and the same folder, and its pages come back on demand.
 
@@ -20,6 +23,7 @@ pub mod client;
 pub mod control;
 pub mod latency;
 pub mod shim;
+pub mod snapshot;
 
 mod disk;
 mod eviction;
@@ -41,5 +45,5 @@ mod uffd;
 mod upkeep;
 
 pub use exit::Exit;
-pub use process::{Options, PagerError, discard, run, run_observed};
+pub use process::{Options, Origin, PagerError, discard, run, run_observed};
 pub use step::Step;

@@ -26,6 +26,8 @@ pub(crate) enum Away {
     Compressed(Copy, u16),
     /// In the store, in this slot.
     Ssd(Copy),
+    /// In the snapshot that the guest goes on from, where it stays when the page comes back.
+    Snapshot,
 }
 
 /// A copy outside of the guest's memory. Generations count the copies made of this guest's pages: no two are equal.
@@ -41,12 +43,13 @@ impl Away {
             Self::SameFilled(_) => Place::SameFilled,
             Self::Compressed(..) => Place::Compressed,
             Self::Ssd(_) => Place::Ssd,
+            Self::Snapshot => Place::Snapshot,
         }
     }
 
     const fn generation(self) -> Option<u64> {
         match self {
-            Self::SameFilled(_) => None,
+            Self::SameFilled(_) | Self::Snapshot => None,
             Self::Compressed(copy, _) | Self::Ssd(copy) => Some(copy.generation),
         }
     }
@@ -77,6 +80,7 @@ const RESIDENT: u128 = 1;
 const SAME_FILLED: u128 = 2;
 const COMPRESSED: u128 = 3;
 const SSD: u128 = 4;
+const SNAPSHOT: u128 = 6;
 
 impl Word {
     pub(crate) const UNTOUCHED: Self = Self(UNTOUCHED);
@@ -89,6 +93,7 @@ impl Word {
             State::Away(Away::SameFilled(value)) => SAME_FILLED | (value as u128) << 64,
             State::Away(Away::Compressed(copy, length)) => COMPRESSED | (length as u128) << 8 | copy.packed(),
             State::Away(Away::Ssd(copy)) => SSD | copy.packed(),
+            State::Away(Away::Snapshot) => SNAPSHOT,
         };
         Self(state | motion)
     }
@@ -104,7 +109,7 @@ impl Word {
 
     /// None: no word has these bits.
     pub(crate) fn from_bits(bits: u128) -> Option<Self> {
-        (bits & 15 <= SSD && Self::new(Self(bits).state(), Motion::Still).0 == bits).then_some(Self(bits))
+        (Self::new(Self(bits).state(), Motion::Still).0 == bits).then_some(Self(bits))
     }
 
     pub(crate) fn as_away(self) -> Option<Away> {
@@ -121,6 +126,7 @@ impl Word {
             RESIDENT => State::Resident,
             SAME_FILLED => State::Away(Away::SameFilled((self.0 >> 64) as u64)),
             COMPRESSED => State::Away(Away::Compressed(copy, (self.0 >> 8) as u16)),
+            SNAPSHOT => State::Away(Away::Snapshot),
             _ => State::Away(Away::Ssd(copy)),
         }
     }
