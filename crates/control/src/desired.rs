@@ -29,7 +29,7 @@ use serde::Serialize;
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
-    services::{flow_logs, mitigations, network_acls::enforced},
+    services::{flow_logs, images, mitigations, network_acls::enforced},
     store::{Changes, Scope, Tx},
 };
 
@@ -57,6 +57,7 @@ pub(crate) fn compute(
     let mut desired = Desired {
         instances,
         mitigations,
+        warm_states: images::desired_warm_states(tx)?,
         snapshots: snapshots(tx, &volumes)?,
         volumes: volumes.into_iter().map(volume).collect(),
         streams,
@@ -184,6 +185,7 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
         generation: instance.generation,
         image: instance.image,
         boot,
+        cold: instance.cold,
         vcpus: instance.vcpus,
         memory: instance.memory,
         memory_settings: instance.memory_settings,

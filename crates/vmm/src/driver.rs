@@ -6,7 +6,11 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use lucarne_model::{Bytes, InstanceId, MacAddress, Vcpus, VolumeId, paging::PageKey, storage::DiskFormat};
+use lucarne_model::{
+    Bytes, InstanceId, MacAddress, Vcpus, VolumeId,
+    paging::PageKey,
+    storage::{Digest, DiskFormat},
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -40,7 +44,7 @@ pub struct MachineSpec {
 }
 
 /// Where a VM comes from. One that is to be the like of another must be made of the same devices in the same places.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// It boots.
@@ -52,6 +56,9 @@ pub enum Origin {
     Warm {
         /// What tells its guest that it is another machine than all that went on from the same state (VM generation id).
         generation_id: u128,
+        /// The digest of that state's memory, and of all of it.
+        memory: Digest,
+        state: Digest,
     },
 }
 

@@ -1,7 +1,8 @@
 //! Guests' memory on this host: paged, governed, and told of.
 //!
 //! Owns which pager serves which VM, and the sleep of VMs. In reading order: [`guests`] starts, stops and adopts VMs with
-//! their pagers; [`supervisor`] keeps a pager alive; [`sleep`] hibernates and wakes; [`governing`] is the loop that measures
+//! their pagers; [`supervisor`] keeps a pager alive; [`sleep`] hibernates and wakes; [`warm`] lets them begin where
+//! another stopped; [`governing`] is the loop that measures
 //! ([`measure`]), asks the room `memory`, and does what it says; [`view`] is how measurements are read.
 
 mod cpu;
@@ -11,6 +12,7 @@ mod measure;
 mod sleep;
 mod supervisor;
 mod view;
+pub(crate) mod warm;
 
 use lucarne_memory::oversubscription::Oversubscription;
 use lucarne_model::{Bytes, InstanceId, Vcpus, memory::MemorySettings, memory_report::Ability};
@@ -18,6 +20,7 @@ use lucarne_model::{Bytes, InstanceId, Vcpus, memory::MemorySettings, memory_rep
 pub(crate) use governing::govern;
 pub use guests::Memory;
 pub(crate) use guests::Tools;
+pub(crate) use warm::WarmError;
 
 /// What the operator gave of this machine to guests' pages.
 #[derive(Clone, Debug)]

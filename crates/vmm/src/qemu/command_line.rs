@@ -48,7 +48,7 @@ pub(super) fn arguments(
     boot(&mut line, &spec.boot)?;
     ports_and_disks(&mut line, spec)?;
     network(&mut line, spec)?;
-    generation_id(&mut line, spec.origin);
+    generation_id(&mut line, &spec.origin);
     line.option("-device", "virtio-rng-pci");
     line.option("-chardev", socket("serial0", &directory.serial())?);
     line.option("-serial", "chardev:serial0");
@@ -158,11 +158,11 @@ pub(super) fn has_nic(peripherals: &Value) -> bool {
     peripherals.as_array().is_some_and(|all| all.iter().any(|device| device["name"] == NIC))
 }
 
-fn generation_id(line: &mut Line, origin: Origin) {
+fn generation_id(line: &mut Line, origin: &Origin) {
     let id = match origin {
         Origin::Boot => return,
         Origin::Template => TEMPLATE,
-        Origin::Warm { generation_id } => generation_id,
+        Origin::Warm { generation_id, .. } => *generation_id,
     };
     let hex = format!("{id:032x}");
     let guid = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
