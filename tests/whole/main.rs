@@ -12,4 +12,5 @@ mod memory;
 mod questions;
 mod records;
 mod refusals;
+mod warm;
 mod workflows;
