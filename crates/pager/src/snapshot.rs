@@ -17,9 +17,9 @@
 //! The file is read through the host's page cache, which all pagers share; it needs no more of the host's memory than once.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, BufWriter, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -92,7 +92,8 @@ fn memory_of(process: u32) -> Result<File, SnapshotError> {
 }
 
 fn write(memory: &File, to: &Path) -> io::Result<Written> {
-    let file = File::create(to)?;
+    // Not for the users of VMs: it has what other accounts' guests have.
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
     let mut out = BufWriter::new(file);
     out.write_all(&[0; HEADER])?;
     let (mut entries, mut offset) = (Vec::new(), HEADER as u64);

@@ -65,7 +65,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-fn blob(n: u8) -> Blob {
+pub(super) fn blob(n: u8) -> Blob {
     Blob { digest: Digest::from_bytes([n; 32]), size: Bytes::mib(1) }
 }
 
@@ -77,7 +77,7 @@ fn content(volume: u128) -> VolumeContent {
     }
 }
 
-fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) -> DesiredInstance {
+pub(super) fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) -> DesiredInstance {
     let (kernel, initramfs) = (blob(1), blob(2));
     DesiredInstance {
         id: InstanceId::from_bits(n),

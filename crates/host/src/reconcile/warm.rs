@@ -134,3 +134,7 @@ pub(super) fn report(desired: &Desired, known: &Known) -> Vec<ActualWarmState> {
     };
     desired.warm_states.iter().filter_map(told).collect()
 }
+
+#[cfg(test)]
+#[path = "warm_tests.rs"]
+mod tests;
