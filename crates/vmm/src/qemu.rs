@@ -28,7 +28,7 @@ use lucarne_model::{Bytes, InstanceId, VolumeId};
 use tokio::sync::{OnceCell, mpsc};
 
 pub use self::acceleration::Acceleration;
-use self::vm::{From, Vm};
+use self::vm::{Entry, Vm};
 use crate::{
     driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, SerialLine, Stop, VolumeSource},
     error::Error,
@@ -138,10 +138,10 @@ impl Qemu {
     }
 
     /// In a task of its own: a caller that stops waiting must not leave a process that is known to nobody.
-    async fn start_in_task(&self, spec: &MachineSpec, from: From) -> Result<(), Error> {
+    async fn start_in_task(&self, spec: &MachineSpec, entry: Entry) -> Result<(), Error> {
         let (shared, spec) = (self.shared.clone(), spec.clone());
         let instance = spec.instance;
-        match tokio::spawn(async move { shared.start(&spec, from).await }).await {
+        match tokio::spawn(async move { shared.start(&spec, entry).await }).await {
             Ok(started) => started,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::NotRunning { instance }),
@@ -172,14 +172,14 @@ impl Shared {
         *self.acceleration.get_or_init(found).await
     }
 
-    async fn start(&self, spec: &MachineSpec, from: From) -> Result<(), Error> {
+    async fn start(&self, spec: &MachineSpec, entry: Entry) -> Result<(), Error> {
         let slot = self.slot(spec.instance);
         let _turn = slot.turn.lock().await;
         match slot.running() {
             Some(vm) if vm.generation == spec.generation => Ok(()),
             Some(vm) => Err(Error::StillRunning { instance: spec.instance, running: vm.generation }),
             None => {
-                let vm = Vm::start(spec, from, self).await?;
+                let vm = Vm::start(spec, entry, self).await?;
                 *locked(&slot.vm) = Some(Arc::new(vm));
                 Ok(())
             }
@@ -214,7 +214,7 @@ impl Driver for Qemu {
     }
 
     async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
-        self.start_in_task(spec, From::Boot).await
+        self.start_in_task(spec, Entry::Boot).await
     }
 
     async fn pause(&self, instance: InstanceId) -> Result<(), Error> {
@@ -246,11 +246,11 @@ impl Driver for Qemu {
     }
 
     async fn wake(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
-        self.start_in_task(spec, From::Sleep(sleep::open(devices)?)).await
+        self.start_in_task(spec, Entry::Sleep(sleep::open(devices)?)).await
     }
 
     async fn start_warm(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
-        self.start_in_task(spec, From::WarmState(sleep::open(devices)?)).await
+        self.start_in_task(spec, Entry::WarmState(sleep::open(devices)?)).await
     }
 
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {

@@ -135,7 +135,9 @@ impl Shared {
         driver.pause(instance).await.map_err(WarmError::Driver)?;
         let part = self.layout.warm_state_part(key);
         let file = |doing| move |cause| WarmError::File { doing, cause };
-        remove_folder(&part).and_then(|()| DirBuilder::new().mode(0o700).create(&part)).map_err(file("make its folder"))?;
+        remove_folder(&part)
+            .and_then(|()| DirBuilder::new().mode(0o700).create(&part))
+            .map_err(file("make its folder"))?;
         driver.save_devices(instance, &part.join(DEVICES)).await.map_err(WarmError::Driver)?;
         let process = driver.process_id(instance).await.ok_or(WarmError::Ended)?;
         let hypervisor = driver.version().await.map_err(WarmError::Driver)?;

@@ -50,7 +50,7 @@ const RETRY: Duration = Duration::from_millis(5);
 
 /// Where a VM's processors begin.
 #[derive(Debug)]
-pub(super) enum From {
+pub(super) enum Entry {
     Boot,
     /// Where its devices were saved, whose state is in the file.
     Sleep(File),
@@ -64,7 +64,7 @@ struct Preparation {
     plugs: bool,
 }
 
-impl From {
+impl Entry {
     /// The arguments of the process, its standard input, and what comes after its start.
     fn prepare(self, arguments: Vec<String>) -> (Vec<String>, Stdio, Preparation) {
         let (file, plugs) = match self {
@@ -96,11 +96,11 @@ pub(super) struct Vm {
 
 impl Vm {
     /// Starts the process and returns when the guest's processors run. On an error nothing of it runs.
-    pub(super) async fn start(spec: &MachineSpec, from: From, shared: &Shared) -> Result<Self, Error> {
+    pub(super) async fn start(spec: &MachineSpec, entry: Entry, shared: &Shared) -> Result<Self, Error> {
         let instance = spec.instance;
         let directory = shared.directory(instance);
         let acceleration = shared.acceleration().await;
-        let (arguments, stdin, preparation) = from.prepare(command_line::arguments(spec, &directory, acceleration)?);
+        let (arguments, stdin, preparation) = entry.prepare(command_line::arguments(spec, &directory, acceleration)?);
         let user = acceleration.user(shared.settings.user);
         prepare(spec, &directory, user)?;
         let said = directory.said();
