@@ -58,6 +58,11 @@ impl Cloud {
         Ok(cloud)
     }
 
+    /// Its state folder, for what a bench puts beside it.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// What `lucarne ARGUMENTS --output json` prints, as JSON.
     ///
     /// # Errors

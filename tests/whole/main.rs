@@ -13,4 +13,5 @@ mod questions;
 mod records;
 mod refusals;
 mod remote_memory;
+mod warm;
 mod workflows;

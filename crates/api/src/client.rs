@@ -82,6 +82,7 @@ mod generated {
             Volume = lucarne_model::storage::Volume,
             VolumeId = lucarne_model::VolumeId,
             VpcId = lucarne_model::VpcId,
+            WarmImage = crate::bodies::storage::WarmImage,
         },
     );
 }

@@ -162,6 +162,11 @@ routes! {
     Read GET "/v1/images" list_images((), ListQuery, Nothing) -> Json<Page<Image>>;
     /// Shows an image.
     Read GET "/v1/images/{image}" get_image((ImageId,), NoQuery, Nothing) -> Json<Image>;
+    /// Has hosts boot an image once and save it, for launches of one size of machine to go on from.
+    Administer POST "/v1/images/{image}/warm-states"
+        warm_image((ImageId,), NoQuery, Json<WarmImage>) -> Json<Image>;
+    /// Has hosts delete an image's warm states; instances that went on from them go on.
+    Administer DELETE "/v1/images/{image}/warm-states" cool_image((ImageId,), NoQuery, Nothing) -> Done;
     /// Deletes an image; instances that were launched from it go on.
     Administer DELETE "/v1/images/{image}" delete_image((ImageId,), NoQuery, Nothing) -> Done;
     /// Makes a volume, empty or from a snapshot.

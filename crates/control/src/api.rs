@@ -287,6 +287,15 @@ impl Api for Controller {
     async fn get_image(&self, call: Call<Caller, (ImageId,), NoQuery, Nothing>) -> Result<Json<Image>, Problem> {
         services::images::get_image(self, call).await
     }
+    async fn warm_image(
+        &self,
+        call: Call<Caller, (ImageId,), NoQuery, Json<WarmImage>>,
+    ) -> Result<Json<Image>, Problem> {
+        services::images::warm_image(self, call).await
+    }
+    async fn cool_image(&self, call: Call<Caller, (ImageId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::images::cool_image(self, call).await
+    }
     async fn delete_image(&self, call: Call<Caller, (ImageId,), NoQuery, Nothing>) -> Result<Done, Problem> {
         services::images::delete_image(self, call).await
     }

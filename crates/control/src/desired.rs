@@ -29,7 +29,7 @@ use serde::Serialize;
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
-    services::{flow_logs, memory, mitigations, network_acls::enforced, price_books},
+    services::{flow_logs, images, memory, mitigations, network_acls::enforced, price_books},
     store::{Changes, Scope, Tx},
 };
 
@@ -61,6 +61,7 @@ pub(crate) fn compute(
     let mut desired = Desired {
         instances,
         mitigations,
+        warm_states: images::desired_warm_states(tx)?,
         snapshots: snapshots(tx, &volumes)?,
         volumes: volumes.into_iter().map(volume).collect(),
         streams,
@@ -189,6 +190,7 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
         generation: instance.generation,
         image: instance.image,
         boot,
+        cold: instance.cold,
         vcpus: instance.vcpus,
         memory: instance.memory,
         memory_settings: instance.memory_settings,

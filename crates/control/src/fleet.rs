@@ -10,9 +10,10 @@ use std::{
 };
 
 use lucarne_model::{
-    HostId, InstanceId, Moment,
+    HostId, ImageId, InstanceId, Moment,
     actual::{ActualInstance, HostState, Report},
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
+    warm::{Began, WarmProgress, WarmSize},
 };
 
 use crate::{desired::Fingerprint, workflow::steps::Observed};
@@ -82,6 +83,21 @@ impl Fleet {
         read(all.get(&host)?.report.as_ref()?.report.memory.as_ref()?)
     }
 
+    /// What hosts say of the image's warm state of this size.
+    pub(crate) fn warm_states(&self, image: ImageId, size: WarmSize) -> Vec<WarmProgress> {
+        let all = self.lock();
+        let spoken =
+            all.values().filter_map(|heard| heard.report.as_ref()).flat_map(|spoken| &spoken.report.warm_states);
+        spoken.filter(|state| state.image == image && state.size == size).map(|state| state.progress.clone()).collect()
+    }
+
+    /// How the VM that the host runs for this start of the instance began.
+    pub(crate) fn began(&self, host: HostId, instance: InstanceId, generation: u64) -> Option<Began> {
+        let all = self.lock();
+        let actual = all.get(&host)?.report.as_ref()?.instances.get(&instance)?;
+        actual.began.clone().filter(|_| actual.generation == generation)
+    }
+
     /// The host is no more.
     pub(crate) fn forget(&self, host: HostId) {
         self.lock().remove(&host);
@@ -118,6 +134,7 @@ impl Fleet {
             Some(spoken) => {
                 spoken.report.dropped_frames.clone_from(&report.dropped_frames);
                 spoken.report.memory.clone_from(&report.memory);
+                spoken.report.warm_states.clone_from(&report.warm_states);
                 !same(&spoken.report)
             }
             None => true,
@@ -208,6 +225,7 @@ mod tests {
             state,
             reason: None,
             volumes: Vec::new(),
+            began: None,
         };
         let report = |instances| Report {
             version: 1,
@@ -217,6 +235,7 @@ mod tests {
             snapshots: Vec::new(),
             dropped_frames: Default::default(),
             memory: None,
+            warm_states: Vec::new(),
         };
         let first = report(vec![actual(1, ActualState::Preparing), actual(2, ActualState::Running)]);
         assert!(fleet.is_news(HOST, &first));

@@ -15,8 +15,9 @@ use lucarne_model::{
     ErrorCode, Moment,
     actual::{HostDescription, Report},
     desired::{Desired, DesiredInstance},
+    warm::Began,
 };
-use lucarne_vmm::driver::{Driver, Machine, MachineEvent, Stop};
+use lucarne_vmm::driver::{Driver, Machine, MachineEvent, Origin, Stop};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet},
@@ -74,15 +75,24 @@ impl Agent {
     ) -> Result<Self, Error> {
         let events = parts.driver.events();
         let adopted = parts.driver.adopt().await.map_err(|cause| Error::Adopt { cause })?;
+        let is_template = |machine: &Machine| machine.spec.origin == Origin::Template;
+        let (templates, adopted): (Vec<_>, Vec<_>) = adopted.into_iter().partition(is_template);
+        let templates: Vec<_> = templates.iter().map(|template| template.spec.instance).collect();
+        parts.memory.end_templates(&templates).await;
         folder.sweep()?;
         let (mut known, desired) = folder.read()?;
+        known.warm_states.retain(|_, state| state.hypervisor == parts.host.hypervisor);
         let now = now();
         let sleepers = parts.memory.adopt(&adopted).await;
         let sleepers = sleepers.into_iter().map(|spec| Machine { disks: spec.disks.clone(), spec });
         for Machine { spec, disks } in adopted.into_iter().chain(sleepers) {
             let disks =
                 disks.iter().map(|disk| lucarne_model::instance::Attachment { volume: disk.volume, slot: disk.slot });
-            let running = Running { generation: spec.generation, disks: disks.collect() };
+            let began = match spec.origin {
+                Origin::Warm { state, .. } => Began::Warm { digest: state },
+                Origin::Boot | Origin::Template => Began::Cold { because: None },
+            };
+            let running = Running { generation: spec.generation, began, disks: disks.collect() };
             known.handle_adopted(spec.instance, running, now);
         }
         Ok(Self::spawn(parts, folder, (known, desired), (pace, at_end), events, shutdown))
@@ -318,11 +328,11 @@ impl Owner {
     /// VMs that sleep do so until the next agent; the others are ended. Not written into the ledger: the next start of the agent is to start them again.
     async fn stop_machines(&self) {
         let cut_short = self.steps.values().filter_map(|(step, _)| match step {
-            Step::Start(spec) => Some(spec.instance),
+            Step::Start(spec, _) => Some(spec.instance),
             _ => None,
         });
         self.hands.memory.let_go();
-        let machines = self.known.running.keys().copied().chain(cut_short);
+        let machines = self.known.running.keys().copied().chain(cut_short).chain(self.hands.memory.templates());
         let how = Stop::InOrder { patience: self.pace.end_patience };
         join_all(machines.map(|instance| async move {
             if let Err(error) = self.hands.driver.stop(instance, how).await {

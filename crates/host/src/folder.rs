@@ -23,6 +23,7 @@ use crate::{
     durable,
     error::Error,
     layout::Layout,
+    memory,
     reconcile::{Cached, Known, Ledger, Progress},
 };
 
@@ -53,6 +54,7 @@ impl Folder {
             layout.snapshots(),
             layout.ports(),
             layout.memory(),
+            layout.warm_states(),
         ] {
             DirBuilder::new().recursive(true).mode(0o711).create(&folder).map_err(failed(&folder))?;
         }
@@ -72,6 +74,8 @@ impl Folder {
         let found = |folder: PathBuf| entries(&folder).map_err(|cause| Error::Folder { path: folder, cause });
         let (blobs, volumes) = (found(layout.blobs())?, found(layout.volumes())?);
         let snapshots = found(layout.snapshots())?;
+        let warm_states = memory::warm::find(layout);
+        let warm_states = warm_states.map_err(|cause| Error::Folder { path: layout.warm_states(), cause })?;
         let volumes: BTreeSet<_> = with_suffix(&volumes, ".qcow2");
         let known = Known {
             ledger: read_json(&layout.ledger()).filter(Ledger::is_readable).unwrap_or_default(),
@@ -85,6 +89,7 @@ impl Folder {
                 }))
                 .collect(),
             volumes,
+            warm_states: warm_states.into_iter().collect(),
             ..Known::default()
         };
         let mut desired: Desired = read_json(&layout.desired()).unwrap_or_default();

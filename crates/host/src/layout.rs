@@ -78,6 +78,23 @@ impl Layout {
         self.memory().join(format!("{instance}.asleep"))
     }
 
+    /// The memory that a VM went on from, by a name of its own: the warm state may go, its bytes stay.
+    pub fn origin(&self, instance: InstanceId) -> PathBuf {
+        self.memory().join(format!("{instance}.origin"))
+    }
+
+    /// Images' warm states, each a folder.
+    pub fn warm_states(&self) -> PathBuf {
+        self.root.join("warm")
+    }
+    pub fn warm_state(&self, key: &Digest) -> PathBuf {
+        self.warm_states().join(key.as_str())
+    }
+    /// One that is being made.
+    pub fn warm_state_part(&self, key: &Digest) -> PathBuf {
+        self.warm_states().join(format!("{key}.part"))
+    }
+
     pub fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }

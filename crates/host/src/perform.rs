@@ -46,7 +46,18 @@ impl Hands {
                 delete(self.layout.volume_base(*volume)).await?;
             }
             Step::ApplyNetwork(plan) => self.network.apply(plan).await.map_err(|error| network_failure(&error))?,
-            Step::Start(spec) => self.memory.start(spec).await.map_err(|error| driver_failure(&error))?,
+            Step::Start(spec, beginning) => {
+                let began = self.memory.start(spec, beginning).await.map_err(|error| driver_failure(&error))?;
+                return Ok(Product::Began(began));
+            }
+            Step::MakeWarmState(template) => {
+                let saved = self.memory.make_warm_state(template).await.map_err(|error| warm_failure(&error))?;
+                return Ok(Product::Saved(saved));
+            }
+            Step::DropWarmState(key) => {
+                let (memory, key) = (self.memory.clone(), key.clone());
+                blocking("delete a warm state", move || memory.drop_warm_state(&key)).await?;
+            }
             Step::Stop { instance, how, .. } => {
                 self.memory.stop(*instance, *how).await.map_err(|error| driver_failure(&error))?;
             }
@@ -143,6 +154,10 @@ fn driver_failure(error: &lucarne_vmm::Error) -> Failure {
         _ => Prospect::Doubtful,
     };
     Failure::new(code, chain(error), prospect)
+}
+
+fn warm_failure(error: &crate::memory::WarmError) -> Failure {
+    Failure::new(ErrorCode::HypervisorFailed, chain(error), Prospect::Doubtful)
 }
 
 fn network_failure(error: &crate::network::NetworkError) -> Failure {

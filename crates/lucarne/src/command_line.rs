@@ -22,7 +22,6 @@ use crate::{
         mitigation::MitigationCommand,
         network::{SubnetCommand, VpcCommand},
         network_acl::NetworkAclCommand,
-        pager::PagerArgs,
         pager::{LenderArgs, PagerArgs},
         price_book::PriceBookCommand,
         process::{CollectorArgs, ControllerArgs},

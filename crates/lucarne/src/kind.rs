@@ -346,6 +346,7 @@ pub(crate) static INSTANCE: Kind = Kind {
         ("IMAGE", "image"),
         ("SUBNET", "subnet"),
         ("LAUNCHED", "launched"),
+        ("BEGAN", "began.from"),
         ("REASON", "state_reason.message"),
     ],
     list: list!(list_instances),

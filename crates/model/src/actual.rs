@@ -13,6 +13,7 @@ use crate::{
     instance::{Attachment, StateReason},
     memory_report::{HostMemory, MemoryReport},
     storage::Blob,
+    warm::{ActualWarmState, Began},
 };
 
 /// What a host says of itself when it enrols.
@@ -95,6 +96,8 @@ pub struct Report {
     /// Where memory is; none from a host whose agent does not look at it.
     #[serde(default)]
     pub memory: Option<MemoryReport>,
+    #[serde(default)]
+    pub warm_states: Vec<ActualWarmState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -119,6 +122,9 @@ pub struct ActualInstance {
     pub state: ActualState,
     pub reason: Option<StateReason>,
     pub volumes: Vec<Attachment>,
+    /// Of one that runs.
+    #[serde(default)]
+    pub began: Option<Began>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -19,6 +19,7 @@ use crate::{
     network_acl::AclEntry,
     security_group::Rule,
     storage::{Blob, BootSource},
+    warm::DesiredWarmState,
 };
 
 /// All that a host should be and do.
@@ -41,6 +42,9 @@ pub struct Desired {
     /// Memory that this host lends, or borrows.
     #[serde(default)]
     pub leases: Vec<DesiredLease>,
+    /// Warm states to keep ready; one that is left out is deleted.
+    #[serde(default)]
+    pub warm_states: Vec<DesiredWarmState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -64,6 +68,9 @@ pub struct DesiredInstance {
     pub generation: u64,
     pub image: ImageId,
     pub boot: BootSource,
+    /// Boot it, though its image may have a warm state.
+    #[serde(default)]
+    pub cold: bool,
     pub vcpus: Vcpus,
     pub memory: Bytes,
     #[serde(default)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccountId, Bytes, ErrorCode, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId,
-    SubnetId, Tags, Vcpus, VolumeId, VpcId, memory::MemorySettings,
+    SubnetId, Tags, Vcpus, VolumeId, VpcId, memory::MemorySettings, warm::Began,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -100,6 +100,12 @@ pub struct Instance {
     /// Counts the starts: a reboot or a start asks the host for the next one.
     pub generation: u64,
     pub user_data: Option<String>,
+    /// Whether it boots though its image has a warm state.
+    #[serde(default)]
+    pub cold: bool,
+    /// How its VM began, while it runs. Computed when it is shown.
+    #[serde(default)]
+    pub began: Option<Began>,
     pub launched: Moment,
     /// When the state last changed.
     pub changed: Moment,

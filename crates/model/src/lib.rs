@@ -33,6 +33,7 @@ pub mod storage;
 pub mod tag;
 pub mod time;
 pub mod units;
+pub mod warm;
 
 pub use address::{Cidr, MacAddress};
 pub use end_reason::EndReason;

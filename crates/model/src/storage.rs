@@ -5,7 +5,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, Bytes, HostId, ImageId, InstanceId, Moment, SnapshotId, Tags, VolumeId, instance::StateReason};
+use crate::{
+    AccountId, Bytes, HostId, ImageId, InstanceId, Moment, SnapshotId, Tags, VolumeId, instance::StateReason,
+    warm::WarmState,
+};
 
 /// A SHA-256 digest as 64 lower-case hexadecimal digits: the name of a blob in the controller's blob store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -98,6 +101,9 @@ pub struct Image {
     pub boot: BootSource,
     /// The least memory that it boots with.
     pub minimum_memory: Bytes,
+    /// For which machines hosts keep it ready to go on from, instead of booting it.
+    #[serde(default)]
+    pub warm_states: Vec<WarmState>,
     pub created: Moment,
     #[serde(default)]
     pub tags: Tags,

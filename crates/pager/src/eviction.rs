@@ -96,6 +96,8 @@ pub(crate) struct Evictor {
     wishes: Receiver<Wish>,
     contents: Vec<Page>,
     compressed: Compressed,
+    /// A page as its guest's snapshot has it.
+    unchanged: Box<Page>,
     /// Pages that may leave now, of those that the rate allows.
     allowance: f64,
     measured: Instant,
@@ -105,7 +107,19 @@ pub(crate) struct Evictor {
 impl Evictor {
     pub(crate) fn new(pager: Arc<Pager>, index: Index, wishes: Receiver<Wish>) -> Self {
         let (contents, disk, compressed, measured) = (Vec::new(), Disk::new(), Compressed::new(), Instant::now());
-        Self { pager, index, disk, wishes, contents, compressed, allowance: 0.0, measured, paused_until: None }
+        let unchanged = Box::new(Page::ZERO);
+        Self {
+            pager,
+            index,
+            disk,
+            wishes,
+            contents,
+            compressed,
+            unchanged,
+            allowance: 0.0,
+            measured,
+            paused_until: None,
+        }
     }
 
     /// Until the pager ends.
@@ -314,6 +328,9 @@ impl Evictor {
         let content = &self.contents[at];
         if let Some(value) = content.filled_with() {
             return Some(Away::SameFilled(value));
+        }
+        if self.pager.sources.snapshot.as_ref().is_some_and(|one| one.holds(page, content, &mut self.unchanged)) {
+            return Some(Away::Snapshot);
         }
         if !self.pager.sources.pool().has_room() || !self.compressed.take(page, generation, content) {
             return None;

@@ -16,6 +16,9 @@
 //! Memory of other hosts: [`lender::lend`] is the process that keeps copies for them, `Client::set_remote` has a pager keep
 //! copies there.
 //!
+//! A VM may begin with the memory of another: [`snapshot::write_memory_of`] makes a file of it that any number of pagers are
+//! given ([`Options::snapshot`]). A page that was not changed goes back there without being written anywhere.
+//!
 //! To hibernate, stop the guest's processors, then `evict_all`: it answers when all is on the disk. The next start of the
 //! VM gets the same key and the same folder, and its pages come back on demand.
 
@@ -24,6 +27,7 @@ pub mod control;
 pub mod latency;
 pub mod lender;
 pub mod shim;
+pub mod snapshot;
 
 mod disk;
 mod eviction;
@@ -50,6 +54,6 @@ mod wire;
 
 pub use exit::Exit;
 pub use peer::{Identity, IdentityError};
-pub use process::{Options, PagerError, discard, run, run_observed};
+pub use process::{Options, Origin, PagerError, discard, run, run_observed};
 pub use remote::{Borrowing, RemoteStatistics};
 pub use step::Step;

@@ -31,6 +31,8 @@ pub(crate) enum Away {
     Ssd(Copy),
     /// In the store, in this slot, and in another host's memory.
     Remote(Copy),
+    /// In the snapshot that the guest goes on from, where it stays when the page comes back.
+    Snapshot,
 }
 
 /// A copy outside of the guest's memory. Generations count the copies made of this guest's pages: no two are equal.
@@ -46,6 +48,7 @@ impl Away {
             Self::SameFilled(_) => Place::SameFilled,
             Self::Compressed(..) => Place::Compressed,
             Self::Ssd(_) => Place::Ssd,
+            Self::Snapshot => Place::Snapshot,
             Self::Remote(_) => Place::Remote,
         }
     }
@@ -68,7 +71,7 @@ impl Away {
 
     const fn generation(self) -> Option<u64> {
         match self {
-            Self::SameFilled(_) => None,
+            Self::SameFilled(_) | Self::Snapshot => None,
             Self::Compressed(copy, _) | Self::Ssd(copy) | Self::Remote(copy) => Some(copy.generation),
         }
     }
@@ -103,6 +106,7 @@ const RESIDENT: u128 = 1;
 const SAME_FILLED: u128 = 2;
 const COMPRESSED: u128 = 3;
 const SSD: u128 = 4;
+const SNAPSHOT: u128 = 6;
 // These are never written down.
 const KEPT: u128 = 7;
 const REMOTE: u128 = 15;
@@ -120,6 +124,7 @@ impl Word {
             State::Away(Away::Compressed(copy, length)) => COMPRESSED | (length as u128) << 8 | copy.packed(),
             State::Away(Away::Ssd(copy)) => SSD | copy.packed(),
             State::Away(Away::Remote(copy)) => REMOTE | copy.packed(),
+            State::Away(Away::Snapshot) => SNAPSHOT,
         };
         Self(state | motion)
     }
@@ -135,7 +140,7 @@ impl Word {
 
     /// None: no word has these bits.
     pub(crate) fn from_bits(bits: u128) -> Option<Self> {
-        (bits & 15 <= SSD && Self::new(Self(bits).state(), Motion::Still).0 == bits).then_some(Self(bits))
+        (Self::new(Self(bits).state(), Motion::Still).0 == bits).then_some(Self(bits))
     }
 
     pub(crate) fn as_away(self) -> Option<Away> {
@@ -154,6 +159,7 @@ impl Word {
             SAME_FILLED => State::Away(Away::SameFilled((self.0 >> 64) as u64)),
             COMPRESSED => State::Away(Away::Compressed(copy, (self.0 >> 8) as u16)),
             REMOTE => State::Away(Away::Remote(copy)),
+            SNAPSHOT => State::Away(Away::Snapshot),
             _ => State::Away(Away::Ssd(copy)),
         }
     }

@@ -23,6 +23,7 @@ use lucarne_model::{
     Bytes, InstanceId,
     memory::{EvictionPolicy, Pages},
     paging::KEY,
+    storage::Digest,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -42,6 +43,7 @@ use crate::{
     seal::Sealer,
     server::Server,
     shim::{Lent, Shim, ShimError},
+    snapshot::{Snapshot, SnapshotError},
     source::Sources,
     step::{Observer, Step},
     store::Store,
@@ -67,8 +69,17 @@ pub struct Options {
     pub state: PathBuf,
     /// How much of the host's memory compressed pages may take; zero: none is compressed.
     pub pool: Bytes,
+    /// What the guest goes on from; none: it booted.
+    pub snapshot: Option<Origin>,
     /// How long to wait for the machine to listen.
     pub patience: Duration,
+}
+
+/// A snapshot, as a pager is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub file: PathBuf,
+    pub digest: Digest,
 }
 
 /// Why a pager could not begin.
@@ -82,6 +93,8 @@ pub enum PagerError {
     Key { reason: String },
     #[error("{} has {found} records and the machine knows of {noted}: the machine was ended", path.display())]
     IndexLost { path: PathBuf, found: u64, noted: u64 },
+    #[error("the machine goes on from a snapshot that cannot be had")]
+    Snapshot(#[source] SnapshotError),
     #[error("could not {doing} {}", path.display())]
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the system gives no {what}")]
@@ -188,7 +201,9 @@ fn recover(
     let file = |path: &Path, source| PagerError::File { doing: "open", path: path.to_owned(), source };
     let store = Store::new(disk::open(&store_path).map_err(|source| file(&store_path, source))?, sealer);
 
-    let mut words = vec![Word::UNTOUCHED; guest.pages() as usize];
+    let snapshot = open_snapshot(options, guest.pages(), &mut shim)?;
+    let untouched = || vec![Word::UNTOUCHED; guest.pages() as usize];
+    let mut words = snapshot.as_ref().map_or_else(untouched, Snapshot::words);
     let index = Index::open(&path, identity, |entry| {
         words[entry.page as usize] = entry.word;
         if let Some(Away::Ssd(copy)) = entry.word.as_away() {
@@ -233,7 +248,7 @@ fn recover(
     let pager = Pager {
         instance: options.instance,
         guest,
-        sources: Sources { pool: Mutex::new(pool), remote: Remote::new(store.clone()), store },
+        sources: Sources { pool: Mutex::new(pool), remote: Remote::new(store.clone()), store, snapshot },
         book: Mutex::new(Book { places, residency }),
         steering: Mutex::new(steering),
         tally: Mutex::new(Tally::default()),
@@ -245,6 +260,20 @@ fn recover(
         start_took: began.elapsed(),
     };
     Ok((pager, index))
+}
+
+/// A machine whose snapshot is not what it went on from is ended: its pages are nowhere else.
+fn open_snapshot(options: &Options, pages: u64, shim: &mut Shim) -> Result<Option<Snapshot>, PagerError> {
+    let Some(Origin { file, digest }) = &options.snapshot else { return Ok(None) };
+    let opened = Snapshot::open(file, digest).and_then(|snapshot| match snapshot.pages() == pages {
+        true => Ok(snapshot),
+        false => Err(SnapshotError::Changed { path: file.clone(), reason: "its guest has another size" }),
+    });
+    if let Err(error) = &opened {
+        shim.end(&format!("the memory of {} cannot be given to it: {error}", options.instance))
+            .map_err(PagerError::Shim)?;
+    }
+    opened.map(Some).map_err(PagerError::Snapshot)
 }
 
 fn sealer(key: &File, instance: InstanceId) -> Result<Sealer, PagerError> {

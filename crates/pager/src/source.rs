@@ -16,6 +16,7 @@ use crate::{
     pool::{self, Pool},
     remote::Remote,
     seal::Broken,
+    snapshot::Snapshot,
     store::Store,
 };
 
@@ -28,6 +29,8 @@ pub(crate) enum Lost {
     Broken(Broken),
     #[error("its compressed copy is damaged")]
     Damaged,
+    #[error("it is in a snapshot that the pager was not given")]
+    NoSnapshot,
 }
 
 /// A page that cannot be given back to its guest. There is nothing else to give it: the guest must not go on.
@@ -102,6 +105,19 @@ pub(crate) struct Sources {
     pub(crate) pool: Mutex<Pool>,
     pub(crate) store: Arc<Store>,
     pub(crate) remote: Remote,
+    /// What the guest goes on from, if it did not boot.
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+impl Source for Option<Snapshot> {
+    fn fetch(&self, disk: &mut Disk, pages: &[(u64, Away)], contents: &mut [Page]) -> Result<(), FetchError> {
+        match (self, pages.first()) {
+            (Some(snapshot), _) => snapshot.fetch(disk, pages, contents),
+            (None, Some((page, _))) => Err(FetchError { page: *page, lost: Lost::NoSnapshot }),
+            (None, None) => Ok(()),
+        }
+    }
+    fn free(&self, _: Away) {}
 }
 
 impl Sources {
@@ -115,6 +131,7 @@ impl Sources {
             Away::Compressed(..) => &self.pool,
             Away::Ssd(_) => &*self.store,
             Away::Remote(_) => &self.remote,
+            Away::Snapshot => &self.snapshot,
         }
     }
 

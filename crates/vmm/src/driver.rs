@@ -6,7 +6,11 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use lucarne_model::{Bytes, InstanceId, MacAddress, Vcpus, VolumeId, paging::PageKey, storage::DiskFormat};
+use lucarne_model::{
+    Bytes, InstanceId, MacAddress, Vcpus, VolumeId,
+    paging::PageKey,
+    storage::{Digest, DiskFormat},
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -28,12 +32,34 @@ pub struct MachineSpec {
     pub vcpus: Vcpus,
     pub memory: Bytes,
     pub boot: Boot,
-    pub nic: Nic,
+    /// A template of a warm state has none.
+    pub nic: Option<Nic>,
     /// Volumes attached at the start.
     pub disks: Vec<Disk>,
     /// How its memory is lent to a pager; none: all of it stays in the host's.
     #[serde(default)]
     pub paging: Option<Paging>,
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// Where a VM comes from. One that is to be the like of another must be made of the same devices in the same places.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// It boots.
+    #[default]
+    Boot,
+    /// It boots to be saved as a warm state: the place of its network card is empty, and it is nobody's instance.
+    Template,
+    /// It went on from a warm state.
+    Warm {
+        /// What tells its guest that it is another machine than all that went on from the same state (VM generation id).
+        generation_id: u128,
+        /// The digest of that state's memory, and of all of it.
+        memory: Digest,
+        state: Digest,
+    },
 }
 
 /// How a VM's process lends its guest's memory to a pager. A guest that touches memory for the first time stands still until
@@ -166,6 +192,9 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     async fn save_devices(&self, instance: InstanceId, to: &std::path::Path) -> Result<MachineSpec, Error>;
     /// Starts a VM that goes on where its devices were saved; its memory must be what it was then.
     async fn wake(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
+    /// Starts a VM from a warm state, of [`Origin::Warm`]: it goes on where the devices of an [`Origin::Template`] were saved,
+    /// and finds its network card plugged in. Already running with this generation: does nothing.
+    async fn start_warm(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
 
     /// Ends the VM and returns when nothing of it runs. Not running: does nothing.
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error>;

@@ -18,7 +18,6 @@ mod vm;
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -29,7 +28,7 @@ use lucarne_model::{Bytes, InstanceId, VolumeId};
 use tokio::sync::{OnceCell, mpsc};
 
 pub use self::acceleration::Acceleration;
-use self::vm::Vm;
+use self::vm::{Entry, Vm};
 use crate::{
     driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, SerialLine, Stop, VolumeSource},
     error::Error,
@@ -139,10 +138,10 @@ impl Qemu {
     }
 
     /// In a task of its own: a caller that stops waiting must not leave a process that is known to nobody.
-    async fn start_in_task(&self, spec: &MachineSpec, devices: Option<File>) -> Result<(), Error> {
+    async fn start_in_task(&self, spec: &MachineSpec, entry: Entry) -> Result<(), Error> {
         let (shared, spec) = (self.shared.clone(), spec.clone());
         let instance = spec.instance;
-        match tokio::spawn(async move { shared.start(&spec, devices).await }).await {
+        match tokio::spawn(async move { shared.start(&spec, entry).await }).await {
             Ok(started) => started,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::NotRunning { instance }),
@@ -173,14 +172,14 @@ impl Shared {
         *self.acceleration.get_or_init(found).await
     }
 
-    async fn start(&self, spec: &MachineSpec, devices: Option<File>) -> Result<(), Error> {
+    async fn start(&self, spec: &MachineSpec, entry: Entry) -> Result<(), Error> {
         let slot = self.slot(spec.instance);
         let _turn = slot.turn.lock().await;
         match slot.running() {
             Some(vm) if vm.generation == spec.generation => Ok(()),
             Some(vm) => Err(Error::StillRunning { instance: spec.instance, running: vm.generation }),
             None => {
-                let vm = Vm::start(spec, devices, self).await?;
+                let vm = Vm::start(spec, entry, self).await?;
                 *locked(&slot.vm) = Some(Arc::new(vm));
                 Ok(())
             }
@@ -215,7 +214,7 @@ impl Driver for Qemu {
     }
 
     async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
-        self.start_in_task(spec, None).await
+        self.start_in_task(spec, Entry::Boot).await
     }
 
     async fn pause(&self, instance: InstanceId) -> Result<(), Error> {
@@ -247,7 +246,11 @@ impl Driver for Qemu {
     }
 
     async fn wake(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
-        self.start_in_task(spec, Some(sleep::open(devices)?)).await
+        self.start_in_task(spec, Entry::Sleep(sleep::open(devices)?)).await
+    }
+
+    async fn start_warm(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
+        self.start_in_task(spec, Entry::WarmState(sleep::open(devices)?)).await
     }
 
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {

@@ -238,6 +238,10 @@ impl Driver for Simulated {
         self.start(spec).await
     }
 
+    async fn start_warm(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
+        self.wake(spec, devices).await
+    }
+
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {
         let runs = locked(&self.state).machines.contains_key(&instance);
         if let (true, Stop::InOrder { patience }) = (runs, how) {

@@ -56,6 +56,7 @@ fn pager(setting: &str) -> Result<()> {
         control: folder.join("pager.sock"),
         state: folder.join("state"),
         pool: Bytes(pool.parse()?),
+        snapshot: None,
         patience: PATIENCE,
     })?;
     Ok(())

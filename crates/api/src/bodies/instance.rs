@@ -35,6 +35,9 @@ pub struct LaunchInstances {
     /// At most 64 KiB; a script when it starts with `#!`.
     #[serde(default)]
     pub user_data: Option<String>,
+    /// Boot it, though its image may have a warm state.
+    #[serde(default)]
+    pub cold: bool,
     /// Data volumes to attach from the start, for a single instance.
     #[serde(default)]
     pub volumes: Vec<VolumeId>,

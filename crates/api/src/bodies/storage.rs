@@ -1,7 +1,7 @@
 //! Bodies of images, volumes and snapshots. Owns their shapes.
 
 use lucarne_model::{
-    Bytes, InstanceId, SnapshotId, Tags, VolumeId,
+    Bytes, InstanceId, SnapshotId, Tags, Vcpus, VolumeId,
     storage::{Digest, DiskFormat},
 };
 use schemars::JsonSchema;
@@ -21,6 +21,18 @@ pub struct CreateImage {
     pub public: bool,
     #[serde(default)]
     pub tags: Tags,
+}
+
+/// Has hosts keep the image ready for machines of this size.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WarmImage {
+    /// 1 if not given.
+    #[serde(default)]
+    pub vcpus: Option<Vcpus>,
+    /// What a launch has that gives none, if not given.
+    #[serde(default)]
+    pub memory: Option<Bytes>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

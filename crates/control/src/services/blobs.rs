@@ -71,13 +71,20 @@ pub(crate) async fn download_blob(
     Ok(Download(Body::from_stream(ReaderStream::with_capacity(file, 256 << 10))))
 }
 
-/// A host gets what its instances and volumes are made of, and nothing else: a host that fell into wrong hands does not
-/// hand out every tenant's images.
+/// A host gets what its instances and volumes are made of, and images that their owners want ready on all hosts, and nothing
+/// else: a host that fell into wrong hands does not hand out every tenant's images.
 fn is_for_host(tx: &Tx<'_>, host: HostId, digest: &Digest) -> Result<bool, Problem> {
     let instances = tx.referring::<InstanceRecord>(Scope::Everything, host)?;
     let boots = instances.iter().flat_map(|record| record.boot.blobs()).any(|blob| blob.digest == *digest);
     let volumes = tx.referring::<VolumeRecord>(Scope::Everything, host)?;
-    Ok(boots || volumes.iter().filter_map(|record| content_of(&record.content)).any(|blob| blob.digest == *digest))
+    let made_of = volumes.iter().filter_map(|record| content_of(&record.content)).any(|blob| blob.digest == *digest);
+    Ok(boots || made_of || is_warm(tx, digest)?)
+}
+
+fn is_warm(tx: &Tx<'_>, digest: &Digest) -> Result<bool, Problem> {
+    let images = tx.list::<Image>(Scope::Everything)?;
+    let mut warm = images.iter().filter(|image| !image.warm_states.is_empty()).flat_map(|image| image.boot.blobs());
+    Ok(warm.any(|blob| blob.digest == *digest))
 }
 
 fn content_of(content: &VolumeContent) -> Option<&Blob> {

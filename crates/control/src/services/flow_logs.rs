@@ -252,6 +252,7 @@ mod tests {
             generation: 1,
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel: blob(), initramfs: blob(), command_line: String::new() },
+            cold: false,
             vcpus: Vcpus(1),
             memory: Bytes::ZERO,
             memory_settings: Default::default(),

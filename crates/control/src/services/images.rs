@@ -10,26 +10,36 @@ use lucarne_api::{
     answer::{Created, Done},
     bodies::{
         ListQuery, NoQuery, Page,
-        storage::{CreateImage, ImageSource},
+        storage::{CreateImage, ImageSource, WarmImage},
     },
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, ImageId,
+    AccountId, Bytes, ErrorCode, ImageId, Vcpus,
     storage::{Blob, BootSource, Digest, DiskFormat, Image},
+    warm::{DesiredWarmState, WarmSize, WarmState},
 };
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncSeekExt},
 };
 
-use super::checks::{check_name, check_tags, refuse};
+use super::{
+    checks::{check_name, check_tags, refuse},
+    launch::DEFAULT_MEMORY,
+};
 use crate::{
-    Caller, Controller, blobs, quota, random,
+    Caller, Controller, blobs,
+    fleet::Fleet,
+    quota, random,
+    records::HostRecord,
     store::{Item, Scope, Tx},
 };
 
 const DEFAULT_MINIMUM_MEMORY: Bytes = Bytes::mib(64);
+const MOST_WARM_STATES: usize = 4;
+const LARGEST_WARM: Bytes = Bytes::gib(1);
+const MOST_WARM_VCPUS: u32 = 8;
 /// What the kernel itself takes, COMMAND_LINE_SIZE of x86.
 const COMMAND_LINE_BYTES: usize = 2048;
 
@@ -77,6 +87,7 @@ fn create(tx: &mut Tx<'_>, account: AccountId, request: CreateImage, boot: BootS
         public: request.public,
         boot,
         minimum_memory: request.minimum_memory.unwrap_or(DEFAULT_MINIMUM_MEMORY),
+        warm_states: Vec::new(),
         created: tx.now(),
         tags: request.tags,
     };
@@ -175,12 +186,21 @@ async fn read_at(path: &Path, offset: u64) -> Result<Option<[u8; 6]>, Problem> {
     }
 }
 
+/// With what hosts say of its warm states.
+fn shown(fleet: &Fleet, mut image: Image) -> Image {
+    for state in &mut image.warm_states {
+        state.hosts = fleet.warm_states(image.id, state.size);
+    }
+    image
+}
+
 pub(crate) async fn list_images(
     controller: &Controller,
     call: Call<Caller, (), ListQuery, Nothing>,
 ) -> Result<Json<Page<Image>>, Problem> {
-    let (scope, query) = (call.caller.visible(), call.query);
-    controller.store.read(move |tx| tx.page(scope, &query)).await.map(Json)
+    let (scope, query, fleet) = (call.caller.visible(), call.query, controller.fleet.clone());
+    let show = move |_: &Tx<'_>, image| Ok(shown(&fleet, image));
+    controller.store.read(move |tx| tx.page_shown(scope, &query, show)).await.map(Json)
 }
 
 pub(crate) async fn get_image(
@@ -188,7 +208,85 @@ pub(crate) async fn get_image(
     call: Call<Caller, (ImageId,), NoQuery, Nothing>,
 ) -> Result<Json<Image>, Problem> {
     let (scope, id) = (call.caller.visible(), call.path.0);
-    controller.store.read(move |tx| tx.get(scope, id)).await.map(Json)
+    let image = controller.store.read(move |tx| tx.get(scope, id)).await?;
+    Ok(Json(shown(&controller.fleet, image)))
+}
+
+pub(crate) async fn warm_image(
+    controller: &Controller,
+    call: Call<Caller, (ImageId,), NoQuery, Json<WarmImage>>,
+) -> Result<Json<Image>, Problem> {
+    let (account, id, request) = (call.caller.account, call.path.0, call.body.0.clone());
+    let image = controller.change(&call, move |tx| warm(tx, account, id, &request)).await?;
+    Ok(Json(shown(&controller.fleet, image)))
+}
+
+fn warm(tx: &mut Tx<'_>, account: AccountId, id: ImageId, request: &WarmImage) -> Result<Image, Problem> {
+    let mut image: Image = tx.get(Scope::Account(account), id)?;
+    let size = WarmSize {
+        vcpus: request.vcpus.unwrap_or(Vcpus(1)),
+        memory: request.memory.unwrap_or(DEFAULT_MEMORY.max(image.minimum_memory)),
+    };
+    check_warm(&image, size)?;
+    if image.warm_states.iter().all(|state| state.size != size) {
+        image.warm_states.push(WarmState { size, hosts: Vec::new() });
+        tx.put(&image)?;
+        wake_hosts(tx)?;
+    }
+    Ok(image)
+}
+
+/// Every host keeps it, and boots it in memory that nobody has been promised: so there are few, and they are small.
+fn check_warm(image: &Image, WarmSize { vcpus, memory }: WarmSize) -> Result<(), Problem> {
+    if let BootSource::Disk { .. } = image.boot {
+        return Err(refuse(
+            "an image that boots from its disk has no warm state: its guest's disk would be all instances'",
+        ));
+    }
+    if memory < image.minimum_memory || memory > LARGEST_WARM || !memory.0.is_multiple_of(Bytes::mib(1).0) {
+        let least = image.minimum_memory;
+        return Err(refuse(format!(
+            "the memory of a warm state is whole MiB from {least} to {LARGEST_WARM}, not {memory}"
+        )));
+    }
+    if !(1..=MOST_WARM_VCPUS).contains(&vcpus.0) {
+        return Err(refuse(format!("a warm state has 1 to {MOST_WARM_VCPUS} vCPUs, not {vcpus}")));
+    }
+    let is_there = image.warm_states.iter().any(|state| state.size == WarmSize { vcpus, memory });
+    if image.warm_states.len() >= MOST_WARM_STATES && !is_there {
+        return Err(refuse(format!("an image has at most {MOST_WARM_STATES} warm states; delete them first")));
+    }
+    Ok(())
+}
+
+/// Warm states are on all hosts.
+fn wake_hosts(tx: &mut Tx<'_>) -> Result<(), Problem> {
+    let hosts = tx.list::<HostRecord>(Scope::Everything)?;
+    hosts.into_iter().for_each(|record| tx.touch(record.host.id));
+    Ok(())
+}
+
+/// What every host is to keep ready.
+pub(crate) fn desired_warm_states(tx: &Tx<'_>) -> Result<Vec<DesiredWarmState>, Problem> {
+    let of = |Image { id, boot, warm_states, .. }: Image| {
+        let desired = move |state: WarmState| DesiredWarmState { image: id, size: state.size, boot: boot.clone() };
+        warm_states.into_iter().map(desired)
+    };
+    Ok(tx.list::<Image>(Scope::Everything)?.into_iter().flat_map(of).collect())
+}
+
+pub(crate) async fn cool_image(
+    controller: &Controller,
+    call: Call<Caller, (ImageId,), NoQuery, Nothing>,
+) -> Result<Done, Problem> {
+    let (account, id) = (call.caller.account, call.path.0);
+    let cool = move |tx: &mut Tx<'_>| {
+        let mut image: Image = tx.get(Scope::Account(account), id)?;
+        image.warm_states.clear();
+        tx.put(&image)?;
+        wake_hosts(tx)
+    };
+    controller.change(&call, cool).await.map(|()| Done)
 }
 
 pub(crate) async fn delete_image(
@@ -198,7 +296,8 @@ pub(crate) async fn delete_image(
     let (account, id) = (call.caller.account, call.path.0);
     let delete = move |tx: &mut Tx<'_>| {
         let image: Image = tx.get(Scope::Account(account), id)?;
-        tx.delete(&image)
+        tx.delete(&image)?;
+        wake_hosts(tx)
     };
     controller.change(&call, delete).await.map(|()| Done)
 }

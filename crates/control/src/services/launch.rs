@@ -27,7 +27,7 @@ use crate::{
     workflow::engine,
 };
 
-const DEFAULT_MEMORY: Bytes = Bytes::mib(256);
+pub(super) const DEFAULT_MEMORY: Bytes = Bytes::mib(256);
 const MOST_MEMORY: Bytes = Bytes::gib(4096);
 const MOST_VCPUS: u32 = 256;
 const MOST_AT_ONCE: u32 = 100;
@@ -158,6 +158,8 @@ fn make(
         placement: request.placement.clone(),
         generation: 1,
         user_data: request.user_data.clone(),
+        cold: request.cold,
+        began: None,
         launched: now,
         changed: now,
         tags: request.tags.clone(),

@@ -39,6 +39,7 @@ pub(crate) fn instance(caller: &Caller, fleet: &Fleet, record: InstanceRecord, n
     if instance.state == InstanceState::Running && instance.state_reason.is_none() {
         instance.state_reason = instance.host.and_then(|host| sleep(fleet.memory_of(host, instance.id)?.state));
     }
+    instance.began = instance.host.and_then(|host| fleet.began(host, instance.id, instance.generation));
     // What a terminated instance keeps its host for is between the controller and that host.
     instance.host = if ended { None } else { host(caller, instance.host) };
     instance

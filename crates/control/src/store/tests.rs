@@ -91,6 +91,7 @@ async fn what_is_public_is_seen_by_all_and_owned_by_one() {
         public: true,
         boot: serde_json::from_value(boot).unwrap(),
         minimum_memory: Default::default(),
+        warm_states: Vec::new(),
         created: Default::default(),
         tags: Tags::default(),
     };

@@ -33,6 +33,8 @@ fn instance() -> Instance {
         placement: Default::default(),
         generation: 1,
         user_data: None,
+        cold: false,
+        began: None,
         launched: Moment::EPOCH,
         changed: Moment::EPOCH,
         tags: Default::default(),
@@ -116,7 +118,7 @@ impl World {
 
 fn said(state: ActualState, generation: u64) -> Observed {
     let id = InstanceId::from_bits(1);
-    Observed::Said(ActualInstance { id, generation, state, reason: None, volumes: Vec::new() })
+    Observed::Said(ActualInstance { id, generation, state, reason: None, volumes: Vec::new(), began: None })
 }
 
 fn observed() -> impl Strategy<Value = Observed> {

@@ -4,17 +4,17 @@
 //! to is its `turn`. Which VM is to run is the reconciler's decision, which one sleeps the governor's.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use lucarne_memory::governor::Life;
-use lucarne_model::{Bytes, InstanceId, Pages};
+use lucarne_model::{Bytes, InstanceId, Pages, warm::Began};
 use lucarne_pager::control::Statistics;
 use lucarne_vmm::{
     Error,
-    driver::{Driver, Machine, MachineEvent, MachineSpec, Paging, Stop},
+    driver::{Driver, Machine, MachineEvent, MachineSpec, Origin, Paging, Stop},
 };
 use tokio::sync::mpsc;
 
@@ -24,7 +24,7 @@ use super::{
     sleep::{self, Sleeper},
     supervisor::{Pager, PagerPlace, Wishes},
 };
-use crate::layout::Layout;
+use crate::{durable, layout::Layout, reconcile::Beginning};
 
 /// How much of its memory a VM's compressed pages may take at most, whatever the budget is: an eighth.
 const LARGEST_POOL: u64 = 8;
@@ -41,6 +41,7 @@ pub(super) struct Shared {
     /// How to page; none where this machine or its driver cannot.
     tools: Option<Tools>,
     guests: Mutex<BTreeMap<InstanceId, Arc<Guest>>>,
+    pub(super) templates: Mutex<BTreeSet<InstanceId>>,
     /// For VMs that could not be woken.
     ends: mpsc::Sender<MachineEvent>,
 }
@@ -95,7 +96,18 @@ impl Memory {
         tools: Option<Tools>,
     ) -> (Self, mpsc::Receiver<MachineEvent>) {
         let (ends, ended) = mpsc::channel(64);
-        (Self(Arc::new(Shared { driver, layout, budget, tools, guests: Mutex::default(), ends })), ended)
+        (
+            Self(Arc::new(Shared {
+                driver,
+                layout,
+                budget,
+                tools,
+                guests: Mutex::default(),
+                templates: Mutex::default(),
+                ends,
+            })),
+            ended,
+        )
     }
 
     /// Where memory is counted and nothing is paged.
@@ -120,21 +132,28 @@ impl Memory {
         self.0.tools.as_ref().map(|tools| tools.lending.clone())
     }
 
-    /// Starts a VM that begins anew: what an earlier life of it left is deleted.
-    pub(crate) async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
+    /// Starts a VM that begins anew: what an earlier life of it left is deleted. One that cannot go on from its warm state
+    /// boots; how it began is returned.
+    pub(crate) async fn start(&self, spec: &MachineSpec, beginning: &Beginning) -> Result<Began, Error> {
         let shared = &self.0;
         let guest = shared.guest(spec.instance);
         let _turn = guest.turn.lock().await;
-        let Some(paging) = shared.paging(spec.instance) else { return shared.driver.start(spec).await };
-        shared.give_up_pages(spec.instance, &guest)?;
-        let memory = Pages::covering(spec.memory);
-        shared.watch(spec.instance, &guest, Wishes::at_first(memory), memory);
-        let spec = MachineSpec { paging: Some(paging), ..spec.clone() };
-        let started = shared.driver.start(&spec).await;
-        if started.is_err() {
-            shared.give_up_pages(spec.instance, &guest)?;
-        }
-        started
+        let because = match beginning {
+            Beginning::Cold { because } => because.clone(),
+            Beginning::Warm(key) => {
+                shared.give_up_pages(spec.instance, &guest)?;
+                match shared.start_warm(spec, key, &guest).await {
+                    Ok(digest) => return Ok(Began::Warm { digest }),
+                    Err(error) => {
+                        let reason = sleep::chain(&error);
+                        tracing::warn!(instance = %spec.instance, reason, "it boots: its warm state cannot be used");
+                        Some(format!("its warm state could not be used: {reason}"))
+                    }
+                }
+            }
+        };
+        shared.boot(spec, &guest).await?;
+        Ok(Began::Cold { because })
     }
 
     /// Ends a VM, asleep or not, and what was kept of its memory.
@@ -179,8 +198,7 @@ impl Memory {
             // It has been woken, or was about to be put to sleep: either way it is here.
             sleep::forget(&shared.layout, spec.instance);
             if spec.paging.is_some() {
-                let memory = Pages::covering(spec.memory);
-                shared.watch(spec.instance, &guest, Wishes::at_first(memory), memory);
+                shared.watch(spec, &guest, Wishes::at_first(Pages::covering(spec.memory)));
             }
         }
         let sleepers = sleep::find(&self.0.layout);
@@ -202,6 +220,18 @@ impl Memory {
 }
 
 impl Shared {
+    async fn boot(&self, spec: &MachineSpec, guest: &Guest) -> Result<(), Error> {
+        let Some(paging) = self.paging(spec.instance) else { return self.driver.start(spec).await };
+        self.give_up_pages(spec.instance, guest)?;
+        let spec = MachineSpec { paging: Some(paging), ..spec.clone() };
+        self.watch(&spec, guest, Wishes::at_first(Pages::covering(spec.memory)));
+        let started = self.driver.start(&spec).await;
+        if started.is_err() {
+            self.give_up_pages(spec.instance, guest)?;
+        }
+        started
+    }
+
     pub(super) fn guests(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Guest>>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,8 +250,15 @@ impl Shared {
     }
 
     /// Begins to watch over the VM's pager.
-    pub(super) fn watch(&self, instance: InstanceId, guest: &Guest, wishes: Wishes, memory: Pages) {
+    pub(super) fn watch(&self, spec: &MachineSpec, guest: &Guest, wishes: Wishes) {
         let Some(tools) = &self.tools else { return };
+        let (instance, memory) = (spec.instance, Pages::covering(spec.memory));
+        let snapshot = match &spec.origin {
+            Origin::Warm { memory, .. } => {
+                Some(lucarne_pager::Origin { file: self.layout.origin(instance), digest: memory.clone() })
+            }
+            Origin::Boot | Origin::Template => None,
+        };
         let place = PagerPlace {
             executable: tools.executable.clone(),
             instance,
@@ -229,6 +266,7 @@ impl Shared {
             control: self.layout.pager_socket(instance),
             state: self.layout.pages(instance),
             pool: self.budget.compressed.min(Bytes(memory.bytes().0 / LARGEST_POOL)),
+            snapshot,
         };
         guest.kept().pager = Some(Arc::new(Pager::watch(place, wishes)));
     }
@@ -245,7 +283,7 @@ impl Shared {
         sleep::forget(&self.layout, instance);
         let state = self.layout.pages(instance);
         let failed = |source| Error::File { doing: "delete", path: state.clone(), source };
-        lucarne_pager::discard(&state).map_err(failed)?;
+        lucarne_pager::discard(&state).and_then(|()| durable::remove(&self.layout.origin(instance))).map_err(failed)?;
         // A pager that is just ending may keep it from being empty; the next start of the VM, or its end, takes it again.
         let _ = std::fs::remove_dir(&state);
         Ok(())

@@ -1,9 +1,9 @@
 //! Guests' memory on this host: paged, governed, and told of.
 //!
 //! Owns which pager serves which VM, and the sleep of VMs. In reading order: [`guests`] starts, stops and adopts VMs with
-//! their pagers; [`supervisor`] keeps a pager alive; [`sleep`] hibernates and wakes; [`governing`] is the loop that measures
-//! ([`measure`]), asks the room `memory`, and does what it says; [`view`] is how measurements are read; [`loans`] lends memory
-//! to other hosts, and borrows theirs.
+//! their pagers; [`supervisor`] keeps a pager alive; [`sleep`] hibernates and wakes; [`warm`] lets them begin where another
+//! stopped; [`governing`] is the loop that measures ([`measure`]), asks the room `memory`, and does what it says; [`view`] is
+//! how measurements are read; [`loans`] lends memory to other hosts, and borrows theirs.
 
 mod cpu;
 mod governing;
@@ -13,6 +13,7 @@ mod measure;
 mod sleep;
 mod supervisor;
 mod view;
+pub(crate) mod warm;
 
 use lucarne_memory::oversubscription::Oversubscription;
 use lucarne_model::{Bytes, InstanceId, Vcpus, memory::MemorySettings, memory_report::Ability};
@@ -21,6 +22,7 @@ pub(crate) use governing::govern;
 pub use guests::Memory;
 pub(crate) use guests::Tools;
 pub(crate) use loans::{LendingTools, Word};
+pub(crate) use warm::WarmError;
 
 /// What the operator gave of this machine to guests' pages.
 #[derive(Clone, Debug)]

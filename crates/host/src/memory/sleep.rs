@@ -139,7 +139,7 @@ impl Shared {
         let key = read_key(instance).map_err(|cause| SleepError::Key { doing: "read", cause })?;
         let paging = self.paging(instance).ok_or(SleepError::NoPager)?;
         let spec = MachineSpec { paging: Some(Paging { key: Some(key), ..paging }), ..spec.clone() };
-        self.watch(instance, guest, wishes, Pages::covering(spec.memory));
+        self.watch(&spec, guest, wishes);
         self.driver.wake(&spec, &self.layout.devices(instance)).await.map_err(SleepError::Driver)
     }
 

@@ -60,6 +60,8 @@ pub(crate) struct PagerPlace {
     pub(crate) control: PathBuf,
     pub(crate) state: PathBuf,
     pub(crate) pool: Bytes,
+    /// The memory that its VM went on from.
+    pub(crate) snapshot: Option<lucarne_pager::Origin>,
 }
 
 /// One VM's pager, whichever process that is by now. Dropping it ends the watch and not the pager.
@@ -226,6 +228,9 @@ fn start(place: &PagerPlace) -> std::io::Result<tokio::process::Child> {
     command.arg("--control").arg(&place.control);
     command.arg("--state-dir").arg(&place.state);
     command.arg("--pool").arg(place.pool.0.to_string());
+    if let Some(snapshot) = &place.snapshot {
+        command.arg("--snapshot").arg(&snapshot.file).arg("--snapshot-digest").arg(snapshot.digest.as_str());
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).kill_on_drop(false).spawn()
 }
 

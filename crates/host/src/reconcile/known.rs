@@ -13,13 +13,15 @@ use lucarne_model::{
     desired::{Desired, Power, VolumeContent},
     instance::{Attachment, StateReason},
     storage::{Blob, Digest},
+    warm::{Began, WarmProgress},
 };
 use lucarne_switch::Plan;
-use lucarne_vmm::driver::EndOfMachine;
+use lucarne_vmm::driver::{EndOfMachine, MachineSpec};
 
 use super::{
     ledger::Ledger,
     step::{Activity, Step, Subject},
+    warm::{Beginning, WarmState},
 };
 
 /// The actual state of this host.
@@ -32,6 +34,7 @@ pub struct Known {
     pub volumes: BTreeSet<VolumeId>,
     pub snapshots: BTreeMap<SnapshotId, Progress>,
     pub blobs: BTreeMap<Digest, Cached>,
+    pub warm_states: BTreeMap<Digest, WarmState>,
     /// What the switch does; none before the first plan, or after one that failed.
     pub network: Option<Plan>,
     /// The plan that the switch is being given.
@@ -46,6 +49,7 @@ pub struct Known {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
     pub generation: u64,
+    pub began: Began,
     pub disks: Vec<Attachment>,
 }
 
@@ -104,6 +108,8 @@ impl Failure {
 pub enum Product {
     Nothing,
     Uploaded(Blob),
+    Began(Began),
+    Saved(WarmState),
 }
 
 /// How often a step is tried before those that wait for it fail.
@@ -163,7 +169,7 @@ impl Known {
         match step {
             Step::ApplyNetwork(plan) => self.applying = Some(Plan::clone(plan)),
             Step::OpenStream(request) => drop(self.streams.insert(request.token.clone())),
-            Step::Start(spec) => drop(self.forgotten.remove(&spec.instance)),
+            Step::Start(spec, _) => drop(self.forgotten.remove(&spec.instance)),
             _ => {}
         }
     }
@@ -197,11 +203,11 @@ impl Known {
                 self.applying = None;
                 self.network = Some(*plan);
             }
-            // It may have ended before its start was told.
-            (Step::Start(spec), _) if !self.ledger.is_over(spec.instance, spec.generation) => {
-                let disks = spec.disks.iter().map(|disk| Attachment { volume: disk.volume, slot: disk.slot }).collect();
-                self.running.insert(spec.instance, Running { generation: spec.generation, disks });
+            (Step::Start(spec, beginning), Product::Began(began)) => self.handle_started(&spec, &beginning, began),
+            (Step::MakeWarmState(template), Product::Saved(state)) => {
+                self.warm_states.insert(template.key, state);
             }
+            (Step::DropWarmState(key), _) => drop(self.warm_states.remove(&key)),
             (Step::Stop { instance, generation, .. }, _) => {
                 self.running.remove(&instance);
                 self.ledger.close(instance, generation, None);
@@ -228,13 +234,32 @@ impl Known {
             (Step::GiveUp { instance, generation, reason }, _) => {
                 self.ledger.close(instance, generation, Some(reason));
             }
-            (Step::Start(_) | Step::UploadSnapshot(_) | Step::OpenStream(_), _) => {}
+            (Step::Start(..) | Step::UploadSnapshot(_) | Step::OpenStream(_) | Step::MakeWarmState(_), _) => {}
         }
+    }
+
+    fn handle_started(&mut self, spec: &MachineSpec, beginning: &Beginning, began: Began) {
+        if let (Beginning::Warm(key), Began::Cold { .. }) = (beginning, &began) {
+            // Nothing goes on from it: it is made anew.
+            self.warm_states.remove(key);
+        }
+        // It may have ended before its start was told.
+        if !self.ledger.is_over(spec.instance, spec.generation) {
+            let disks = spec.disks.iter().map(|disk| Attachment { volume: disk.volume, slot: disk.slot }).collect();
+            self.running.insert(spec.instance, Running { generation: spec.generation, began, disks });
+        }
+    }
+
+    /// One that went on from a warm state has died: whatever of that it died of, the next ones begin from another.
+    fn doubt_warm_state(&mut self, instance: InstanceId) {
+        let Some(Running { began: Began::Warm { digest: of }, .. }) = self.running.get(&instance) else { return };
+        self.warm_states
+            .retain(|_, state| !matches!(&state.progress, WarmProgress::Ready { digest, .. } if digest == of));
     }
 
     fn handle_failure(&mut self, step: Step, failure: Failure, now: Moment) {
         match step {
-            Step::Start(spec) => self.ledger.close(spec.instance, spec.generation, Some(failure.reason)),
+            Step::Start(spec, _) => self.ledger.close(spec.instance, spec.generation, Some(failure.reason)),
             Step::TakeSnapshot { snapshot, .. } => {
                 self.snapshots.insert(snapshot, Progress::Failed(failure.reason));
             }
@@ -275,6 +300,9 @@ impl Known {
             }),
             _ => None,
         };
+        if failure.is_some() {
+            self.doubt_warm_state(instance);
+        }
         self.ledger.close(instance, generation, failure);
         if self.running.get(&instance).is_some_and(|running| running.generation <= generation) {
             self.running.remove(&instance);
@@ -297,7 +325,8 @@ fn named_blobs(desired: &Desired) -> BTreeSet<&Digest> {
     let booted = booted.flat_map(|instance| instance.boot.blobs());
     let contents =
         desired.volumes.iter().filter(|volume| volume.present).filter_map(|volume| content_blob(&volume.content));
-    booted.chain(contents).map(|blob| &blob.digest).collect()
+    let warm = desired.warm_states.iter().flat_map(|state| state.boot.blobs());
+    booted.chain(contents).chain(warm).map(|blob| &blob.digest).collect()
 }
 
 /// The blob that a volume is made from.

@@ -12,6 +12,7 @@ mod report;
 mod step;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,13 +25,14 @@ use lucarne_model::{
     instance::{Attachment, StateReason},
     storage::{Blob, BootSource, DiskFormat},
 };
-use lucarne_vmm::driver::{Boot, Disk, MachineSpec, Nic, Stop};
+use lucarne_vmm::driver::{Boot, Disk, MachineSpec, Nic, Origin, Stop};
 
 pub(crate) use known::content_blob;
 pub use known::{Cached, Failure, Fault, Known, Product, Progress, Prospect, Running};
 pub use ledger::{Ended, Entry, Ledger};
 pub use report::report;
 pub use step::{Activity, Step, Subject};
+pub use warm::{Beginning, Template, WarmState};
 
 use crate::{layout::Layout, settings::Pace};
 use network_plan::{endpoint_of, network_plan};
@@ -44,6 +46,7 @@ pub fn next_steps(desired: &Desired, known: &Known, layout: &Layout, pace: &Pace
     desired.volumes.iter().for_each(|volume| decision.volume(volume));
     desired.snapshots.iter().for_each(|snapshot| decision.snapshot(snapshot));
     decision.stale_snapshots();
+    decision.warm_states();
     decision.streams();
     decision.evictions();
     decision.steps
@@ -166,7 +169,7 @@ impl<'a> Decision<'a> {
             && self.port_is_up(wanted)
             && let Some(spec) = self.machine_spec(wanted)
         {
-            self.take(Step::Start(Box::new(spec)));
+            self.take(Step::Start(Box::new(spec), self.beginning(wanted)));
         }
     }
 
@@ -192,14 +195,7 @@ impl<'a> Decision<'a> {
     }
 
     fn machine_spec(&self, wanted: &DesiredInstance) -> Option<MachineSpec> {
-        let boot = match &wanted.boot {
-            BootSource::Kernel { kernel, initramfs, command_line } => Boot::Kernel {
-                kernel: self.layout.blob(&kernel.digest),
-                initramfs: self.layout.blob(&initramfs.digest),
-                command_line: command_line.clone(),
-            },
-            BootSource::Disk { .. } => Boot::FirstDisk,
-        };
+        let boot = self.boot(&wanted.boot);
         let nic = Nic {
             mac: endpoint_of(self.desired, wanted.interface)?.mac,
             switch_socket: self.layout.switch_socket(wanted.interface),
@@ -208,7 +204,28 @@ impl<'a> Decision<'a> {
         let (instance, generation) = (wanted.id, wanted.generation);
         let (vcpus, memory) = (wanted.vcpus, wanted.memory);
         let disks = wanted.volumes.iter().map(|attachment| self.disk(attachment)).collect();
-        Some(MachineSpec { instance, generation, vcpus, memory, boot, nic, disks, paging: None })
+        Some(MachineSpec {
+            instance,
+            generation,
+            vcpus,
+            memory,
+            boot,
+            nic: Some(nic),
+            disks,
+            paging: None,
+            origin: Origin::Boot,
+        })
+    }
+
+    fn boot(&self, source: &BootSource) -> Boot {
+        match source {
+            BootSource::Kernel { kernel, initramfs, command_line } => Boot::Kernel {
+                kernel: self.layout.blob(&kernel.digest),
+                initramfs: self.layout.blob(&initramfs.digest),
+                command_line: command_line.clone(),
+            },
+            BootSource::Disk { .. } => Boot::FirstDisk,
+        }
     }
 
     fn volume(&mut self, wanted: &DesiredVolume) {

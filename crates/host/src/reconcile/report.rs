@@ -30,6 +30,7 @@ pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
         snapshots: known.snapshots.iter().map(|(snapshot, progress)| self::snapshot(*snapshot, progress)).collect(),
         dropped_frames: BTreeMap::new(),
         memory: None,
+        warm_states: super::warm::report(desired, known),
     }
 }
 
@@ -61,14 +62,15 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
         }
         _ => Vec::new(),
     };
-    ActualInstance { id: wanted.id, generation, state, reason, volumes }
+    let began = running.map(|running| running.began.clone());
+    ActualInstance { id: wanted.id, generation, state, reason, volumes, began }
 }
 
 /// A VM that runs although the desired state does not speak of it.
 fn left_out(id: InstanceId, known: &Known) -> ActualInstance {
     let (generation, volumes) =
         known.running.get(&id).map(|running| (running.generation, running.disks.clone())).unwrap_or_default();
-    ActualInstance { id, generation, state: ActualState::Running, reason: None, volumes }
+    ActualInstance { id, generation, state: ActualState::Running, reason: None, volumes, began: None }
 }
 
 fn volumes(desired: &Desired, known: &Known) -> Vec<ActualVolume> {

@@ -12,6 +12,8 @@ use lucarne_model::{
 use lucarne_switch::Plan;
 use lucarne_vmm::driver::{Disk, MachineSpec, Stop};
 
+use super::warm::{Beginning, Template};
+
 /// One thing to do. It holds all that its doing needs, so that a plan can be printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -23,7 +25,7 @@ pub enum Step {
     DeleteVolume(VolumeId),
     /// Make the switch's networks, ports and peers these.
     ApplyNetwork(Box<Plan>),
-    Start(Box<MachineSpec>),
+    Start(Box<MachineSpec>, Beginning),
     /// End the VM; `disks` are the volumes that it lets go.
     Stop {
         instance: InstanceId,
@@ -51,6 +53,9 @@ pub enum Step {
     /// Delete the local copy of a snapshot that is no longer asked for.
     DropSnapshot(SnapshotId),
     OpenStream(StreamRequest),
+    /// Boot a machine of an image and save it for others to go on from.
+    MakeWarmState(Box<Template>),
+    DropWarmState(Digest),
     /// Take this generation as failed: something that it needs cannot be had.
     GiveUp {
         instance: InstanceId,
@@ -68,6 +73,7 @@ pub enum Subject {
     Snapshot(SnapshotId),
     Network,
     Stream(String),
+    WarmState(Digest),
 }
 
 /// The sort of work, as far as it counts for limits and reports.
@@ -94,7 +100,7 @@ impl Step {
             Self::CreateVolume(volume) => vec![Subject::Volume(volume.id)],
             Self::DeleteVolume(volume) => vec![Subject::Volume(*volume)],
             Self::ApplyNetwork(_) => vec![Subject::Network],
-            Self::Start(spec) => with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume)),
+            Self::Start(spec, _) => with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume)),
             Self::Stop { instance, disks, .. } => with_disks(*instance, &mut disks.iter().copied()),
             Self::Forget(instance) | Self::GiveUp { instance, .. } => vec![Subject::Instance(*instance)],
             Self::Attach { instance, disk } => vec![Subject::Volume(disk.volume), Subject::Instance(*instance)],
@@ -103,17 +109,21 @@ impl Step {
                 vec![Subject::Snapshot(*snapshot), Subject::Volume(*volume)]
             }
             Self::UploadSnapshot(snapshot) | Self::DropSnapshot(snapshot) => vec![Subject::Snapshot(*snapshot)],
+            Self::MakeWarmState(template) => vec![Subject::WarmState(template.key.clone())],
+            Self::DropWarmState(key) => vec![Subject::WarmState(key.clone())],
             Self::OpenStream(request) => vec![Subject::Stream(request.token.clone())],
         }
     }
 
     pub fn activity(&self) -> Activity {
         match self {
-            Self::Start(_) => Activity::Starting,
+            Self::Start(..) => Activity::Starting,
             Self::Stop { .. } | Self::Forget(_) => Activity::Stopping,
-            Self::FetchBlob(_) | Self::CreateVolume(_) | Self::TakeSnapshot { .. } | Self::UploadSnapshot(_) => {
-                Activity::Transfer
-            }
+            Self::FetchBlob(_)
+            | Self::CreateVolume(_)
+            | Self::TakeSnapshot { .. }
+            | Self::UploadSnapshot(_)
+            | Self::MakeWarmState(_) => Activity::Transfer,
             Self::OpenStream(_) => Activity::Stream,
             _ => Activity::Other,
         }

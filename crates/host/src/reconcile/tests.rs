@@ -13,6 +13,7 @@ use lucarne_model::{
     actual::ActualState,
     desired::{DesiredNetwork, Endpoint, VolumeContent},
     storage::Digest,
+    warm::Began,
 };
 use lucarne_vmm::driver::EndOfMachine;
 use proptest::prelude::*;
@@ -64,7 +65,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-fn blob(n: u8) -> Blob {
+pub(super) fn blob(n: u8) -> Blob {
     Blob { digest: Digest::from_bytes([n; 32]), size: Bytes::mib(1) }
 }
 
@@ -76,7 +77,7 @@ fn content(volume: u128) -> VolumeContent {
     }
 }
 
-fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) -> DesiredInstance {
+pub(super) fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) -> DesiredInstance {
     let (kernel, initramfs) = (blob(1), blob(2));
     DesiredInstance {
         id: InstanceId::from_bits(n),
@@ -85,6 +86,7 @@ fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) ->
         generation,
         image: ImageId::from_bits(1),
         boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
+        cold: false,
         vcpus: Vcpus(1),
         memory_settings: Default::default(),
         memory: Bytes::mib(64),
@@ -220,7 +222,7 @@ impl World {
         let held: BTreeSet<_> = self.under_way.iter().flat_map(Step::subjects).collect();
         prop_assert!(step.subjects().iter().all(|subject| !held.contains(subject)), "two steps share a subject");
         match step {
-            Step::Start(spec) => {
+            Step::Start(spec, _) => {
                 prop_assert!(!self.machines.contains_key(&spec.instance), "another generation still runs");
                 prop_assert!(!self.over.contains(&(spec.instance, spec.generation)), "its life is over");
                 let ports = self.known.network.iter().flat_map(|plan| &plan.ports);
@@ -229,7 +231,7 @@ impl World {
                     self.known.blobs.contains_key(&blob(1).digest) && self.known.blobs.contains_key(&blob(2).digest)
                 );
                 prop_assert!(spec.disks.iter().all(|disk| self.volumes.contains(&disk.volume)), "a volume is missing");
-                let starts = self.under_way.iter().filter(|step| matches!(step, Step::Start(_))).count();
+                let starts = self.under_way.iter().filter(|step| matches!(step, Step::Start(..))).count();
                 prop_assert!(starts < self.pace.starts, "too many starts at once");
             }
             Step::Forget(instance) => {
@@ -260,11 +262,12 @@ impl World {
         let step = self.under_way.remove(place % self.under_way.len());
         if failure.is_none() {
             self.act(&step);
-        } else if let Step::Start(spec) = &step {
+        } else if let Step::Start(spec, _) = &step {
             self.over.insert((spec.instance, spec.generation));
         }
         let product = match &step {
             Step::UploadSnapshot(_) => Product::Uploaded(blob(5)),
+            Step::Start(..) => Product::Began(Began::Cold { because: None }),
             _ => Product::Nothing,
         };
         let failure = failure.map(|prospect| Failure::new(ErrorCode::Internal, "made up", prospect));
@@ -274,7 +277,7 @@ impl World {
     /// What the step does to the host.
     fn act(&mut self, step: &Step) {
         match step {
-            Step::Start(spec) => drop(self.machines.insert(spec.instance, spec.generation)),
+            Step::Start(spec, _) => drop(self.machines.insert(spec.instance, spec.generation)),
             Step::Stop { instance, generation, .. } => {
                 self.machines.remove(instance);
                 self.over.insert((*instance, *generation));
@@ -307,7 +310,11 @@ impl World {
         self.known.volumes.clone_from(&self.volumes);
         for (instance, generation) in &self.machines {
             let disks = before.running.get(instance).map(|running| running.disks.clone()).unwrap_or_default();
-            self.known.handle_adopted(*instance, Running { generation: *generation, disks }, self.now);
+            self.known.handle_adopted(
+                *instance,
+                Running { generation: *generation, began: Began::Cold { because: None }, disks },
+                self.now,
+            );
         }
     }
 
@@ -393,7 +400,7 @@ fn a_generation_that_failed_is_reported_and_left_until_the_next() {
     let mut world = World::new();
     world.wish(&Wish { instances: vec![(true, 0, 0)], volumes: Vec::new(), snapshot: false });
     world.decide().unwrap();
-    while !matches!(world.under_way.first(), Some(Step::Start(_))) {
+    while !matches!(world.under_way.first(), Some(Step::Start(..))) {
         world.finish(0, None);
         world.decide().unwrap();
     }
@@ -460,13 +467,14 @@ fn an_end_that_is_told_before_its_start_is_not_forgotten() {
     let mut world = World::new();
     world.wish(&Wish { instances: vec![(true, 0, 0)], volumes: Vec::new(), snapshot: false });
     world.decide().unwrap();
-    while !matches!(world.under_way.first(), Some(Step::Start(_))) {
+    while !matches!(world.under_way.first(), Some(Step::Start(..))) {
         world.finish(0, None);
         world.decide().unwrap();
     }
     world.known.handle_machine_ended(InstanceId::from_bits(0), 1, EndOfMachine::GuestShutdown);
     let start = world.under_way.remove(0);
-    world.known.handle_done(start, Ok(Product::Nothing), world.now);
+    let began = Product::Began(Began::Cold { because: None });
+    world.known.handle_done(start, Ok(began), world.now);
     world.decide().unwrap();
     assert_eq!(state_of(&world), (ActualState::Stopped, 1, None));
 }

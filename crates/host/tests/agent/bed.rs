@@ -282,6 +282,7 @@ impl Bed {
             generation,
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
+            cold: false,
             vcpus: Vcpus(1),
             memory_settings: Default::default(),
             memory: lucarne_model::Bytes::mib(64),

@@ -1,11 +1,14 @@
 //! `lucarne image`: images built here or brought along, uploaded and registered.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Subcommand, ValueEnum};
-use lucarne_api::bodies::storage::{CreateImage, ImageSource};
+use lucarne_api::bodies::storage::{CreateImage, ImageSource, WarmImage};
 use lucarne_model::{
-    Bytes,
+    Bytes, ImageId, Vcpus,
     storage::{Blob, Digest, DiskFormat},
 };
 use serde_json::Value;
@@ -17,9 +20,14 @@ use crate::{
     failure::{Failure, LocalCode},
     image::tiny,
     kind::IMAGE,
+    listing::resolve,
     session::{Session, answer},
     wait::Progress,
 };
+
+/// How long a wait for warm states lasts at most, and between two looks.
+const WARMING: Duration = Duration::from_secs(600);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum ImageCommand {
@@ -27,8 +35,31 @@ pub(crate) enum ImageCommand {
     Build(BuildArgs),
     /// Register a disk image, qcow2 or raw
     Import(ImportArgs),
+    /// Have hosts boot an image once and save it; launches of that size then go on from there
+    Warm(WarmArgs),
+    /// Have hosts delete the warm states of images
+    Cool {
+        /// Ids or names
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
     #[command(flatten)]
     Basics(Basics),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WarmArgs {
+    /// Its id or name
+    id: String,
+    /// The memory of the instances that it is for
+    #[arg(long, default_value = "256M")]
+    memory: Bytes,
+    /// Their virtual processors
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    cpus: u32,
+    /// Wait until every host that makes it has it
+    #[arg(long)]
+    wait: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -86,8 +117,52 @@ impl ImageCommand {
                 context.made(&register(&context.session, &image).await?)
             }
             Self::Import(args) => context.made(&args.run(&context.session).await?),
+            Self::Warm(args) => args.run(context).await,
+            Self::Cool { ids } => {
+                let session = &context.session;
+                let cool = async |id: String| {
+                    let id = id.parse().map_err(|_| Failure::wrong_usage("not an image id"))?;
+                    session.change(async |client| answer(client.cool_image(&id, None, None)).await).await
+                };
+                context.each(&IMAGE, ids, cool).await.map(drop)
+            }
             Self::Basics(basics) => basics.run(context, &IMAGE).await,
         }
+    }
+}
+
+impl WarmArgs {
+    async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let session = &context.session;
+        let id: ImageId = resolve(session, &IMAGE, &self.id).await?;
+        let body = WarmImage { vcpus: Some(Vcpus(self.cpus)), memory: Some(self.memory) };
+        let warmed =
+            async |client: lucarne_api::client::Client| answer(client.warm_image(&id, None, None, &body)).await;
+        let mut image: Value = session.change(warmed).await?;
+        let progress = Progress::start(format!("{id}: hosts boot and save it"));
+        let started = Instant::now();
+        while self.wait && !self.is_ready(&image)? {
+            if started.elapsed() > WARMING {
+                let detail = format!("{id} is still being saved after {} s", WARMING.as_secs());
+                return Err(Failure::local(LocalCode::WaitFailed, detail));
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            image = session.read(async |client| answer(client.get_image(&id)).await).await?;
+        }
+        drop(progress);
+        context.made(&image)
+    }
+
+    /// Whether every host that has spoken of it has it. A host that cannot is why the wait ends.
+    fn is_ready(&self, image: &Value) -> Result<bool, Failure> {
+        let states = image["warm_states"].as_array().into_iter().flatten();
+        let mut ours = states.filter(|state| state["memory"] == self.memory.0 && state["vcpus"] == self.cpus);
+        let hosts = ours.next().and_then(|state| state["hosts"].as_array()).cloned().unwrap_or_default();
+        if let Some(failed) = hosts.iter().find(|host| host["state"] == "failed") {
+            let reason = failed["reason"].as_str().unwrap_or("no reason was given");
+            return Err(Failure::local(LocalCode::WaitFailed, format!("a host could not make it: {reason}")));
+        }
+        Ok(!hosts.is_empty() && hosts.iter().all(|host| host["state"] == "ready"))
     }
 }
 

@@ -106,6 +106,9 @@ pub(crate) struct LaunchArgs {
     /// A file that the instance gets as user-data; a script when it begins with `#!`
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
+    /// Boot it, though its image may have a warm state
+    #[arg(long)]
+    cold: bool,
     /// A security group's id or name; may be given more than once; the VPC's default group if not given
     #[arg(long = "security-group", value_name = "GROUP")]
     security_groups: Vec<String>,
@@ -153,6 +156,7 @@ impl LaunchArgs {
             security_groups: resolve_all(session, &SECURITY_GROUP, &self.security_groups).await?,
             address: self.address,
             user_data: user_data.transpose()?,
+            cold: self.cold,
             volumes: resolve_all(session, &VOLUME, &self.volumes).await?,
             placement: Placement { host, strategy, group: self.placement_group.clone() },
             tags: self.naming.tags(),

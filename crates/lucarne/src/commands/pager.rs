@@ -6,8 +6,8 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
-use lucarne_model::{Bytes, InstanceId};
-use lucarne_pager::{Exit, Options};
+use lucarne_model::{Bytes, InstanceId, storage::Digest};
+use lucarne_pager::{Exit, Options, Origin};
 
 use super::process::start_log;
 use crate::failure::{Failure, LocalCode};
@@ -32,6 +32,12 @@ pub(crate) struct PagerArgs {
     /// How much of the host's memory compressed pages may take
     #[arg(long, default_value = "0MiB")]
     pool: Bytes,
+    /// The snapshot that the guest goes on from
+    #[arg(long, value_name = "FILE", requires = "snapshot_digest")]
+    snapshot: Option<PathBuf>,
+    /// What the snapshot was measured as
+    #[arg(long, value_name = "SHA256", requires = "snapshot")]
+    snapshot_digest: Option<Digest>,
 }
 
 impl PagerArgs {
@@ -43,6 +49,11 @@ impl PagerArgs {
             control: self.control.clone(),
             state: self.state_dir.clone(),
             pool: self.pool,
+            snapshot: self
+                .snapshot
+                .clone()
+                .zip(self.snapshot_digest.clone())
+                .map(|(file, digest)| Origin { file, digest }),
             patience: PATIENCE,
         };
         let failed = |message: String| Failure::local(LocalCode::ProcessFailed, message);

@@ -250,6 +250,7 @@ async fn launch_cast(tenant: &Tenant, image: ImageId, hosts: &[HostId]) -> Resul
             count: None,
             security_groups: vec![group],
             address: Some(machine.address),
+            cold: false,
             user_data: Some(probes::script(&page, machine.ports, machine.probes) + machine.last),
             volumes: Vec::new(),
             placement: Placement { host: Some(hosts[machine.host]), ..Placement::default() },

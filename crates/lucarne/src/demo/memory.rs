@@ -107,6 +107,7 @@ async fn launch(
         count: None,
         security_groups: Vec::new(),
         address: None,
+        cold: false,
         user_data: Some(script()),
         volumes: Vec::new(),
         placement: Default::default(),

@@ -55,15 +55,15 @@ impl World {
     fn new() -> Self {
         let (memory, count) = (vec![None; PAGES as usize], PAGES as usize);
         Self {
-            places: Places::recover(vec![Word::UNTOUCHED; count], |_| false, |_| false),
+            places: Places::recover(origin(), |_| false, |_| false),
             memory,
             protected: vec![false; count],
             discarded: vec![false; count],
             copies: BTreeMap::new(),
             index: BTreeMap::new(),
-            void: vec![true; count],
+            void: (0..PAGES).map(|page| !is_in_snapshot(page)).collect(),
             generation: 0,
-            truth: vec![0; count],
+            truth: (0..PAGES).map(|page| if is_in_snapshot(page) { in_snapshot(page) } else { 0 }).collect(),
             waiters: Vec::new(),
             answers: Vec::new(),
             arrivals: Vec::new(),
@@ -185,6 +185,7 @@ impl World {
     fn content(&self, page: u64, away: Away) -> u64 {
         match away {
             Away::SameFilled(value) => value,
+            Away::Snapshot => in_snapshot(page),
             Away::Compressed(copy, _) | Away::Ssd(copy) | Away::Remote(copy) => {
                 let (of, value) = self.copies[&copy.generation];
                 assert_eq!(of, page);
@@ -255,6 +256,7 @@ impl World {
         let copy = Copy { at: page as u32, generation: self.generation };
         self.copies.insert(self.generation, (page, value));
         match value % 3 {
+            _ if is_in_snapshot(page) && value == in_snapshot(page) => Away::Snapshot,
             0 => Away::SameFilled(value),
             1 => Away::Compressed(copy, 7),
             _ => Away::Ssd(copy),
@@ -298,7 +300,7 @@ impl World {
 
     /// A new pager: fault threads and evictor are gone, what they had committed is in the index, and all are woken.
     fn restart(&mut self) {
-        let mut words = vec![Word::UNTOUCHED; PAGES as usize];
+        let mut words = origin();
         self.index.iter().for_each(|(page, away)| words[*page as usize] = Word::away(*away));
         let (memory, discarded, void) = (&self.memory, &self.discarded, &self.void);
         let is_void = |page: u64| discarded[page as usize] || void[page as usize];
@@ -309,6 +311,18 @@ impl World {
         (self.answers, self.arrivals, self.eviction) = (Vec::new(), Vec::new(), Eviction::Idle);
         self.wake(0, PAGES);
     }
+}
+
+/// Half of the guest goes on from a snapshot, whose pages are these.
+const fn is_in_snapshot(page: u64) -> bool {
+    page >= PAGES / 2
+}
+const fn in_snapshot(page: u64) -> u64 {
+    100 + page
+}
+fn origin() -> Vec<Word> {
+    let word = |page| if is_in_snapshot(page) { Word::away(Away::Snapshot) } else { Word::UNTOUCHED };
+    (0..PAGES).map(word).collect()
 }
 
 fn serde_index() -> Index {
@@ -366,7 +380,7 @@ proptest! {
     #[test]
     fn a_word_is_what_was_put_into_it(at in any::<u32>(), generation in 0_u64..1 << 48, length in any::<u16>(), value in any::<u64>()) {
         let copy = Copy { at, generation };
-        for away in [Away::SameFilled(value), Away::Compressed(copy, length), Away::Ssd(copy)] {
+        for away in [Away::SameFilled(value), Away::Compressed(copy, length), Away::Ssd(copy), Away::Snapshot] {
             let word = Word::away(away);
             prop_assert_eq!(word.as_away(), Some(away));
             prop_assert_eq!(Word::from_bits(word.to_bits()), Some(word));

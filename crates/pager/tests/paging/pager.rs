@@ -36,6 +36,7 @@ fn role_of_the_pager() {
         control: folder.join("pager.sock"),
         state: folder.join("state"),
         pool: Bytes(parts[1].parse().unwrap()),
+        snapshot: None,
         patience: Duration::from_secs(20),
     };
     match run_observed(&options, die_at) {

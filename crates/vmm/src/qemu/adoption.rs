@@ -62,8 +62,8 @@ async fn take_over(shared: &Shared, instance: InstanceId, process: Process) -> R
         "running" => {}
         "io-error" => resume_later(vm.qmp().clone()),
         // It sleeps by its agent's wish.
-        "paused" | "postmigrate" => {}
-        "inmigrate" if vm.await_load().await? => {}
+        "paused" | "postmigrate" if vm.is_whole().await? => {}
+        "inmigrate" if vm.await_load().await? && vm.is_whole().await? => {}
         // Its processors never ran: the agent was killed before it could say that the VM is started.
         other => return Err(Error::Refused { instance, step, reason: format!("its state is {other}") }),
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Acceleration;
 use crate::{
-    driver::{Boot, Disk, MachineSpec, SLOTS, check_disks},
+    driver::{Boot, Disk, MachineSpec, Nic, Origin, SLOTS, check_disks},
     error::Error,
     record::Directory,
 };
@@ -20,6 +20,11 @@ use crate::{
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 /// The first PCI device number of the hotplug ports; those below are the chipset's and the fixed devices'.
 const FIRST_PORT: u8 = 0x10;
+/// The port of a network card that is plugged in while the VM stands still, and the card.
+const NIC_PORT: &str = "nic-port";
+const NIC: &str = "nic0";
+/// The VM generation id of a template; no VM that goes on from it has this one.
+const TEMPLATE: u128 = 0;
 
 /// All arguments behind the program's name. The VM starts stopped: see `cont` in [`super::vm`].
 pub(super) fn arguments(
@@ -43,6 +48,7 @@ pub(super) fn arguments(
     boot(&mut line, &spec.boot)?;
     ports_and_disks(&mut line, spec)?;
     network(&mut line, spec)?;
+    generation_id(&mut line, &spec.origin);
     line.option("-device", "virtio-rng-pci");
     line.option("-chardev", socket("serial0", &directory.serial())?);
     line.option("-serial", "chardev:serial0");
@@ -110,13 +116,57 @@ fn ports_and_disks(line: &mut Line, spec: &MachineSpec) -> Result<(), Error> {
     Ok(())
 }
 
+/// A card that is plugged in later is left out: see [`plugged_nic`].
 fn network(line: &mut Line, spec: &MachineSpec) -> Result<(), Error> {
-    let (guest, switch) = (quoted(&spec.nic.guest_socket)?, quoted(&spec.nic.switch_socket)?);
+    let port = spec.origin != Origin::Boot;
+    if port {
+        let place = format!("bus=pcie.0,addr=0x{:x}.0", FIRST_PORT + SLOTS.div_ceil(8));
+        line.option("-device", format!("pcie-root-port,id={NIC_PORT},chassis={},{place}", SLOTS + 1));
+    }
+    let Some(nic) = &spec.nic else { return Ok(()) };
+    let (guest, switch) = (quoted(&nic.guest_socket)?, quoted(&nic.switch_socket)?);
     let ends = format!("local.type=unix,local.path={guest},remote.type=unix,remote.path={switch}");
     line.option("-netdev", format!("dgram,id=net0,{ends}"));
     // Without a boot ROM: nobody boots from this network.
-    line.option("-device", format!("virtio-net-pci,netdev=net0,mac={},romfile=", spec.nic.mac));
+    let card = format!("virtio-net-pci,netdev=net0,mac={},romfile=", nic.mac);
+    line.option("-device", if port { format!("{card},id={NIC},bus={NIC_PORT}") } else { card });
     Ok(())
+}
+
+/// The command line of a VM that goes on from a warm state: as it will be, without its card, which the state does not have.
+pub(super) fn without_nic(mut arguments: Vec<String>) -> Vec<String> {
+    if let Some(card) = arguments.iter().position(|argument| argument.starts_with("virtio-net-pci,")) {
+        arguments.drain(card - 1..=card);
+    }
+    arguments
+}
+
+/// The card, as `device_add` takes it.
+pub(super) fn plugged_nic(nic: &Nic) -> Value {
+    json!({
+        "driver": "virtio-net-pci",
+        "id": NIC,
+        "netdev": "net0",
+        "mac": nic.mac.to_string(),
+        "romfile": "",
+        "bus": NIC_PORT,
+    })
+}
+
+/// Whether the card is among the devices that `qom-list` told of.
+pub(super) fn has_nic(peripherals: &Value) -> bool {
+    peripherals.as_array().is_some_and(|all| all.iter().any(|device| device["name"] == NIC))
+}
+
+fn generation_id(line: &mut Line, origin: &Origin) {
+    let id = match origin {
+        Origin::Boot => return,
+        Origin::Template => TEMPLATE,
+        Origin::Warm { generation_id, .. } => *generation_id,
+    };
+    let hex = format!("{id:032x}");
+    let guid = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    line.option("-device", format!("vmgenid,guid={guid}"));
 }
 
 fn socket(id: &str, path: &Path) -> Result<String, Error> {

@@ -6,7 +6,7 @@ use lucarne_model::{Bytes, MacAddress, Vcpus, storage::DiskFormat};
 use proptest::prelude::*;
 
 use super::*;
-use crate::driver::{Nic, Paging};
+use crate::driver::{Nic, Origin, Paging};
 
 fn spec() -> MachineSpec {
     let disk = |number, slot| Disk {
@@ -21,13 +21,14 @@ fn spec() -> MachineSpec {
         vcpus: Vcpus(2),
         memory: Bytes::mib(256),
         boot: Boot::FirstDisk,
-        nic: Nic {
+        nic: Some(Nic {
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             switch_socket: "/state/net/switch".into(),
             guest_socket: "/state/net/guest".into(),
-        },
+        }),
         disks: vec![disk(1, 0), disk(2, 3)],
         paging: None,
+        origin: Origin::Boot,
     }
 }
 fn line(spec: &MachineSpec) -> Vec<String> {
@@ -143,4 +144,34 @@ fn a_vm_is_known_by_its_arguments_also_before_prlimit_has_become_qemu() {
     assert_eq!(instance_of(&[prlimit.to_vec(), qemu.clone()].concat(), instances), Some(spec().instance));
     assert_eq!(instance_of(&qemu, instances), Some(spec().instance));
     assert_eq!(instance_of(&qemu, Path::new("/elsewhere/instances")), None);
+}
+
+/// What is loaded into a machine must find the devices that were saved, in their places; what comes later has a place.
+#[test]
+fn a_vm_that_goes_on_from_a_warm_state_is_its_template_and_a_card() {
+    let (own, boot) = (
+        MachineSpec { disks: vec![], ..spec() },
+        Boot::Kernel {
+            kernel: "/blobs/kernel".into(),
+            initramfs: "/blobs/initramfs".into(),
+            command_line: "quiet".into(),
+        },
+    );
+    let digest = lucarne_model::storage::Digest::from_bytes([0; 32]);
+    let devices = |spec: &MachineSpec, plugged: bool| -> Vec<String> {
+        let all = line(&MachineSpec { boot: boot.clone(), ..spec.clone() });
+        let all = if plugged { all } else { without_nic(all) };
+        let all: Vec<_> = all.windows(2).filter(|pair| pair[0] == "-device").map(|pair| pair[1].clone()).collect();
+        all.into_iter().filter(|device| !device.starts_with("vmgenid")).collect()
+    };
+    let template = MachineSpec { nic: None, origin: Origin::Template, ..own.clone() };
+    let warm =
+        MachineSpec { origin: Origin::Warm { generation_id: 0xfeed, memory: digest.clone(), state: digest }, ..own };
+    assert_eq!(devices(&template, true), devices(&warm, false));
+    assert_eq!(devices(&warm, true).len(), devices(&warm, false).len() + 1);
+    assert!(
+        devices(&warm, true)
+            .contains(&"virtio-net-pci,netdev=net0,mac=02:00:00:00:00:01,romfile=,id=nic0,bus=nic-port".into())
+    );
+    assert!(has(&line(&MachineSpec { boot, ..warm }), "-device", "vmgenid,guid=00000000-0000-0000-0000-00000000feed"));
 }

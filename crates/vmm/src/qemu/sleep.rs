@@ -20,9 +20,9 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{User, vm::Vm};
+use super::{User, command_line, vm::Vm};
 use crate::{
-    driver::MachineSpec,
+    driver::{MachineSpec, Origin},
     error::Error,
     files::{self, Draft},
 };
@@ -84,6 +84,21 @@ impl Vm {
         self.leave_memory_out(LOADING).await?;
         self.ask(LOADING, "migrate-incoming", json!({ "uri": STANDARD_INPUT })).await?;
         self.until_completed(LOADING, Instant::now() + self.patience).await
+    }
+
+    /// Gives a VM that went on from a warm state its network card.
+    pub(super) async fn plug_nic(&self) -> Result<(), Error> {
+        let Some(nic) = self.spec().nic else { return Ok(()) };
+        self.ask("plugging its network card in", "device_add", command_line::plugged_nic(&nic)).await.map(drop)
+    }
+
+    /// After an adoption: whether it has the card. One that has not was cut short on its way out of its warm state.
+    pub(super) async fn is_whole(&self) -> Result<bool, Error> {
+        if !matches!(self.spec().origin, Origin::Warm { .. }) {
+            return Ok(true);
+        }
+        let devices = json!({ "path": "/machine/peripheral" });
+        Ok(command_line::has_nic(&self.ask("looking at its devices", "qom-list", devices).await?))
     }
 
     async fn leave_memory_out(&self, step: &'static str) -> Result<(), Error> {

@@ -48,6 +48,36 @@ const QUIT_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries to reach a QEMU that is just starting.
 const RETRY: Duration = Duration::from_millis(5);
 
+/// Where a VM's processors begin.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Boot,
+    /// Where its devices were saved, whose state is in the file.
+    Sleep(File),
+    /// Where its template's were; its card is not among them.
+    WarmState(File),
+}
+
+/// What is done before its processors run.
+struct Preparation {
+    loads: bool,
+    plugs: bool,
+}
+
+impl Entry {
+    /// The arguments of the process, its standard input, and what comes after its start.
+    fn prepare(self, arguments: Vec<String>) -> (Vec<String>, Stdio, Preparation) {
+        let (file, plugs) = match self {
+            Self::Boot => return (arguments, Stdio::null(), Preparation { loads: false, plugs: false }),
+            Self::Sleep(file) => (file, false),
+            Self::WarmState(file) => (file, true),
+        };
+        let mut arguments = if plugs { command_line::without_nic(arguments) } else { arguments };
+        arguments.extend(["-incoming".to_owned(), "defer".to_owned()]);
+        (arguments, Stdio::from(file), Preparation { loads: true, plugs })
+    }
+}
+
 /// A VM whose process runs, or did a moment ago.
 #[derive(Debug)]
 pub(super) struct Vm {
@@ -65,17 +95,12 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// Starts the process and returns when the guest's processors run. On an error nothing of it runs. With the file of its
-    /// devices' state it goes on where it was saved.
-    pub(super) async fn start(spec: &MachineSpec, devices: Option<File>, shared: &Shared) -> Result<Self, Error> {
+    /// Starts the process and returns when the guest's processors run. On an error nothing of it runs.
+    pub(super) async fn start(spec: &MachineSpec, entry: Entry, shared: &Shared) -> Result<Self, Error> {
         let instance = spec.instance;
         let directory = shared.directory(instance);
         let acceleration = shared.acceleration().await;
-        let wakes = devices.is_some();
-        let mut arguments = command_line::arguments(spec, &directory, acceleration)?;
-        if wakes {
-            arguments.extend(["-incoming".to_owned(), "defer".to_owned()]);
-        }
+        let (arguments, stdin, preparation) = entry.prepare(command_line::arguments(spec, &directory, acceleration)?);
         let user = acceleration.user(shared.settings.user);
         prepare(spec, &directory, user)?;
         let said = directory.said();
@@ -85,7 +110,6 @@ impl Vm {
         if let Some(paging) = &spec.paging {
             paging::lend(&mut command, spec, paging)?;
         }
-        let stdin = devices.map_or_else(Stdio::null, Stdio::from);
         let (process, said) = Process::spawn(command, user, stdin).map_err(|source| Error::Process {
             doing: "start",
             instance,
@@ -99,7 +123,7 @@ impl Vm {
                 let _ = timeout(QUIT_PATIENCE, said).await;
                 Err(Error::Ended { instance, step: "starting", said: last_words(&directory, how) })
             }
-            vm = Self::bring_up(record, directory.clone(), process.clone(), (shared, wakes)) => vm,
+            vm = Self::bring_up(record, directory.clone(), process.clone(), (shared, preparation)) => vm,
         };
         if started.is_err() {
             process.kill();
@@ -112,11 +136,14 @@ impl Vm {
         record: Record,
         directory: Directory,
         process: Process,
-        (shared, wakes): (&Shared, bool),
+        (shared, Preparation { loads, plugs }): (&Shared, Preparation),
     ) -> Result<Self, Error> {
         let vm = Self::connect(record, directory, process, shared).await?;
-        if wakes {
+        if loads {
             vm.load_devices().await?;
+        }
+        if plugs {
+            vm.plug_nic().await?;
         }
         vm.ask("starting its processors", "cont", json!({})).await?;
         Ok(vm)
@@ -212,7 +239,7 @@ fn prepare(spec: &MachineSpec, directory: &Directory, user: Option<User>) -> Res
     for disk in &spec.disks {
         files::own(&disk.path, user)?;
     }
-    if let Some(network) = spec.nic.guest_socket.parent() {
+    if let Some(network) = spec.nic.as_ref().and_then(|nic| nic.guest_socket.parent()) {
         files::own(network, user)?;
     }
     Record::new(spec.clone()).write(directory)

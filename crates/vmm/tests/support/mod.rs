@@ -12,7 +12,7 @@ use std::{
 
 use lucarne_model::{Bytes, InstanceId, MacAddress, Vcpus, VolumeId, storage::DiskFormat};
 use lucarne_vmm::{
-    driver::{Boot, Disk, Driver, MachineSpec, Nic, VolumeSource},
+    driver::{Boot, Disk, Driver, MachineSpec, Nic, Origin, VolumeSource},
     qemu,
 };
 use tempfile::TempDir;
@@ -51,13 +51,14 @@ impl House {
             vcpus: Vcpus(1),
             memory: Bytes::mib(32),
             boot: Boot::FirstDisk,
-            nic: Nic {
+            nic: Some(Nic {
                 mac: MacAddress::from_bits(number as u64),
                 switch_socket: network.join("switch.sock"),
                 guest_socket: network.join("guest.sock"),
-            },
+            }),
             disks: vec![disk],
             paging: None,
+            origin: Origin::Boot,
         }
     }
 

@@ -1,0 +1,129 @@
+//! Launches from a warm state beside launches that boot: how soon a VM speaks HTTP, and what many of them take of the host.
+//!
+//! Owns the scene: a VM that serves HTTP and prints who asked it; VMs that ask it as soon as their user-data runs. A launch
+//! is timed from the start of the command `lucarne instance launch` to the moment at which the log of the first shows the
+//! request. One at a time, by turns; then all at once, warm and cold. Memory is the Pss of QEMUs and pagers, whose shared
+//! pages count by their shares, once all have asked.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use lucarne_bench::{
+    cloud::{Caller, Cloud},
+    figures::{median, table},
+    memory::{Memory, mib},
+};
+
+const ROUNDS: usize = 7;
+const FLEET: usize = 40;
+const MEMORY: &str = "128M";
+const SERVER: &str = "10.0.1.10";
+const SERVE: &str = "#!/bin/sh\nhttpd -f -vv -p 80 > /dev/console 2>&1 &\n";
+const WITHIN: Duration = Duration::from_secs(600);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+fn main() -> Result<()> {
+    let cloud = Cloud::start(1)?;
+    let scene = Scene::new(&cloud)?;
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 1..=ROUNDS {
+        for (cold, times) in [false, true].into_iter().zip(&mut times) {
+            let fleet = scene.launch(1, cold)?;
+            times.push(fleet.seconds);
+            scene.end(&fleet)?;
+        }
+        eprintln!("round {round} of {ROUNDS}");
+    }
+    let mut rows = Vec::new();
+    for (cold, times) in [false, true].into_iter().zip(&times) {
+        let fleet = scene.launch(FLEET, cold)?;
+        let name = if cold { "cold" } else { "warm" };
+        let one = median(times).context("no rounds")?;
+        rows.push(vec![name.into(), format!("{one:.2}"), format!("{:.1}", fleet.seconds), mib(fleet.pss)]);
+        scene.end(&fleet)?;
+    }
+    println!("{}", table(&["", "one, s", &format!("{FLEET} at once, s"), &format!("{FLEET}, MiB")], &rows));
+    Ok(())
+}
+
+struct Scene<'a> {
+    cloud: &'a Cloud,
+    subnet: String,
+    server: String,
+    ask: String,
+}
+
+/// VMs that have all asked.
+struct Fleet {
+    instances: Vec<String>,
+    seconds: f64,
+    pss: u64,
+}
+
+impl<'a> Scene<'a> {
+    fn new(cloud: &'a Cloud) -> Result<Self> {
+        let tenant =
+            |arguments: &[&str]| Ok::<_, anyhow::Error>(cloud.text(Caller::Tenant, arguments)?.trim().to_owned());
+        let vpc = tenant(&["vpc", "create", "--cidr", "10.0.0.0/16"])?;
+        let subnet = tenant(&["subnet", "create", "--vpc", &vpc, "--cidr", "10.0.1.0/24"])?;
+        let folder = cloud.state();
+        let (serve, ask) = (folder.join("serve.sh"), folder.join("ask.sh"));
+        fs::write(&serve, SERVE)?;
+        fs::write(&ask, format!("#!/bin/sh\nwget -q -O - http://{SERVER}/$(metadata meta-data/instance-id)\n"))?;
+        cloud.text(Caller::Operator, &["image", "warm", "tiny", "--memory", MEMORY, "--wait"])?;
+        let launch = ["instance", "launch", "--image", "tiny", "--subnet", &subnet, "--memory", MEMORY, "--wait"];
+        let server = tenant(&[&launch[..], &["--address", SERVER, "--user-data", text(&serve)?]].concat())?;
+        Ok(Self { cloud, subnet, server, ask: text(&ask)?.to_owned() })
+    }
+
+    fn launch(&self, count: usize, cold: bool) -> Result<Fleet> {
+        let count = count.to_string();
+        let mut arguments = vec!["instance", "launch", "--image", "tiny", "--subnet", &self.subnet, "--memory", MEMORY];
+        arguments.extend(["--user-data", &self.ask, "--count", &count]);
+        arguments.extend(cold.then_some("--cold"));
+        let began = Instant::now();
+        let launched = self.cloud.json(Caller::Tenant, &arguments)?;
+        let instances = launched["instances"].as_array().context("nothing was launched")?;
+        let instances: Vec<_> = instances.iter().filter_map(|one| one["id"].as_str().map(str::to_owned)).collect();
+        loop {
+            let log = self.cloud.text(Caller::Tenant, &["instance", "log", &self.server])?;
+            if instances.iter().all(|instance| log.contains(instance)) {
+                break;
+            }
+            ensure!(began.elapsed() < WITHIN, "not all have asked: {log}");
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let from = if cold { "cold" } else { "warm" };
+        let shown = self.cloud.json(Caller::Tenant, &["instance", "show", &instances[0]])?;
+        ensure!(shown["began"]["from"] == from, "it did not begin as it was to: {shown}");
+        Ok(Fleet { pss: pss(self.cloud.state(), &instances)?, instances, seconds })
+    }
+
+    fn end(&self, fleet: &Fleet) -> Result<()> {
+        let instances = fleet.instances.iter().map(String::as_str);
+        let arguments: Vec<&str> = ["instance", "terminate", "--wait"].into_iter().chain(instances).collect();
+        self.cloud.text(Caller::Tenant, &arguments).map(drop)
+    }
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}
+
+/// What QEMUs and pagers of the instances take, in KiB.
+fn pss(state: &Path, instances: &[String]) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).unwrap_or_default()).into_owned();
+        if line.contains(text(state)?) && instances.iter().any(|instance| line.contains(instance)) {
+            sum += Memory::of(pid)?.pss;
+        }
+    }
+    Ok(sum)
+}
