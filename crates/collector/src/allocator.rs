@@ -6,8 +6,7 @@
 //! and were no faster. When to ask is decided by the [`Sealer`](crate::sealer::Sealer), which makes most of what is freed.
 #![allow(unsafe_code)]
 
-/// Gives back all pages that nothing lies on, of all threads' heaps. Takes as long as there are such pages: some
-/// milliseconds for 100 MiB.
+/// Gives back all pages that nothing lies on, of all threads' heaps.
 pub(crate) fn give_back() {
     // SAFETY: it takes a number, may be called at any time from any thread, and only touches memory that is free.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
