@@ -8,6 +8,8 @@ use std::ops::Range;
 
 /// Parts that a day may gather before the newest are merged.
 const MANY: usize = 8;
+/// Parts that are merged at once: each has pages of all its columns in memory while it is read, some 5 MB.
+const AT_ONCE: usize = 16;
 /// Parts of this size are left as they are.
 const LARGE: u64 = 64 << 20;
 /// Parts below this size cost about the same, whatever their size.
@@ -17,8 +19,20 @@ const SMALL: u64 = 256 << 10;
 ///
 /// While the day lasts, the newest parts are merged when there are [`MANY`] of which none is larger than all newer ones
 /// together: so a record is merged about log2(parts) times, as each merge at least doubles the part that it is in. When
-/// the day is over all that is not large is merged.
+/// the day is over all that is not large is merged. Of more than [`AT_ONCE`] the smallest neighbours come first,
+/// of equal ones the newest: what is left over is then behind a larger part, and does not keep it from being merged.
 pub(crate) fn choose(sizes: &[u64], day_is_over: bool) -> Option<Range<usize>> {
+    let run = run(sizes, day_is_over)?;
+    let windows = run.start..=run.end.saturating_sub(AT_ONCE).max(run.start);
+    let window = |start: usize| start..run.end.min(start + AT_ONCE);
+    windows
+        .rev()
+        .map(window)
+        .min_by_key(|window| sizes[window.clone()].iter().map(|size| u128::from(*size)).sum::<u128>())
+}
+
+/// All parts that are to be merged with their neighbours.
+fn run(sizes: &[u64], day_is_over: bool) -> Option<Range<usize>> {
     if day_is_over {
         let runs = sizes.split(|size| *size >= LARGE).scan(0, |start, run| {
             let range = *start..*start + run.len();
@@ -62,6 +76,22 @@ mod tests {
             prop_assert_eq!(sizes.iter().sum::<u64>(), count as u64 * SMALL);
             prop_assert!(sizes.len() < 2 * MANY, "{} parts of {count}", sizes.len());
             prop_assert!(written <= 6 * count as u64, "{written} written for {count}");
+        }
+
+        /// However many parts came since the last look, few are merged at once, and each record is rewritten few times.
+        #[test]
+        fn many_parts_are_merged_a_few_at_a_time(count in 2usize..600, over: bool) {
+            let mut sizes = vec![SMALL; count];
+            let mut written = 0;
+            while let Some(range) = choose(&sizes, over) {
+                prop_assert!(range.len() <= AT_ONCE);
+                let merged = sizes[range.clone()].iter().sum();
+                written += merged / SMALL;
+                sizes.splice(range, [merged]);
+            }
+            let left = sizes.iter().filter(|size| **size < LARGE).count();
+            prop_assert!(left < 2 * AT_ONCE, "{left} parts of {count}");
+            prop_assert!(written <= 4 * count as u64, "{written} written for {count}");
         }
 
         #[test]

@@ -24,6 +24,7 @@
 //! controller; here every question names its account.
 
 mod admission;
+mod allocator;
 mod at_rest;
 mod catalog;
 mod chunk;

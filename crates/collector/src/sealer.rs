@@ -20,6 +20,7 @@ use lucarne_model::{AccountId, InstanceId, Moment, flow::Location};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    allocator,
     catalog::Catalog,
     chunk::Chunk,
     compaction,
@@ -83,6 +84,7 @@ impl Sealer {
             self.seal_all(shutdown);
             if compacted.elapsed() >= self.pace.compact_every {
                 self.compact_all(shutdown);
+                allocator::give_back();
                 compacted = Instant::now();
             }
         }
@@ -105,31 +107,46 @@ impl Sealer {
         }
     }
 
+    /// Merges until nothing is left to merge; what fails is tried again the next time.
     fn compact_all(&self, shutdown: &CancellationToken) {
         let over_before = Hour::of(now().minus(LATE));
-        for parts in self.catalog.crowded_folders() {
-            // A part that cannot be read stays alone, or what covers it would stand for records that it does not have.
-            let size = |part: &Arc<Part>| if part.is_readable() { part.size } else { u64::MAX };
-            let sizes: Vec<u64> = parts.iter().map(size).collect();
-            let is_over = parts.first().is_some_and(|part| part.place.hour < over_before);
-            if shutdown.is_cancelled() {
-                return;
-            }
-            let Some(range) = compaction::choose(&sizes, is_over) else { continue };
-            if let Err(error) = self.compact(&parts[range]) {
-                tracing::warn!(%error, "parts of an hour could not be merged");
+        let mut merged = 1;
+        while merged > 0 {
+            merged = 0;
+            for parts in self.catalog.crowded_folders() {
+                // Senders wait when too much is unsealed.
+                self.seal_all(shutdown);
+                if shutdown.is_cancelled() {
+                    return;
+                }
+                merged += usize::from(self.compact_some(&parts, over_before));
             }
         }
     }
 
-    fn compact(&self, parts: &[Arc<Part>]) -> Result<(), SealError> {
+    /// Merges some parts of a folder, if there are some to merge.
+    fn compact_some(&self, parts: &[Arc<Part>], over_before: Hour) -> bool {
+        // A part that cannot be read stays alone, or what covers it would stand for records that it does not have.
+        let size = |part: &Arc<Part>| if part.is_readable() { part.size } else { u64::MAX };
+        let sizes: Vec<u64> = parts.iter().map(size).collect();
+        let is_over = parts.first().is_some_and(|part| part.place.hour < over_before);
+        let Some(range) = compaction::choose(&sizes, is_over) else { return false };
+        let merged = self.compact(&parts[range]);
+        if let Err(error) = &merged {
+            tracing::warn!(%error, "parts of an hour could not be merged");
+        }
+        merged.unwrap_or(false)
+    }
+
+    /// Merges parts, if all can be read.
+    fn compact(&self, parts: &[Arc<Part>]) -> Result<bool, SealError> {
         let Some(NewPart { part, contents }) = part::merge(&self.folders, parts).map_err(SealError::Part)? else {
-            return Ok(());
+            return Ok(false);
         };
         let covered: Vec<String> = parts.iter().map(|part| part.place.name()).collect();
         self.receipts.issue(part.place.account, contents, &covered, now()).map_err(SealError::Receipt)?;
         self.catalog.merged(part);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -16,6 +16,8 @@ use std::{
 
 use self::layout::{Layout, Measures, Name, Named, Number, NumberOrNull, Text, TextOrNull, Texts, Time};
 pub(crate) use self::picked::Picked;
+#[cfg(test)]
+pub(crate) use self::picked::spelt_out;
 use crate::Kept;
 use arrow_array::{
     Array, ArrayRef, RecordBatch, UInt64Array,

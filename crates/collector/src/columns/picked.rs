@@ -1,6 +1,7 @@
 //! Records in memory as Arrow arrays: some rows of columns, in an order of their own.
 //!
-//! Owns the way there. A value that repeats is written as text once, and copied for each record that has it. Pure.
+//! Owns the way there. A value that repeats is written as text once, and is an array of dictionary keys from there on:
+//! Parquet's writer takes those as they are, and only the batches that SQL sees have the text at each record. Pure.
 
 use std::{
     fmt::{Display, Write as _},
@@ -9,11 +10,13 @@ use std::{
 };
 
 use arrow_array::{
-    ArrayRef, ArrowPrimitiveType, ListArray, PrimitiveArray, RecordBatch, StructArray, TimestampMillisecondArray,
-    UInt8Array, UInt64Array, builder::StringBuilder, types::UInt32Type,
+    Array as _, ArrayRef, ArrowPrimitiveType, DictionaryArray, ListArray, PrimitiveArray, RecordBatch, StringArray,
+    StructArray, TimestampMillisecondArray, UInt8Array, UInt32Array, UInt64Array, builder::StringBuilder,
+    cast::AsArray as _, types::UInt32Type,
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::ArrowError;
+use arrow_select::take::take;
 use lucarne_flows::columns::{ABSENT, Coded, FlowColumns, address};
 use lucarne_model::SecurityGroupId;
 
@@ -37,11 +40,11 @@ impl Picked<'_> {
     /// The rows as one batch.
     pub(crate) fn batch(&self, columns: Columns) -> Result<RecordBatch, ArrowError> {
         let schema = schema(columns);
-        let arrays = schema.fields().iter().map(|field| self.array(field.name())).collect::<Result<_, _>>()?;
-        RecordBatch::try_new(schema, arrays)
+        let arrays = schema.fields().iter().map(|field| spelt_out(&self.array(field.name())?));
+        RecordBatch::try_new(schema.clone(), arrays.collect::<Result<_, _>>()?)
     }
 
-    /// The column of this name.
+    /// The column of this name; texts that repeat as a dictionary of them.
     pub(crate) fn array(&self, name: &str) -> Result<ArrayRef, ArrowError> {
         array(name, self)
     }
@@ -84,25 +87,30 @@ impl Picked<'_> {
 
     /// Words of a closed vocabulary.
     pub(super) fn words<T: Copy>(&self, column: &[T], name: fn(T) -> &'static str) -> ArrayRef {
-        let mut texts = StringBuilder::with_capacity(self.rows.len(), 12 * self.rows.len());
-        self.of(column).for_each(|word| texts.append_value(name(word)));
-        Arc::new(texts.finish())
+        let mut words: Vec<&'static str> = Vec::new();
+        let keys = self.of(column).map(|word| {
+            let name = name(word);
+            let known = words.iter().position(|known| std::ptr::eq(*known, name));
+            known.unwrap_or_else(|| {
+                words.push(name);
+                words.len() - 1
+            }) as u32
+        });
+        let keys = keys.collect::<Vec<_>>();
+        dictionary(keys, None, StringArray::from_iter_values(words))
     }
 
     /// What of a repeated value is text.
     pub(super) fn texts<'v, T, D: Display + 'v>(&self, column: &'v Coded<T>, text: impl Fn(&'v T) -> D) -> ArrayRef {
-        let texts: Vec<String> = column.values().iter().map(|value| text(value).to_string()).collect();
-        let mut array = StringBuilder::with_capacity(self.rows.len(), 20 * self.rows.len());
-        self.of(column.codes()).for_each(|code| array.append_value(&texts[code as usize]));
-        Arc::new(array.finish())
+        let texts = StringArray::from_iter_values(column.values().iter().map(|value| text(value).to_string()));
+        dictionary(self.of(column.codes()).collect(), None, texts)
     }
 
     pub(super) fn texts_or_null<T: Display>(&self, column: &Coded<Option<T>>) -> ArrayRef {
-        let texts: Vec<Option<String>> =
-            column.values().iter().map(|value| value.as_ref().map(ToString::to_string)).collect();
-        let mut array = StringBuilder::with_capacity(self.rows.len(), 20 * self.rows.len());
-        self.of(column.codes()).for_each(|code| array.append_option(texts[code as usize].as_ref()));
-        Arc::new(array.finish())
+        let text = |value: &Option<T>| value.as_ref().map(ToString::to_string);
+        let texts: StringArray = column.values().iter().map(text).collect();
+        let nulls = self.of(column.codes()).map(|code| texts.is_valid(code as usize)).collect();
+        dictionary(self.of(column.codes()).collect(), Some(nulls), texts)
     }
 
     pub(super) fn addresses(&self, column: &[u128]) -> ArrayRef {
@@ -153,6 +161,20 @@ impl Picked<'_> {
         let nulls: NullBuffer = self.rows.iter().map(is_measured).collect();
         let columns = five.map(|column| self.numbers::<UInt32Type>(column)).to_vec();
         Arc::new(StructArray::new(Measures::fields(), columns, Some(nulls)))
+    }
+}
+
+/// Texts by their places among `texts`.
+fn dictionary(keys: Vec<u32>, nulls: Option<NullBuffer>, texts: StringArray) -> ArrayRef {
+    let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
+    Arc::new(DictionaryArray::<UInt32Type>::new(UInt32Array::new(keys.into(), nulls), Arc::new(texts)))
+}
+
+/// An array with the values of its dictionary, if it has one, at each place.
+pub(crate) fn spelt_out(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match array.as_any_dictionary_opt() {
+        Some(dictionary) => take(dictionary.values(), dictionary.keys(), None),
+        None => Ok(array.clone()),
     }
 }
 

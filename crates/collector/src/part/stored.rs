@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use arrow_array::{Array as _, ArrayRef, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow_buffer::NullBuffer;
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
 
 pub(crate) use self::halves::Halves;
 use crate::columns::{self, BadColumn, Columns, Picked, column};
@@ -127,7 +127,7 @@ fn schema_of(columns: Columns) -> SchemaRef {
 
 /// Rows as they are kept in one of the two files: their forward records, and their reverse ones. Where there is no reverse
 /// record the forward one stands for it: to say in each column that there is none would cost more than all but a few of
-/// the columns themselves.
+/// the columns themselves. Texts that repeat are dictionaries here; what is read back has them spelt out, as [`schema`] says.
 pub(super) fn batch(columns: Columns, forward: Picked<'_>, reverse: Picked<'_>) -> Result<RecordBatch, ArrowError> {
     let schema = schema(columns);
     let arrays = schema.fields().iter().map(|field| match field.name().as_str() {
@@ -144,8 +144,11 @@ pub(super) fn batch(columns: Columns, forward: Picked<'_>, reverse: Picked<'_>) 
             Some(reversed) => of(reversed, reverse),
         },
     });
-    let arrays = arrays.collect::<Result<_, _>>()?;
-    RecordBatch::try_new(schema, arrays)
+    let arrays = arrays.collect::<Result<Vec<ArrayRef>, _>>()?;
+    let typed =
+        |(field, array): (&FieldRef, &ArrayRef)| field.as_ref().clone().with_data_type(array.data_type().clone());
+    let fields: Vec<Field> = schema.fields().iter().zip(&arrays).map(typed).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
 }
 
 /// A column of records as it is kept.
@@ -259,7 +262,11 @@ mod tests {
     fn stored(flows: &FlowColumns) -> [RecordBatch; 2] {
         let fold::Rows { forward, reverse } = folded(flows, 1);
         let picked = |rows| Picked { flows, first: 100, rows };
-        [Columns::Shown, Columns::Own].map(|columns| batch(columns, picked(&forward), picked(&reverse)).unwrap())
+        [Columns::Shown, Columns::Own].map(|columns| {
+            let written = batch(columns, picked(&forward), picked(&reverse)).unwrap();
+            let arrays = written.columns().iter().map(|array| columns::spelt_out(array).unwrap());
+            RecordBatch::try_new(schema(columns), arrays.collect()).unwrap()
+        })
     }
 
     fn records_of(shown: &RecordBatch, own: &RecordBatch) -> Vec<Kept> {

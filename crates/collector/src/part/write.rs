@@ -89,7 +89,7 @@ impl Effort {
     const fn zstd(self) -> i32 {
         match self {
             Self::Fresh => 1,
-            Self::Merged => 12,
+            Self::Merged => 6,
         }
     }
 }

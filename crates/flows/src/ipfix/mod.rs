@@ -13,6 +13,8 @@ pub mod elements;
 mod encode;
 mod greeting;
 mod loss;
+#[cfg(test)]
+mod oracle_tests;
 mod plan;
 mod template;
 mod tenant;

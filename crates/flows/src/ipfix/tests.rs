@@ -60,7 +60,7 @@ prop_compose! {
 
 prop_compose! {
     /// Any record that the flow table could make, and stranger ones.
-    fn record()(
+    pub(super) fn record()(
         (vpc, subnet, interface, instance, host, account, flow_id) in identities(),
         groups in prop::collection::vec(any::<u128>().prop_map(SecurityGroupId::from_bits), 0..=MAX_GROUPS),
         rule in prop::option::of(any::<u128>().prop_map(RuleId::from_bits)),
