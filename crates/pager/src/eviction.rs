@@ -17,8 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lucarne_memory::{policy::Arrival, run::Run};
-use lucarne_model::memory::Pages;
+use lucarne_memory::{
+    policy::Arrival,
+    run::{Run, add_page},
+};
+use lucarne_model::memory::{Pages, Place};
 
 use crate::{
     control::Trouble,
@@ -40,6 +43,8 @@ use crate::{
 pub(crate) const BATCH: u64 = 128;
 /// Victims chosen at a time: choosing goes over the whole guest.
 const CHOSEN: u64 = 4096;
+/// Pages that are looked at while the book is locked.
+const LOOKED_AT: u64 = 1 << 13;
 /// How often the target is compared with what is resident, when nobody says that it has changed.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// What the rate allowed and was not used counts for as long as this.
@@ -199,10 +204,8 @@ impl Evictor {
     /// Everything that is resident now, wherever it lies, and all of it on the disk.
     fn evict_all(&mut self) -> Result<Pages, EvictError> {
         let mut left = 0;
-        let pages = self.pager.guest.pages();
-        for first in (0..pages).step_by(BATCH as usize) {
-            let run = Run::new(first, BATCH.min(pages - first));
-            match self.evict(&[run]) {
+        for batch in batches(self.resident()) {
+            match self.evict(&batch) {
                 Ok(count) => left += count,
                 Err(error) => {
                     self.failed(&error);
@@ -214,6 +217,18 @@ impl Evictor {
         self.pager.sources.store.sync().map_err(EvictError::Store)?;
         self.index.sync().map_err(EvictError::Index)?;
         Ok(Pages(left))
+    }
+
+    /// All that is in the guest's memory now.
+    fn resident(&self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        let pages = self.pager.guest.pages();
+        for first in (0..pages).step_by(LOOKED_AT as usize) {
+            let places = &self.pager.book().places;
+            let here = (first..(first + LOOKED_AT).min(pages)).filter(|page| places.place(*page) == Place::Resident);
+            here.for_each(|page| add_page(&mut runs, page));
+        }
+        runs
     }
 
     fn failed(&mut self, error: &EvictError) {
