@@ -124,7 +124,7 @@ fn guest(pid: u32) -> Result<u64> {
         fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:memory-backend-memfd"))
     };
     let line = fs::read(format!("/proc/{pid}/cmdline"))?;
-    let is_pager = line.split(|octet| *octet == 0).nth(1) == Some(b"pager");
+    let is_pager = line.split(|octet| *octet == 0).nth(1) == Some(&b"pager"[..]);
     match files.filter(|_| !is_pager).find(is_memory) {
         Some(memory) => Ok(fs::metadata(memory)?.blocks() / 2),
         None => Ok(0),
