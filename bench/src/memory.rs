@@ -10,6 +10,8 @@ pub struct Memory {
     pub rss: u64,
     /// Pages shared with others count by their share.
     pub pss: u64,
+    /// Of that, pages of memfds and tmpfs: of such a file only what is mapped just now.
+    pub pss_shmem: u64,
     pub private: u64,
 }
 
@@ -22,7 +24,12 @@ impl Memory {
             let word = line.and_then(|line| line.split_whitespace().next());
             word.and_then(|word| word.parse().ok()).with_context(|| format!("{path} has no {name}"))
         };
-        Ok(Self { rss: field("Rss")?, pss: field("Pss")?, private: field("Private_Clean")? + field("Private_Dirty")? })
+        Ok(Self {
+            rss: field("Rss")?,
+            pss: field("Pss")?,
+            pss_shmem: field("Pss_Shmem")?,
+            private: field("Private_Clean")? + field("Private_Dirty")?,
+        })
     }
 }
 

@@ -3,11 +3,12 @@
 //! Owns the scene: a VM that serves HTTP and prints who asked it; VMs that ask it as soon as their user-data runs. A launch
 //! is timed from the start of the command `lucarne instance launch` to the moment at which the log of the first shows the
 //! request. One at a time, by turns; then all at once, warm and cold. Memory is the Pss of QEMUs and pagers, whose shared
-//! pages count by their shares, once all have asked.
+//! pages count by their shares, and the guests' pages, once all have asked.
 
 use std::{
     fs,
-    path::Path,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -115,6 +116,21 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is not UTF-8")
 }
 
+/// The guest's pages, in KiB: all that its memfd has, because a pager's look at the access bits unmaps what it leaves there.
+/// A pager has none of its own.
+fn guest(pid: u32) -> Result<u64> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten().map(|entry| entry.path());
+    let is_memory = |path: &PathBuf| {
+        fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:memory-backend-memfd"))
+    };
+    let line = fs::read(format!("/proc/{pid}/cmdline"))?;
+    let is_pager = line.split(|octet| *octet == 0).nth(1) == Some(&b"pager"[..]);
+    match files.filter(|_| !is_pager).find(is_memory) {
+        Some(memory) => Ok(fs::metadata(memory)?.blocks() / 2),
+        None => Ok(0),
+    }
+}
+
 /// What QEMUs and pagers of the instances take, in KiB.
 fn pss(state: &Path, instances: &[String]) -> Result<u64> {
     let mut sum = 0;
@@ -122,7 +138,8 @@ fn pss(state: &Path, instances: &[String]) -> Result<u64> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let line = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).unwrap_or_default()).into_owned();
         if line.contains(text(state)?) && instances.iter().any(|instance| line.contains(instance)) {
-            sum += Memory::of(pid)?.pss;
+            let memory = Memory::of(pid)?;
+            sum += memory.pss - memory.pss_shmem + guest(pid)?;
         }
     }
     Ok(sum)

@@ -265,10 +265,9 @@ fn recover(
 /// A machine whose snapshot is not what it went on from is ended: its pages are nowhere else.
 fn open_snapshot(options: &Options, pages: u64, shim: &mut Shim) -> Result<Option<Snapshot>, PagerError> {
     let Some(Origin { file, digest }) = &options.snapshot else { return Ok(None) };
-    let opened = Snapshot::open(file, digest).and_then(|snapshot| match snapshot.pages() == pages {
-        true => Ok(snapshot),
-        false => Err(SnapshotError::Changed { path: file.clone(), reason: "its guest has another size" }),
-    });
+    let other_size = || SnapshotError::Changed { path: file.clone(), reason: "its guest has another size" };
+    let opened = Snapshot::open(file, digest)
+        .and_then(|snapshot| if snapshot.pages() == pages { Ok(snapshot) } else { Err(other_size()) });
     if let Err(error) = &opened {
         shim.end(&format!("the memory of {} cannot be given to it: {error}", options.instance))
             .map_err(PagerError::Shim)?;
