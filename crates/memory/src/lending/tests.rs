@@ -83,7 +83,9 @@ proptest! {
         }
         let excess = lender.allowed - lender.lendable(idle);
         let seconds = excess.0.div_ceil(TAKEN_BACK.0);
-        (0..seconds).for_each(|_| drop(lender.step(Duration::from_secs(1), idle)));
+        for _ in 0..seconds {
+            lender.step(Duration::from_secs(1), idle);
+        }
         prop_assert_eq!(lender.allowed, lender.lendable(idle));
     }
 
