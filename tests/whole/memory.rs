@@ -14,7 +14,7 @@ use lucarne_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-pub(crate) const MIB: u64 = 1 << 20;
+const MIB: u64 = 1 << 20;
 pub(crate) const BOOT: Duration = Duration::from_secs(240);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
