@@ -14,12 +14,12 @@ use lucarne_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-pub(crate) const MIB: u64 = 1 << 20;
-pub(crate) const BOOT: Duration = Duration::from_secs(240);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+const MIB: u64 = 1 << 20;
+const BOOT: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Fills a file in memory with bytes that no compression makes smaller, and checks it for ever.
-pub(crate) fn checker(mib: u32) -> String {
+fn checker(mib: u32) -> String {
     format!(
         "#!/bin/sh\n(dd if=/dev/urandom of=/held bs=1M count={mib} 2> /dev/null; was=$(md5sum < /held); n=0\n\
          while :; do is=$(md5sum < /held); n=$((n+1))\n\
@@ -46,7 +46,7 @@ fn rounds(log: &str) -> Vec<u64> {
 pub(crate) struct Scene {
     pub(crate) cloud: Cloud,
     pub(crate) operator: Api,
-    pub(crate) tenant: Api,
+    tenant: Api,
     image: String,
     subnet: String,
 }
@@ -66,13 +66,13 @@ impl Scene {
         Ok(Self { cloud, operator, tenant, image, subnet })
     }
 
-    pub(crate) fn launch(&self, mib: u64, settings: Value, user_data: &str) -> anyhow::Result<String> {
+    fn launch(&self, mib: u64, settings: Value, user_data: &str) -> anyhow::Result<String> {
         let body = json!({"image": self.image, "subnet": self.subnet, "memory": mib * MIB, "user_data": user_data,
             "memory_settings": settings});
         self.tenant.launch(body)
     }
 
-    pub(crate) fn memory(&self, instance: &str) -> anyhow::Result<Value> {
+    fn memory(&self, instance: &str) -> anyhow::Result<Value> {
         Ok(self.tenant.get(&format!("/v1/instances/{instance}/memory"))?.ok()?["actual"].clone())
     }
 
@@ -81,7 +81,7 @@ impl Scene {
     }
 
     /// Waits until each has checked all that it holds `more` times from now on; no check may have failed.
-    pub(crate) fn check_on(&self, instances: &[&String], more: u64) -> anyhow::Result<()> {
+    fn check_on(&self, instances: &[&String], more: u64) -> anyhow::Result<()> {
         for instance in instances {
             let begun = rounds(&self.tenant.log(instance)?).last().copied().unwrap_or_default();
             let goes_on = || {
