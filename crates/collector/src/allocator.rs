@@ -15,7 +15,8 @@ pub(crate) fn give_back() {
     }
 }
 
-#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+#[cfg(test)]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod tests {
     use std::{fs::File, os::unix::fs::FileExt as _};
 
