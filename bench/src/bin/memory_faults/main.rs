@@ -86,7 +86,7 @@ fn measure() -> Result<()> {
 
 /// The same noise as on the disk, with a copy of each page at a lender on this machine; and how many came from there.
 fn remote() -> Result<Option<Vec<String>>> {
-    let mut scene = Scene::start(0)?;
+    let mut scene = Scene::start(PAGES, 0)?;
     scene.machine.ask("fill noise")?;
     let (_lender, borrowing) = lender::start(scene.folder.path())?;
     scene.client.set_remote(Some(borrowing))?;
