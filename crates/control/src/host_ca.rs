@@ -94,7 +94,7 @@ impl HostCa {
         params.not_before = date(now.minus(BEHIND));
         params.not_after = date(now.plus(VALIDITY));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer).map_err(SignError::Make)?.pem();
         Ok(Signed { certificate, renew: now.plus(VALIDITY * 2 / 3) })
     }

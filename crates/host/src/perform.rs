@@ -19,6 +19,7 @@ use crate::{
     layout::Layout,
     memory::Memory,
     network::Network,
+    peers::{PeerError, Peers},
     reconcile::{Failure, Product, Prospect, Step},
     streams,
 };
@@ -31,6 +32,7 @@ pub(crate) struct Hands {
     pub(crate) memory: Memory,
     pub(crate) controller: Arc<dyn Controller>,
     pub(crate) layout: Layout,
+    pub(crate) peers: Peers,
 }
 
 impl Hands {
@@ -47,6 +49,17 @@ impl Hands {
             }
             Step::ApplyNetwork(plan) => self.network.apply(plan).await.map_err(|error| network_failure(&error))?,
             Step::Start(spec) => self.memory.start(spec).await.map_err(|error| driver_failure(&error))?,
+            Step::Send { instance, generation, host, address } => {
+                let passage = self.peers.connect((*host, *address), *instance, *generation).await;
+                let passage = passage.map_err(|error| peer_failure(&error))?;
+                self.memory.send(*instance, passage).await.map_err(|error| driver_failure(&error))?;
+            }
+            Step::Receive { spec, from } => {
+                let passage = self.peers.await_from(*from, spec.instance, spec.generation).await;
+                let passage = passage.map_err(|error| peer_failure(&error))?;
+                self.memory.receive(spec, passage).await.map_err(|error| driver_failure(&error))?;
+            }
+            Step::LetGo(instance) => self.memory.go_on(*instance).await.map_err(|error| driver_failure(&error))?,
             Step::Stop { instance, how, .. } => {
                 self.memory.stop(*instance, *how).await.map_err(|error| driver_failure(&error))?;
             }
@@ -143,6 +156,10 @@ fn driver_failure(error: &lucarne_vmm::Error) -> Failure {
         _ => Prospect::Doubtful,
     };
     Failure::new(code, chain(error), prospect)
+}
+
+fn peer_failure(error: &PeerError) -> Failure {
+    Failure::new(ErrorCode::HostUnreachable, chain(error), Prospect::Doubtful)
 }
 
 fn network_failure(error: &crate::network::NetworkError) -> Failure {

@@ -2,7 +2,7 @@
 //!
 //! Owns which VMs run on this host, and that the calls for one VM happen one after the other. [`command_line`] says what
 //! a VM is made of, [`vm`] starts, watches and ends one, [`adoption`] finds those of an earlier agent, [`disks`] changes
-//! the disks of a running one.
+//! the disks of a running one, [`sleep`] and [`migration`] take one away and bring one in.
 //!
 //! Where the agent is root, VMs run as [`Settings::user`]. What that user must reach: every directory from `/` to the
 //! state directory and to all disks, images and sockets needs its `x`; image files, kernels and base disks its `r`.
@@ -13,12 +13,12 @@ mod adoption;
 mod command_line;
 mod disks;
 mod keeper;
+mod migration;
 mod sleep;
 mod vm;
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -29,9 +29,9 @@ use lucarne_model::{Bytes, InstanceId, VolumeId};
 use tokio::sync::{OnceCell, mpsc};
 
 pub use self::acceleration::Acceleration;
-use self::vm::Vm;
+use self::vm::{Beginning, Vm};
 use crate::{
-    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, SerialLine, Stop, VolumeSource},
+    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, Passage, SerialLine, Stop, VolumeSource},
     error::Error,
     files::{self, Draft},
     record::Directory,
@@ -139,10 +139,10 @@ impl Qemu {
     }
 
     /// In a task of its own: a caller that stops waiting must not leave a process that is known to nobody.
-    async fn start_in_task(&self, spec: &MachineSpec, devices: Option<File>) -> Result<(), Error> {
+    async fn start_in_task(&self, spec: &MachineSpec, beginning: Beginning) -> Result<(), Error> {
         let (shared, spec) = (self.shared.clone(), spec.clone());
         let instance = spec.instance;
-        match tokio::spawn(async move { shared.start(&spec, devices).await }).await {
+        match tokio::spawn(async move { shared.start(&spec, beginning).await }).await {
             Ok(started) => started,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::NotRunning { instance }),
@@ -173,14 +173,14 @@ impl Shared {
         *self.acceleration.get_or_init(found).await
     }
 
-    async fn start(&self, spec: &MachineSpec, devices: Option<File>) -> Result<(), Error> {
+    async fn start(&self, spec: &MachineSpec, beginning: Beginning) -> Result<(), Error> {
         let slot = self.slot(spec.instance);
         let _turn = slot.turn.lock().await;
         match slot.running() {
             Some(vm) if vm.generation == spec.generation => Ok(()),
             Some(vm) => Err(Error::StillRunning { instance: spec.instance, running: vm.generation }),
             None => {
-                let vm = Vm::start(spec, devices, self).await?;
+                let vm = Vm::start(spec, beginning, self).await?;
                 *locked(&slot.vm) = Some(Arc::new(vm));
                 Ok(())
             }
@@ -215,7 +215,7 @@ impl Driver for Qemu {
     }
 
     async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
-        self.start_in_task(spec, None).await
+        self.start_in_task(spec, Beginning::Boot).await
     }
 
     async fn pause(&self, instance: InstanceId) -> Result<(), Error> {
@@ -247,7 +247,19 @@ impl Driver for Qemu {
     }
 
     async fn wake(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
-        self.start_in_task(spec, Some(sleep::open(devices)?)).await
+        self.start_in_task(spec, Beginning::Wake(sleep::open(devices)?)).await
+    }
+
+    async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error> {
+        let slot = self.shared.slot(instance);
+        let _turn = slot.turn.lock().await;
+        let vm = slot.running().ok_or(Error::NotRunning { instance })?;
+        let user = self.shared.acceleration().await.user(self.shared.settings.user);
+        vm.send(to, user).await
+    }
+
+    async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error> {
+        self.start_in_task(spec, Beginning::Receive(from)).await
     }
 
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {

@@ -37,6 +37,9 @@ pub struct HostSettings {
     pub collector_certificate: String,
     /// The host's own, in PEM: its export key, signed by the controller's host CA.
     pub certificate: String,
+    /// The host CA, in PEM: whose certificates other hosts show. None from a controller that is older than that.
+    #[serde(default)]
+    pub host_authority: Option<String>,
     /// When to say hello again for a new one: a third of its time is left then.
     pub renew_certificate: Moment,
     /// How often to report when nothing changes.

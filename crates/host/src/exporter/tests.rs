@@ -63,6 +63,7 @@ impl Collector {
         let key = KeyPair::try_from(key).unwrap();
         let certificate = CertificateParams::new([HOST.to_string()]).unwrap().self_signed(&key).unwrap().pem();
         HostSettings {
+            host_authority: None,
             host: HOST,
             collector: self.listener.local_addr().unwrap(),
             collector_certificate: self.certificate.clone(),

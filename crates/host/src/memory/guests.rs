@@ -14,7 +14,7 @@ use lucarne_model::{Bytes, InstanceId, Pages};
 use lucarne_pager::control::Statistics;
 use lucarne_vmm::{
     Error,
-    driver::{Driver, Machine, MachineEvent, MachineSpec, Paging, Stop},
+    driver::{Driver, Machine, MachineEvent, MachineSpec, Paging, Passage, Stop},
 };
 use tokio::sync::mpsc;
 
@@ -115,19 +115,50 @@ impl Memory {
 
     /// Starts a VM that begins anew: what an earlier life of it left is deleted.
     pub(crate) async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
+        self.begin(spec, None).await
+    }
+
+    /// With a pager that has nothing yet.
+    async fn begin(&self, spec: &MachineSpec, from: Option<Box<dyn Passage>>) -> Result<(), Error> {
         let shared = &self.0;
         let guest = shared.guest(spec.instance);
         let _turn = guest.turn.lock().await;
-        let Some(paging) = shared.paging(spec.instance) else { return shared.driver.start(spec).await };
+        let Some(paging) = shared.paging(spec.instance) else {
+            return shared.begin(spec, from).await;
+        };
         shared.give_up_pages(spec.instance, &guest)?;
         let memory = Pages::covering(spec.memory);
         shared.watch(spec.instance, &guest, Wishes::at_first(memory), memory);
         let spec = MachineSpec { paging: Some(paging), ..spec.clone() };
-        let started = shared.driver.start(&spec).await;
+        let started = shared.begin(&spec, from).await;
         if started.is_err() {
             shared.give_up_pages(spec.instance, &guest)?;
         }
         started
+    }
+
+    /// Brings a VM to another host; it stands still afterwards. One that is paused or sleeps is not brought.
+    pub(crate) async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error> {
+        let guest = self.0.guest(instance);
+        let _turn = guest.turn.lock().await;
+        if guest.kept().life != Life::Running {
+            return Err(Error::NotRunning { instance });
+        }
+        self.0.driver.send(instance, to).await
+    }
+
+    /// Takes a VM in that another host brings: its memory is here what it was there. It stands still afterwards.
+    pub(crate) async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error> {
+        self.begin(spec, Some(from)).await
+    }
+
+    /// Lets a VM go on that stands still for its way from host to host.
+    pub(crate) async fn go_on(&self, instance: InstanceId) -> Result<(), Error> {
+        let guest = self.0.guest(instance);
+        let _turn = guest.turn.lock().await;
+        self.0.driver.resume(instance).await?;
+        guest.kept().life = Life::Running;
+        Ok(())
     }
 
     /// Ends a VM, asleep or not, and what was kept of its memory.
@@ -195,6 +226,13 @@ impl Memory {
 }
 
 impl Shared {
+    async fn begin(&self, spec: &MachineSpec, from: Option<Box<dyn Passage>>) -> Result<(), Error> {
+        match from {
+            Some(from) => self.driver.receive(spec, from).await,
+            None => self.driver.start(spec).await,
+        }
+    }
+
     pub(super) fn guests(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Guest>>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -47,6 +47,18 @@ pub struct Known {
 pub struct Running {
     pub generation: u64,
     pub disks: Vec<Attachment>,
+    pub standing: Standing,
+}
+
+/// Whether a VM that is here goes on here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    #[default]
+    Runs,
+    /// All of it is at another host too; it stands still until it is known who goes on.
+    Sent,
+    /// It came from another host, and stands still likewise.
+    Arrived,
 }
 
 /// How far a snapshot is.
@@ -163,7 +175,7 @@ impl Known {
         match step {
             Step::ApplyNetwork(plan) => self.applying = Some(Plan::clone(plan)),
             Step::OpenStream(request) => drop(self.streams.insert(request.token.clone())),
-            Step::Start(spec) => drop(self.forgotten.remove(&spec.instance)),
+            Step::Start(spec) | Step::Receive { spec, .. } => drop(self.forgotten.remove(&spec.instance)),
             _ => {}
         }
     }
@@ -200,8 +212,16 @@ impl Known {
             // It may have ended before its start was told.
             (Step::Start(spec), _) if !self.ledger.is_over(spec.instance, spec.generation) => {
                 let disks = spec.disks.iter().map(|disk| Attachment { volume: disk.volume, slot: disk.slot }).collect();
-                self.running.insert(spec.instance, Running { generation: spec.generation, disks });
+                let running = Running { generation: spec.generation, disks, standing: Standing::Runs };
+                self.running.insert(spec.instance, running);
             }
+            (Step::Receive { spec, .. }, _) if !self.ledger.is_over(spec.instance, spec.generation) => {
+                let disks = spec.disks.iter().map(|disk| Attachment { volume: disk.volume, slot: disk.slot }).collect();
+                let running = Running { generation: spec.generation, disks, standing: Standing::Arrived };
+                self.running.insert(spec.instance, running);
+            }
+            (Step::Send { instance, .. }, _) => self.stand(instance, Standing::Sent),
+            (Step::LetGo(instance), _) => self.stand(instance, Standing::Runs),
             (Step::Stop { instance, generation, .. }, _) => {
                 self.running.remove(&instance);
                 self.ledger.close(instance, generation, None);
@@ -228,13 +248,21 @@ impl Known {
             (Step::GiveUp { instance, generation, reason }, _) => {
                 self.ledger.close(instance, generation, Some(reason));
             }
-            (Step::Start(_) | Step::UploadSnapshot(_) | Step::OpenStream(_), _) => {}
+            (Step::Start(_) | Step::Receive { .. } | Step::UploadSnapshot(_) | Step::OpenStream(_), _) => {}
+        }
+    }
+
+    fn stand(&mut self, instance: InstanceId, standing: Standing) {
+        if let Some(running) = self.running.get_mut(&instance) {
+            running.standing = standing;
         }
     }
 
     fn handle_failure(&mut self, step: Step, failure: Failure, now: Moment) {
         match step {
-            Step::Start(spec) => self.ledger.close(spec.instance, spec.generation, Some(failure.reason)),
+            Step::Start(spec) | Step::Receive { spec, .. } => {
+                self.ledger.close(spec.instance, spec.generation, Some(failure.reason));
+            }
             Step::TakeSnapshot { snapshot, .. } => {
                 self.snapshots.insert(snapshot, Progress::Failed(failure.reason));
             }

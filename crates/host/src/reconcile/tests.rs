@@ -64,7 +64,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-fn blob(n: u8) -> Blob {
+pub(super) fn blob(n: u8) -> Blob {
     Blob { digest: Digest::from_bytes([n; 32]), size: Bytes::mib(1) }
 }
 
@@ -76,12 +76,13 @@ fn content(volume: u128) -> VolumeContent {
     }
 }
 
-fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) -> DesiredInstance {
+pub(super) fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) -> DesiredInstance {
     let (kernel, initramfs) = (blob(1), blob(2));
     DesiredInstance {
         id: InstanceId::from_bits(n),
         account: AccountId::from_bits(1),
         power,
+        migration: None,
         generation,
         image: ImageId::from_bits(1),
         boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
@@ -97,7 +98,7 @@ fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Attachment>) ->
     }
 }
 
-fn network(instances: &[DesiredInstance]) -> DesiredNetwork {
+pub(super) fn network(instances: &[DesiredInstance]) -> DesiredNetwork {
     let endpoints = instances.iter().map(|instance| Endpoint {
         interface: instance.interface,
         instance: instance.id,
@@ -307,7 +308,11 @@ impl World {
         self.known.volumes.clone_from(&self.volumes);
         for (instance, generation) in &self.machines {
             let disks = before.running.get(instance).map(|running| running.disks.clone()).unwrap_or_default();
-            self.known.handle_adopted(*instance, Running { generation: *generation, disks }, self.now);
+            self.known.handle_adopted(
+                *instance,
+                Running { generation: *generation, disks, standing: Standing::Runs },
+                self.now,
+            );
         }
     }
 

@@ -133,6 +133,7 @@ impl Controller for MemoryController {
             collector: (Ipv4Addr::LOCALHOST, self.collector_port.load(Ordering::SeqCst)).into(),
             collector_certificate: String::new(),
             certificate: String::new(),
+            host_authority: None,
             renew_certificate: Moment(u64::MAX),
             heartbeat_millis: 200,
         })
@@ -217,10 +218,12 @@ impl Bed {
             memory,
             unwoken,
             controller: self.controller.clone(),
+            peers: lucarne_host::Peers::none(),
             host: HostDescription {
                 name: "bed".into(),
                 address: Ipv4Addr::LOCALHOST.into(),
                 tunnel_port: 1,
+                peer_port: 0,
                 location: lucarne_model::flow::Location::default(),
                 public_key: String::new(),
                 export_key: String::new(),
@@ -278,6 +281,7 @@ impl Bed {
             id: InstanceId::from_bits(n),
             account: AccountId::from_bits(1),
             power,
+            migration: None,
             generation,
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },

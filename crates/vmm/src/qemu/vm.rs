@@ -25,7 +25,7 @@ use super::{
     locked,
 };
 use crate::{
-    driver::{Disk, MachineSpec, SerialLine, Stop},
+    driver::{Disk, MachineSpec, Passage, SerialLine, Stop},
     error::Error,
     files,
     limits::{self, CORE, LOCKED_MEMORY, Limits, OPEN_FILES},
@@ -48,6 +48,15 @@ const QUIT_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries to reach a QEMU that is just starting.
 const RETRY: Duration = Duration::from_millis(5);
 
+/// Where a VM goes on from.
+pub(super) enum Beginning {
+    Boot,
+    /// From the file of its devices' state.
+    Wake(File),
+    /// From where another host's VM stands still, which it does too.
+    Receive(Box<dyn Passage>),
+}
+
 /// A VM whose process runs, or did a moment ago.
 #[derive(Debug)]
 pub(super) struct Vm {
@@ -65,15 +74,13 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// Starts the process and returns when the guest's processors run. On an error nothing of it runs. With the file of its
-    /// devices' state it goes on where it was saved.
-    pub(super) async fn start(spec: &MachineSpec, devices: Option<File>, shared: &Shared) -> Result<Self, Error> {
+    /// Starts the process and returns when the guest's processors run, or could. On an error nothing of it runs.
+    pub(super) async fn start(spec: &MachineSpec, beginning: Beginning, shared: &Shared) -> Result<Self, Error> {
         let instance = spec.instance;
         let directory = shared.directory(instance);
         let acceleration = shared.acceleration().await;
-        let wakes = devices.is_some();
         let mut arguments = command_line::arguments(spec, &directory, acceleration)?;
-        if wakes {
+        if !matches!(beginning, Beginning::Boot) {
             arguments.extend(["-incoming".to_owned(), "defer".to_owned()]);
         }
         let user = acceleration.user(shared.settings.user);
@@ -85,7 +92,11 @@ impl Vm {
         if let Some(paging) = &spec.paging {
             paging::lend(&mut command, spec, paging)?;
         }
-        let stdin = devices.map_or_else(Stdio::null, Stdio::from);
+        let (stdin, beginning) = match beginning {
+            Beginning::Wake(devices) => (Stdio::from(devices), Awaited::Devices),
+            Beginning::Receive(from) => (Stdio::null(), Awaited::Everything(from)),
+            Beginning::Boot => (Stdio::null(), Awaited::Nothing),
+        };
         let (process, said) = Process::spawn(command, user, stdin).map_err(|source| Error::Process {
             doing: "start",
             instance,
@@ -99,7 +110,7 @@ impl Vm {
                 let _ = timeout(QUIT_PATIENCE, said).await;
                 Err(Error::Ended { instance, step: "starting", said: last_words(&directory, how) })
             }
-            vm = Self::bring_up(record, directory.clone(), process.clone(), (shared, wakes)) => vm,
+            vm = Self::bring_up(record, directory.clone(), process.clone(), (shared, beginning)) => vm,
         };
         if started.is_err() {
             process.kill();
@@ -112,11 +123,16 @@ impl Vm {
         record: Record,
         directory: Directory,
         process: Process,
-        (shared, wakes): (&Shared, bool),
+        (shared, awaited): (&Shared, Awaited),
     ) -> Result<Self, Error> {
         let vm = Self::connect(record, directory, process, shared).await?;
-        if wakes {
-            vm.load_devices().await?;
+        match awaited {
+            Awaited::Nothing => {}
+            Awaited::Devices => vm.load_devices().await?,
+            Awaited::Everything(from) => {
+                vm.receive(from).await?;
+                return Ok(vm);
+            }
         }
         vm.ask("starting its processors", "cont", json!({})).await?;
         Ok(vm)
@@ -197,6 +213,14 @@ impl Vm {
             QmpError::Refused(reason) => Error::Refused { instance, step, reason },
         })
     }
+}
+
+/// What a process that was just started is to load.
+enum Awaited {
+    Nothing,
+    /// From its standard input.
+    Devices,
+    Everything(Box<dyn Passage>),
 }
 
 /// Makes the VM's directory and gives the process what it must reach.
