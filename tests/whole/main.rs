@@ -9,6 +9,7 @@ mod flow_logs;
 mod hosts;
 mod machines;
 mod memory;
+mod migration;
 mod questions;
 mod records;
 mod refusals;

@@ -57,6 +57,7 @@ mod generated {
             Location = lucarne_model::flow::Location,
             MacAddress = lucarne_model::MacAddress,
             Measure = crate::bodies::flow_question::Measure,
+            MigrateInstance = crate::bodies::instance::MigrateInstance,
             MitigationId = lucarne_model::MitigationId,
             Moment = lucarne_model::Moment,
             NetworkAclId = lucarne_model::NetworkAclId,

@@ -202,6 +202,9 @@ routes! {
     Operate POST "/v1/instances/{instance}/stop" stop_instance((InstanceId,), NoQuery, Json<StopInstance>) -> Json<Instance>;
     /// Starts a stopped instance.
     Operate POST "/v1/instances/{instance}/start" start_instance((InstanceId,), NoQuery, Nothing) -> Json<Instance>;
+    /// Moves a running instance to another host; it goes on there where it was, and its connections with it.
+    Operate POST "/v1/instances/{instance}/migrate"
+        migrate_instance((InstanceId,), NoQuery, Json<MigrateInstance>) -> Json<Job>;
     /// Reboots a running instance.
     Operate POST "/v1/instances/{instance}/reboot" reboot_instance((InstanceId,), NoQuery, Nothing) -> Json<Instance>;
     /// Opens the serial console.

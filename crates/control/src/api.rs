@@ -380,6 +380,12 @@ impl Api for Controller {
     ) -> Result<Json<Instance>, Problem> {
         services::instances::start_instance(self, call).await
     }
+    async fn migrate_instance(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Json<MigrateInstance>>,
+    ) -> Result<Json<Job>, Problem> {
+        services::migration::migrate_instance(self, call).await
+    }
     async fn reboot_instance(
         &self,
         call: Call<Caller, (InstanceId,), NoQuery, Nothing>,

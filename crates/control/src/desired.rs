@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,8 +16,8 @@ use lucarne_model::{
     DesiredLease, HostId, InstanceId, InterfaceId, SubnetId, VpcId,
     actual::HostDescription,
     desired::{
-        Desired, DesiredGroup, DesiredInstance, DesiredNetwork, DesiredSnapshot, DesiredSubnet, DesiredVolume,
-        Endpoint, Power, StreamRequest, TunnelPeer,
+        Desired, DesiredGroup, DesiredInstance, DesiredMigration, DesiredNetwork, DesiredSnapshot, DesiredSubnet,
+        DesiredVolume, Endpoint, Power, StreamRequest, TunnelPeer,
     },
     flow_log::FlowLog,
     instance::InstanceState,
@@ -49,8 +50,9 @@ pub(crate) fn compute(
     let vpcs: BTreeSet<VpcId> =
         placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc).collect();
     let networks = vpcs.into_iter().map(|vpc| cache.network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
-    let strays = strays(tx, host, &placed, mentioned)?;
-    let mut instances: Vec<DesiredInstance> = placed.into_iter().map(instance).collect();
+    let named: Vec<InstanceId> = placed.iter().map(|record| record.instance.id).collect();
+    let strays = strays(tx, host, &named, mentioned)?;
+    let mut instances = placed.into_iter().map(|record| part(tx, host, record)).collect::<Result<Vec<_>, _>>()?;
     let books = price_books::books(tx)?;
     for one in &mut instances {
         one.memory_settings = memory::told(one.memory_settings, one.memory, books.at(one.account, tx.now()));
@@ -180,6 +182,24 @@ fn is_on(record: &InstanceRecord) -> bool {
     power(record) != Power::Absent
 }
 
+/// The host's part in an instance that is its own, or on its way here, or has something left here.
+fn part(tx: &Tx<'_>, host: HostId, record: InstanceRecord) -> Result<DesiredInstance, Problem> {
+    let (own, coming_to) = (record.instance.host, record.coming_to());
+    let wanted = instance(record);
+    Ok(match (own, coming_to) {
+        (Some(own), Some(to)) if own == host && wanted.power == Power::Running => {
+            let HostDescription { address, peer_port, .. } = tx.get::<HostRecord>(ALL, to)?.host.description;
+            let address = SocketAddr::new(address, peer_port);
+            DesiredInstance { migration: Some(DesiredMigration::To { host: to, address }), ..wanted }
+        }
+        (Some(from), Some(to)) if to == host && wanted.power == Power::Running => {
+            DesiredInstance { migration: Some(DesiredMigration::From { host: from }), ..wanted }
+        }
+        (own, _) if own == Some(host) => wanted,
+        _ => DesiredInstance { power: Power::Absent, ..wanted },
+    })
+}
+
 fn instance(record: InstanceRecord) -> DesiredInstance {
     let power = power(&record);
     let InstanceRecord { instance, boot, .. } = record;
@@ -187,6 +207,7 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
         id: instance.id,
         account: instance.account,
         power,
+        migration: None,
         generation: instance.generation,
         image: instance.image,
         boot,
@@ -208,10 +229,10 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
 fn strays(
     tx: &Tx<'_>,
     host: HostId,
-    placed: &[InstanceRecord],
+    placed: &[InstanceId],
     mentioned: &[InstanceId],
 ) -> Result<Vec<DesiredInstance>, Problem> {
-    let own: BTreeSet<InstanceId> = placed.iter().map(|record| record.instance.id).collect();
+    let own: BTreeSet<InstanceId> = placed.iter().copied().collect();
     let mut strays = Vec::new();
     for id in mentioned.iter().filter(|id| !own.contains(id)) {
         if let Some(record) = tx.find::<InstanceRecord>(ALL, id)?

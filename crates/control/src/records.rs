@@ -36,6 +36,27 @@ pub(crate) struct InstanceRecord {
     /// What its host has promised it of its memory; none in records from before a part could be promised: all of it.
     #[serde(default)]
     pub(crate) claimed: Option<Bytes>,
+    /// The other host that has, or is to have, something of it.
+    #[serde(default)]
+    pub(crate) passage: Option<Passage>,
+}
+
+/// A host beside an instance's own, with room promised on it: the instance is on its way there, or has something left there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Passage {
+    pub(crate) host: HostId,
+    /// What is promised there of its memory.
+    pub(crate) claimed: Bytes,
+    pub(crate) leg: Leg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Leg {
+    /// It is brought there, and runs on its own host meanwhile.
+    Coming,
+    /// What is there of it must go.
+    Leaving,
 }
 
 impl Resource for InstanceRecord {
@@ -51,9 +72,10 @@ impl Resource for InstanceRecord {
     /// A terminated instance holds on to its host only, until that host has confirmed that nothing of it is left.
     fn references(&self) -> Vec<String> {
         let instance = &self.instance;
-        let host = instance.host.map(|host| host.to_string());
+        let other = self.passage.map(|passage| passage.host);
+        let host = instance.host.into_iter().chain(other).map(|host| host.to_string());
         if instance.state == InstanceState::Terminated {
-            return host.into_iter().collect();
+            return host.collect();
         }
         let groups = instance.security_groups.iter().map(ToString::to_string).chain(self.placement_group());
         let volumes = instance.volumes.iter().map(|attachment| attachment.volume.to_string());
@@ -87,6 +109,11 @@ impl InstanceRecord {
     pub(crate) fn promised(&self) -> Demand {
         let memory = self.claimed.unwrap_or(self.instance.memory);
         Demand { vcpus: self.instance.vcpus, memory, disk: Bytes::ZERO }
+    }
+
+    /// The host that it is being brought to.
+    pub(crate) fn coming_to(&self) -> Option<HostId> {
+        self.passage.filter(|passage| passage.leg == Leg::Coming).map(|passage| passage.host)
     }
 }
 

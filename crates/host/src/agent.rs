@@ -12,9 +12,9 @@ use std::{
 use futures::future::join_all;
 use lucarne_api::bodies::host::HostSettings;
 use lucarne_model::{
-    ErrorCode, Moment,
+    ErrorCode, InstanceId, Moment,
     actual::{HostDescription, Report},
-    desired::{Desired, DesiredInstance},
+    desired::{Desired, DesiredInstance, DesiredMigration},
     warm::Began,
 };
 use lucarne_vmm::driver::{Driver, Machine, MachineEvent, Origin, Stop};
@@ -33,8 +33,11 @@ use crate::{
     links,
     memory::{Governed, Memory, Word, govern},
     network::Network,
+    peers::Peers,
     perform::Hands,
-    reconcile::{Activity, Failure, Known, Ledger, Product, Prospect, Running, Step, next_look, next_steps, report},
+    reconcile::{
+        Activity, Failure, Known, Ledger, Product, Prospect, Running, Standing, Step, next_look, next_steps, report,
+    },
     settings::{AtEnd, Pace},
 };
 
@@ -47,6 +50,8 @@ pub struct Parts {
     /// VMs that [`Self::memory`] could not wake.
     pub unwoken: mpsc::Receiver<MachineEvent>,
     pub controller: Arc<dyn Controller>,
+    /// The ways to other hosts, and from them.
+    pub peers: Peers,
     /// What the controller is told that this host is.
     pub host: HostDescription,
 }
@@ -92,7 +97,8 @@ impl Agent {
                 Origin::Warm { state, .. } => Began::Warm { digest: state },
                 Origin::Boot | Origin::Template => Began::Cold { because: None },
             };
-            let running = Running { generation: spec.generation, began, disks: disks.collect() };
+            let standing = standing(&desired, parts.driver.as_ref(), spec.instance).await;
+            let running = Running { generation: spec.generation, began, disks: disks.collect(), standing };
             known.handle_adopted(spec.instance, running, now);
         }
         Ok(Self::spawn(parts, folder, (known, desired), (pace, at_end), events, shutdown))
@@ -106,11 +112,12 @@ impl Agent {
         events: mpsc::Receiver<MachineEvent>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Parts { driver, network, memory, unwoken, controller, host } = parts;
+        let Parts { driver, network, memory, unwoken, controller, peers, host } = parts;
         let (reports, reported) = watch::channel(report(&desired, &known, host.capacity));
         let desired = Arc::new(desired);
         let (wishes, wished) = watch::channel(desired.clone());
         let (told, settings) = watch::channel(None);
+        peers.hear(settings.clone());
         let (governed, governs) = watch::channel(Arc::new(Vec::new()));
         let (memory_reports, memory_reported) = watch::channel(None);
         let hello_again = Arc::new(Notify::new());
@@ -123,6 +130,7 @@ impl Agent {
                 memory: memory.clone(),
                 controller: controller.clone(),
                 layout: layout.clone(),
+                peers,
             },
             governed,
             unwoken,
@@ -300,7 +308,7 @@ impl Owner {
 
     /// Cuts long steps short, as a kill would, lets the others finish, and stops the VMs if they are to end too.
     async fn end(mut self) {
-        let long = |step: &Step| matches!(step.activity(), Activity::Transfer | Activity::Stream);
+        let long = |step: &Step| matches!(step.activity(), Activity::Transfer | Activity::Move | Activity::Stream);
         self.steps.values().filter(|(step, _)| long(step)).for_each(|(_, task)| task.abort());
         let finish = async {
             while let Some(done) = self.tasks.join_next_with_id().await {
@@ -343,9 +351,27 @@ impl Owner {
     }
 }
 
-/// The VMs that run here, or sleep, and that are to.
+/// Whether a VM that was found goes on here. One that came from another host was not let go: that it is let go is written down
+/// first. One that stands still while it is brought away does so for that; any other for want of memory, which is the
+/// governor's.
+async fn standing(desired: &Desired, driver: &dyn Driver, instance: InstanceId) -> Standing {
+    let wanted = desired.instances.iter().find(|wanted| wanted.id == instance);
+    match wanted.and_then(|wanted| wanted.migration) {
+        Some(DesiredMigration::From { .. }) => Standing::Arrived,
+        Some(DesiredMigration::To { .. }) if driver.is_paused(instance).await.is_ok_and(|paused| paused) => {
+            Standing::Sent
+        }
+        _ => Standing::Runs,
+    }
+}
+
+/// The VMs that run here, or sleep, and that are to. One that is on its way stays as it is.
 fn governed(desired: &Desired, known: &Known) -> Vec<Governed> {
-    let here = desired.instances.iter().filter(|wanted| known.running.contains_key(&wanted.id));
+    let runs = |running: &Running| running.standing == Standing::Runs;
+    let here = desired
+        .instances
+        .iter()
+        .filter(|wanted| wanted.migration.is_none() && known.running.get(&wanted.id).is_some_and(runs));
     let governed = |wanted: &DesiredInstance| Governed {
         instance: wanted.id,
         vcpus: wanted.vcpus,

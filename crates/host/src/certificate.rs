@@ -1,8 +1,9 @@
-//! What this host proves who it is with when it sends flow records.
+//! What this host proves who it is with when it sends flow records, and to other hosts.
 //!
 //! Owns the export key: a P-256 key made here, kept in `export.key` (PKCS #8, mode 0600), whose public half the controller
-//! signs into a certificate that names the host; and the TLS of the connection, which trusts one certificate, the
-//! collector's own. When to have it signed anew is said by the controller.
+//! signs into a certificate that names the host; and the TLS of its connections: to the collector, whose own certificate is
+//! the one that is trusted there, and from and to hosts, whose certificates the controller's host CA has signed. When to have
+//! it signed anew is said by the controller.
 
 use std::{fs, io, path::Path, sync::Arc};
 
@@ -12,10 +13,11 @@ use ring::{
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use tokio_rustls::{
-    TlsConnector,
+    TlsAcceptor, TlsConnector,
     rustls::{
-        self, ClientConfig, RootCertStore,
+        self, ClientConfig, RootCertStore, ServerConfig,
         pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject as _},
+        server::WebPkiClientVerifier,
     },
 };
 
@@ -34,6 +36,8 @@ pub(crate) enum CertificateError {
     Unreadable { whose: &'static str, source: rustls::pki_types::pem::Error },
     #[error("the certificates and the key cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
+    #[error("the host CA's certificate cannot be used: {0}")]
+    Authority(#[from] rustls::server::VerifierBuilderError),
 }
 
 /// This host's key for the export of flow records.
@@ -68,24 +72,52 @@ impl ExportKey {
 
     /// TLS as the host of `certificate`, with the collector of `collector` and nobody else; both in PEM.
     pub(crate) fn connector(&self, certificate: &str, collector: &str) -> Result<TlsConnector, CertificateError> {
-        let parse = |whose, pem: &str| {
-            CertificateDer::from_pem_slice(pem.as_bytes())
-                .map_err(|source| CertificateError::Unreadable { whose, source })
-        };
-        let mut trusted = RootCertStore::empty();
-        trusted.add(parse("collector's", collector)?)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pkcs8.to_vec()));
+        self.connector_to(trusting("collector's", collector)?, certificate)
+    }
+
+    /// TLS as the host of `certificate`, with hosts that `authority` has signed the keys of; both in PEM.
+    pub(crate) fn peer_connector(&self, certificate: &str, authority: &str) -> Result<TlsConnector, CertificateError> {
+        self.connector_to(trusting("host CA's", authority)?, certificate)
+    }
+
+    /// The other end of [`peer_connector`](Self::peer_connector).
+    pub(crate) fn peer_acceptor(&self, certificate: &str, authority: &str) -> Result<TlsAcceptor, CertificateError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let trusted = Arc::new(trusting("host CA's", authority)?);
+        let hosts = WebPkiClientVerifier::builder_with_provider(trusted, provider.clone()).build()?;
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(hosts)
+            .with_single_cert(vec![parse("host's", certificate)?], self.private())?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    fn connector_to(&self, trusted: RootCertStore, certificate: &str) -> Result<TlsConnector, CertificateError> {
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(trusted)
-            .with_client_auth_cert(vec![parse("host's", certificate)?], key)?;
+            .with_client_auth_cert(vec![parse("host's", certificate)?], self.private())?;
         Ok(TlsConnector::from(Arc::new(config)))
+    }
+
+    fn private(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pkcs8.to_vec()))
     }
 
     /// Whom [`connector`](Self::connector) connects to.
     pub(crate) fn collector_name() -> io::Result<ServerName<'static>> {
         ServerName::try_from(COLLECTOR).map_err(io::Error::other)
     }
+}
+
+fn parse(whose: &'static str, pem: &str) -> Result<CertificateDer<'static>, CertificateError> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|source| CertificateError::Unreadable { whose, source })
+}
+
+fn trusting(whose: &'static str, pem: &str) -> Result<RootCertStore, CertificateError> {
+    let mut trusted = RootCertStore::empty();
+    trusted.add(parse(whose, pem)?)?;
+    Ok(trusted)
 }
 
 impl std::fmt::Debug for ExportKey {

@@ -47,6 +47,14 @@ pub enum Error {
         #[source]
         cause: io::Error,
     },
+    #[error(
+        "other hosts cannot be listened for at {address}; it must be an address of this machine, and the port free"
+    )]
+    PeerAddress {
+        address: IpAddr,
+        #[source]
+        cause: io::Error,
+    },
     #[error("what this machine can promise could not be found; say it in the settings")]
     Capacity {
         #[source]

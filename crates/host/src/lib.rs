@@ -2,7 +2,7 @@
 //!
 //! [`reconcile`] decides, pure; [`Agent`] is the owner that selects, decides and begins steps; around it stand the hands.
 //! An agent may be killed at any point: VMs run on, and the next one adopts them. In reading order: `reconcile`, `agent`,
-//! `perform`, `links`, `identity`, `spool`, `exporter`, `run`.
+//! `perform`, `links`, `peers`, `identity`, `spool`, `exporter`, `run`.
 
 mod agent;
 mod backoff;
@@ -20,6 +20,7 @@ mod layout;
 mod links;
 mod memory;
 mod network;
+mod peers;
 mod perform;
 pub mod reconcile;
 mod run;
@@ -37,5 +38,6 @@ pub use http::HttpController;
 pub use layout::Layout;
 pub use memory::Memory;
 pub use network::{Network, NetworkError, NoNetwork};
+pub use peers::Peers;
 pub use run::run;
 pub use settings::{AtEnd, DriverKind, Pace, Settings};

@@ -19,6 +19,7 @@ use crate::{
     layout::Layout,
     memory::Memory,
     network::Network,
+    peers::{PeerError, Peers},
     reconcile::{Failure, Product, Prospect, Step},
     streams,
 };
@@ -31,6 +32,7 @@ pub(crate) struct Hands {
     pub(crate) memory: Memory,
     pub(crate) controller: Arc<dyn Controller>,
     pub(crate) layout: Layout,
+    pub(crate) peers: Peers,
 }
 
 impl Hands {
@@ -50,6 +52,17 @@ impl Hands {
                 let began = self.memory.start(spec, beginning).await.map_err(|error| driver_failure(&error))?;
                 return Ok(Product::Began(began));
             }
+            Step::Send { instance, generation, host, address } => {
+                let passage = self.peers.connect((*host, *address), *instance, *generation).await;
+                let passage = passage.map_err(|error| peer_failure(&error))?;
+                self.memory.send(*instance, passage).await.map_err(|error| driver_failure(&error))?;
+            }
+            Step::Receive { spec, from } => {
+                let passage = self.peers.await_from(*from, spec.instance, spec.generation).await;
+                let passage = passage.map_err(|error| peer_failure(&error))?;
+                self.memory.receive(spec, passage).await.map_err(|error| driver_failure(&error))?;
+            }
+            Step::LetGo(instance) => self.memory.go_on(*instance).await.map_err(|error| driver_failure(&error))?,
             Step::MakeWarmState(template) => {
                 let saved = self.memory.make_warm_state(template).await.map_err(|error| warm_failure(&error))?;
                 return Ok(Product::Saved(saved));
@@ -158,6 +171,10 @@ fn driver_failure(error: &lucarne_vmm::Error) -> Failure {
 
 fn warm_failure(error: &crate::memory::WarmError) -> Failure {
     Failure::new(ErrorCode::HypervisorFailed, chain(error), Prospect::Doubtful)
+}
+
+fn peer_failure(error: &PeerError) -> Failure {
+    Failure::new(ErrorCode::HostUnreachable, chain(error), Prospect::Doubtful)
 }
 
 fn network_failure(error: &crate::network::NetworkError) -> Failure {

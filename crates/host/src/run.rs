@@ -16,6 +16,7 @@ use lucarne_vmm::{
     simulated::{self, Simulated},
 };
 use tokio::{
+    net::TcpListener,
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::{sleep, timeout},
@@ -34,6 +35,7 @@ use crate::{
     layout::Layout,
     memory::{Budget, LendingTools, Memory, Tools},
     network::{Network, NoNetwork},
+    peers::Peers,
     settings::{DriverKind, Settings},
     simulated_network::SimulatedNetwork,
     spool,
@@ -57,11 +59,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let mut identity = Identity::read_or_make(&layout)?;
     let key = ExportKey::read_or_make(&layout.export_key())?;
     let driver = driver(settings.driver, &layout)?;
+    let peers_failed = |cause| Error::PeerAddress { address: settings.address, cause };
+    let door = TcpListener::bind((settings.address, settings.peer_port)).await.map_err(peers_failed)?;
     let tools = paging_tools(&settings, &layout);
     let budget = budget(&settings, &tools)?;
     let host = HostDescription {
         name: settings.name.clone(),
         address: settings.address,
+        peer_port: door.local_addr().map_err(peers_failed)?.port(),
         tunnel_port: identity.choose_tunnel_port(settings.address, settings.tunnel_port)?,
         location: settings.location.clone(),
         public_key: public_key(&identity.private_key()),
@@ -80,7 +85,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let controller = Arc::new(HttpController::new(&settings.controller, Some(&host_key))?);
     let (network, records) = network(settings.driver, (id, settings.location), &identity, &host)?;
     let (memory, unwoken) = Memory::new(driver.clone(), layout.clone(), budget, tools.ok());
-    let parts = Parts { driver, network: network.clone(), memory, unwoken, controller, host };
+    let peers = Peers::new(key.clone());
+    let listening = tokio::spawn(peers.clone().listen(door, shutdown.clone()));
+    let parts = Parts { driver, network: network.clone(), memory, unwoken, controller, peers, host };
     let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown).await?;
     let end_of_export = CancellationToken::new();
     let export = Export {
@@ -92,6 +99,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     };
     let export = tokio::spawn(export.run(identity, layout, records, end_of_export.clone()));
     let ended = agent.ended().await;
+    // It has ended with the agent, by the same token.
+    let _ = listening.await;
     // The switch gives the last record of every flow; then the spool has what there will be.
     network.stop().await;
     end_of_export.cancel();

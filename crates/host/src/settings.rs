@@ -23,6 +23,8 @@ pub struct Settings {
     pub address: IpAddr,
     /// 0: a free one is chosen, and taken again at later starts.
     pub tunnel_port: u16,
+    /// Where other hosts bring instances, at the same address; 0: a free one is chosen at each start.
+    pub peer_port: u16,
     pub driver: DriverKind,
     /// Virtual processors that may be promised; eight for each of the machine's if not given.
     pub vcpus: Option<u32>,
@@ -55,6 +57,7 @@ impl Settings {
             location: Location::default(),
             address,
             tunnel_port: 0,
+            peer_port: 0,
             driver: DriverKind::Qemu,
             vcpus: None,
             memory: None,

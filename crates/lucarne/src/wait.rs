@@ -5,12 +5,14 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lucarne_api::bodies::instance::{Job, JobState};
+use lucarne_model::JobId;
 use serde_json::Value;
 
 use crate::{
     failure::{Failure, LocalCode},
     kind::Kind,
-    session::Session,
+    session::{Session, answer},
 };
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
@@ -84,6 +86,24 @@ pub(crate) async fn until(session: &Session, kind: &Kind, id: &str, goal: Goal) 
                 return Err(Failure::local(LocalCode::WaitFailed, detail));
             }
             None => progress.say(format!("{id}: {state}, waiting for {}", goal.state)),
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+/// Follows a job to its end, step by step.
+pub(crate) async fn until_done(session: &Session, id: JobId) -> Result<Job, Failure> {
+    let progress = Progress::start(id.to_string());
+    loop {
+        let job: Job = session.read(async |client| answer(client.get_job(&id)).await).await?;
+        match job.state {
+            JobState::Done => return Ok(job),
+            JobState::Failed => {
+                let why = job.reason.map_or_else(|| "no reason was given".into(), |why| why.message);
+                return Err(Failure::local(LocalCode::WaitFailed, format!("{id} failed and was undone: {why}")));
+            }
+            JobState::Running => progress.say(format!("{}: {}", job.instance, job.step)),
+            JobState::Undoing => progress.say(format!("{}: undoing {}", job.instance, job.step)),
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }

@@ -23,6 +23,9 @@ pub struct HostDescription {
     /// Where other hosts reach its tunnel.
     pub address: IpAddr,
     pub tunnel_port: u16,
+    /// Where other hosts bring it instances, at the same address over TCP; 0: nowhere.
+    #[serde(default)]
+    pub peer_port: u16,
     /// Where it stands, such as a data centre.
     #[serde(default)]
     pub location: Location,
@@ -106,6 +109,8 @@ pub enum ActualState {
     /// Being made: image, disks, port.
     Preparing,
     Running,
+    /// All of it has come from another host. It stands still until that one has given it up.
+    Arrived,
     Stopping,
     /// Not running; its disks are here.
     Stopped,

@@ -3,7 +3,7 @@
 //! Owns the shape of the message from controller to host. The host brings its actual state (see [`crate::actual`]) there
 //! step by step. Nothing is ended by being left out: an end is said with [`Power::Absent`].
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -59,11 +59,25 @@ pub enum Power {
     Absent,
 }
 
+/// A host's part in a migration. Which of the two hosts runs the instance is in no message between them: the controller says
+/// it, to each, by leaving this out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum DesiredMigration {
+    /// It runs here while it is brought to another host, and stands still when all of it is there.
+    To { host: HostId, address: SocketAddr },
+    /// Another host brings it. It stands still here.
+    From { host: HostId },
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DesiredInstance {
     pub id: InstanceId,
     pub account: AccountId,
     pub power: Power,
+    /// Set while it is on its way between two hosts.
+    #[serde(default)]
+    pub migration: Option<DesiredMigration>,
     /// A running VM of an older generation is restarted.
     pub generation: u64,
     pub image: ImageId,

@@ -73,6 +73,21 @@ pub fn key_of(machine: &Path) -> Result<PageKey, ShimError> {
     Ok(PageKey(key))
 }
 
+/// A hold on a machine's memory. While someone has one, a guest whose pagers are all gone stands still at a page that is away;
+/// were the last one closed, the kernel would give it zeros there, and nobody would know.
+#[derive(Debug)]
+pub struct Hold {
+    _uffd: OwnedFd,
+    _memory: OwnedFd,
+}
+
+/// Takes hold of the memory of the machine whose shim listens at `machine`: for who starts pagers, beside the shim's own hold.
+/// It is to be dropped when the machine has ended, whose memory it keeps too.
+pub fn hold(machine: &Path) -> Result<Hold, ShimError> {
+    let (_, lent) = Shim::connect(machine, PATIENCE)?;
+    Ok(Hold { _uffd: lent.uffd, _memory: lent.memory })
+}
+
 /// A memory's place in the machine's process, in the words of Firecracker's hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Region {

@@ -109,7 +109,10 @@ pub(crate) struct Port {
     pub(crate) owner: Arc<Owner>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) host_name: String,
+    /// Since when packets reach the guest here.
     pub(crate) appeared: Moment,
+    /// Whether they do: a port may be here before its guest, which then still lives on another host, or longer than it.
+    at_home: bool,
 }
 
 /// A port that a new plan takes away, and why its flows end.
@@ -275,9 +278,13 @@ impl Fabric {
             rules: of_port.flat_map(|group| &group.rules).cloned().collect(),
             host_name: plan.metadata.host_name.clone(),
             appeared: now,
+            at_home: endpoint.host == self.host,
         };
         if let Some(old) = self.port(index) {
-            (port.counters, port.appeared) = (old.counters, old.appeared);
+            port.counters = old.counters;
+            if old.at_home {
+                port.appeared = old.appeared;
+            }
         }
         self.by_interface.insert(plan.interface, index);
         if index.as_usize() == self.ports.len() {
@@ -312,7 +319,7 @@ impl Fabric {
 
     fn place_endpoints(&mut self) {
         for (index, port) in self.ports.iter().enumerate() {
-            let Some(port) = port else { continue };
+            let Some(port) = port.as_ref().filter(|port| port.at_home) else { continue };
             if let Some(number) = self.networks[port.network].by_mac.get(&number(port.mac)) {
                 self.endpoints[*number as usize].place = Place::Here(PortIndex(index as u32));
             }

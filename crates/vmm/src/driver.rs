@@ -168,6 +168,10 @@ pub enum Stop {
 pub trait SerialLine: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> SerialLine for T {}
 
+/// A way to another host's driver, both ways.
+pub trait Passage: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Passage for T {}
+
 /// Every call is idempotent and safe to repeat after the agent was killed in the middle of it.
 #[async_trait]
 pub trait Driver: Send + Sync + std::fmt::Debug {
@@ -195,6 +199,14 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Starts a VM from a warm state, of [`Origin::Warm`]: it goes on where the devices of an [`Origin::Template`] were saved,
     /// and finds its network card plugged in. Already running with this generation: does nothing.
     async fn start_warm(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
+
+    /// Brings a running VM, its memory and its devices, to another host, where [`Driver::receive`] takes it in. When it is
+    /// done the VM stands still here; [`Driver::resume`] lets it go on here, if nobody else does. On an error it runs here as
+    /// before. One of [`Origin::Warm`] is not brought: the other host knows neither its devices nor its memory's origin.
+    async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error>;
+    /// Takes in a VM that another host sends. When it is done the VM stands still, to go on by [`Driver::resume`]; on an error
+    /// there is nothing of it here. Standing here already with this generation: does nothing.
+    async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error>;
 
     /// Ends the VM and returns when nothing of it runs. Not running: does nothing.
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error>;

@@ -2,7 +2,7 @@
 //!
 //! Owns which VMs run on this host, and that the calls for one VM happen one after the other. [`command_line`] says what
 //! a VM is made of, [`vm`] starts, watches and ends one, [`adoption`] finds those of an earlier agent, [`disks`] changes
-//! the disks of a running one.
+//! the disks of a running one, [`sleep`] and [`migration`] take one away and bring one in.
 //!
 //! Where the agent is root, VMs run as [`Settings::user`]. What that user must reach: every directory from `/` to the
 //! state directory and to all disks, images and sockets needs its `x`; image files, kernels and base disks its `r`.
@@ -13,6 +13,7 @@ mod adoption;
 mod command_line;
 mod disks;
 mod keeper;
+mod migration;
 mod sleep;
 mod vm;
 
@@ -30,7 +31,7 @@ use tokio::sync::{OnceCell, mpsc};
 pub use self::acceleration::Acceleration;
 use self::vm::{Entry, Vm};
 use crate::{
-    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, SerialLine, Stop, VolumeSource},
+    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, Passage, SerialLine, Stop, VolumeSource},
     error::Error,
     files::{self, Draft},
     record::Directory,
@@ -251,6 +252,18 @@ impl Driver for Qemu {
 
     async fn start_warm(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
         self.start_in_task(spec, Entry::WarmState(sleep::open(devices)?)).await
+    }
+
+    async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error> {
+        let slot = self.shared.slot(instance);
+        let _turn = slot.turn.lock().await;
+        let vm = slot.running().ok_or(Error::NotRunning { instance })?;
+        let user = self.shared.acceleration().await.user(self.shared.settings.user);
+        vm.send(to, user).await
+    }
+
+    async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error> {
+        self.start_in_task(spec, Entry::Receive(from)).await
     }
 
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {

@@ -23,8 +23,8 @@ use tokio::{
 
 use crate::{
     driver::{
-        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, SerialLine, Stop, VolumeSource, check_disks,
-        is_in_place,
+        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Passage, SerialLine, Stop, VolumeSource,
+        check_disks, is_in_place,
     },
     error::Error,
     files::{self, Draft},
@@ -33,6 +33,9 @@ use crate::{
 
 /// What every simulated guest prints when it starts; what is typed to it comes back.
 pub const BANNER: &str = "Lucarne guest\r\n";
+
+/// What goes from host to host of a simulated VM.
+const MEMORY: &[u8] = b"the simulated memory\n";
 
 /// How the pretended hypervisor behaves.
 #[derive(Clone, Debug, Default)]
@@ -137,6 +140,10 @@ impl Simulated {
         self.write(record)
     }
 
+    fn machine(&self, instance: InstanceId) -> Result<Record, Error> {
+        locked(&self.state).machines.get(&instance).cloned().ok_or(Error::NotRunning { instance })
+    }
+
     fn set_paused(&self, instance: InstanceId, paused: bool) -> Result<(), Error> {
         let state = &mut locked(&self.state);
         state.machines.get(&instance).ok_or(Error::NotRunning { instance })?;
@@ -228,7 +235,7 @@ impl Driver for Simulated {
     }
 
     async fn save_devices(&self, instance: InstanceId, to: &Path) -> Result<MachineSpec, Error> {
-        let record = locked(&self.state).machines.get(&instance).cloned().ok_or(Error::NotRunning { instance })?;
+        let record = self.machine(instance)?;
         self.make_file(to, format!("the simulated devices of {instance}\n")).await?;
         Ok(MachineSpec { disks: record.disks, ..record.spec })
     }
@@ -240,6 +247,25 @@ impl Driver for Simulated {
 
     async fn start_warm(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
         self.wake(spec, devices).await
+    }
+
+    async fn send(&self, instance: InstanceId, mut to: Box<dyn Passage>) -> Result<(), Error> {
+        self.machine(instance)?;
+        let broken = |error: std::io::Error| Error::Refused { instance, step: "sending it", reason: error.to_string() };
+        to.write_all(MEMORY).await.map_err(broken)?;
+        to.shutdown().await.map_err(broken)?;
+        self.set_paused(instance, true)
+    }
+
+    async fn receive(&self, spec: &MachineSpec, mut from: Box<dyn Passage>) -> Result<(), Error> {
+        let instance = spec.instance;
+        let mut memory = Vec::new();
+        let read = from.read_to_end(&mut memory).await;
+        if read.is_err() || memory != MEMORY {
+            return Err(Error::Refused { instance, step: "taking it in", reason: "it did not come whole".into() });
+        }
+        self.start(spec).await?;
+        self.set_paused(instance, true)
     }
 
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {

@@ -37,9 +37,9 @@ pub struct HostSettings {
     pub collector_certificate: String,
     /// The host's own, in PEM: its export key, signed by the controller's host CA.
     pub certificate: String,
-    /// The certificate of the host CA, in PEM: by it hosts know each other.
+    /// The certificate of the host CA, in PEM: by it hosts know each other. None from a controller that is older than that.
     #[serde(default)]
-    pub host_authority: String,
+    pub host_authority: Option<String>,
     /// When to say hello again for a new one: a third of its time is left then.
     pub renew_certificate: Moment,
     /// How often to report when nothing changes.

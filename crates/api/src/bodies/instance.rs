@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use lucarne_model::{
-    AccountId, Bytes, ImageId, InstanceId, JobId, Moment, SecurityGroupId, SubnetId, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, HostId, ImageId, InstanceId, JobId, Moment, SecurityGroupId, SubnetId, Tags, Vcpus, VolumeId,
     instance::{Instance, Placement, StateReason},
     memory::MemorySettings,
 };
@@ -62,11 +62,20 @@ pub struct StopInstance {
     pub force: bool,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateInstance {
+    /// Exactly this host; the controller chooses if not given.
+    #[serde(default)]
+    pub host: Option<HostId>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobKind {
     Launch,
     Terminate,
+    Migrate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

@@ -36,6 +36,10 @@ pub(crate) async fn attach_volume(
         if !matches!(record.instance.state, InstanceState::Running | InstanceState::Stopped) {
             return Err(wrong_state(instance, record.instance.state, "running or stopped"));
         }
+        if record.passage.is_some() {
+            let detail = format!("{instance} is on its way to another host; attach the volume when it is there");
+            return Err(Problem::new(ErrorCode::IncorrectState, detail));
+        }
         attach(tx, account, volume, &mut record)
     };
     controller.change(&call, change).await.map(|record| Json(record.volume))

@@ -249,6 +249,7 @@ mod tests {
             id: InstanceId::from_bits(1),
             account: AccountId::OPERATOR,
             power: Power::Running,
+            migration: None,
             generation: 1,
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel: blob(), initramfs: blob(), command_line: String::new() },

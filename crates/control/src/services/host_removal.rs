@@ -84,6 +84,12 @@ fn give_up(tx: &mut Tx<'_>, host: HostId) -> Result<Vec<InstanceId>, Problem> {
     let mut ending = Vec::new();
     for mut record in tx.referring::<InstanceRecord>(ALL, host)? {
         let id = record.instance.id;
+        if record.instance.host != Some(host) {
+            // It was on its way here, or had not gone for good: it is its own host's.
+            record.passage = None;
+            tx.put(&record)?;
+            continue;
+        }
         record.instance.host = None;
         record.instance.volumes.clear();
         tx.put(&record)?;

@@ -163,7 +163,7 @@ pub(crate) async fn hello_host(
         collector: collector.ipfix,
         collector_certificate: collector.certificate,
         certificate: signed.certificate,
-        host_authority: controller.host_ca.certificate().to_owned(),
+        host_authority: Some(controller.host_ca.certificate().to_owned()),
         renew_certificate: signed.renew,
         heartbeat_millis: controller.settings.heartbeat.as_millis() as u64,
     }))
@@ -196,7 +196,10 @@ fn settle_report(tx: &mut Tx<'_>, host: HostId, report: &Report) -> Result<(), P
     tx.put(&record)?;
     let actual: BTreeMap<InstanceId, &ActualInstance> = report.instances.iter().map(|a| (a.id, a)).collect();
     for record in tx.referring::<InstanceRecord>(Scope::Everything, host)? {
-        if let Some(actual) = actual.get(&record.instance.id) {
+        // One that is on its way here or from here is its own host's to tell of.
+        if record.instance.host == Some(host)
+            && let Some(actual) = actual.get(&record.instance.id)
+        {
             settle_instance(tx, record, actual)?;
         }
     }

@@ -62,6 +62,10 @@ fn set(tx: &mut Tx<'_>, scope: Scope, id: InstanceId, edit: &EditMemory) -> Resu
     if matches!(record.instance.state, InstanceState::ShuttingDown | InstanceState::Terminated) {
         return Err(wrong_state(id, record.instance.state, "pending, running, stopping or stopped"));
     }
+    if record.coming_to().is_some() {
+        let detail = format!("{id} is on its way to another host; set its memory when it is there");
+        return Err(Problem::new(ErrorCode::IncorrectState, detail));
+    }
     if edit.thresholds.is_some() && edit.automatic_thresholds {
         return Err(refuse("thresholds are either given or automatic"));
     }

@@ -24,6 +24,7 @@ pub(crate) mod jobs;
 pub(crate) mod launch;
 pub(crate) mod losses;
 pub(crate) mod memory;
+pub(crate) mod migration;
 pub(crate) mod mitigations;
 pub(crate) mod network_acls;
 pub(crate) mod price_books;

@@ -16,7 +16,7 @@ use lucarne_model::{
 use crate::{
     fleet::Fleet,
     placement::{self, Candidate, Demand, Wish},
-    records::{HostRecord, InstanceRecord, VolumeRecord},
+    records::{HostRecord, InstanceRecord, Leg, Passage, VolumeRecord},
     services::{memory, shown},
     store::{Scope, Tx},
     workflow::steps::Effect,
@@ -38,6 +38,9 @@ pub(super) fn perform(
         Effect::ShutDown => enter(record, InstanceState::ShuttingDown, reason, now),
         Effect::GiveRoomBack { confirmed } => give_room_back(tx, record, confirmed)?,
         Effect::End => return end(tx, record, reason, now),
+        Effect::Switch => switch(record),
+        Effect::TurnBack => turn_back(record),
+        Effect::Leave => leave(tx, record)?,
     }
     tx.put(record)
 }
@@ -71,6 +74,58 @@ fn place(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord, now: Momen
     }
     record.instance.host = Some(host);
     Ok(())
+}
+
+/// Chooses a host for an instance to move to, and promises it the room.
+pub(crate) fn reserve(
+    tx: &mut Tx<'_>,
+    fleet: &Fleet,
+    record: &mut InstanceRecord,
+    wished: Option<HostId>,
+) -> Result<(), Problem> {
+    let (now, instance) = (tx.now(), &record.instance);
+    let keeping = memory::keeping(&instance.memory_settings, instance.memory)?;
+    let mut candidates = candidates(tx, fleet, (record, &keeping, Bytes::ZERO), now)?;
+    let wished = wished.map(|wished| resolve(&candidates, instance.account, wished));
+    if wished.is_some() && wished == instance.host {
+        return Err(Problem::new(ErrorCode::IncorrectState, format!("{} is on that host already", instance.id)));
+    }
+    candidates.retain(|candidate| Some(candidate.host) != instance.host);
+    let wish = Wish { host: wished, strategy: instance.placement.strategy };
+    let host = placement::choose(&candidates, wish)
+        .map_err(|refusal| Problem::new(ErrorCode::InsufficientInstanceCapacity, refusal.to_string()))?;
+    let mut chosen: HostRecord = tx.get(Scope::Everything, host)?;
+    if chosen.host.description.peer_port == 0 {
+        let detail = "the host that it would go to takes no instances from others; its agent is too old";
+        return Err(Problem::new(ErrorCode::IncorrectState, detail));
+    }
+    let claimed = chosen.claim(&keeping).firm;
+    chosen.promise(&Demand { memory: claimed, ..record.promised() });
+    chosen.host.instances += 1;
+    tx.put(&chosen)?;
+    record.passage = Some(Passage { host, claimed, leg: Leg::Coming });
+    tx.put(record)
+}
+
+fn switch(record: &mut InstanceRecord) {
+    let (Some(host), Some(passage)) = (record.instance.host, record.passage) else { return };
+    let claimed = record.promised().memory;
+    record.instance.host = Some(passage.host);
+    record.claimed = Some(passage.claimed);
+    record.passage = Some(Passage { host, claimed, leg: Leg::Leaving });
+}
+
+fn turn_back(record: &mut InstanceRecord) {
+    record.passage = record.passage.map(|passage| Passage { leg: Leg::Leaving, ..passage });
+}
+
+fn leave(tx: &mut Tx<'_>, record: &mut InstanceRecord) -> Result<(), Problem> {
+    let Some(passage) = record.passage.take() else { return Ok(()) };
+    let demand = Demand { memory: passage.claimed, ..record.promised() };
+    change_room(tx, passage.host, |host| {
+        host.release(&demand);
+        host.host.instances = host.host.instances.saturating_sub(1);
+    })
 }
 
 /// The one host where it can be: the wished one, and where its volumes are.

@@ -18,7 +18,7 @@ use lucarne_model::{InstanceId, JobId, Moment, instance::StateReason};
 
 use super::{
     effects,
-    steps::{self, Decision},
+    steps::{self, Decision, Observed, Sight},
 };
 use crate::{
     fleet::Fleet,
@@ -59,9 +59,11 @@ impl Workflows {
 
     /// Takes up what was begun for the instance.
     pub(crate) async fn resume_at(&self, instance: InstanceId) -> Result<(), Problem> {
-        if let Some(job) = self.store.read(move |tx| unfinished(tx, instance)).await? {
-            self.follow(job.job.id);
-        }
+        let unfinished = self.store.read(move |tx| {
+            let jobs = tx.referring::<JobRecord>(Scope::Everything, instance)?;
+            Ok(jobs.into_iter().filter(|job| !job.is_finished()).map(|job| job.job.id).collect::<Vec<_>>())
+        });
+        unfinished.await?.into_iter().for_each(|job| self.follow(job));
         Ok(())
     }
 
@@ -93,13 +95,17 @@ pub(crate) fn begin(tx: &mut Tx<'_>, kind: JobKind, record: &InstanceRecord, id:
         changed: tx.now(),
         tags: Default::default(),
     };
-    tx.insert(&JobRecord { job: job.clone(), position, deadline: None })?;
+    let mut record = JobRecord { job: job.clone(), position, deadline: None };
+    record.deadline = steps::deadline(&record, tx.now());
+    tx.insert(&record)?;
     Ok(job)
 }
 
-/// The instance's workflow that is not over, if there is one.
+/// The launch or termination of the instance that is not over, if there is one. A migration is not meant: an instance that
+/// is on its way is as running as any other.
 pub(crate) fn unfinished(tx: &Tx<'_>, instance: InstanceId) -> Result<Option<JobRecord>, Problem> {
-    Ok(tx.referring::<JobRecord>(Scope::Everything, instance)?.into_iter().find(|job| !job.is_finished()))
+    let jobs = tx.referring::<JobRecord>(Scope::Everything, instance)?;
+    Ok(jobs.into_iter().find(|job| !job.is_finished() && job.job.kind != JobKind::Migrate))
 }
 
 /// What came of one look at a job.
@@ -151,8 +157,10 @@ async fn look(workflows: &Workflows, id: JobId) -> Result<Look, Problem> {
 fn consider(tx: &Tx<'_>, fleet: &Fleet, id: JobId) -> Result<(Decision, JobRecord, InstanceRecord), Problem> {
     let job: JobRecord = tx.get(Scope::Everything, id)?;
     let record: InstanceRecord = tx.get(Scope::Everything, job.job.instance)?;
-    let observed = fleet.observe(record.instance.host, record.instance.id, tx.now());
-    Ok((steps::decide(&job, &record.instance, &observed, tx.now()), job, record))
+    let observe = |host| fleet.observe(host, record.instance.id, tx.now());
+    let other = record.passage.map_or(Observed::Unplaced, |passage| observe(Some(passage.host)));
+    let sight = Sight { own: observe(record.instance.host), other };
+    Ok((steps::decide(&job, &record.instance, &sight, tx.now()), job, record))
 }
 
 fn carry_out(tx: &mut Tx<'_>, fleet: &Fleet, id: JobId) -> Result<Look, Problem> {
@@ -181,17 +189,18 @@ fn carry_out(tx: &mut Tx<'_>, fleet: &Fleet, id: JobId) -> Result<Look, Problem>
     Ok(Look::Moved)
 }
 
-/// A store that cannot be written is tried again; a refusal ends a launch. Nothing ends a termination.
+/// A store that cannot be written is tried again; a refusal ends a launch or a migration. Nothing ends a termination.
 fn is_final(problem: &Problem, job: &JobRecord) -> bool {
     use lucarne_model::ErrorCode as Code;
     let passing = matches!(problem.code, Code::StoreUnavailable | Code::DiskFull | Code::Internal);
-    !passing && job.job.kind == JobKind::Launch && job.job.state == JobState::Running
+    !passing && job.job.kind != JobKind::Terminate && job.job.state == JobState::Running
 }
 
 async fn hold(job: &JobRecord, edge: &str) {
     let kind = match job.job.kind {
         JobKind::Launch => "launch",
         JobKind::Terminate => "terminate",
+        JobKind::Migrate => "migrate",
     };
     let undo = if job.job.state == JobState::Undoing { "undo-" } else { "" };
     hold_at(&format!("{kind}.{}.{undo}{edge}", job.job.step)).await;

@@ -1,9 +1,11 @@
-//! Launch and terminate as durable workflows (sagas): steps in order, undone in reverse when one fails, resumed after a kill.
+//! Launch, terminate and migrate as durable workflows (sagas): steps in order, undone in reverse when one fails, resumed after a kill.
 //!
 //! Owns the jobs. [`steps`] decides, [`effects`] changes the records, [`engine`] keeps at it.
 
 pub(crate) mod effects;
 pub(crate) mod engine;
+#[cfg(test)]
+mod migration_tests;
 pub(crate) mod steps;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
-//! The workflows' steps, and what is to be done next: the deciding half of launch and terminate.
+//! The workflows' steps, and what is to be done next: the deciding half of launch, terminate and migrate.
 //!
-//! Owns the two step tables and [`decide`]. Pure: what the store says of the job and its instance, what the host says, and
+//! Owns the three step tables and [`decide`]. Pure: what the store says of the job and its instance, what the host says, and
 //! the time come in; one [`Decision`] comes out. [`super::effects`] carries it out, [`super::engine`] keeps at it.
 //!
 //! A linear table rather than a graph library such as `steno`: each step is one transaction on our own store, which holds
@@ -22,6 +22,9 @@ use crate::records::JobRecord;
 /// How long a host may take to start an instance, the download of its image included.
 pub(crate) const START_PATIENCE: Duration = Duration::from_secs(600);
 
+/// How long an instance may take to come to another host.
+pub(crate) const MOVE_PATIENCE: Duration = Duration::from_secs(3600);
+
 /// What a step waits for or changes. Done once, and undone in reverse when a later one fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
@@ -37,6 +40,14 @@ enum Work {
     Release,
     /// Interface and volumes are given up.
     Ending,
+    /// The request itself chose a host to go to, and promised room there.
+    Reservation,
+    /// All of it is at the other host, which then becomes its own.
+    Transfer,
+    /// It goes on there.
+    Continuation,
+    /// The other host has nothing of it any more.
+    Departure,
 }
 
 /// A step's name, as `job show` tells it, and its work.
@@ -58,17 +69,25 @@ const TERMINATE: &[Step] = &[
     Step { name: "end", work: Work::Ending },
 ];
 
+const MIGRATE: &[Step] = &[
+    Step { name: "reserve", work: Work::Reservation },
+    Step { name: "transfer", work: Work::Transfer },
+    Step { name: "switch", work: Work::Continuation },
+    Step { name: "leave", work: Work::Departure },
+];
+
 const fn table(kind: JobKind) -> &'static [Step] {
     match kind {
         JobKind::Launch => LAUNCH,
         JobKind::Terminate => TERMINATE,
+        JobKind::Migrate => MIGRATE,
     }
 }
 
-/// What a new job of this kind begins with: the launch's first step is done by the request.
+/// What a new job of this kind begins with: the first step of a launch or a migration is done by the request.
 pub(crate) const fn first_position(kind: JobKind) -> usize {
     match kind {
-        JobKind::Launch => 1,
+        JobKind::Launch | JobKind::Migrate => 1,
         JobKind::Terminate => 0,
     }
 }
@@ -91,6 +110,13 @@ pub(crate) enum Observed {
     Said(ActualInstance),
 }
 
+/// What is known of an instance's own host, and of the other one while it migrates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sight {
+    pub(crate) own: Observed,
+    pub(crate) other: Observed,
+}
+
 /// A change to the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -105,6 +131,12 @@ pub(crate) enum Effect {
     },
     /// Interface and volumes are given up, and the instance is terminated.
     End,
+    /// The other host is the instance's own from now on, and what is left at this one must go.
+    Switch,
+    /// It stays where it is: what came to the other host must go.
+    TurnBack,
+    /// The other host has nothing of it, or is down: its room is free.
+    Leave,
     Nothing,
 }
 
@@ -123,23 +155,24 @@ pub(crate) enum Decision {
 }
 
 /// What the job does next.
-pub(crate) fn decide(job: &JobRecord, instance: &Instance, observed: &Observed, now: Moment) -> Decision {
+pub(crate) fn decide(job: &JobRecord, instance: &Instance, sight: &Sight, now: Moment) -> Decision {
     let steps = table(job.job.kind);
     match job.job.state {
         JobState::Done | JobState::Failed => Decision::Finish,
         JobState::Running => match steps.get(job.position) {
-            Some(step) => forward(step.work, job, instance, observed, now),
+            Some(step) => forward(step.work, job, instance, sight, now),
             None => Decision::Finish,
         },
         // The step at the position may be half done, so it is undone too.
         JobState::Undoing => match job.position.checked_sub(1).and_then(|last| steps.get(last)) {
-            Some(step) => backward(step.work, instance, observed),
+            Some(step) => backward(step.work, instance, sight),
             None => Decision::Finish,
         },
     }
 }
 
-fn forward(work: Work, job: &JobRecord, instance: &Instance, observed: &Observed, now: Moment) -> Decision {
+fn forward(work: Work, job: &JobRecord, instance: &Instance, sight: &Sight, now: Moment) -> Decision {
+    let observed = &sight.own;
     match work {
         Work::Admission => Decision::Step(Effect::Nothing),
         Work::Placement => Decision::Step(Effect::Place),
@@ -147,15 +180,82 @@ fn forward(work: Work, job: &JobRecord, instance: &Instance, observed: &Observed
         Work::Absence => await_absence(instance, observed),
         Work::Release => Decision::Step(give_room_back(observed)),
         Work::Ending => Decision::Step(Effect::End),
+        Work::Reservation => Decision::Step(Effect::Nothing),
+        Work::Transfer => await_arrival(job, instance, sight, now),
+        Work::Continuation => await_continuation(instance, observed),
+        Work::Departure => await_departure(&sight.other),
     }
 }
 
-fn backward(work: Work, instance: &Instance, observed: &Observed) -> Decision {
+fn backward(work: Work, instance: &Instance, sight: &Sight) -> Decision {
+    let observed = &sight.own;
     match work {
         Work::Admission | Work::Ending => Decision::Step(Effect::End),
         Work::Placement | Work::Release => Decision::Step(give_room_back(observed)),
         Work::Running | Work::Absence => await_absence(instance, observed),
+        Work::Transfer => Decision::Step(Effect::TurnBack),
+        Work::Reservation => await_departure(&sight.other),
+        // From the switch on nothing fails.
+        Work::Continuation | Work::Departure => Decision::Step(Effect::Nothing),
     }
+}
+
+/// Until this step is done the instance is its own host's, whatever the other one has of it: at any failure it goes on there.
+fn await_arrival(job: &JobRecord, instance: &Instance, sight: &Sight, now: Moment) -> Decision {
+    let fail = |code, message: &str| Decision::Fail(StateReason { code, message: message.into() });
+    if instance.state != InstanceState::Running {
+        return fail(ErrorCode::IncorrectState, "the instance did not run on while it was moved");
+    }
+    if sight.own == Observed::HostDown {
+        return fail(ErrorCode::HostUnreachable, "its host stopped answering while the instance was moved");
+    }
+    match &sight.other {
+        Observed::HostDown | Observed::Unplaced => {
+            fail(ErrorCode::HostUnreachable, "the host that it was moved to stopped answering")
+        }
+        Observed::Said(actual) if actual.generation == instance.generation => match actual.state {
+            ActualState::Arrived => Decision::Step(Effect::Switch),
+            ActualState::Failed => Decision::Fail(actual.reason.clone().unwrap_or_else(|| StateReason {
+                code: ErrorCode::HypervisorFailed,
+                message: "the other host could not take the instance in".into(),
+            })),
+            _ => wait_for_arrival(job, now),
+        },
+        _ => wait_for_arrival(job, now),
+    }
+}
+
+fn wait_for_arrival(job: &JobRecord, now: Moment) -> Decision {
+    match job.deadline {
+        Some(deadline) if now >= deadline => Decision::Fail(StateReason {
+            code: ErrorCode::HostUnreachable,
+            message: format!("the instance did not arrive within {} s", MOVE_PATIENCE.as_secs()),
+        }),
+        deadline => Decision::Wait { until: deadline },
+    }
+}
+
+/// What ends at its new host has ended as it could anywhere. A host that is down will let it go on when it is back.
+fn await_continuation(instance: &Instance, observed: &Observed) -> Decision {
+    match observed {
+        Observed::Said(actual) if actual.generation == instance.generation => match actual.state {
+            ActualState::Arrived | ActualState::Preparing => Decision::Wait { until: None },
+            _ => Decision::Step(Effect::Nothing),
+        },
+        // It was started anew, or ended, meanwhile.
+        Observed::Said(_) | Observed::HostDown | Observed::Unplaced => Decision::Step(Effect::Nothing),
+        Observed::Unknown => Decision::Wait { until: None },
+    }
+}
+
+/// A host that is down is told when it comes back: it must not keep what is not its own.
+fn await_departure(other: &Observed) -> Decision {
+    let gone = match other {
+        Observed::Unplaced | Observed::HostDown => true,
+        Observed::Said(actual) => actual.state == ActualState::Absent,
+        Observed::Unknown => false,
+    };
+    if gone { Decision::Step(Effect::Leave) } else { Decision::Wait { until: None } }
 }
 
 fn await_running(job: &JobRecord, instance: &Instance, observed: &Observed, now: Moment) -> Decision {
@@ -172,7 +272,9 @@ fn await_running(job: &JobRecord, instance: &Instance, observed: &Observed, now:
             })),
             // It ran so shortly that nobody saw it: a guest that shuts down at once has still been launched.
             ActualState::Stopped => Decision::Step(Effect::MarkRunning),
-            ActualState::Preparing | ActualState::Stopping | ActualState::Absent => wait_for_start(job, now),
+            ActualState::Preparing | ActualState::Arrived | ActualState::Stopping | ActualState::Absent => {
+                wait_for_start(job, now)
+            }
         },
         _ => wait_for_start(job, now),
     }
@@ -244,7 +346,15 @@ fn note_step(job: &mut JobRecord, now: Moment) {
     let shown = if job.job.state == JobState::Undoing { job.position.saturating_sub(1) } else { job.position };
     job.job.step = step_name(job.job.kind, shown).into();
     job.job.changed = now;
-    let starting = job.job.state == JobState::Running
-        && table(job.job.kind).get(job.position).is_some_and(|step| step.work == Work::Running);
-    job.deadline = starting.then(|| now.plus(START_PATIENCE));
+    job.deadline = deadline(job, now);
+}
+
+/// When the step that a job is at gives up.
+pub(crate) fn deadline(job: &JobRecord, now: Moment) -> Option<Moment> {
+    let step = table(job.job.kind).get(job.position).filter(|_| job.job.state == JobState::Running)?;
+    match step.work {
+        Work::Running => Some(now.plus(START_PATIENCE)),
+        Work::Transfer => Some(now.plus(MOVE_PATIENCE)),
+        _ => None,
+    }
 }

@@ -9,10 +9,10 @@ use lucarne_model::{
 };
 use proptest::prelude::*;
 
-use super::steps::{self, Decision, Effect, Observed, START_PATIENCE};
+use super::steps::{self, Decision, Effect, Observed, START_PATIENCE, Sight};
 use crate::records::JobRecord;
 
-fn instance() -> Instance {
+pub(super) fn instance() -> Instance {
     Instance {
         id: InstanceId::from_bits(1),
         account: AccountId::from_bits(1),
@@ -41,7 +41,7 @@ fn instance() -> Instance {
     }
 }
 
-fn job(kind: JobKind) -> JobRecord {
+pub(super) fn job(kind: JobKind) -> JobRecord {
     let position = steps::first_position(kind);
     let job = Job {
         id: JobId::from_bits(1),
@@ -89,6 +89,7 @@ impl World {
             Effect::GiveRoomBack { confirmed: true } => self.instance.host = None,
             Effect::End => self.instance.state = InstanceState::Terminated,
             Effect::GiveRoomBack { confirmed: false } | Effect::Nothing => {}
+            Effect::Switch | Effect::TurnBack | Effect::Leave => unreachable!("that is a migration's"),
         }
         self.effects.push(effect);
         Ok(())
@@ -97,7 +98,8 @@ impl World {
     /// One look, as the engine makes it.
     fn look(&mut self, observed: &Observed) -> Decision {
         let observed = if self.instance.host.is_none() { &Observed::Unplaced } else { observed };
-        let decision = steps::decide(&self.job, &self.instance, observed, self.now);
+        let sight = Sight { own: observed.clone(), other: Observed::Unplaced };
+        let decision = steps::decide(&self.job, &self.instance, &sight, self.now);
         match decision.clone() {
             Decision::Wait { .. } => {}
             Decision::Finish => steps::finish(&mut self.job, self.now),
@@ -116,7 +118,7 @@ impl World {
     }
 }
 
-fn said(state: ActualState, generation: u64) -> Observed {
+pub(super) fn said(state: ActualState, generation: u64) -> Observed {
     let id = InstanceId::from_bits(1);
     Observed::Said(ActualInstance { id, generation, state, reason: None, volumes: Vec::new(), began: None })
 }

@@ -67,7 +67,7 @@ impl Collector {
             collector: self.listener.local_addr().unwrap(),
             collector_certificate: self.certificate.clone(),
             certificate,
-            host_authority: String::new(),
+            host_authority: None,
             renew_certificate: Moment(u64::MAX),
             heartbeat_millis: 1000,
         }

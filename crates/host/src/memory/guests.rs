@@ -14,7 +14,7 @@ use lucarne_model::{Bytes, InstanceId, Pages, warm::Began};
 use lucarne_pager::control::Statistics;
 use lucarne_vmm::{
     Error,
-    driver::{Driver, Machine, MachineEvent, MachineSpec, Origin, Paging, Stop},
+    driver::{Driver, Machine, MachineEvent, MachineSpec, Origin, Paging, Passage, Stop},
 };
 use tokio::sync::mpsc;
 
@@ -152,8 +152,34 @@ impl Memory {
                 }
             }
         };
-        shared.boot(spec, &guest).await?;
+        shared.begin(spec, &guest, None).await?;
         Ok(Began::Cold { because })
+    }
+
+    /// Brings a VM to another host; it stands still afterwards. One that is paused or sleeps is not brought.
+    pub(crate) async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error> {
+        let guest = self.0.guest(instance);
+        let _turn = guest.turn.lock().await;
+        if guest.kept().life != Life::Running {
+            return Err(Error::NotRunning { instance });
+        }
+        self.0.driver.send(instance, to).await
+    }
+
+    /// Takes a VM in that another host brings: its memory is here what it was there. It stands still afterwards.
+    pub(crate) async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error> {
+        let guest = self.0.guest(spec.instance);
+        let _turn = guest.turn.lock().await;
+        self.0.begin(spec, &guest, Some(from)).await
+    }
+
+    /// Lets a VM go on that stands still for its way from host to host.
+    pub(crate) async fn go_on(&self, instance: InstanceId) -> Result<(), Error> {
+        let guest = self.0.guest(instance);
+        let _turn = guest.turn.lock().await;
+        self.0.driver.resume(instance).await?;
+        guest.kept().life = Life::Running;
+        Ok(())
     }
 
     /// Ends a VM, asleep or not, and what was kept of its memory.
@@ -220,16 +246,24 @@ impl Memory {
 }
 
 impl Shared {
-    async fn boot(&self, spec: &MachineSpec, guest: &Guest) -> Result<(), Error> {
-        let Some(paging) = self.paging(spec.instance) else { return self.driver.start(spec).await };
+    /// Begins a VM with a pager that has nothing yet: it boots, or another host brings it.
+    async fn begin(&self, spec: &MachineSpec, guest: &Guest, from: Option<Box<dyn Passage>>) -> Result<(), Error> {
+        let Some(paging) = self.paging(spec.instance) else { return self.boot_or_receive(spec, from).await };
         self.give_up_pages(spec.instance, guest)?;
         let spec = MachineSpec { paging: Some(paging), ..spec.clone() };
         self.watch(&spec, guest, Wishes::at_first(Pages::covering(spec.memory)));
-        let started = self.driver.start(&spec).await;
-        if started.is_err() {
+        let begun = self.boot_or_receive(&spec, from).await;
+        if begun.is_err() {
             self.give_up_pages(spec.instance, guest)?;
         }
-        started
+        begun
+    }
+
+    async fn boot_or_receive(&self, spec: &MachineSpec, from: Option<Box<dyn Passage>>) -> Result<(), Error> {
+        match from {
+            Some(from) => self.driver.receive(spec, from).await,
+            None => self.driver.start(spec).await,
+        }
     }
 
     pub(super) fn guests(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Guest>>> {

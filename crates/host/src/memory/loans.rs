@@ -106,7 +106,7 @@ impl Loans {
             epoch: lease.epoch,
             pages: Pages(bytes.0 / Pages::SIZE),
         });
-        let HostSettings { certificate, host_authority: authority, .. } = settings;
+        let HostSettings { certificate, host_authority: Some(authority), .. } = settings else { return };
         let instructions = Instructions { certificate, authority, quotas: quotas.collect() };
         process.wanted.send_if_modified(|wanted| {
             let changed = wanted.as_ref() != Some(&instructions);
@@ -129,7 +129,8 @@ impl Loans {
         let settings = self.word.settings.borrow().clone()?;
         let desired = self.word.desired.borrow();
         let lease = *desired.leases.iter().find(|lease| lease.lease.borrower == settings.host)?;
-        let HostSettings { certificate, host_authority: authority, .. } = settings;
+        let HostSettings { certificate, host_authority, .. } = settings;
+        let authority = host_authority?;
         Some((lease, Identity { key: self.tools.as_ref()?.key.clone(), certificate, authority }))
     }
 }

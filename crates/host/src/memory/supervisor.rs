@@ -1,6 +1,7 @@
 //! A pager, kept alive beside its VM: found where one serves already, started where none does, and again when it dies.
 //!
-//! Owns the watch over one pager. It outlives the agent, as the VM does; the next agent finds it by its socket.
+//! Owns the watch over one pager, and beside it a hold on the memory that it serves. The pager outlives the agent, as the VM
+//! does; the next agent finds it by its socket, and takes hold again of the memory.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,6 +22,7 @@ use lucarne_pager::{
     Borrowing,
     client::{Client, ClientError},
     control::Statistics,
+    shim::{self, Hold},
 };
 use tokio::{io::AsyncReadExt, net::UnixStream, process::Command, task::AbortHandle, time::sleep};
 
@@ -77,6 +79,8 @@ struct Talk {
     client: Mutex<Option<Client>>,
     wishes: Mutex<Wishes>,
     restarts: AtomicU32,
+    /// From when a pager first served until the watch is over, which is when the VM has ended.
+    hold: Mutex<Option<Hold>>,
 }
 
 impl Pager {
@@ -87,6 +91,7 @@ impl Pager {
             client: Mutex::new(None),
             wishes: Mutex::new(wishes),
             restarts: AtomicU32::new(0),
+            hold: Mutex::new(None),
         });
         let watch = tokio::spawn(keep_alive(place, talk.clone())).abort_handle();
         Self { talk, watch }
@@ -131,11 +136,30 @@ impl Pager {
 
 impl Drop for Pager {
     fn drop(&mut self) {
+        *locked(&self.talk.hold) = None;
         self.watch.abort();
     }
 }
 
 impl Talk {
+    /// Once there is a machine that lends it. Without it nothing is lost as long as the machine's own process keeps its hold.
+    async fn take_hold(&self, place: &PagerPlace) {
+        if locked(&self.hold).is_some() {
+            return;
+        }
+        let machine = place.machine.clone();
+        match tokio::task::spawn_blocking(move || shim::hold(&machine)).await {
+            Ok(Ok(hold)) => *locked(&self.hold) = Some(hold),
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(instance = %place.instance, error, "the agent has no hold on a guest's memory");
+            }
+            Err(error) => {
+                tracing::warn!(instance = %place.instance, %error, "the agent has no hold on a guest's memory")
+            }
+        }
+    }
+
     /// On a thread that may block. A conversation that broke is begun anew the next time.
     async fn blocking<T: Send + 'static>(
         self: Arc<Self>,
@@ -163,6 +187,7 @@ async fn keep_alive(place: PagerPlace, talk: Arc<Talk>) {
     loop {
         if let Some(line) = serving(&place.control, &talk).await {
             first = false;
+            talk.take_hold(&place).await;
             until_hung_up(line).await;
             *locked(&talk.client) = None;
             tracing::warn!(instance = %place.instance, "a pager ended; its guest waits for the next one");

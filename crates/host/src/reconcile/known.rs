@@ -51,6 +51,18 @@ pub struct Running {
     pub generation: u64,
     pub began: Began,
     pub disks: Vec<Attachment>,
+    pub standing: Standing,
+}
+
+/// Whether a VM that is here goes on here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    #[default]
+    Runs,
+    /// All of it is at another host too; it stands still until it is known who goes on.
+    Sent,
+    /// It came from another host, and stands still likewise.
+    Arrived,
 }
 
 /// How far a snapshot is.
@@ -169,7 +181,7 @@ impl Known {
         match step {
             Step::ApplyNetwork(plan) => self.applying = Some(Plan::clone(plan)),
             Step::OpenStream(request) => drop(self.streams.insert(request.token.clone())),
-            Step::Start(spec, _) => drop(self.forgotten.remove(&spec.instance)),
+            Step::Start(spec, _) | Step::Receive { spec, .. } => drop(self.forgotten.remove(&spec.instance)),
             _ => {}
         }
     }
@@ -203,7 +215,20 @@ impl Known {
                 self.applying = None;
                 self.network = Some(*plan);
             }
-            (Step::Start(spec, beginning), Product::Began(began)) => self.handle_started(&spec, &beginning, began),
+            (Step::Start(spec, beginning), Product::Began(began)) => {
+                if let (Beginning::Warm(key), Began::Cold { .. }) = (&beginning, &began) {
+                    // Nothing goes on from it: it is made anew.
+                    self.warm_states.remove(key);
+                }
+                self.handle_here(&spec, began, Standing::Runs);
+            }
+            (Step::Receive { spec, .. }, _) => {
+                // What began from a warm state is not brought to another host.
+                let began = Began::Cold { because: Some("it booted on another host, which brought it".into()) };
+                self.handle_here(&spec, began, Standing::Arrived);
+            }
+            (Step::Send { instance, .. }, _) => self.stand(instance, Standing::Sent),
+            (Step::LetGo(instance), _) => self.stand(instance, Standing::Runs),
             (Step::MakeWarmState(template), Product::Saved(state)) => {
                 self.warm_states.insert(template.key, state);
             }
@@ -238,15 +263,18 @@ impl Known {
         }
     }
 
-    fn handle_started(&mut self, spec: &MachineSpec, beginning: &Beginning, began: Began) {
-        if let (Beginning::Warm(key), Began::Cold { .. }) = (beginning, &began) {
-            // Nothing goes on from it: it is made anew.
-            self.warm_states.remove(key);
+    fn stand(&mut self, instance: InstanceId, standing: Standing) {
+        if let Some(running) = self.running.get_mut(&instance) {
+            running.standing = standing;
         }
+    }
+
+    /// A VM was started or came.
+    fn handle_here(&mut self, spec: &MachineSpec, began: Began, standing: Standing) {
         // It may have ended before its start was told.
         if !self.ledger.is_over(spec.instance, spec.generation) {
             let disks = spec.disks.iter().map(|disk| Attachment { volume: disk.volume, slot: disk.slot }).collect();
-            self.running.insert(spec.instance, Running { generation: spec.generation, began, disks });
+            self.running.insert(spec.instance, Running { generation: spec.generation, began, disks, standing });
         }
     }
 
@@ -259,7 +287,9 @@ impl Known {
 
     fn handle_failure(&mut self, step: Step, failure: Failure, now: Moment) {
         match step {
-            Step::Start(spec, _) => self.ledger.close(spec.instance, spec.generation, Some(failure.reason)),
+            Step::Start(spec, _) | Step::Receive { spec, .. } => {
+                self.ledger.close(spec.instance, spec.generation, Some(failure.reason));
+            }
             Step::TakeSnapshot { snapshot, .. } => {
                 self.snapshots.insert(snapshot, Progress::Failed(failure.reason));
             }

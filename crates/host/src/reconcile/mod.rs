@@ -7,6 +7,8 @@
 
 mod known;
 mod ledger;
+#[cfg(test)]
+mod migration_tests;
 mod network_plan;
 mod report;
 mod step;
@@ -21,14 +23,14 @@ use std::{
 
 use lucarne_model::{
     Bytes, Moment,
-    desired::{Desired, DesiredInstance, DesiredSnapshot, DesiredVolume, Power},
+    desired::{Desired, DesiredInstance, DesiredMigration, DesiredSnapshot, DesiredVolume, Power},
     instance::{Attachment, StateReason},
     storage::{Blob, BootSource, DiskFormat},
 };
 use lucarne_vmm::driver::{Boot, Disk, MachineSpec, Nic, Origin, Stop};
 
 pub(crate) use known::content_blob;
-pub use known::{Cached, Failure, Fault, Known, Product, Progress, Prospect, Running};
+pub use known::{Cached, Failure, Fault, Known, Product, Progress, Prospect, Running, Standing};
 pub use ledger::{Ended, Entry, Ledger};
 pub use report::report;
 pub use step::{Activity, Step, Subject};
@@ -95,7 +97,7 @@ impl<'a> Decision<'a> {
             Activity::Starting => Some(&mut self.starts),
             Activity::Transfer => Some(&mut self.transfers),
             Activity::Stream => Some(&mut self.streams),
-            Activity::Stopping | Activity::Other => None,
+            Activity::Move | Activity::Stopping | Activity::Other => None,
         };
         match room.map(|room| (room.checked_sub(1), room)) {
             Some((None, _)) => return,
@@ -114,14 +116,39 @@ impl<'a> Decision<'a> {
     }
 
     fn instance(&mut self, wanted: &DesiredInstance) {
+        if wanted.power == Power::Running
+            && let Some(migration) = &wanted.migration
+        {
+            return self.migration(wanted, migration);
+        }
         let in_order = Stop::InOrder { patience: self.pace.stop_patience };
         match (self.known.running.get(&wanted.id), wanted.power) {
+            (Some(running), Power::Running | Power::Stopped) if running.standing != Standing::Runs => {
+                self.take(Step::LetGo(wanted.id));
+            }
             (Some(running), Power::Running) if running.generation >= wanted.generation => self.disks(wanted, running),
             (Some(running), Power::Running | Power::Stopped) => self.stop(wanted, running, in_order),
             (Some(running), Power::Off | Power::Absent) => self.stop(wanted, running, Stop::Kill),
-            (None, Power::Running) if !self.known.ledger.is_over(wanted.id, wanted.generation) => self.prepare(wanted),
+            (None, Power::Running) if !self.known.ledger.is_over(wanted.id, wanted.generation) => {
+                let beginning = self.beginning(wanted);
+                self.prepare(wanted, |spec| Step::Start(spec, beginning));
+            }
             (None, Power::Absent) if !self.known.forgotten.contains(&wanted.id) => self.take(Step::Forget(wanted.id)),
             (None, _) => {}
+        }
+    }
+
+    /// Brings the instance away, or takes it in. Nothing else is done to it meanwhile, and it is not let go.
+    fn migration(&mut self, wanted: &DesiredInstance, migration: &DesiredMigration) {
+        let (instance, generation) = (wanted.id, wanted.generation);
+        match (self.known.running.get(&instance), *migration) {
+            (Some(running), DesiredMigration::To { host, address }) if running.standing == Standing::Runs => {
+                self.take(Step::Send { instance, generation, host, address });
+            }
+            (None, DesiredMigration::From { host }) if !self.known.ledger.is_over(instance, generation) => {
+                self.prepare(wanted, |spec| Step::Receive { spec, from: host });
+            }
+            _ => {}
         }
     }
 
@@ -155,8 +182,8 @@ impl<'a> Decision<'a> {
         Disk { volume: attachment.volume, slot: attachment.slot, path, format: DiskFormat::Qcow2 }
     }
 
-    /// Starts the VM when all that it needs is here; fetches what is missing; gives up when something cannot be had.
-    fn prepare(&mut self, wanted: &DesiredInstance) {
+    /// Begins the VM by `begin` when all that it needs is here; fetches what is missing; gives up when something cannot be had.
+    fn prepare(&mut self, wanted: &DesiredInstance, begin: impl FnOnce(Box<MachineSpec>) -> Step) {
         if let Some(reason) = self.obstacle(wanted) {
             let (instance, generation) = (wanted.id, wanted.generation);
             return self.take(Step::GiveUp { instance, generation, reason });
@@ -169,7 +196,7 @@ impl<'a> Decision<'a> {
             && self.port_is_up(wanted)
             && let Some(spec) = self.machine_spec(wanted)
         {
-            self.take(Step::Start(Box::new(spec), self.beginning(wanted)));
+            self.take(begin(Box::new(spec)));
         }
     }
 

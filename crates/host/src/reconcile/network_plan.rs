@@ -40,7 +40,8 @@ pub(crate) fn network_plan(desired: &Desired, known: &Known, layout: &Layout) ->
 
 fn needs_port(instance: &DesiredInstance, known: &Known) -> bool {
     let to_start = instance.power == Power::Running && !known.ledger.is_over(instance.id, instance.generation);
-    let starting = known.under_way.get(&Subject::Instance(instance.id)) == Some(&Activity::Starting);
+    let begins = [Activity::Starting, Activity::Move];
+    let starting = known.under_way.get(&Subject::Instance(instance.id)).is_some_and(|it| begins.contains(it));
     to_start || starting || known.running.contains_key(&instance.id)
 }
 

@@ -13,7 +13,7 @@ use lucarne_model::{
 };
 
 use super::{
-    known::{Known, Progress, content_blob},
+    known::{Known, Progress, Standing, content_blob},
     step::{Activity, Subject},
 };
 
@@ -44,6 +44,7 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
         (Some(running), ..) if stopping || wanted.power != Power::Running => {
             (ActualState::Stopping, running.generation)
         }
+        (Some(running), ..) if running.standing == Standing::Arrived => (ActualState::Arrived, running.generation),
         (Some(running), ..) => (ActualState::Running, running.generation),
         (None, _, Power::Absent) if known.forgotten.contains(&wanted.id) => (ActualState::Absent, wanted.generation),
         (None, _, Power::Absent) => (ActualState::Stopping, wanted.generation),

@@ -3,8 +3,10 @@
 //! Owns [`Step`] and its [`Subject`]s: two steps that share one are never under way together. Choosing steps is the work of
 //! [`super::next_steps`], carrying them out that of [`crate::perform`].
 
+use std::net::SocketAddr;
+
 use lucarne_model::{
-    InstanceId, SnapshotId, VolumeId,
+    HostId, InstanceId, SnapshotId, VolumeId,
     desired::{DesiredVolume, StreamRequest},
     instance::StateReason,
     storage::{Blob, Digest},
@@ -26,6 +28,20 @@ pub enum Step {
     /// Make the switch's networks, ports and peers these.
     ApplyNetwork(Box<Plan>),
     Start(Box<MachineSpec>, Beginning),
+    /// Bring a running VM to another host, and let it stand still.
+    Send {
+        instance: InstanceId,
+        generation: u64,
+        host: HostId,
+        address: SocketAddr,
+    },
+    /// Take a VM in that another host brings, and let it stand still.
+    Receive {
+        spec: Box<MachineSpec>,
+        from: HostId,
+    },
+    /// Let a VM go on that stands still.
+    LetGo(InstanceId),
     /// End the VM; `disks` are the volumes that it lets go.
     Stop {
         instance: InstanceId,
@@ -83,6 +99,8 @@ pub enum Activity {
     Stopping,
     /// Moves many bytes.
     Transfer,
+    /// A VM comes or goes.
+    Move,
     Stream,
     /// Short, or held by a step whose work is counted with its first subject.
     Other,
@@ -102,6 +120,8 @@ impl Step {
             Self::ApplyNetwork(_) => vec![Subject::Network],
             Self::Start(spec, _) => with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume)),
             Self::Stop { instance, disks, .. } => with_disks(*instance, &mut disks.iter().copied()),
+            Self::Receive { spec, .. } => with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume)),
+            Self::Send { instance, .. } | Self::LetGo(instance) => vec![Subject::Instance(*instance)],
             Self::Forget(instance) | Self::GiveUp { instance, .. } => vec![Subject::Instance(*instance)],
             Self::Attach { instance, disk } => vec![Subject::Volume(disk.volume), Subject::Instance(*instance)],
             Self::Detach { instance, volume } => vec![Subject::Volume(*volume), Subject::Instance(*instance)],
@@ -119,6 +139,7 @@ impl Step {
         match self {
             Self::Start(..) => Activity::Starting,
             Self::Stop { .. } | Self::Forget(_) => Activity::Stopping,
+            Self::Send { .. } | Self::Receive { .. } => Activity::Move,
             Self::FetchBlob(_)
             | Self::CreateVolume(_)
             | Self::TakeSnapshot { .. }

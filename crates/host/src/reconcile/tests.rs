@@ -83,6 +83,7 @@ pub(super) fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Atta
         id: InstanceId::from_bits(n),
         account: AccountId::from_bits(1),
         power,
+        migration: None,
         generation,
         image: ImageId::from_bits(1),
         boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
@@ -99,7 +100,7 @@ pub(super) fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Atta
     }
 }
 
-fn network(instances: &[DesiredInstance]) -> DesiredNetwork {
+pub(super) fn network(instances: &[DesiredInstance]) -> DesiredNetwork {
     let endpoints = instances.iter().map(|instance| Endpoint {
         interface: instance.interface,
         instance: instance.id,
@@ -312,7 +313,12 @@ impl World {
             let disks = before.running.get(instance).map(|running| running.disks.clone()).unwrap_or_default();
             self.known.handle_adopted(
                 *instance,
-                Running { generation: *generation, began: Began::Cold { because: None }, disks },
+                Running {
+                    generation: *generation,
+                    began: Began::Cold { because: None },
+                    disks,
+                    standing: Standing::Runs,
+                },
                 self.now,
             );
         }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     layout::Layout,
-    reconcile::{Cached, Failure, Known, Product, Prospect, Running},
+    reconcile::{Cached, Failure, Known, Product, Prospect, Running, Standing},
     settings::Pace,
 };
 
@@ -190,7 +190,8 @@ fn a_warm_state_that_could_not_be_used_or_whose_vm_died_is_made_anew() {
         let mut scene = Scene::ready();
         let id = scene.desired.instances[0].id;
         scene.known.handle_desired(&scene.desired, NOW);
-        let running = Running { generation: 1, began: Began::Warm { digest: Scene::digest() }, disks: Vec::new() };
+        let began = Began::Warm { digest: Scene::digest() };
+        let running = Running { generation: 1, began, disks: Vec::new(), standing: Standing::Runs };
         scene.known.handle_adopted(id, running, NOW);
         scene.known.handle_machine_ended(id, 1, why);
         assert_eq!((scene.known.warm_states.len(), scene.known.running.len()), (left, 0));

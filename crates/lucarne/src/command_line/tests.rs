@@ -61,6 +61,8 @@ const ACCEPTED: &[&str] = &[
     "instance launch --image tiny --subnet front --memory-mode soaker --priority 7 --minimum-operating 64M \
      --minimum-starting 96M",
     "instance launch --image tiny --subnet front --pin --eviction decayed-lfu",
+    "instance migrate web --to host-1 --wait",
+    "instance migrate web --output json",
     "memory show",
     "memory show web --output json",
     "memory history web --since 10m",

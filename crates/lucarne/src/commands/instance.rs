@@ -5,7 +5,7 @@ use std::{fs, net::Ipv4Addr, path::PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use futures::StreamExt;
 use lucarne_api::{
-    bodies::instance::{LaunchInstances, Launched},
+    bodies::instance::{Job, LaunchInstances, Launched, MigrateInstance},
     client::{Client, types},
 };
 use lucarne_model::{
@@ -48,6 +48,17 @@ pub(crate) enum InstanceCommand {
         /// Ids or names
         #[arg(required = true)]
         ids: Vec<String>,
+    },
+    /// Move a running instance to another host, where it goes on with its connections; prints the job that does it
+    Migrate {
+        /// Its id or name
+        id: String,
+        /// Exactly this host; chosen if not given
+        #[arg(long, visible_alias = "host")]
+        to: Option<String>,
+        /// Wait until it is there
+        #[arg(long)]
+        wait: bool,
     },
     /// End instances for good
     Terminate {
@@ -186,6 +197,11 @@ pub(crate) async fn launch(session: &Session, body: &LaunchInstances) -> Result<
     session.change(async |client| answer(client.launch_instances(None, None, body)).await).await
 }
 
+/// Begins to move an instance; the job that does it.
+pub(crate) async fn migrate(session: &Session, id: InstanceId, body: MigrateInstance) -> Result<Job, Failure> {
+    session.change(async |client| answer(client.migrate_instance(&id, None, None, &body)).await).await
+}
+
 /// What the serial console printed last; bytes that are no text are replaced.
 pub(crate) async fn log(session: &Session, id: InstanceId) -> Result<String, Failure> {
     let call = async |client: Client| byte_stream(client.get_log(&id)).await;
@@ -218,6 +234,15 @@ impl InstanceCommand {
                 let end =
                     async |id| session.change(async |c| answer(c.terminate_instance(&id, None, None)).await).await;
                 which.run(context, "terminated", end).await
+            }
+            Self::Migrate { id, to, wait } => {
+                let id = resolve(session, &INSTANCE, id).await?;
+                let host = resolve_option(session, &HOST, to.as_ref()).await?;
+                let mut job = migrate(session, id, MigrateInstance { host }).await?;
+                if *wait {
+                    job = wait::until_done(session, job.id).await?;
+                }
+                context.format.print_change(&json_of(&job)?, &job.id.to_string())
             }
             Self::Reboot { ids } => {
                 let which = Which { ids: ids.clone(), wait: false };

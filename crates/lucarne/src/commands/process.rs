@@ -89,6 +89,9 @@ pub(crate) struct AgentArgs {
     /// The tunnel's port; a free one that it keeps, if not given
     #[arg(long, default_value_t = 0)]
     tunnel_port: u16,
+    /// TCP port where other hosts bring instances; a free one at each start if not given
+    #[arg(long, default_value_t = 0)]
+    peer_port: u16,
     /// What the host is called
     #[arg(long)]
     name: String,
@@ -183,6 +186,7 @@ impl AgentArgs {
         settings.join_token = self.join_token()?;
         settings.location = self.location.clone();
         settings.tunnel_port = self.tunnel_port;
+        settings.peer_port = self.peer_port;
         settings.driver = match self.driver {
             Driver::Qemu => DriverKind::Qemu,
             Driver::Simulated => DriverKind::Simulated { records_per_second: self.simulated_records },

@@ -161,7 +161,8 @@ async fn tell_rounds(story: &mut Story, tenant: &Tenant, id: InstanceId, who: &s
 }
 
 async fn tell_pinned(story: &mut Story, tenant: &Tenant, id: InstanceId) -> Result<(), Failure> {
-    let actual = memory(tenant, id).await?.actual;
+    let told = |shown: &ShownMemory| shown.actual.is_some();
+    let actual = look(async || memory(tenant, id).await, told).await?.actual;
     let left = actual.as_ref().map(|actual| actual.evictions);
     let seen = left.map_or_else(|| "its host tells nothing of its memory".into(), |left| format!("{left} have left"));
     story.step("m2 is pinned: none of its pages leaves", "0 have left", seen, left == Some(0));

@@ -11,6 +11,8 @@ const TRIES: u32 = 60;
 /// How long one try may take, in seconds: what is dropped on the way is never answered. Not by wget's own option, with
 /// which Debian's static busybox crashes.
 const ANSWER_SECONDS: u32 = 3;
+/// The same where an answer is expected: it comes when both machines have had their turn, however busy their hosts are.
+const PATIENT_SECONDS: u32 = 30;
 
 /// One thing that a guest tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,7 @@ pub(crate) fn script(page: &str, ports: &[u16], probes: &[Probe]) -> String {
         "#!/bin/sh\n\
          mkdir -p /srv/www\n\
          echo '{page}' > /srv/www/index.html\n\
-         get() {{ timeout {ANSWER_SECONDS} wget -q -O - \"http://$1/\" 2>&1 | head -n 1; }}\n\
+         get() {{ timeout ${{2:-{ANSWER_SECONDS}}} wget -q -O - \"http://$1/\" 2>&1 | head -n 1; }}\n\
          get_in_the_end() {{\n\
          for _ in $(seq {TRIES}); do found=$(get $1); case $found in page*) break ;; esac; sleep 1; done\n\
          echo \"$found\"\n\
@@ -90,26 +92,27 @@ pub(crate) fn script(page: &str, ports: &[u16], probes: &[Probe]) -> String {
          }}\n\
          sweep() {{\n\
          rm -f /run/sweep\n\
-         for last in $(seq $2 $3); do (ping -c 1 -W 2 $1.$last > /dev/null && echo $last >> /run/sweep) & done\n\
+         for last in $(seq $2 $3); do (ping -c 1 -W 10 $1.$last > /dev/null && echo $last >> /run/sweep) & done\n\
          wait\n\
          echo \"$(cat /run/sweep | wc -l) of $(($3 - $2 + 1)) answer\"\n\
          }}\n\
-         echo_requests() {{ ping -c 3 -W 2 $1 2>&1 | grep received; }}\n\
+         echo_requests() {{ ping -c 3 -W $2 $1 2>&1 | grep received; }}\n\
          say() {{ printf '\\n{MARK}%s:%s\\n' \"$1\" \"${{2:-{NO_ANSWER}}}\" | tee -a /run/probes; }}\n"
     );
     // Writing to a string cannot fail.
     for port in ports {
         let _ = writeln!(text, "httpd -p {port} -h /srv/www");
     }
-    for Probe { name, attempt, .. } in probes {
+    for Probe { name, attempt, expected, .. } in probes {
+        let patience = if *expected == Expected::Silence { ANSWER_SECONDS } else { PATIENT_SECONDS };
         let _ = match attempt {
             Attempt::PageInTheEnd(at) => writeln!(text, "say {name} \"$(get_in_the_end {at})\""),
-            Attempt::Page(at) => writeln!(text, "say {name} \"$(get {at})\""),
+            Attempt::Page(at) => writeln!(text, "say {name} \"$(get {at} {patience})\""),
             Attempt::PageUntilSilence(at) => writeln!(text, "say {name} \"$(get_until_silence {at})\""),
             Attempt::Sweep(network, first, last) => {
                 writeln!(text, "say {name} \"$(sweep {network} {first} {last})\"")
             }
-            Attempt::Ping(at) => writeln!(text, "say {name} \"$(echo_requests {at})\""),
+            Attempt::Ping(at) => writeln!(text, "say {name} \"$(echo_requests {at} {patience})\""),
         };
     }
     // Once more, in case the kernel or the console's shell wrote into the middle of a line.

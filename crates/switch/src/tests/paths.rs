@@ -47,6 +47,26 @@ fn a_packet_for_another_host_goes_through_the_tunnel_in_its_network() {
     assert_eq!(scene.out.to_guests.len(), 1);
 }
 
+/// A guest that moves has a port at its new host before it is there.
+#[test]
+fn a_port_gets_packets_when_its_guest_lives_here_and_takes_its_connections_up_then() {
+    let mut scene = Scene::new();
+    scene.plan.ports.push(port_plan(FAR));
+    scene.apply();
+    scene.send(WEB, FAR, udp(1, 53, 5));
+    assert_eq!((scene.out.to_guests.len(), scene.out.to_tunnel.len()), (0, 1), "it still lives on the other host");
+    scene.wait(Duration::from_secs(100));
+    scene.plan.networks[0].endpoints[3].host = HERE;
+    scene.apply();
+    scene.send(WEB, FAR, udp(1, 53, 5));
+    assert_eq!(scene.out.to_guests.len(), 1);
+    scene.send(FAR_DATABASE, FAR, tcp(40000, 80, ACK));
+    assert_eq!(scene.out.to_guests.len(), 2, "a connection that is older than the port goes on");
+    scene.wait(Duration::from_secs(100));
+    scene.send(FAR_DATABASE, FAR, tcp(40001, 80, ACK));
+    assert_eq!(scene.out.to_guests.len(), 2, "later nothing begins in its middle");
+}
+
 #[test]
 fn records_tell_how_far_the_other_end_is() {
     let path = |machine, location: &str| {

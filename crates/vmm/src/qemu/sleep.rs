@@ -69,7 +69,7 @@ impl Vm {
     }
 
     async fn save_through(&self, listener: UnixListener, uri: &str, to: &Path) -> Result<(), Error> {
-        self.leave_memory_out(SAVING).await?;
+        self.leave_memory_out(SAVING, true).await?;
         self.ask(SAVING, "migrate", json!({ "uri": uri })).await?;
         let draft = Draft::new(to, None)?;
         let end = Instant::now() + self.patience;
@@ -81,7 +81,7 @@ impl Vm {
 
     /// Takes in what [`Self::save_devices`] wrote. The VM was started to wait for it, with the file as its standard input.
     pub(super) async fn load_devices(&self) -> Result<(), Error> {
-        self.leave_memory_out(LOADING).await?;
+        self.leave_memory_out(LOADING, true).await?;
         self.ask(LOADING, "migrate-incoming", json!({ "uri": STANDARD_INPUT })).await?;
         self.until_completed(LOADING, Instant::now() + self.patience).await
     }
@@ -101,12 +101,13 @@ impl Vm {
         Ok(command_line::has_nic(&self.ask("looking at its devices", "qom-list", devices).await?))
     }
 
-    async fn leave_memory_out(&self, step: &'static str) -> Result<(), Error> {
-        let capability = json!({ "capability": "x-ignore-shared", "state": true });
+    /// Whether the guest's memory is left out of what is saved and loaded. It holds for good, so it is said each time.
+    pub(super) async fn leave_memory_out(&self, step: &'static str, leave_out: bool) -> Result<(), Error> {
+        let capability = json!({ "capability": "x-ignore-shared", "state": leave_out });
         self.ask(step, "migrate-set-capabilities", json!({ "capabilities": [capability] })).await.map(drop)
     }
 
-    async fn until_completed(&self, step: &'static str, end: Instant) -> Result<(), Error> {
+    pub(super) async fn until_completed(&self, step: &'static str, end: Instant) -> Result<(), Error> {
         loop {
             let told = self.ask(step, "query-migrate", json!({})).await?;
             match told["status"].as_str() {

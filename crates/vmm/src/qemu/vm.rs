@@ -25,7 +25,7 @@ use super::{
     locked,
 };
 use crate::{
-    driver::{Disk, MachineSpec, SerialLine, Stop},
+    driver::{Disk, MachineSpec, Passage, SerialLine, Stop},
     error::Error,
     files,
     limits::{self, CORE, LOCKED_MEMORY, Limits, OPEN_FILES},
@@ -49,32 +49,40 @@ const QUIT_PATIENCE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(5);
 
 /// Where a VM's processors begin.
-#[derive(Debug)]
 pub(super) enum Entry {
     Boot,
     /// Where its devices were saved, whose state is in the file.
     Sleep(File),
     /// Where its template's were; its card is not among them.
     WarmState(File),
+    /// Where another host's VM stands still, which it does too.
+    Receive(Box<dyn Passage>),
 }
 
-/// What is done before its processors run.
-struct Preparation {
-    loads: bool,
-    plugs: bool,
+/// What comes between the start of its process and that of its processors.
+enum Preparation {
+    Nothing,
+    /// Its devices are loaded from standard input, and its card is plugged in if it is not among them.
+    Load {
+        plugs: bool,
+    },
+    /// All of it is taken in, and its processors are not started.
+    Receive(Box<dyn Passage>),
 }
 
 impl Entry {
     /// The arguments of the process, its standard input, and what comes after its start.
     fn prepare(self, arguments: Vec<String>) -> (Vec<String>, Stdio, Preparation) {
-        let (file, plugs) = match self {
-            Self::Boot => return (arguments, Stdio::null(), Preparation { loads: false, plugs: false }),
-            Self::Sleep(file) => (file, false),
-            Self::WarmState(file) => (file, true),
+        let (mut arguments, stdin, preparation) = match self {
+            Self::Boot => return (arguments, Stdio::null(), Preparation::Nothing),
+            Self::Sleep(file) => (arguments, Stdio::from(file), Preparation::Load { plugs: false }),
+            Self::WarmState(file) => {
+                (command_line::without_nic(arguments), Stdio::from(file), Preparation::Load { plugs: true })
+            }
+            Self::Receive(from) => (arguments, Stdio::null(), Preparation::Receive(from)),
         };
-        let mut arguments = if plugs { command_line::without_nic(arguments) } else { arguments };
         arguments.extend(["-incoming".to_owned(), "defer".to_owned()]);
-        (arguments, Stdio::from(file), Preparation { loads: true, plugs })
+        (arguments, stdin, preparation)
     }
 }
 
@@ -95,7 +103,7 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// Starts the process and returns when the guest's processors run. On an error nothing of it runs.
+    /// Starts the process and returns when the guest's processors run, or could. On an error nothing of it runs.
     pub(super) async fn start(spec: &MachineSpec, entry: Entry, shared: &Shared) -> Result<Self, Error> {
         let instance = spec.instance;
         let directory = shared.directory(instance);
@@ -136,14 +144,21 @@ impl Vm {
         record: Record,
         directory: Directory,
         process: Process,
-        (shared, Preparation { loads, plugs }): (&Shared, Preparation),
+        (shared, preparation): (&Shared, Preparation),
     ) -> Result<Self, Error> {
         let vm = Self::connect(record, directory, process, shared).await?;
-        if loads {
-            vm.load_devices().await?;
-        }
-        if plugs {
-            vm.plug_nic().await?;
+        match preparation {
+            Preparation::Nothing => {}
+            Preparation::Load { plugs } => {
+                vm.load_devices().await?;
+                if plugs {
+                    vm.plug_nic().await?;
+                }
+            }
+            Preparation::Receive(from) => {
+                vm.receive(from).await?;
+                return Ok(vm);
+            }
         }
         vm.ask("starting its processors", "cont", json!({})).await?;
         Ok(vm)

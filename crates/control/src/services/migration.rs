@@ -1,0 +1,80 @@
+//! Moving a running instance to another host: what may be asked for, and the job that is made of it.
+//!
+//! Owns which instances can move. The room at the other host is promised in the request's own transaction, so that a move that
+//! cannot be is refused at once; the rest is the workflow's work. In the order of its steps: the other host prepares and takes
+//! the instance in while it runs on ([`crate::workflow::steps`]); one transaction makes that host its own; what is left at the
+//! old one goes.
+
+use lucarne_api::{
+    Call, Problem,
+    bodies::{
+        NoQuery,
+        instance::{Job, JobKind, MigrateInstance},
+    },
+    input::Json,
+};
+use lucarne_model::{ErrorCode, HostId, InstanceId, instance::InstanceState, memory_report::MemoryState, warm::Began};
+
+use super::attachments::wrong_state;
+use crate::{
+    Caller, Controller,
+    fleet::Fleet,
+    random,
+    records::{InstanceRecord, JobRecord},
+    store::{Scope, Tx},
+    workflow::{effects, engine},
+};
+
+pub(crate) async fn migrate_instance(
+    controller: &Controller,
+    call: Call<Caller, (InstanceId,), NoQuery, Json<MigrateInstance>>,
+) -> Result<Json<Job>, Problem> {
+    let (scope, id, wished) = (call.caller.scope(), call.path.0, call.body.0.host);
+    let fleet = controller.fleet.clone();
+    let job = controller.change(&call, move |tx| begin(tx, &fleet, (scope, id), wished)).await?;
+    controller.workflows.resume_at(id).await?;
+    Ok(Json(job))
+}
+
+/// Promises the room and makes the job, or refuses.
+pub(crate) fn begin(
+    tx: &mut Tx<'_>,
+    fleet: &Fleet,
+    (scope, id): (Scope, InstanceId),
+    wished: Option<HostId>,
+) -> Result<Job, Problem> {
+    let mut record: InstanceRecord = tx.get(scope, id)?;
+    check(tx, fleet, &record)?;
+    effects::reserve(tx, fleet, &mut record, wished)?;
+    engine::begin(tx, JobKind::Migrate, &record, random::id())
+}
+
+fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<(), Problem> {
+    let id = record.instance.id;
+    let refuse = |code, detail: String| Err(Problem::new(code, detail));
+    if record.instance.state != InstanceState::Running {
+        return Err(wrong_state(id, record.instance.state, "running"));
+    }
+    let jobs = tx.referring::<JobRecord>(Scope::Everything, id)?;
+    if record.passage.is_some() || jobs.iter().any(|job| !job.is_finished()) {
+        return refuse(ErrorCode::IncorrectState, format!("another job works on {id}; `lucarne job list` shows it"));
+    }
+    if !record.instance.volumes.is_empty() {
+        let detail = format!("the bytes of the volumes of {id} are on its host, and volumes do not move");
+        return refuse(ErrorCode::VolumeElsewhere, detail);
+    }
+    let Some(host) = record.instance.host.filter(|host| !fleet.is_down(*host, tx.now())) else {
+        return refuse(ErrorCode::HostUnreachable, format!("the host of {id} does not answer"));
+    };
+    if let Some(Began::Warm { .. }) = fleet.began(host, id, record.instance.generation) {
+        let detail =
+            format!("{id} began from a warm state, which is its host's own; stopped and started again it can move");
+        return refuse(ErrorCode::IncorrectState, detail);
+    }
+    match fleet.memory_of(host, id).map(|memory| memory.state) {
+        None | Some(MemoryState::Active) => Ok(()),
+        Some(MemoryState::Paused | MemoryState::Hibernated) => {
+            refuse(ErrorCode::IncorrectState, format!("{id} waits for memory; it can move when it goes on"))
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Instances that move from host to host: what runs in them goes on, once, whatever is killed meanwhile.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use lucarne_tests::{
+    api::Api,
+    cloud::{Cloud, Driver},
+    eventually, image,
+};
+use serde_json::{Value, json};
+
+const MIB: u64 = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+const SLOW: Duration = Duration::from_secs(240);
+
+fn host_of(operator: &Api, instance: &str) -> anyhow::Result<String> {
+    let shown = operator.get(&format!("/v1/instances/{instance}"))?.ok()?;
+    shown["host"].as_str().map(Into::into).with_context(|| format!("it has no host: {shown}"))
+}
+
+fn other_host(operator: &Api, host: &str) -> anyhow::Result<String> {
+    let hosts = operator.list("/v1/hosts")?;
+    let other = hosts.iter().filter_map(|other| other["id"].as_str()).find(|other| *other != host);
+    other.map(Into::into).context("there is no other host")
+}
+
+/// Hosts that simulate, and an instance that runs on one of them.
+struct Bed {
+    cloud: Cloud,
+    operator: Api,
+    tenant: Api,
+    instance: String,
+    home: String,
+    away: String,
+}
+
+impl Bed {
+    fn make() -> anyhow::Result<Self> {
+        let cloud = Cloud::start(Driver::Simulated, 2)?;
+        let (operator, tenant) = (cloud.operator()?, cloud.tenant("first")?);
+        let (_, subnet) = tenant.network()?;
+        let image = image::fake(&tenant, false)?;
+        let instance = tenant.launch(json!({"image": image, "subnet": subnet, "memory": 64 * MIB}))?;
+        tenant.await_state(&format!("/v1/instances/{instance}"), "state", "running", PATIENCE)?;
+        let home = host_of(&operator, &instance)?;
+        let away = other_host(&operator, &home)?;
+        Ok(Self { cloud, operator, tenant, instance, home, away })
+    }
+
+    fn migrate(&self) -> anyhow::Result<String> {
+        self.tenant.make(&format!("/v1/instances/{}/migrate", self.instance), json!({}), "/id")
+    }
+
+    /// Which of the hosts' folders is the instance's.
+    fn number(&self, host: &str) -> anyhow::Result<usize> {
+        let name = self.operator.get(&format!("/v1/hosts/{host}"))?.ok()?["name"].clone();
+        if name == "host-1" { Ok(0) } else { Ok(1) }
+    }
+
+    /// Waits for the job's end; gives its state.
+    fn ended(&self, job: &str) -> anyhow::Result<Value> {
+        let over = || {
+            let job = self.tenant.get(&format!("/v1/jobs/{job}")).ok()?.body;
+            (job["state"] == "done" || job["state"] == "failed").then_some(job)
+        };
+        eventually("the job is over", SLOW, over).with_context(|| self.cloud.logs())
+    }
+
+    /// Both hosts' promises: room for this one instance, on its own host and nowhere else.
+    fn is_only_at(&self, host: &str) -> anyhow::Result<()> {
+        let mut hosts = Vec::new();
+        let alone = || {
+            hosts = self.operator.list("/v1/hosts").ok()?;
+            let right = |one: &Value| {
+                let here = u64::from(one["id"] == host);
+                one["instances"] == here && one["used"]["vcpus"] == here && one["used"]["memory"] == here * 64 * MIB
+            };
+            hosts.iter().all(right).then_some(())
+        };
+        eventually("only its host has promised room", SLOW, alone).with_context(|| format!("{hosts:?}"))?;
+        ensure!(host_of(&self.operator, &self.instance)? == host);
+        self.tenant.await_state(&format!("/v1/instances/{}", self.instance), "state", "running", PATIENCE)?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_migration_survives_a_kill_of_the_controller_at_every_step() -> anyhow::Result<()> {
+    let mut bed = Bed::make()?;
+    for point in [
+        "migrate.transfer.before",
+        "migrate.transfer.after",
+        "migrate.switch.after",
+        "migrate.leave.before",
+        "migrate.leave.after",
+    ] {
+        bed.cloud.kill_controller();
+        bed.cloud.start_controller(Some(point))?;
+        let job = bed.migrate()?;
+        let controller = bed.cloud.controller.as_mut().context("there is a controller")?;
+        controller.await_log(&format!("holding at {point}"), SLOW)?;
+        bed.cloud.kill_controller();
+        bed.cloud.start_controller(None)?;
+        let job = bed.ended(&job)?;
+        ensure!(job["state"] == "done", "after a kill at {point}: {job}");
+        (bed.home, bed.away) = (bed.away.clone(), bed.home.clone());
+        bed.is_only_at(&bed.home).with_context(|| format!("after a kill at {point}"))?;
+    }
+    Ok(())
+}
+
+/// Whichever agent is killed, in the middle or at the end of the way, the instance is on one host in the end, and runs.
+#[test]
+fn a_migration_is_finished_or_undone_when_either_agent_is_killed() -> anyhow::Result<()> {
+    let mut bed = Bed::make()?;
+    for (point, kills_target) in [
+        ("migrate.transfer.before", true),
+        ("migrate.transfer.before", false),
+        ("migrate.switch.before", true),
+        ("migrate.leave.before", false),
+    ] {
+        bed.cloud.kill_controller();
+        bed.cloud.start_controller(Some(point))?;
+        let job = bed.migrate()?;
+        let controller = bed.cloud.controller.as_mut().context("there is a controller")?;
+        controller.await_log(&format!("holding at {point}"), SLOW)?;
+        let host = bed.number(if kills_target { &bed.away } else { &bed.home })?;
+        bed.cloud.kill_host(host);
+        bed.cloud.start_host(host, |_| {})?;
+        bed.cloud.kill_controller();
+        bed.cloud.start_controller(None)?;
+        let job = bed.ended(&job)?;
+        if job["state"] == "done" {
+            (bed.home, bed.away) = (bed.away.clone(), bed.home.clone());
+        }
+        bed.is_only_at(&bed.home).with_context(|| format!("after {point}, target {kills_target}: {job}"))?;
+    }
+    Ok(())
+}
