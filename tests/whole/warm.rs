@@ -114,6 +114,8 @@ fn two_that_go_on_from_one_state_are_two_machines() -> anyhow::Result<()> {
     for (instance, other) in instances.iter().zip(instances.iter().rev()) {
         let shown = scene.running(instance)?;
         ensure!(shown["began"] == json!({"from": "warm", "digest": digest}), "{shown}");
+        let moved = scene.tenant.post(&format!("/v1/instances/{instance}/migrate"), &json!({}))?;
+        ensure!(moved.code() == "IncorrectState" && moved.body["detail"].to_string().contains("warm"), "{moved:?}");
         scene.tenant.await_log(instance, &format!("page of {other}"), PATIENCE).with_context(|| scene.cloud.logs())?;
         let log = scene.tenant.await_log(instance, "count: 3", PATIENCE)?;
         let who = who(&log).with_context(|| format!("it did not say who it is:\n{log}"))?;

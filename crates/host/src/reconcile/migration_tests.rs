@@ -6,6 +6,7 @@ use lucarne_model::{
     ErrorCode, HostId, InstanceId, Moment,
     actual::{ActualState, Capacity},
     desired::{Desired, DesiredMigration, Power},
+    warm::Began,
 };
 
 use super::{
@@ -55,7 +56,11 @@ impl Host {
             }
             for step in steps {
                 self.known.handle_begun(&step);
-                self.known.handle_done(step.clone(), Ok(Product::Nothing), self.now);
+                let product = match step {
+                    Step::Start(..) => Product::Began(Began::Cold { because: None }),
+                    _ => Product::Nothing,
+                };
+                self.known.handle_done(step.clone(), Ok(product), self.now);
                 done.push(step);
             }
         }
@@ -104,6 +109,8 @@ fn an_instance_that_came_is_told_and_goes_on_when_it_is_this_hosts_own() {
     host.told(Power::Running, None);
     assert!(matches!(host.settle()[..], [Step::LetGo(_)]));
     assert_eq!(host.state(), ActualState::Running);
+    let began = &host.known.running[&id()].began;
+    assert!(matches!(began, Began::Cold { because: Some(_) }), "it says that it did not boot here: {began:?}");
     assert!(host.steps().is_empty());
 }
 
