@@ -25,6 +25,82 @@ fn other_host(operator: &Api, host: &str) -> anyhow::Result<String> {
     other.map(Into::into).context("there is no other host")
 }
 
+/// Serves numbered lines without end.
+const SERVES: &str = "#!/bin/sh
+mkdir -p /srv/www/cgi-bin
+cat > /srv/www/cgi-bin/lines <<'END'
+#!/bin/sh
+printf 'Content-Type: text/plain\r\n\r\n'
+n=0
+while :; do n=$((n+1)); echo \"line $n of a page that has no end, and whose lines are long enough to be sent at once\"; usleep 50000; done
+END
+chmod +x /srv/www/cgi-bin/lines
+echo page > /srv/www/index.html
+httpd -p 80 -h /srv/www
+";
+
+/// Fetches them over one connection, and checks that none is missing.
+const FETCHES: &str = "#!/bin/sh
+(until timeout 3 wget -q -O /dev/null http://10.0.1.10/; do sleep 1; done
+wget -q -O - http://10.0.1.10/cgi-bin/lines | (last=0; while read -r _ n _; do
+    [ \"$n\" = $((last + 1)) ] || echo \"probe: WRONG $n after $last\"
+    last=$n
+    [ $((n % 20)) = 0 ] && echo \"probe: came $n\"
+done)
+echo 'probe: CLOSED') > /dev/console 2>&1 &
+";
+
+/// How many lines the one that fetches has said to have; an error if the connection has not held.
+fn came(tenant: &Api, fetches: &str) -> anyhow::Result<u64> {
+    let log = tenant.log(fetches)?;
+    ensure!(!log.contains("probe: WRONG") && !log.contains("probe: CLOSED"), "the connection broke:\n{log}");
+    let told = log.lines().filter_map(|line| line.trim().strip_prefix("probe: came ")?.parse().ok());
+    Ok(told.last().unwrap_or_default())
+}
+
+fn await_more(cloud: &Cloud, tenant: &Api, fetches: &str, more: u64) -> anyhow::Result<()> {
+    let wanted = came(tenant, fetches)? + more;
+    // Whether they have come or never will.
+    let is_over = || (!matches!(came(tenant, fetches), Ok(lines) if lines < wanted)).then_some(());
+    eventually("more lines come", SLOW, is_over)
+        .with_context(|| format!("{:?}\n{}", tenant.log(fetches), cloud.logs()))?;
+    came(tenant, fetches).with_context(|| cloud.logs()).map(drop)
+}
+
+#[test]
+fn a_download_goes_on_while_the_machine_that_serves_it_moves() -> anyhow::Result<()> {
+    let cloud = Cloud::start(Driver::Qemu, 2)?;
+    let (operator, image, tenant) = (cloud.operator()?, cloud.tiny()?, cloud.tenant("first")?);
+    let (_, subnet) = tenant.network()?;
+    let launch = |address: &str, user_data: &str| {
+        tenant.launch(json!({"image": image, "subnet": subnet, "memory": 128 * MIB, "address": address,
+            "user_data": user_data}))
+    };
+    let (serves, fetches) = (launch("10.0.1.10", SERVES)?, launch("10.0.1.11", FETCHES)?);
+    for instance in [&serves, &fetches] {
+        tenant
+            .await_state(&format!("/v1/instances/{instance}"), "state", "running", SLOW)
+            .with_context(|| cloud.logs())?;
+    }
+    await_more(&cloud, &tenant, &fetches, 20)?;
+
+    let home = host_of(&operator, &serves)?;
+    cloud.run(&tenant, &["instance", "migrate", &serves, "--wait"])?;
+    ensure!(host_of(&operator, &serves)? == other_host(&operator, &home)?, "it is where it was");
+    let shown = tenant.get(&format!("/v1/instances/{serves}"))?.ok()?;
+    ensure!(shown["state"] == "running" && shown["began"]["from"] == "cold", "{shown}");
+    await_more(&cloud, &tenant, &fetches, 100)?;
+
+    let moved = || {
+        let path = format!("/v1/flows?since=0&limit=1000&instance={serves}&end_reason=instance-migrated&port=80");
+        let records = operator.get(&path).ok()?.body["items"].as_array()?.clone();
+        (!records.is_empty()).then_some(records)
+    };
+    let records = eventually("its flows are told to have moved", SLOW, moved).with_context(|| cloud.logs())?;
+    ensure!(records.iter().all(|record| record["host"] == *home), "{records:?}");
+    Ok(())
+}
+
 /// Hosts that simulate, and an instance that runs on one of them.
 struct Bed {
     cloud: Cloud,
