@@ -24,11 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// Says who it is, serves a page, fetches the other's, and counts.
 fn user_data(other: &str) -> String {
     format!(
-        "#!/bin/sh\n(echo \"who: $(metadata meta-data/instance-id) $(cat /sys/class/net/eth0/address) \
+        "#!/bin/sh\n(printf '\\n'; echo \"who: $(metadata meta-data/instance-id) $(cat /sys/class/net/eth0/address) \
          $(cat /proc/sys/kernel/random/boot_id) $(head -c 16 /dev/urandom | md5sum | cut -c 1-32) end\"\n\
          mkdir -p /srv/www; echo \"page of $(metadata meta-data/instance-id)\" > /srv/www/index.html\n\
          httpd -p 80 -h /srv/www\n\
-         until wget -q -T 3 -O /tmp/page http://{other}/; do sleep 1; done; cat /tmp/page\n\
+         until timeout 3 wget -q -O /tmp/page http://{other}/; do sleep 1; done; cat /tmp/page\n\
          n=0; while :; do n=$((n+1)); echo \"count: $n\"; sleep 1; done) > /dev/console 2>&1 &\n"
     )
 }
