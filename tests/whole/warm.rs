@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// Says who it is, serves a page, fetches the other's, and counts.
 fn user_data(other: &str) -> String {
     format!(
-        "#!/bin/sh\n(printf '\\n'; echo \"who: $(metadata meta-data/instance-id) $(cat /sys/class/net/eth0/address) \
+        "#!/bin/sh\n(echo \"who: $(metadata meta-data/instance-id) $(cat /sys/class/net/eth0/address) \
          $(cat /proc/sys/kernel/random/boot_id) $(head -c 16 /dev/urandom | md5sum | cut -c 1-32) end\"\n\
          mkdir -p /srv/www; echo \"page of $(metadata meta-data/instance-id)\" > /srv/www/index.html\n\
          httpd -p 80 -h /srv/www\n\
@@ -35,7 +35,8 @@ fn user_data(other: &str) -> String {
 
 /// What it printed of itself: instance, MAC, boot id, random number.
 fn who(log: &str) -> Option<Vec<String>> {
-    let line = log.lines().find_map(|line| line.trim().strip_prefix("who: ")?.strip_suffix(" end"))?;
+    // The console's prompt may stand before it.
+    let line = log.lines().find_map(|line| line.split_once("who: ")?.1.trim_end().strip_suffix(" end"))?;
     Some(line.split_whitespace().map(Into::into).collect())
 }
 
