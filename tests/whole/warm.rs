@@ -28,14 +28,15 @@ fn user_data(other: &str) -> String {
          $(cat /proc/sys/kernel/random/boot_id) $(head -c 16 /dev/urandom | md5sum | cut -c 1-32) end\"\n\
          mkdir -p /srv/www; echo \"page of $(metadata meta-data/instance-id)\" > /srv/www/index.html\n\
          httpd -p 80 -h /srv/www\n\
-         until wget -q -T 3 -O /tmp/page http://{other}/; do sleep 1; done; cat /tmp/page\n\
+         until timeout 3 wget -q -O /tmp/page http://{other}/; do sleep 1; done; cat /tmp/page\n\
          n=0; while :; do n=$((n+1)); echo \"count: $n\"; sleep 1; done) > /dev/console 2>&1 &\n"
     )
 }
 
 /// What it printed of itself: instance, MAC, boot id, random number.
 fn who(log: &str) -> Option<Vec<String>> {
-    let line = log.lines().find_map(|line| line.trim().strip_prefix("who: ")?.strip_suffix(" end"))?;
+    // The console's prompt may stand before it.
+    let line = log.lines().find_map(|line| line.split_once("who: ")?.1.trim_end().strip_suffix(" end"))?;
     Some(line.split_whitespace().map(Into::into).collect())
 }
 

@@ -140,7 +140,8 @@ impl Word {
 
     /// None: no word has these bits.
     pub(crate) fn from_bits(bits: u128) -> Option<Self> {
-        (Self::new(Self(bits).state(), Motion::Still).0 == bits).then_some(Self(bits))
+        let is_written = !matches!(bits & 15, KEPT | REMOTE);
+        (is_written && Self::new(Self(bits).state(), Motion::Still).0 == bits).then_some(Self(bits))
     }
 
     pub(crate) fn as_away(self) -> Option<Away> {
