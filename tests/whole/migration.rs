@@ -54,8 +54,8 @@ echo 'probe: CLOSED') > /dev/console 2>&1 &
 fn came(tenant: &Api, fetches: &str) -> anyhow::Result<u64> {
     let log = tenant.log(fetches)?;
     ensure!(!log.contains("probe: WRONG") && !log.contains("probe: CLOSED"), "the connection broke:\n{log}");
-    let told = log.lines().filter_map(|line| line.trim().strip_prefix("probe: came ")?.parse().ok());
-    Ok(told.last().unwrap_or_default())
+    let mut told = log.lines().filter_map(|line| line.trim().strip_prefix("probe: came ")?.parse().ok());
+    Ok(told.next_back().unwrap_or_default())
 }
 
 fn await_more(cloud: &Cloud, tenant: &Api, fetches: &str, more: u64) -> anyhow::Result<()> {
