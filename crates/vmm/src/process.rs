@@ -27,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 use crate::qemu::User;
 
 /// How long a process may be without arguments before it is taken for one that never has any.
-const EXEC_PATIENCE: Duration = Duration::from_millis(100);
+const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A process that runs, or has run.
 #[derive(Clone, Debug)]
