@@ -27,7 +27,7 @@ pub enum Driver {
     Simulated,
 }
 
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(90);
 
 #[derive(Debug)]
 pub struct Cloud {
