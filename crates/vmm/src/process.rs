@@ -9,8 +9,8 @@
 pub(crate) mod descriptor;
 
 use std::{
-    fs,
-    io::{self, PipeReader},
+    fs::{self, File},
+    io::{self, PipeReader, Read},
     os::{
         fd::{AsFd, OwnedFd},
         unix::process::CommandExt,
@@ -28,6 +28,9 @@ use crate::qemu::User;
 
 /// How long a process may be without arguments before it is taken for one that never has any.
 const EXEC_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Octets of arguments that are looked for at first, more than a VM's process has; longer ones are read again.
+const COMMAND_LINE: usize = 16 << 10;
 
 /// A process that runs, or has run.
 #[derive(Clone, Debug)]
@@ -107,7 +110,7 @@ pub(crate) fn find<T>(wanted: impl Fn(&[String]) -> Option<T>) -> io::Result<Vec
 /// In the middle of an exec(2), as a VM's process is when prlimit becomes QEMU, a process has no arguments either, but
 /// it has a program: then it is looked at again, for as long as a busy machine may need.
 fn arguments_of(pid: u32) -> Vec<String> {
-    let read = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let read = || command_line(pid).unwrap_or_default();
     let mut line = read();
     let end = Instant::now() + EXEC_PATIENCE;
     while line.is_empty() && fs::read_link(format!("/proc/{pid}/exe")).is_ok() && Instant::now() < end {
@@ -118,6 +121,22 @@ fn arguments_of(pid: u32) -> Vec<String> {
     text.split_terminator('\0').map(str::to_owned).collect()
 }
 
+/// The arguments as the kernel has them, each with a zero after it.
+///
+/// Read by one read(2): each looks into the memory that the process has at that moment, so that of two reads the first
+/// could take the beginning of one program's arguments and the second what follows that offset in the next one's.
+fn command_line(pid: u32) -> io::Result<Vec<u8>> {
+    let mut line = vec![0; COMMAND_LINE];
+    loop {
+        let length = File::open(format!("/proc/{pid}/cmdline"))?.read(&mut line)?;
+        if length < line.len() {
+            line.truncate(length);
+            return Ok(line);
+        }
+        line.resize(2 * length, 0);
+    }
+}
+
 fn as_pid(pid: u32) -> io::Result<Pid> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a process id"))
@@ -125,7 +144,7 @@ fn as_pid(pid: u32) -> io::Result<Pid> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, path::Path};
+    use std::path::Path;
 
     use super::*;
     use crate::limits::{self, CORE};
@@ -152,7 +171,7 @@ mod tests {
         let mark = format!("3{:09}", std::process::id());
         let is_ours = |arguments: &[String]| arguments.contains(&mark).then_some(());
         // Some of these looks fall into the exec by which prlimit becomes the program.
-        for round in 0..50 {
+        for round in 0..300 {
             let (process, _said) = spawn("sleep", &[&mark]);
             assert_eq!(find(is_ours).unwrap(), [(process.pid, ())], "round {round}");
             process.kill();
