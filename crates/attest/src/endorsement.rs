@@ -76,47 +76,18 @@ fn anchors<'a>(roots: &'a [CertificateDer<'a>]) -> Result<Vec<TrustAnchor<'a>>, 
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PublicKeyData};
-    use time::OffsetDateTime;
+    use std::slice::from_ref;
 
     use super::*;
+    use crate::example::{Maker, NOW};
 
-    struct Maker {
-        certificate: Octets,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
-    fn at(seconds: i64) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp(seconds).expect("a time")
-    }
-    fn params(usage: &[u64], ca: bool) -> CertificateParams {
-        let mut params = CertificateParams::default();
-        (params.not_before, params.not_after) = (at(1000), at(2000));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(usage.to_vec())];
-        if ca {
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.extended_key_usages = Vec::new();
-        }
-        params
-    }
-    fn maker() -> Maker {
-        let (key, params) = (KeyPair::generate().expect("a key"), params(&[], true));
-        let certificate = params.self_signed(&key).expect("a certificate").der().to_vec().into();
-        Maker { certificate, issuer: Issuer::new(params, key) }
-    }
-    fn endorsed(by: &Maker, usage: &[u64]) -> (Octets, Key) {
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params(usage, false).signed_by(&key, &by.issuer).expect("a certificate");
-        (certificate.der().to_vec().into(), spki::read(&key.subject_public_key_info()).expect("P-256"))
-    }
     const EK: [u64; 5] = [2, 23, 133, 8, 1];
-    const NOW: Moment = Moment::from_secs(1500);
 
     #[test]
     fn a_trusted_maker_vouches_for_a_key_of_its_own_at_a_time() {
-        let (maker, other) = (maker(), maker());
-        let (certificate, key) = endorsed(&maker, &EK);
-        let roots = [other.certificate.clone(), maker.certificate.clone()];
+        let (maker, other) = (Maker::new(), Maker::new());
+        let (certificate, key) = maker.endorse(&EK);
+        let roots = [other.root.clone(), maker.root.clone()];
         let chain = [certificate];
         assert_eq!(verify(&chain, &roots, NOW), Ok(key));
         let refused = |result: Result<Key, EndorsementError>| result.expect_err("refused");
@@ -131,29 +102,26 @@ mod tests {
 
     #[test]
     fn a_certificate_that_is_for_something_else_is_refused() {
-        let maker = maker();
-        let (certificate, _) = endorsed(&maker, &[1, 3, 6, 1, 5, 5, 7, 3, 1]);
-        let refused = verify(&[certificate], &[maker.certificate], NOW);
+        let maker = Maker::new();
+        let (certificate, _) = maker.endorse(&[1, 3, 6, 1, 5, 5, 7, 3, 1]);
+        let refused = verify(&[certificate], &[maker.root], NOW);
         assert!(matches!(refused, Err(EndorsementError::Untrusted(_))));
     }
 
     #[test]
     fn a_makers_own_certificate_is_no_endorsement() {
-        let maker = maker();
-        let refused = verify(std::slice::from_ref(&maker.certificate), std::slice::from_ref(&maker.certificate), NOW);
+        let maker = Maker::new();
+        let refused = verify(from_ref(&maker.root), from_ref(&maker.root), NOW);
         assert!(refused.is_err());
     }
 
     #[test]
     fn octets_that_are_no_certificates_are_refused() {
-        let maker = maker();
-        let (certificate, _) = endorsed(&maker, &EK);
+        let maker = Maker::new();
+        let (certificate, _) = maker.endorse(&EK);
         let junk = Octets(vec![0x30, 3, 1, 2, 3]);
-        assert!(matches!(
-            verify(std::slice::from_ref(&junk), &[maker.certificate], NOW),
-            Err(EndorsementError::Unreadable(_))
-        ));
-        assert_eq!(verify(std::slice::from_ref(&certificate), &[junk], NOW), Err(EndorsementError::Root { at: 0 }));
+        assert!(matches!(verify(from_ref(&junk), &[maker.root], NOW), Err(EndorsementError::Unreadable(_))));
+        assert_eq!(verify(from_ref(&certificate), &[junk], NOW), Err(EndorsementError::Root { at: 0 }));
         assert_eq!(verify(&vec![certificate; 9], &[], NOW), Err(EndorsementError::TooLong(9)));
     }
 }

@@ -1,7 +1,7 @@
 //! Measurements as they are written down: a host's as events of its log, a guest's as one description of a launch.
 //!
 //! Owns both canonical forms and reads them back strictly. What a host measures, and how, is the hands'; what to think of
-//! it is for those who judge. Nothing that was extended is passed over: an event that is not ours becomes a
+//! it is [`reference`](crate::reference)'s. Nothing that was extended is passed over: an event that is not ours becomes a
 //! measurement too, which says what its register is for.
 
 use lucarne_model::{Component, ErrorCode, Measurement, storage::Digest};
