@@ -27,6 +27,11 @@ impl Digest {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+    pub fn to_bytes(&self) -> [u8; 32] {
+        let nibble = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
+        let digits = self.0.as_bytes();
+        std::array::from_fn(|at| nibble(digits[2 * at]) << 4 | nibble(digits[2 * at + 1]))
+    }
 }
 impl std::fmt::Display for Digest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

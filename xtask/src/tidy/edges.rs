@@ -6,26 +6,28 @@
 use super::{Finding, source::Tree};
 
 /// Each crate and those that it may use. Only for its tests a crate may use more, see [`TEST_EDGES`].
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("model", &[]),
     // rooms: they decide and never act
     ("flows", &["model"]),
     ("memory", &["model"]),
+    ("attest", &["model"]),
     // hands: they act
     ("switch", &["model", "flows"]),
     ("vmm", &["model"]),
     ("pager", &["model", "memory"]),
+    ("tpm", &["model", "attest"]),
     ("collector", &["model", "flows"]),
     // the face
     ("api", &["model"]),
     // where rooms meet
-    ("control", &["model", "flows", "memory", "api", "vmm", "collector"]),
-    ("host", &["model", "flows", "memory", "api", "switch", "vmm", "pager"]),
+    ("control", &["model", "flows", "memory", "attest", "api", "vmm", "collector"]),
+    ("host", &["model", "flows", "memory", "attest", "api", "switch", "vmm", "pager", "tpm"]),
     // the binary
-    ("lucarne", &["model", "flows", "api", "collector", "pager", "control", "host"]),
+    ("lucarne", &["model", "flows", "attest", "api", "collector", "pager", "control", "host"]),
     // beside the house
-    ("tests", &["model", "api"]),
-    ("bench", &["model", "flows", "memory", "switch", "vmm", "pager", "api", "collector", "control", "host"]),
+    ("tests", &["model", "attest", "api"]),
+    ("bench", &["model", "flows", "memory", "attest", "switch", "vmm", "pager", "tpm", "api", "collector", "control", "host"]),
     ("xtask", &[]),
 ];
 
