@@ -21,6 +21,7 @@ pub mod identity;
 pub mod instance;
 pub mod lease;
 pub mod memory;
+pub mod memory_move;
 pub mod memory_report;
 pub mod mitigation;
 pub mod network;
