@@ -99,6 +99,38 @@ fn a_download_goes_on_while_the_machine_that_serves_it_moves() -> anyhow::Result
     let records = eventually("its flows are told to have moved", SLOW, moved).with_context(|| cloud.logs())?;
     let counts = |record: &Value| record["verdict"] == "accept" && record["packets"].as_u64() > Some(0);
     ensure!(records.iter().all(counts), "{records:?}");
+
+    // Whose instance it is not, but whose hosts they are.
+    let back = ["instance", "migrate", &serves, "--to", &home, "--wait", "--output", "json"];
+    let job: Value = serde_json::from_str(&cloud.run(&operator, &back)?)?;
+    ensure!(host_of(&operator, &serves)? == home, "it did not come back");
+    ensure!(job["cause"] == "asked" && job["moved"]["to"] == *home, "{job}");
+    await_more(&cloud, &tenant, &fetches, 100)?;
+    let jobs = tenant.list("/v1/jobs")?;
+    let moves: Vec<&Value> = jobs.iter().map(|job| &job["moved"]).filter(|moved| !moved.is_null()).collect();
+    ensure!(moves.len() == 2, "{jobs:?}");
+    for moved in &moves {
+        ensure!(moved["stood_still_millis"].is_u64() && moved["pages"].as_u64() > Some(1000), "{moved}");
+        ensure!(
+            moved["from"] != *home && moved["to"] != *home,
+            "tenants do not learn which machine a host is: {moved}"
+        );
+    }
+    println!("stood still for {:?} ms", moves.iter().map(|moved| &moved["stood_still_millis"]).collect::<Vec<_>>());
+    let pages: u64 = moves.iter().filter_map(|moved| moved["pages"].as_u64()).sum();
+    await_charged(&cloud, &tenant, pages)
+}
+
+/// Waits until so many pages are on the bill as moved, and no others.
+fn await_charged(cloud: &Cloud, tenant: &Api, pages: u64) -> anyhow::Result<()> {
+    let mut usage = Value::Null;
+    let charged = || {
+        usage = tenant.get("/v1/usage").ok()?.body;
+        let line = usage["lines"].as_array()?.iter().find(|line| line["item"] == "pages-moved")?;
+        (line["count"].as_u64()? >= pages).then(|| line.clone())
+    };
+    let line = eventually("the moves are charged", PATIENCE, charged).with_context(|| cloud.logs())?;
+    ensure!(line["count"] == pages && line["micros"].as_u64() > Some(0), "{line}");
     Ok(())
 }
 
@@ -125,8 +157,12 @@ impl Bed {
         Ok(Self { cloud, operator, tenant, instance, home, away })
     }
 
+    fn path(&self) -> String {
+        format!("/v1/instances/{}/migrate", self.instance)
+    }
+
     fn migrate(&self) -> anyhow::Result<String> {
-        self.tenant.make(&format!("/v1/instances/{}/migrate", self.instance), json!({}), "/id")
+        self.tenant.make(&self.path(), json!({}), "/id")
     }
 
     /// Which of the hosts' folders is the instance's.
@@ -214,4 +250,32 @@ fn a_migration_is_finished_or_undone_when_either_agent_is_killed() -> anyhow::Re
         bed.is_only_at(&bed.home).with_context(|| format!("after {point}, target {kills_target}: {job}"))?;
     }
     Ok(())
+}
+
+/// Moves survive a kill of the controller that has not charged them yet, and are charged once.
+#[test]
+fn operators_and_owners_move_an_instance_others_do_not_and_each_move_is_charged_once() -> anyhow::Result<()> {
+    let mut bed = Bed::make()?;
+    let stranger = bed.cloud.tenant("second")?;
+    let refused = stranger.post(&bed.path(), &json!({}))?;
+    ensure!((refused.status, &refused.body["code"]) == (404, &json!("InvalidInstanceId.NotFound")), "{refused:?}");
+    let is_there = bed.operator.post(&bed.path(), &json!({"host": bed.home}))?;
+    ensure!((is_there.status, &is_there.body["code"]) == (409, &json!("IncorrectState")), "{is_there:?}");
+    let unknown = bed.tenant.post(&bed.path(), &json!({"host": "host-00000000000000001"}))?;
+    ensure!(unknown.body["code"] == "InsufficientInstanceCapacity", "{unknown:?}");
+
+    let job = bed.operator.make(&bed.path(), json!({"host": bed.away}), "/id")?;
+    let job = bed.ended(&job)?;
+    ensure!(job["state"] == "done" && job["moved"]["stood_still_millis"].is_u64(), "{job}");
+    bed.is_only_at(&bed.away)?;
+    bed.cloud.kill_controller();
+    bed.cloud.start_controller(None)?;
+    let again = || bed.migrate().ok();
+    let job = eventually("it can move again", SLOW, again).with_context(|| bed.cloud.logs())?;
+    ensure!(bed.ended(&job)?["state"] == "done");
+    bed.is_only_at(&bed.home)?;
+    await_charged(&bed.cloud, &bed.tenant, 2 * 64 * 256)?;
+    bed.cloud.kill_controller();
+    bed.cloud.start_controller(None)?;
+    await_charged(&bed.cloud, &bed.tenant, 2 * 64 * 256)
 }

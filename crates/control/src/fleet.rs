@@ -226,6 +226,7 @@ mod tests {
             reason: None,
             volumes: Vec::new(),
             began: None,
+            stood_still_millis: None,
         };
         let report = |instances| Report {
             version: 1,

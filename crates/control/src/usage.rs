@@ -17,7 +17,7 @@ use lucarne_memory::{
     ledger::{Ledger, LedgerError, entries},
     usage::{Charge, Entry, Mode, Usage},
 };
-use lucarne_model::{AccountId, HostId, InstanceId, Moment, memory_report::InstanceMemory};
+use lucarne_model::{AccountId, HostId, InstanceId, Moment, memory_move::Moved, memory_report::InstanceMemory};
 
 /// The longest time between two reports for which the later one is believed.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -38,6 +38,14 @@ pub(crate) struct Reading {
     pub(crate) account: AccountId,
     pub(crate) mode: Mode,
     pub(crate) memory: InstanceMemory,
+}
+
+/// A move of an instance to another host, as the store has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    pub(crate) account: AccountId,
+    pub(crate) instance: InstanceId,
+    pub(crate) moved: Moved,
 }
 
 /// What was used, by instance.
@@ -75,18 +83,24 @@ impl UsageLedger {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Charges what was held since the readings before. Blocks until it is on the disk.
-    pub(crate) fn charge(&self, readings: &[Reading]) -> io::Result<()> {
+    /// Charges what was held since the readings before, and those of all moves that are not charged yet: each once, however
+    /// often it is given. Blocks until it is on the disk.
+    pub(crate) fn charge(&self, readings: &[Reading], moves: &[Move]) -> io::Result<()> {
         let mut kept = self.lock();
         let before = (kept.ledger.clone(), kept.file.metadata()?.len());
         let mut lines = String::new();
         for reading in readings {
             for charge in kept.charges(reading) {
                 let Reading { host, account, memory, .. } = reading;
-                let number = kept.ledger.last_number(*host).map_or(0, |last| last.saturating_add(1));
-                let (at, instance) = (memory.at, memory.instance);
-                let entry = Entry { host: *host, number, at, account: *account, instance, charge };
-                lines += &kept.ledger.append(&entry).map_err(io::Error::other)?;
+                lines += &kept.append(*host, memory.at, (*account, memory.instance), charge)?;
+            }
+        }
+        let mut moves = moves.to_vec();
+        moves.sort_unstable_by_key(|one| one.moved.at);
+        for Move { account, instance, moved } in moves {
+            if kept.ledger.last_move(instance).is_none_or(|last| last < moved.at) {
+                let charge = Charge::Moved { pages: moved.pages };
+                lines += &kept.append(moved.to, moved.at, (account, instance), charge)?;
             }
         }
         kept.read.retain(|instance, _| readings.iter().any(|reading| reading.memory.instance == *instance));
@@ -127,6 +141,18 @@ impl UsageLedger {
 }
 
 impl Kept {
+    /// The line of the next entry that is told for the host.
+    fn append(
+        &mut self,
+        host: HostId,
+        at: Moment,
+        (account, instance): (AccountId, InstanceId),
+        charge: Charge,
+    ) -> io::Result<String> {
+        let number = self.ledger.last_number(host).map_or(0, |last| last.saturating_add(1));
+        self.ledger.append(&Entry { host, number, at, account, instance, charge }).map_err(io::Error::other)
+    }
+
     /// What a reading comes to, beside the one before. The first of an instance begins its time.
     fn charges(&mut self, reading: &Reading) -> Vec<Charge> {
         let Reading { mode, ref memory, .. } = *reading;
@@ -179,7 +205,7 @@ mod tests {
         let path = folder.path().join("usage.ledger");
         let ledger = UsageLedger::open(&path).unwrap();
         for (secs, mode) in [(100, Mode::Generic), (110, Mode::Generic), (110, Mode::Generic), (120, Mode::Soaker)] {
-            ledger.charge(&[reading(secs, mode, 7)]).unwrap();
+            ledger.charge(&[reading(secs, mode, 7)], &[]).unwrap();
         }
         assert_eq!(held(&ledger, Mode::Generic, None), 7 * 20_000);
         assert_eq!(held(&ledger, Mode::Generic, Some(115)), 7 * 10_000);
@@ -193,11 +219,36 @@ mod tests {
         file.write_all(b"torn").unwrap();
         let again = UsageLedger::open(&path).unwrap();
         assert_eq!(held(&again, Mode::Generic, None), 7 * 20_000);
-        again.charge(&[reading(500, Mode::Soaker, 7)]).unwrap();
+        again.charge(&[reading(500, Mode::Soaker, 7)], &[]).unwrap();
         assert_eq!(held(&again, Mode::Soaker, None), 0, "nobody told what was held meanwhile");
-        again.charge(&[reading(1000, Mode::Soaker, 7)]).unwrap();
+        again.charge(&[reading(1000, Mode::Soaker, 7)], &[]).unwrap();
         assert_eq!(held(&again, Mode::Soaker, None), 7 * 60_000, "nor for all of a long silence");
         UsageLedger::open(&path).unwrap();
+    }
+
+    /// Also of one that is given again after a restart, or with later ones.
+    #[test]
+    fn a_move_is_charged_once_however_often_it_is_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("usage.ledger");
+        let at = |secs, pages| {
+            let (from, to) = (HostId::from_bits(1), HostId::from_bits(2));
+            let moved = Moved { at: Moment::from_secs(secs), from, to, pages: Pages(pages), stood_still_millis: None };
+            Move { account: ACCOUNT, instance: InstanceId::from_bits(1), moved }
+        };
+        let charged = |ledger: &UsageLedger| {
+            let used = ledger.usage(ACCOUNT, None, &[]).unwrap();
+            used.values().flat_map(BTreeMap::values).map(|usage| (usage.moves, usage.pages_moved)).collect::<Vec<_>>()
+        };
+        let ledger = UsageLedger::open(&path).unwrap();
+        ledger.charge(&[reading(100, Mode::Generic, 7)], &[at(110, 5)]).unwrap();
+        ledger.charge(&[reading(100, Mode::Generic, 7)], &[at(110, 5)]).unwrap();
+        assert_eq!(charged(&ledger), [(1, 5)]);
+        let again = UsageLedger::open(&path).unwrap();
+        again.charge(&[], &[at(130, 2), at(110, 5), at(120, 1)]).unwrap();
+        again.charge(&[], &[at(120, 1)]).unwrap();
+        assert_eq!(charged(&again), [(3, 8)]);
+        assert_eq!(charged(&UsageLedger::open(&path).unwrap()), [(3, 8)]);
     }
 
     #[test]
@@ -205,7 +256,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("usage.ledger");
         let ledger = UsageLedger::open(&path).unwrap();
-        (0..5).for_each(|secs| ledger.charge(&[reading(secs, Mode::Generic, 7)]).unwrap());
+        (0..5).for_each(|secs| ledger.charge(&[reading(secs, Mode::Generic, 7)], &[]).unwrap());
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replacen("\"resident\":7", "\"resident\":6", 1)).unwrap();
         assert!(matches!(UsageLedger::open(&path), Err(UsageError::Ledger { .. })));

@@ -98,7 +98,8 @@ impl Agent {
                 Origin::Boot | Origin::Template => Began::Cold { because: None },
             };
             let standing = standing(&desired, parts.driver.as_ref(), spec.instance).await;
-            let running = Running { generation: spec.generation, began, disks: disks.collect(), standing };
+            let (generation, disks) = (spec.generation, disks.collect());
+            let running = Running { generation, began, disks, standing, stood_still: None };
             known.handle_adopted(spec.instance, running, now);
         }
         Ok(Self::spawn(parts, folder, (known, desired), (pace, at_end), events, shutdown))

@@ -62,7 +62,10 @@ impl Hands {
                 let passage = passage.map_err(|error| peer_failure(&error))?;
                 self.memory.receive(spec, passage).await.map_err(|error| driver_failure(&error))?;
             }
-            Step::LetGo(instance) => self.memory.go_on(*instance).await.map_err(|error| driver_failure(&error))?,
+            Step::LetGo(instance) => {
+                let stood_still = self.memory.go_on(*instance).await.map_err(|error| driver_failure(&error))?;
+                return Ok(Product::WentOn { stood_still });
+            }
             Step::MakeWarmState(template) => {
                 let saved = self.memory.make_warm_state(template).await.map_err(|error| warm_failure(&error))?;
                 return Ok(Product::Saved(saved));

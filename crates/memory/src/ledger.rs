@@ -10,9 +10,9 @@
 
 use std::collections::BTreeMap;
 
-use lucarne_model::{AccountId, HostId, InstanceId};
+use lucarne_model::{AccountId, HostId, InstanceId, Moment};
 
-use crate::usage::{Entry, Usage};
+use crate::usage::{Charge, Entry, Usage};
 
 /// What the lines so far come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub struct Ledger {
     checksum: u32,
     lines: u64,
     last_numbers: BTreeMap<HostId, u64>,
+    last_moves: BTreeMap<InstanceId, Moment>,
     accounts: BTreeMap<AccountId, BTreeMap<InstanceId, Usage>>,
 }
 
@@ -89,6 +90,11 @@ impl Ledger {
         self.last_numbers.get(&host).copied()
     }
 
+    /// When the instance's last move was that is charged: an earlier one is too, for they are charged in their order.
+    pub fn last_move(&self, instance: InstanceId) -> Option<Moment> {
+        self.last_moves.get(&instance).copied()
+    }
+
     /// What an account used, by instance; those that are gone too.
     pub fn usage(&self, account: AccountId) -> impl Iterator<Item = (InstanceId, &Usage)> {
         self.accounts.get(&account).into_iter().flatten().map(|(instance, usage)| (*instance, usage))
@@ -110,6 +116,9 @@ impl Ledger {
         self.checksum = checksum;
         self.lines += 1;
         self.last_numbers.insert(entry.host, entry.number);
+        if matches!(entry.charge, Charge::Moved { .. }) {
+            self.last_moves.insert(entry.instance, entry.at);
+        }
         self.accounts.entry(entry.account).or_default().entry(entry.instance).or_default().add(&entry.charge);
     }
 

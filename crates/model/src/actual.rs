@@ -130,6 +130,10 @@ pub struct ActualInstance {
     /// Of one that runs.
     #[serde(default)]
     pub began: Option<Began>,
+    /// For how long it stood still on its way, of one that came from another host and went on: from the last instruction there
+    /// to the first one here, but for the way of the last bytes. None if an agent was started anew meanwhile.
+    #[serde(default)]
+    pub stood_still_millis: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -23,6 +23,7 @@ pub mod instance;
 pub mod lease;
 pub mod measurement;
 pub mod memory;
+pub mod memory_move;
 pub mod memory_report;
 pub mod mitigation;
 pub mod network;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
+    time::Instant,
 };
 
 use crate::Error;
@@ -205,8 +206,9 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// before. One of [`Origin::Warm`] is not brought: the other host knows neither its devices nor its memory's origin.
     async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error>;
     /// Takes in a VM that another host sends. When it is done the VM stands still, to go on by [`Driver::resume`]; on an error
-    /// there is nothing of it here. Standing here already with this generation: does nothing.
-    async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error>;
+    /// there is nothing of it here. Since when it stands still is returned, if that is known. Standing here already with this
+    /// generation: does nothing.
+    async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<Option<Instant>, Error>;
 
     /// Ends the VM and returns when nothing of it runs. Not running: does nothing.
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error>;

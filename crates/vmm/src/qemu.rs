@@ -26,7 +26,10 @@ use std::{
 
 use async_trait::async_trait;
 use lucarne_model::{Bytes, InstanceId, VolumeId};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::{
+    sync::{OnceCell, mpsc},
+    time::Instant,
+};
 
 pub use self::acceleration::Acceleration;
 use self::vm::{Entry, Vm};
@@ -262,8 +265,9 @@ impl Driver for Qemu {
         vm.send(to, user).await
     }
 
-    async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error> {
-        self.start_in_task(spec, Entry::Receive(from)).await
+    async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<Option<Instant>, Error> {
+        self.start_in_task(spec, Entry::Receive(from)).await?;
+        Ok(self.running(spec.instance)?.still_since.get().copied())
     }
 
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use lucarne_model::{Bytes, InstanceId, VolumeId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     },
     error::Error,
     files::{self, Draft},
+    passage,
     record::{Directory, Record},
 };
 
@@ -252,20 +253,25 @@ impl Driver for Simulated {
     async fn send(&self, instance: InstanceId, mut to: Box<dyn Passage>) -> Result<(), Error> {
         self.machine(instance)?;
         let broken = |error: std::io::Error| Error::Refused { instance, step: "sending it", reason: error.to_string() };
-        to.write_all(MEMORY).await.map_err(broken)?;
-        to.shutdown().await.map_err(broken)?;
-        self.set_paused(instance, true)
+        passage::carry_away(&mut &MEMORY[..], &mut *to).await.map_err(broken)?;
+        self.set_paused(instance, true)?;
+        // As with a real one: whoever has all of it waits to be told who goes on.
+        let _ = passage::close(&mut *to, Duration::ZERO).await;
+        Ok(())
     }
 
-    async fn receive(&self, spec: &MachineSpec, mut from: Box<dyn Passage>) -> Result<(), Error> {
+    async fn receive(&self, spec: &MachineSpec, mut from: Box<dyn Passage>) -> Result<Option<Instant>, Error> {
         let instance = spec.instance;
         let mut memory = Vec::new();
-        let read = from.read_to_end(&mut memory).await;
-        if read.is_err() || memory != MEMORY {
-            return Err(Error::Refused { instance, step: "taking it in", reason: "it did not come whole".into() });
-        }
+        let taken = passage::take_in(&mut *from, &mut memory).await.ok().filter(|_| memory == MEMORY);
+        let since = taken.ok_or_else(|| Error::Refused {
+            instance,
+            step: "taking it in",
+            reason: "it did not come whole".into(),
+        })?;
         self.start(spec).await?;
-        self.set_paused(instance, true)
+        self.set_paused(instance, true)?;
+        Ok(Some(since))
     }
 
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {

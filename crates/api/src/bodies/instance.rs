@@ -6,6 +6,7 @@ use lucarne_model::{
     AccountId, Bytes, HostId, ImageId, InstanceId, JobId, Moment, SecurityGroupId, SubnetId, Tags, Vcpus, VolumeId,
     instance::{Instance, Placement, StateReason},
     memory::MemorySettings,
+    memory_move::{MoveCause, Moved},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,12 @@ pub struct Job {
     /// The step that is being done, or the last one.
     pub step: String,
     pub reason: Option<StateReason>,
+    /// Why the instance moves; of migrations only.
+    #[serde(default)]
+    pub cause: Option<MoveCause>,
+    /// What a migration came to, from the instant on at which the instance was the other host's.
+    #[serde(default)]
+    pub moved: Option<Moved>,
     pub created: Moment,
     pub changed: Moment,
     #[serde(default)]

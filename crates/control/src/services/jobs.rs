@@ -7,15 +7,16 @@ use lucarne_api::{
 };
 use lucarne_model::JobId;
 
+use super::shown;
 use crate::{Caller, Controller, records::JobRecord, store::Tx};
 
 pub(crate) async fn list_jobs(
     controller: &Controller,
     call: Call<Caller, (), ListQuery, Nothing>,
 ) -> Result<Json<Page<Job>>, Problem> {
-    let (scope, query) = (call.caller.scope(), call.query);
-    let shown = move |tx: &Tx<'_>| tx.page_shown(scope, &query, |_, record: JobRecord| Ok(record.job));
-    controller.store.read(shown).await.map(Json)
+    let (scope, query, caller) = (call.caller.scope(), call.query, call.caller);
+    let page = move |tx: &Tx<'_>| tx.page_shown(scope, &query, |_, record: JobRecord| Ok(shown::job(&caller, record)));
+    controller.store.read(page).await.map(Json)
 }
 
 pub(crate) async fn get_job(
@@ -23,5 +24,9 @@ pub(crate) async fn get_job(
     call: Call<Caller, (JobId,), NoQuery, Nothing>,
 ) -> Result<Json<Job>, Problem> {
     let (scope, id) = (call.caller.scope(), call.path.0);
-    controller.store.read(move |tx| tx.get::<JobRecord>(scope, id)).await.map(|record| Json(record.job))
+    controller
+        .store
+        .read(move |tx| tx.get::<JobRecord>(scope, id))
+        .await
+        .map(|record| Json(shown::job(&call.caller, record)))
 }

@@ -9,11 +9,14 @@ use lucarne_api::{
     Call, Problem,
     bodies::{
         NoQuery,
-        instance::{Job, JobKind, MigrateInstance},
+        instance::{Job, MigrateInstance},
     },
     input::Json,
 };
-use lucarne_model::{ErrorCode, HostId, InstanceId, instance::InstanceState, memory_report::MemoryState, warm::Began};
+use lucarne_model::{
+    ErrorCode, HostId, InstanceId, instance::InstanceState, memory_move::MoveCause, memory_report::MemoryState,
+    warm::Began,
+};
 
 use super::attachments::wrong_state;
 use crate::{
@@ -29,9 +32,11 @@ pub(crate) async fn migrate_instance(
     controller: &Controller,
     call: Call<Caller, (InstanceId,), NoQuery, Json<MigrateInstance>>,
 ) -> Result<Json<Job>, Problem> {
-    let (scope, id, wished) = (call.caller.scope(), call.path.0, call.body.0.host);
+    let (id, wished) = (call.path.0, call.body.0.host);
+    // Where an instance is concerns the operators of its host as much as its owner.
+    let scope = if call.caller.operator { Scope::Everything } else { call.caller.scope() };
     let fleet = controller.fleet.clone();
-    let job = controller.change(&call, move |tx| begin(tx, &fleet, (scope, id), wished)).await?;
+    let job = controller.change(&call, move |tx| begin(tx, &fleet, (scope, id), wished, MoveCause::Asked)).await?;
     controller.workflows.resume_at(id).await?;
     Ok(Json(job))
 }
@@ -42,11 +47,12 @@ pub(crate) fn begin(
     fleet: &Fleet,
     (scope, id): (Scope, InstanceId),
     wished: Option<HostId>,
+    cause: MoveCause,
 ) -> Result<Job, Problem> {
     let mut record: InstanceRecord = tx.get(scope, id)?;
     check(tx, fleet, &record)?;
     effects::reserve(tx, fleet, &mut record, wished)?;
-    engine::begin(tx, JobKind::Migrate, &record, random::id())
+    engine::begin_move(tx, cause, &record, random::id())
 }
 
 fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<(), Problem> {

@@ -1,11 +1,13 @@
-//! Instances and volumes as their readers may see them.
+//! Instances, volumes and jobs as their readers may see them.
 //!
 //! Owns what is held back from tenants: which machine a host is. They are shown a name of it that is their own, so that they
 //! can tell whether two instances share a host and no two accounts can compare notes.
 
+use lucarne_api::bodies::instance::Job;
 use lucarne_model::{
     AccountId, ErrorCode, HostId, Moment,
     instance::{Instance, InstanceState, StateReason},
+    memory_move::Moved,
     memory_report::MemoryState,
     storage::Volume,
 };
@@ -14,7 +16,7 @@ use ring::digest;
 use crate::{
     Caller,
     fleet::Fleet,
-    records::{InstanceRecord, VolumeRecord},
+    records::{InstanceRecord, JobRecord, VolumeRecord},
 };
 
 /// The account's own name of a host. A host's id is random, so its digest leads nowhere.
@@ -55,6 +57,16 @@ fn sleep(state: MemoryState) -> Option<StateReason> {
         }
     };
     Some(StateReason { code: ErrorCode::InsufficientInstanceCapacity, message: message.into() })
+}
+
+pub(crate) fn job(caller: &Caller, record: JobRecord) -> Job {
+    let mut job = record.job;
+    if let Some(Moved { from, to, .. }) = &mut job.moved
+        && !caller.operator
+    {
+        (*from, *to) = (opaque_host(caller.account, *from), opaque_host(caller.account, *to));
+    }
+    job
 }
 
 pub(crate) fn volume(caller: &Caller, record: VolumeRecord) -> Volume {

@@ -19,12 +19,12 @@ use super::{memory, price_books};
 use crate::{
     Caller, Controller,
     clock::now,
-    records::InstanceRecord,
+    records::{InstanceRecord, JobRecord},
     store::{Scope, Tx},
-    usage::{Reading, Used},
+    usage::{Move, Reading, Used},
 };
 
-/// Charges all instances of which hosts have told anything new.
+/// Charges all instances of which hosts have told anything new, and all moves.
 pub(crate) async fn meter(controller: &Controller) -> Result<(), Problem> {
     let fleet = controller.fleet.clone();
     let read = move |tx: &Tx<'_>| {
@@ -36,12 +36,17 @@ pub(crate) async fn meter(controller: &Controller) -> Result<(), Problem> {
             let keeping = memory::keeping(&instance.memory_settings, instance.memory).ok()?;
             Some(Reading { host, account: instance.account, mode: Mode::of(&keeping), memory })
         };
-        Ok(placed.into_iter().filter_map(reading).collect::<Vec<_>>())
+        let readings: Vec<Reading> = placed.into_iter().filter_map(reading).collect();
+        Ok((readings, tx.with_all(|jobs| jobs.into_iter().filter_map(moved).collect::<Vec<_>>())?))
     };
-    let readings = controller.store.read(read).await?;
+    let (readings, moves) = controller.store.read(read).await?;
     let ledger = controller.usage.clone();
-    let charged = tokio::task::spawn_blocking(move || ledger.charge(&readings)).await;
+    let charged = tokio::task::spawn_blocking(move || ledger.charge(&readings, &moves)).await;
     charged.map_err(std::io::Error::other).and_then(|charged| charged).map_err(|error| unavailable(&error))
+}
+
+fn moved(JobRecord { job, .. }: &JobRecord) -> Option<Move> {
+    Some(Move { account: job.account, instance: job.instance, moved: job.moved? })
 }
 
 fn unavailable(error: &std::io::Error) -> Problem {

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use lucarne_api::Problem;
 use lucarne_memory::settings::Keeping;
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, HostId, Moment,
+    AccountId, Bytes, ErrorCode, HostId, Moment, Pages,
     instance::{InstanceState, StateReason},
+    memory_move::Moved,
     network::NetworkInterface,
     storage::VolumeState,
 };
@@ -16,21 +17,20 @@ use lucarne_model::{
 use crate::{
     fleet::Fleet,
     placement::{self, Candidate, Demand, Wish},
-    records::{HostRecord, InstanceRecord, Leg, Passage, VolumeRecord},
+    records::{HostRecord, InstanceRecord, JobRecord, Leg, Passage, VolumeRecord},
     services::{memory, shown},
     store::{Scope, Tx},
     workflow::steps::Effect,
 };
 
-/// Carries out `effect` on `record`; `reason` is the job's, if it failed.
+/// Carries out `effect` on the instance's record, which is put, and on that of its job, which the caller puts.
 pub(super) fn perform(
     tx: &mut Tx<'_>,
     fleet: &Fleet,
-    record: &mut InstanceRecord,
+    (record, job): (&mut InstanceRecord, &mut JobRecord),
     effect: Effect,
-    reason: Option<StateReason>,
 ) -> Result<(), Problem> {
-    let now = tx.now();
+    let (now, reason) = (tx.now(), job.job.reason.clone());
     match effect {
         Effect::Nothing => return Ok(()),
         Effect::Place => place(tx, fleet, record, now)?,
@@ -38,7 +38,10 @@ pub(super) fn perform(
         Effect::ShutDown => enter(record, InstanceState::ShuttingDown, reason, now),
         Effect::GiveRoomBack { confirmed } => give_room_back(tx, record, confirmed)?,
         Effect::End => return end(tx, record, reason, now),
-        Effect::Switch => switch(record),
+        Effect::Switch => job.job.moved = switch(fleet, record, now),
+        Effect::NoteStandstill { millis } => {
+            job.job.moved = job.job.moved.map(|moved| Moved { stood_still_millis: millis, ..moved });
+        }
         Effect::TurnBack => turn_back(record),
         Effect::Leave => leave(tx, record)?,
     }
@@ -107,12 +110,21 @@ pub(crate) fn reserve(
     tx.put(record)
 }
 
-fn switch(record: &mut InstanceRecord) {
-    let (Some(host), Some(passage)) = (record.instance.host, record.passage) else { return };
+fn switch(fleet: &Fleet, record: &mut InstanceRecord, at: Moment) -> Option<Moved> {
+    let (host, passage) = (record.instance.host?, record.passage?);
+    let pages = pages_that_go(fleet, host, record);
     let claimed = record.promised().memory;
     record.instance.host = Some(passage.host);
     record.claimed = Some(passage.claimed);
     record.passage = Some(Passage { host, claimed, leg: Leg::Leaving });
+    Some(Moved { at, from: host, to: passage.host, pages, stood_still_millis: None })
+}
+
+/// Its pages that hold anything, as its host told last; all of them from a host that does not tell.
+fn pages_that_go(fleet: &Fleet, host: HostId, record: &InstanceRecord) -> Pages {
+    let all = Pages::covering(record.instance.memory);
+    let told = fleet.memory_of(host, record.instance.id).map(|memory| memory.pages);
+    told.map_or(all, |pages| all - pages.untouched - pages.same_filled)
 }
 
 fn turn_back(record: &mut InstanceRecord) {

@@ -14,7 +14,7 @@ use lucarne_api::{
     Problem,
     bodies::instance::{Job, JobKind, JobState},
 };
-use lucarne_model::{InstanceId, JobId, Moment, instance::StateReason};
+use lucarne_model::{InstanceId, JobId, Moment, instance::StateReason, memory_move::MoveCause};
 
 use super::{
     effects,
@@ -82,6 +82,25 @@ impl Workflows {
 
 /// A new job, at its first step.
 pub(crate) fn begin(tx: &mut Tx<'_>, kind: JobKind, record: &InstanceRecord, id: JobId) -> Result<Job, Problem> {
+    begin_because(tx, kind, None, (record, id))
+}
+
+/// As [`begin`]: a migration, and why it is made.
+pub(crate) fn begin_move(
+    tx: &mut Tx<'_>,
+    cause: MoveCause,
+    record: &InstanceRecord,
+    id: JobId,
+) -> Result<Job, Problem> {
+    begin_because(tx, JobKind::Migrate, Some(cause), (record, id))
+}
+
+fn begin_because(
+    tx: &mut Tx<'_>,
+    kind: JobKind,
+    cause: Option<MoveCause>,
+    (record, id): (&InstanceRecord, JobId),
+) -> Result<Job, Problem> {
     let position = steps::first_position(kind);
     let job = Job {
         id,
@@ -91,6 +110,8 @@ pub(crate) fn begin(tx: &mut Tx<'_>, kind: JobKind, record: &InstanceRecord, id:
         state: JobState::Running,
         step: steps::step_name(kind, position).into(),
         reason: None,
+        cause,
+        moved: None,
         created: tx.now(),
         changed: tx.now(),
         tags: Default::default(),
@@ -166,7 +187,6 @@ fn consider(tx: &Tx<'_>, fleet: &Fleet, id: JobId) -> Result<(Decision, JobRecor
 fn carry_out(tx: &mut Tx<'_>, fleet: &Fleet, id: JobId) -> Result<Look, Problem> {
     let (decision, mut job, mut record) = consider(tx, fleet, id)?;
     let now = tx.now();
-    let reason = job.job.reason.clone();
     match decision {
         Decision::Wait { until } => return Ok(Look::Waiting { until }),
         Decision::Finish => {
@@ -175,8 +195,8 @@ fn carry_out(tx: &mut Tx<'_>, fleet: &Fleet, id: JobId) -> Result<Look, Problem>
             return Ok(Look::Over);
         }
         Decision::Fail(reason) => steps::turn_round(&mut job, reason, now),
-        Decision::Stay(effect) => effects::perform(tx, fleet, &mut record, effect, reason)?,
-        Decision::Step(effect) => match effects::perform(tx, fleet, &mut record, effect, reason) {
+        Decision::Stay(effect) => effects::perform(tx, fleet, (&mut record, &mut job), effect)?,
+        Decision::Step(effect) => match effects::perform(tx, fleet, (&mut record, &mut job), effect) {
             Ok(()) => steps::advance(&mut job, now),
             Err(problem) if is_final(&problem, &job) => {
                 let reason = StateReason { code: problem.code, message: problem.detail };

@@ -133,6 +133,10 @@ pub(crate) enum Effect {
     End,
     /// The other host is the instance's own from now on, and what is left at this one must go.
     Switch,
+    /// It has gone on at its new host, which says for how long it stood still.
+    NoteStandstill {
+        millis: Option<u64>,
+    },
     /// It stays where it is: what came to the other host must go.
     TurnBack,
     /// The other host has nothing of it, or is down: its room is free.
@@ -240,7 +244,7 @@ fn await_continuation(instance: &Instance, observed: &Observed) -> Decision {
     match observed {
         Observed::Said(actual) if actual.generation == instance.generation => match actual.state {
             ActualState::Arrived | ActualState::Preparing => Decision::Wait { until: None },
-            _ => Decision::Step(Effect::Nothing),
+            _ => Decision::Step(Effect::NoteStandstill { millis: actual.stood_still_millis }),
         },
         // It was started anew, or ended, meanwhile.
         Observed::Said(_) | Observed::HostDown | Observed::Unplaced => Decision::Step(Effect::Nothing),

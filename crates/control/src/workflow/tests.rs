@@ -51,6 +51,8 @@ pub(super) fn job(kind: JobKind) -> JobRecord {
         state: JobState::Running,
         step: steps::step_name(kind, position).into(),
         reason: None,
+        cause: None,
+        moved: None,
         created: Moment::EPOCH,
         changed: Moment::EPOCH,
         tags: Default::default(),
@@ -89,7 +91,9 @@ impl World {
             Effect::GiveRoomBack { confirmed: true } => self.instance.host = None,
             Effect::End => self.instance.state = InstanceState::Terminated,
             Effect::GiveRoomBack { confirmed: false } | Effect::Nothing => {}
-            Effect::Switch | Effect::TurnBack | Effect::Leave => unreachable!("that is a migration's"),
+            Effect::Switch | Effect::NoteStandstill { .. } | Effect::TurnBack | Effect::Leave => {
+                unreachable!("that is a migration's")
+            }
         }
         self.effects.push(effect);
         Ok(())
@@ -120,7 +124,8 @@ impl World {
 
 pub(super) fn said(state: ActualState, generation: u64) -> Observed {
     let id = InstanceId::from_bits(1);
-    Observed::Said(ActualInstance { id, generation, state, reason: None, volumes: Vec::new(), began: None })
+    let (volumes, began, stood_still_millis) = (Vec::new(), None, None);
+    Observed::Said(ActualInstance { id, generation, state, reason: None, volumes, began, stood_still_millis })
 }
 
 fn observed() -> impl Strategy<Value = Observed> {

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use lucarne_memory::governor::Life;
@@ -16,7 +17,7 @@ use lucarne_vmm::{
     Error,
     driver::{Driver, Machine, MachineEvent, MachineSpec, Origin, Paging, Passage, Stop},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Budget,
@@ -72,11 +73,14 @@ pub(super) struct Kept {
     /// Pagers that died, of this VM's earlier lives.
     pub(super) restarts_before: u32,
     pub(super) failure: Option<String>,
+    /// Since when it stands still, of one that came from another host and has not gone on.
+    still_since: Option<Instant>,
 }
 
 impl Default for Guest {
     fn default() -> Self {
-        let kept = Kept { life: Life::Running, pager: None, told: None, restarts_before: 0, failure: None };
+        let (life, restarts_before) = (Life::Running, 0);
+        let kept = Kept { life, pager: None, told: None, restarts_before, failure: None, still_since: None };
         Self { turn: tokio::sync::Mutex::default(), kept: Mutex::new(kept) }
     }
 }
@@ -170,16 +174,19 @@ impl Memory {
     pub(crate) async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error> {
         let guest = self.0.guest(spec.instance);
         let _turn = guest.turn.lock().await;
-        self.0.begin(spec, &guest, Some(from)).await
+        let still_since = self.0.begin(spec, &guest, Some(from)).await?;
+        guest.kept().still_since = still_since;
+        Ok(())
     }
 
-    /// Lets a VM go on that stands still for its way from host to host.
-    pub(crate) async fn go_on(&self, instance: InstanceId) -> Result<(), Error> {
+    /// Lets a VM go on that stands still for its way from host to host. For how long it did so is returned of one that came.
+    pub(crate) async fn go_on(&self, instance: InstanceId) -> Result<Option<Duration>, Error> {
         let guest = self.0.guest(instance);
         let _turn = guest.turn.lock().await;
         self.0.driver.resume(instance).await?;
-        guest.kept().life = Life::Running;
-        Ok(())
+        let mut kept = guest.kept();
+        kept.life = Life::Running;
+        Ok(kept.still_since.take().map(|since| since.elapsed()))
     }
 
     /// Ends a VM, asleep or not, and what was kept of its memory.
@@ -247,7 +254,12 @@ impl Memory {
 
 impl Shared {
     /// Begins a VM with a pager that has nothing yet: it boots, or another host brings it.
-    async fn begin(&self, spec: &MachineSpec, guest: &Guest, from: Option<Box<dyn Passage>>) -> Result<(), Error> {
+    async fn begin(
+        &self,
+        spec: &MachineSpec,
+        guest: &Guest,
+        from: Option<Box<dyn Passage>>,
+    ) -> Result<Option<Instant>, Error> {
         let Some(paging) = self.paging(spec.instance) else { return self.boot_or_receive(spec, from).await };
         self.give_up_pages(spec.instance, guest)?;
         let spec = MachineSpec { paging: Some(paging), ..spec.clone() };
@@ -259,10 +271,14 @@ impl Shared {
         begun
     }
 
-    async fn boot_or_receive(&self, spec: &MachineSpec, from: Option<Box<dyn Passage>>) -> Result<(), Error> {
+    async fn boot_or_receive(
+        &self,
+        spec: &MachineSpec,
+        from: Option<Box<dyn Passage>>,
+    ) -> Result<Option<Instant>, Error> {
         match from {
             Some(from) => self.driver.receive(spec, from).await,
-            None => self.driver.start(spec).await,
+            None => self.driver.start(spec).await.map(|()| None),
         }
     }
 

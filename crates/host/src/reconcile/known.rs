@@ -52,6 +52,8 @@ pub struct Running {
     pub began: Began,
     pub disks: Vec<Attachment>,
     pub standing: Standing,
+    /// For how long it stood still on its way, of one that came from another host and went on here.
+    pub stood_still: Option<Duration>,
 }
 
 /// Whether a VM that is here goes on here.
@@ -122,6 +124,7 @@ pub enum Product {
     Uploaded(Blob),
     Began(Began),
     Saved(WarmState),
+    WentOn { stood_still: Option<Duration> },
 }
 
 /// How often a step is tried before those that wait for it fail.
@@ -228,7 +231,12 @@ impl Known {
                 self.handle_here(&spec, began, Standing::Arrived);
             }
             (Step::Send { instance, .. }, _) => self.stand(instance, Standing::Sent),
-            (Step::LetGo(instance), _) => self.stand(instance, Standing::Runs),
+            (Step::LetGo(instance), product) => {
+                self.stand(instance, Standing::Runs);
+                if let (Some(running), Product::WentOn { stood_still }) = (self.running.get_mut(&instance), product) {
+                    running.stood_still = stood_still;
+                }
+            }
             (Step::MakeWarmState(template), Product::Saved(state)) => {
                 self.warm_states.insert(template.key, state);
             }
@@ -274,7 +282,8 @@ impl Known {
         // It may have ended before its start was told.
         if !self.ledger.is_over(spec.instance, spec.generation) {
             let disks = spec.disks.iter().map(|disk| Attachment { volume: disk.volume, slot: disk.slot }).collect();
-            self.running.insert(spec.instance, Running { generation: spec.generation, began, disks, standing });
+            let (generation, stood_still) = (spec.generation, None);
+            self.running.insert(spec.instance, Running { generation, began, disks, standing, stood_still });
         }
     }
 

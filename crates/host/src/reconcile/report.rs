@@ -64,14 +64,17 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
         _ => Vec::new(),
     };
     let began = running.map(|running| running.began.clone());
-    ActualInstance { id: wanted.id, generation, state, reason, volumes, began }
+    let stood_still = running.and_then(|running| running.stood_still);
+    let stood_still_millis = stood_still.map(|still| u64::try_from(still.as_millis()).unwrap_or(u64::MAX));
+    ActualInstance { id: wanted.id, generation, state, reason, volumes, began, stood_still_millis }
 }
 
 /// A VM that runs although the desired state does not speak of it.
 fn left_out(id: InstanceId, known: &Known) -> ActualInstance {
     let (generation, volumes) =
         known.running.get(&id).map(|running| (running.generation, running.disks.clone())).unwrap_or_default();
-    ActualInstance { id, generation, state: ActualState::Running, reason: None, volumes, began: None }
+    let state = ActualState::Running;
+    ActualInstance { id, generation, state, reason: None, volumes, began: None, stood_still_millis: None }
 }
 
 fn volumes(desired: &Desired, known: &Known) -> Vec<ActualVolume> {

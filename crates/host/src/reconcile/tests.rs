@@ -318,6 +318,7 @@ impl World {
                     began: Began::Cold { because: None },
                     disks,
                     standing: Standing::Runs,
+                    stood_still: None,
                 },
                 self.now,
             );

@@ -10,9 +10,8 @@
 
 use std::{io, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     time::{Instant, sleep, timeout},
 };
@@ -21,17 +20,13 @@ use super::{User, vm::Vm};
 use crate::{
     driver::{Origin, Passage},
     error::Error,
-    files,
+    files, passage,
 };
 
 const SENDING: &str = "sending it to another host";
 const RECEIVING: &str = "taking it in from another host";
-/// How long either side may give nothing.
-const SILENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(5);
-/// As much as is carried at once.
-const PIECE: usize = 256 << 10;
 /// How long the VM may stand still, as QEMU reckons it, in milliseconds.
 const DOWNTIME: u64 = 100;
 /// No limit of ours, in bytes a second.
@@ -64,15 +59,19 @@ impl Vm {
         let parameters = json!({ "max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME });
         self.ask(SENDING, "migrate-set-parameters", parameters).await?;
         self.ask(SENDING, "migrate", json!({ "uri": uri })).await?;
-        let carried = async {
-            let (mut memory, _) = timeout(self.patience, listener.accept()).await??;
-            carry(&mut memory, &mut to).await?;
-            to.shutdown().await
-        };
         let broken =
             |error: io::Error| Error::Refused { instance: self.instance, step: SENDING, reason: error.to_string() };
+        let carried = async {
+            let (mut memory, _) = timeout(self.patience, listener.accept()).await??;
+            passage::carry_away(&mut memory, &mut *to).await
+        };
         carried.await.map_err(broken)?;
-        self.until_completed(SENDING, Instant::now() + self.patience).await
+        let told = self.until_completed(SENDING, Instant::now() + self.patience).await?;
+        // From here on the other host may have all of it: whatever becomes of the way, who goes on is not said here.
+        if let Err(error) = passage::close(&mut *to, stood_still(&told)).await {
+            tracing::warn!(instance = %self.instance, %error, "the other host may not know that it has all of a VM");
+        }
+        Ok(())
     }
 
     /// After a try that failed: nothing of it is left that the next could meet, and the guest runs. If this fails QEMU has
@@ -90,41 +89,28 @@ impl Vm {
         let _ = self.resume().await;
     }
 
-    /// Takes in what [`Self::send`] brings. The VM was started to wait for it.
-    pub(super) async fn receive(&self, from: Box<dyn Passage>) -> Result<(), Error> {
+    /// Takes in what [`Self::send`] brings; returns since when the VM stands still. It was started to wait for it.
+    pub(super) async fn receive(&self, mut from: Box<dyn Passage>) -> Result<Instant, Error> {
         let socket = self.directory.run().join("here.sock");
         files::remove(&socket)?;
         self.leave_memory_out(RECEIVING, false).await?;
         let uri = format!("unix:{}", socket.display());
         self.ask(RECEIVING, "migrate-incoming", json!({ "uri": uri })).await?;
         let memory = UnixStream::connect(&socket).await.map_err(|error| Error::file("open", &socket, error))?;
-        // When it has the end it closes its side, though there may be more: whether it has all it says itself.
-        let carried = take_in(from, memory).await;
+        let carried = passage::take_in(&mut *from, memory).await;
         let taken = self.until_completed(RECEIVING, Instant::now() + self.patience).await;
         files::remove(&socket)?;
         match (taken, carried) {
-            (Ok(()), _) => Ok(()),
-            (Err(_), Err(error)) => {
+            (Ok(_), Ok(since)) => Ok(since),
+            (_, Err(error)) => {
                 Err(Error::Refused { instance: self.instance, step: RECEIVING, reason: error.to_string() })
             }
-            (failed, Ok(())) => failed,
+            (Err(error), Ok(_)) => Err(error),
         }
     }
 }
 
-async fn take_in(mut from: Box<dyn Passage>, mut memory: UnixStream) -> io::Result<()> {
-    carry(&mut from, &mut memory).await?;
-    memory.shutdown().await
-}
-
-/// Until the end of what comes.
-async fn carry(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    let mut piece = vec![0; PIECE];
-    loop {
-        let length = timeout(SILENCE, from.read(&mut piece)).await??;
-        if length == 0 {
-            return timeout(SILENCE, to.flush()).await?;
-        }
-        timeout(SILENCE, to.write_all(&piece[..length])).await??;
-    }
+/// How long the VM had stood still when all of it was sent, as QEMU has it.
+fn stood_still(told: &Value) -> Duration {
+    Duration::from_millis(told["downtime"].as_u64().unwrap_or_default())
 }

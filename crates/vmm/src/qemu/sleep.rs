@@ -83,7 +83,7 @@ impl Vm {
     pub(super) async fn load_devices(&self) -> Result<(), Error> {
         self.leave_memory_out(LOADING, true).await?;
         self.ask(LOADING, "migrate-incoming", json!({ "uri": STANDARD_INPUT })).await?;
-        self.until_completed(LOADING, Instant::now() + self.patience).await
+        self.until_completed(LOADING, Instant::now() + self.patience).await.map(drop)
     }
 
     /// Gives a VM that went on from a warm state its network card.
@@ -107,11 +107,12 @@ impl Vm {
         self.ask(step, "migrate-set-capabilities", json!({ "capabilities": [capability] })).await.map(drop)
     }
 
-    pub(super) async fn until_completed(&self, step: &'static str, end: Instant) -> Result<(), Error> {
+    /// Waits for the end of what was begun, and returns what QEMU tells of it.
+    pub(super) async fn until_completed(&self, step: &'static str, end: Instant) -> Result<Value, Error> {
         loop {
             let told = self.ask(step, "query-migrate", json!({})).await?;
             match told["status"].as_str() {
-                Some("completed") => return Ok(()),
+                Some("completed") => return Ok(told),
                 Some("failed" | "cancelled") => {
                     let reason = told["error-desc"].as_str().unwrap_or("it failed without a reason").into();
                     return Err(Error::Refused { instance: self.instance, step, reason });

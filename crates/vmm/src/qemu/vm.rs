@@ -7,7 +7,7 @@ use std::{
     io::{self, PipeReader},
     os::fd::OwnedFd,
     process::Stdio,
-    sync::Mutex,
+    sync::{Mutex, OnceLock},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::AsyncReadExt,
     net::{UnixStream, unix::pipe},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -98,6 +98,8 @@ pub(super) struct Vm {
     serial: Serial,
     pub(super) record: Mutex<Record>,
     keeper: Keeper,
+    /// Since when it stands still, of one that came from another host.
+    pub(super) still_since: OnceLock<Instant>,
     /// Held for the whole of a disk's copy: QEMU makes one at a time.
     pub(super) copying: tokio::sync::Mutex<()>,
 }
@@ -156,7 +158,7 @@ impl Vm {
                 }
             }
             Preparation::Receive(from) => {
-                vm.receive(from).await?;
+                let _ = vm.still_since.set(vm.receive(from).await?);
                 return Ok(vm);
             }
         }
@@ -182,8 +184,20 @@ impl Vm {
         let watched =
             Watched { instance, generation, directory: directory.clone(), process: process.clone(), qmp: qmp.clone() };
         let keeper = Keeper::new(watched, qmp.events(), shared.events.clone());
-        let (record, copying) = (Mutex::new(record), tokio::sync::Mutex::default());
-        Ok(Self { instance, generation, directory, process, qmp, patience, serial, record, keeper, copying })
+        let (record, still_since, copying) = (Mutex::new(record), OnceLock::new(), tokio::sync::Mutex::default());
+        Ok(Self {
+            instance,
+            generation,
+            directory,
+            process,
+            qmp,
+            patience,
+            serial,
+            record,
+            keeper,
+            still_since,
+            copying,
+        })
     }
 
     /// Ends the VM and waits until its process is gone.

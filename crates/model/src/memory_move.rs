@@ -1,0 +1,63 @@
+//! Moves from host to host: why one is made, which ones a host asks for, and what one came to.
+//!
+//! Owns the words. Whether a wish is granted is decided in the room `memory`; the move itself is a workflow of the controller.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{HostId, InstanceId, Moment, Pages};
+
+/// Why an instance moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveCause {
+    /// Somebody asked for it.
+    Asked,
+    /// Its host lacks memory even with every generic instance at its share.
+    HostShort,
+    /// It is pinned, and its host cannot hold all of it.
+    PinnedBeyondRoom,
+    /// It is a soaker that sleeps, and nothing has been unused at its host for long.
+    NothingUnused,
+    /// It is to be kept as its host cannot promise.
+    NewSettings,
+    /// It left this host for want of memory, and there is room for it again.
+    RoomAtHome,
+}
+
+impl MoveCause {
+    /// As a sentence about the instance.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Asked => "it moves to another host, as was asked for",
+            Self::HostShort => "it moves to another host: its own has too little memory",
+            Self::PinnedBeyondRoom => "it moves to another host: its own cannot hold all of its pinned memory",
+            Self::NothingUnused => "it moves to another host, which has memory for a soaker",
+            Self::NewSettings => "it moves to another host, which has room for its new memory settings",
+            Self::RoomAtHome => "it moves back to the host that it left for want of memory",
+        }
+    }
+}
+
+/// An instance that its host would rather have elsewhere. It is wished again in each report for as long as it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MoveWish {
+    pub instance: InstanceId,
+    /// What it should find at the other host.
+    pub needs: Pages,
+    pub cause: MoveCause,
+}
+
+/// What a move came to, once the instance was the other host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Moved {
+    /// When the other host became its own.
+    pub at: Moment,
+    pub from: HostId,
+    pub to: HostId,
+    /// Its pages that held anything: those that are charged, each once, however often it was sent.
+    pub pages: Pages,
+    /// From its last instruction there to its first one here, but for the way of the last bytes. None until it has gone on, and
+    /// if an agent was started anew meanwhile.
+    pub stood_still_millis: Option<u64>,
+}
