@@ -96,20 +96,27 @@ impl<T: Clone + Eq + Hash> Coded<T> {
         mut read: impl FnMut(&[u8]) -> Result<T, E>,
     ) -> Result<(), E> {
         self.codes.reserve(all.len());
+        let mut last: Option<(&[u8], u32)> = None;
         for octets in all {
-            let code = match self.seen.code(octets) {
-                Some(code) => code,
-                None => {
-                    let code = self.values.len() as u32;
-                    self.values.push(read(octets)?);
-                    self.is_indexed = false;
-                    self.seen.remember(octets, code);
-                    code
-                }
+            let code = match last {
+                Some((known, code)) if are_same(known, octets) => code,
+                _ => self.code_of(octets, &mut read)?,
             };
+            last = Some((octets, code));
             self.codes.push(code);
         }
         Ok(())
+    }
+
+    fn code_of<E>(&mut self, octets: &[u8], read: &mut impl FnMut(&[u8]) -> Result<T, E>) -> Result<u32, E> {
+        if let Some(code) = self.seen.code(octets) {
+            return Ok(code);
+        }
+        let code = self.values.len() as u32;
+        self.values.push(read(octets)?);
+        self.is_indexed = false;
+        self.seen.remember(octets, code);
+        Ok(code)
     }
 
     fn code(&mut self, value: T) -> u32 {
@@ -130,7 +137,6 @@ impl<T: Clone + Eq + Hash> Coded<T> {
 struct Seen {
     slots: Vec<Slot>,
     octets: Vec<u8>,
-    last: Slot,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -142,20 +148,10 @@ struct Slot {
 }
 
 impl Seen {
-    fn code(&mut self, octets: &[u8]) -> Option<u32> {
-        if self.is(self.last, octets) {
-            return Some(self.last.code);
-        }
+    fn code(&self, octets: &[u8]) -> Option<u32> {
         let slot = *self.slots.get(place(octets))?;
-        self.is(slot, octets).then(|| {
-            self.last = slot;
-            slot.code
-        })
-    }
-
-    fn is(&self, slot: Slot, octets: &[u8]) -> bool {
-        let at = slot.at as usize;
-        slot.length as usize == octets.len() + 1 && self.octets.get(at..at + octets.len()) == Some(octets)
+        let known = self.octets.get(slot.at as usize..)?.get(..(slot.length as usize).checked_sub(1)?)?;
+        are_same(known, octets).then_some(slot.code)
     }
 
     fn remember(&mut self, octets: &[u8], code: u32) {
@@ -163,20 +159,50 @@ impl Seen {
         let slot = Slot { at: self.octets.len() as u32, length: octets.len() as u32 + 1, code };
         self.octets.extend_from_slice(octets);
         self.slots[place(octets)] = slot;
-        self.last = slot;
     }
 }
 
-/// Where octets are looked for. Whoever chooses octets that meet makes them slower to find, and no more.
+/// Whether octets are the same: most are too few to be worth a call of the C library. What is left of them at the end of
+/// their words is looked at in a word that overlaps the one before.
+#[inline]
+fn are_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    match (one.last_chunk::<16>(), other.last_chunk::<16>()) {
+        (Some(end), Some(other_end)) => {
+            let words = one.as_chunks::<16>().0.iter().zip(other.as_chunks::<16>().0);
+            end == other_end && words.into_iter().all(|(one, other)| one == other)
+        }
+        _ => short_words(one) == short_words(other),
+    }
+}
+
+/// Where octets are looked for: a sum of their words, each times a number of its own, so that no product waits for another.
+/// Whoever chooses octets that meet makes them slower to find, and no more.
 fn place(octets: &[u8]) -> usize {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut words = octets.chunks_exact(8);
-    let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(MIX).rotate_left(29);
-    let hash = words.by_ref().fold(octets.len() as u64, |hash, word| {
-        mix(hash, word.first_chunk().map_or(0, |word| u64::from_le_bytes(*word)))
-    });
-    let rest = words.remainder().iter().fold(0, |rest, octet| rest << 8 | u64::from(*octet));
-    (mix(hash, rest).wrapping_mul(MIX) >> 32) as usize % SLOTS
+    let (mut factor, mut sum) = (MIX, octets.len() as u64);
+    let mut add = |word: u64| {
+        sum = sum.wrapping_add(word.wrapping_mul(factor));
+        factor = factor.wrapping_add(MIX << 1);
+    };
+    let (words, rest) = octets.as_chunks::<8>();
+    words.iter().for_each(|word| add(u64::from_le_bytes(*word)));
+    add(short_words(octets.last_chunk::<8>().map_or(rest, |end| end)).1);
+    ((sum ^ (sum >> 32)).wrapping_mul(MIX) >> (u64::BITS - SLOTS.ilog2())) as usize
+}
+
+/// The first and the last octets of fewer than 16 in two words, which together have all of them.
+#[inline]
+fn short_words(octets: &[u8]) -> (u64, u64) {
+    if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
+        return (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+    }
+    if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
+        return (u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into());
+    }
+    (0, octets.iter().fold(0, |word, octet| word << 8 | u64::from(*octet)))
 }
 
 #[cfg(test)]

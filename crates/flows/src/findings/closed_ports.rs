@@ -9,10 +9,12 @@ use std::{
 };
 
 use lucarne_model::{
-    EndReason, FlowRecord, InstanceId, Moment,
+    EndReason, InstanceId, Moment,
     finding::ClosedPort,
     flow::{Direction, Side},
 };
+
+use super::Sighting;
 
 #[derive(Debug)]
 pub struct ClosedPorts {
@@ -28,7 +30,8 @@ impl ClosedPorts {
         Self { tally: HashMap::new(), bound: bound.max(2), held: 0, complete_since: Moment::EPOCH }
     }
 
-    pub fn observe(&mut self, record: &FlowRecord) {
+    pub fn observe(&mut self, record: impl Into<Sighting>) {
+        let record = &record.into();
         if !is_tallied(record) {
             return;
         }
@@ -76,7 +79,7 @@ impl ClosedPorts {
 }
 
 /// Whether the record tells of a closed port, at the machine that was asked.
-pub(crate) fn is_tallied(record: &FlowRecord) -> bool {
+pub(crate) fn is_tallied(record: &Sighting) -> bool {
     record.direction == Direction::Ingress && record.side == Side::Initiator && is_closed(record.end_reason)
 }
 

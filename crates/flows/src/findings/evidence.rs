@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 
 use lucarne_model::{
-    FlowRecord, InstanceId, Moment,
+    InstanceId, Moment,
     finding::{Example, Finding, FindingKind, Subject},
 };
+
+use super::Sighting;
 
 /// Flows are noted from this part of a threshold on.
 const PART: u64 = 4;
@@ -22,7 +24,7 @@ pub(crate) struct Evidence {
 
 impl Evidence {
     /// A record counted for `subject`, which has met `met` of the `least` that make a finding.
-    pub(crate) fn see(&mut self, kind: FindingKind, subject: Subject, met: usize, least: u64, record: &FlowRecord) {
+    pub(crate) fn see(&mut self, kind: FindingKind, subject: Subject, met: usize, least: u64, record: &Sighting) {
         if (met as u64).saturating_mul(PART) < least {
             return;
         }
@@ -33,7 +35,7 @@ impl Evidence {
         }
     }
 
-    pub(crate) fn see_bytes(&mut self, record: &FlowRecord) {
+    pub(crate) fn see_bytes(&mut self, record: &Sighting) {
         let largest = self.largest.entry(record.instance).or_insert_with(|| example(record));
         if largest.bytes < record.bytes {
             *largest = example(record);
@@ -60,7 +62,7 @@ fn is_same_flow(one: &Example, other: &Example) -> bool {
     key(one) == key(other)
 }
 
-fn example(record: &FlowRecord) -> Example {
+fn example(record: &Sighting) -> Example {
     Example {
         account: record.account,
         instance: record.instance,

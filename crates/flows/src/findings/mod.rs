@@ -2,13 +2,14 @@
 //!
 //! Owns what is looked for and the state that it needs, which is bounded and never a scan of kept records: an address
 //! outside that tried many customers, a machine that tries or is refused at many addresses, one that nobody answers, one
-//! that does what it never did. Many addresses of one customer are no scanner across customers. Pure: records and the time
-//! come in, findings that are new or have changed come out.
+//! that does what it never did. Many addresses of one customer are no scanner across customers. Pure: what records
+//! say ([`Sighting`]) and the time come in, findings that are new or have changed come out.
 
 mod baseline;
 mod closed_ports;
 mod distinct;
 mod evidence;
+mod sighting;
 mod spread;
 
 use std::{
@@ -19,12 +20,13 @@ use std::{
 };
 
 use lucarne_model::{
-    AccountId, EndReason, FindingId, FlowRecord, InstanceId, Moment, VpcId,
+    AccountId, EndReason, FindingId, InstanceId, Moment, VpcId,
     finding::{Example, Finding, FindingKind, Scanner, ScannerQuery, Scanners, Subject},
     flow::{Direction, Path, Side, Verdict},
 };
 
 pub use closed_ports::ClosedPorts;
+pub use sighting::Sighting;
 
 use baseline::Baselines;
 use distinct::Count;
@@ -122,8 +124,9 @@ impl Detectors {
         }
     }
 
-    /// Takes a record in, in about the order of time.
-    pub fn observe(&mut self, record: &FlowRecord) {
+    /// Takes what a record says in, in about the order of time.
+    pub fn observe(&mut self, record: impl Into<Sighting>) {
+        let record = &record.into();
         // What was gathered in a flood has no addresses: it says how much came, not who met whom.
         if record.source.is_unspecified() && record.destination.is_unspecified() {
             return;
@@ -149,14 +152,15 @@ impl Detectors {
 
     /// Takes a record in that was tallied before a restart, in the order in which records came: it counts again, and
     /// whatever there was to tell of it has been told.
-    pub fn recall(&mut self, record: &FlowRecord) {
+    pub fn recall(&mut self, record: impl Into<Sighting>) {
+        let record = &record.into();
         if is_asked_from_outside(record) {
             self.scanners.see(record.source, record.account, record.end);
         }
     }
 
     /// A machine asked somebody: once at its own interface, whatever the other one's record says.
-    fn observe_asking(&mut self, record: &FlowRecord) {
+    fn observe_asking(&mut self, record: &Sighting) {
         let Settings { swept, refused, unanswered, .. } = self.settings;
         let asked = (record.destination, record.destination_port, record.protocol);
         let subject = Subject::Instance(record.instance);
@@ -282,12 +286,13 @@ impl Detectors {
 }
 
 /// Whether the tallies that are asked for by name hold the record: those of scanners or of closed ports.
-pub fn is_tallied(record: &FlowRecord) -> bool {
+pub fn is_tallied(record: impl Into<Sighting>) -> bool {
+    let record = &record.into();
     is_asked_from_outside(record) || closed_ports::is_tallied(record)
 }
 
 /// Whether somebody outside asked a machine; what was gathered in a flood has no addresses.
-fn is_asked_from_outside(record: &FlowRecord) -> bool {
+fn is_asked_from_outside(record: &Sighting) -> bool {
     let is_asked = record.side == Side::Initiator && record.direction == Direction::Ingress;
     let is_gathered = record.source.is_unspecified() && record.destination.is_unspecified();
     is_asked && !is_gathered && is_outside(record.path)

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use lucarne_model::{ConnState, History, HostId, InterfaceId, SubnetId, flow::Location};
+use lucarne_model::{ConnState, FlowRecord, History, HostId, InterfaceId, SubnetId, flow::Location};
 use proptest::prelude::*;
 
 use super::*;
+use crate::columns::FlowColumns;
 
 const NOW: Moment = Moment::from_secs(1_000_000);
 
@@ -285,4 +286,13 @@ proptest! {
             detectors.scanners(&ScannerQuery { min_accounts: 3, window_seconds: 300 }, NOW).items.into_iter().map(|scanner| (scanner.address, scanner.accounts)).collect();
         prop_assert_eq!(found, expected);
     }
+}
+
+#[test]
+fn a_row_of_columns_is_seen_as_its_record_is() {
+    let records = [asking(1, 1), asked_from([203, 0, 113, 1], 2, 3)];
+    let columns = FlowColumns::of(&records);
+    let seen = [0, 1].map(|row| Sighting::at(&columns, row));
+    assert_eq!(seen, [0, 1].map(|row| Sighting::from(&records[row])));
+    assert_ne!(seen[0], seen[1]);
 }

@@ -1,9 +1,9 @@
 //! A template's plan: how a whole set of its records is appended to columns, one field after the other.
 //!
-//! Owns the two passes. The first finds where each record's values are: a record is stretches of fixed length between the
-//! values that say their own length, so one place for each stretch is enough. The second takes one field at a time from
-//! all records ([`Values`]). Which field goes to which column, and how it is read, is said by the table of
-//! [`elements`](super::elements).
+//! Owns the two passes over each few records. The first finds where each record's values are: a record is stretches of fixed
+//! length between the values that say their own length, so one place for each stretch is enough. The second takes one field
+//! at a time from all of these records ([`Values`]), which so stay in the processor's nearest cache. Which field goes to
+//! which column, and how it is read, is said by the table of [`elements`](super::elements).
 
 use lucarne_model::{AccountId, HostId, InstanceId, InterfaceId, SecurityGroupId, SubnetId, VpcId};
 
@@ -21,6 +21,9 @@ const IDENTITY: [&str; 6] = ["account", "vpc", "subnet", "interface", "instance"
 const ELEMENTS: [&str; 6] = ["accountId", "vpcId", "subnetId", "interfaceId", "instanceId", "hostId"];
 /// Octets of an identity as we write it: a number and five ids.
 const IDENTITY_OCTETS: usize = 8 + 5 * ID_LENGTH as usize;
+
+/// Records that are read at once: their octets and what is made of them fit in 32 KiB.
+const BLOCK: usize = 64;
 
 /// Where a field's value is in each record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,41 +82,76 @@ impl Plan {
         groups: impl Fn(u64) -> Vec<SecurityGroupId>,
         columns: &mut FlowColumns,
     ) -> Result<(usize, usize), DecodeError> {
-        let (places, end) = self.places(body, shortest).ok_or(DecodeError::Truncated { set })?;
-        let of = |spot: Spot| Values { body, places: &places, stretches: self.stretches.len(), spot };
-        let rows = places.len() / self.stretches.len();
-        columns.reserve(rows);
+        let shortest = shortest.max(1);
+        let most = BLOCK.min(body.len() / shortest);
+        let mut places = Places { of: vec![0; self.stretches.len() * most], most, records: 0 };
+        let (mut rows, mut at) = (0, 0);
+        while body.len() - at >= shortest {
+            at = self.places(body, at, shortest, &mut places).ok_or(DecodeError::Truncated { set })?;
+            rows += places.records;
+            self.take_block(body, &places, &groups, columns)?;
+        }
+        columns.fill(columns.identity.codes().len());
+        Ok((rows, at))
+    }
+
+    fn take_block(
+        &self,
+        body: &[u8],
+        places: &Places,
+        groups: &impl Fn(u64) -> Vec<SecurityGroupId>,
+        columns: &mut FlowColumns,
+    ) -> Result<(), DecodeError> {
+        let of = |spot: Spot| Values { body, places: places.of_stretch(spot.stretch), spot };
         take_identities(self.identity.map(of), &mut columns.identity)?;
         if let Some(spot) = self.group_set {
-            let read = |octets: &[u8]| unsigned(octets).map(&groups);
+            let read = |octets: &[u8]| unsigned(octets).map(groups);
             let bad = |_| DecodeError::Value { element: COMMON_PROPERTIES.name };
             of(spot).coded(&mut columns.groups, read).map_err(bad)?;
         }
         for (spot, field) in &self.takes {
             (field.take)(&of(*spot), columns).map_err(|_| DecodeError::Value { element: field.element.name })?;
         }
-        columns.fill(columns.identity.codes().len());
-        Ok((rows, end))
+        Ok(())
     }
 
-    /// Where each stretch of each record begins, and where the last record ends; none when a record is cut short.
-    fn places(&self, body: &[u8], shortest: usize) -> Option<(Vec<u32>, usize)> {
+    /// Finds where each stretch of the next records begins, and gives where the last of them ends; none when one is cut
+    /// short.
+    fn places(&self, body: &[u8], mut at: usize, shortest: usize, places: &mut Places) -> Option<usize> {
         let (last, before) = self.stretches.split_last()?;
-        let mut places = Vec::with_capacity((body.len() / shortest.max(1) + 1) * self.stretches.len());
-        let mut at = 0;
-        while body.len() - at >= shortest.max(1) {
+        places.records = 0;
+        while places.records < places.most && body.len() - at >= shortest {
+            let mut slot = places.records;
             for fixed in before {
-                places.push(at as u32);
+                places.of[slot] = at as u32;
+                slot += places.most;
                 let (start, length) = variable(body, at + fixed)?;
                 at = start + length;
             }
-            places.push(at as u32);
+            places.of[slot] = at as u32;
             at += last;
             if at > body.len() {
                 return None;
             }
+            places.records += 1;
         }
-        Some((places, at))
+        Some(at)
+    }
+}
+
+/// Where the stretches of some records begin.
+struct Places {
+    /// Of each stretch `most` places, so that small sets have few.
+    of: Vec<u32>,
+    most: usize,
+    /// How many of these are records' places.
+    records: usize,
+}
+
+impl Places {
+    fn of_stretch(&self, stretch: usize) -> &[u32] {
+        let first = stretch * self.most;
+        &self.of[first..first + self.records]
     }
 }
 
@@ -133,13 +171,12 @@ fn variable(body: &[u8], at: usize) -> Option<(usize, usize)> {
     }
 }
 
-/// The values of one field in all records of a set.
+/// The values of one field in some records.
 #[derive(Clone, Copy)]
 pub(super) struct Values<'a> {
     body: &'a [u8],
-    /// For each record where its stretches begin.
+    /// For each record where the stretch of the value begins.
     places: &'a [u32],
-    stretches: usize,
     spot: Spot,
 }
 
@@ -158,8 +195,7 @@ numbers!(u8, u16, u32, u64);
 
 impl<'a> Values<'a> {
     fn each(self) -> impl ExactSizeIterator<Item = usize> + 'a {
-        let Spot { stretch, offset, .. } = self.spot;
-        self.places.chunks_exact(self.stretches).map(move |record| record[stretch] as usize + offset)
+        self.places.iter().map(move |place| *place as usize + self.spot.offset)
     }
 
     /// The values' octets, of whatever length.
@@ -204,19 +240,13 @@ impl<'a> Values<'a> {
         any: T,
         make: impl Fn(N) -> Option<T>,
     ) -> Result<(), BadValue> {
-        let mut is_good = true;
-        let mut checked = |value: Option<T>| {
-            is_good &= value.is_some();
-            value.unwrap_or(any)
-        };
         let Self { body, spot: Spot { length, .. }, .. } = self;
         if usize::from(length) == size_of::<N>() {
-            let value = |at: usize| body.get(at..at + size_of::<N>()).and_then(N::of).and_then(&make);
-            column.extend(self.each().map(|at| checked(value(at))));
+            let value = |at: usize| body.get(at..)?.get(..size_of::<N>()).and_then(N::of).and_then(&make);
+            append(column, any, self.each().map(value))
         } else {
-            column.extend(self.octets().map(|octets| checked(unsigned(octets).ok().and_then(&make))));
+            append(column, any, self.octets().map(|octets| unsigned(octets).ok().and_then(&make)))
         }
-        if is_good { Ok(()) } else { Err(BadValue) }
     }
 
     pub(super) fn addresses(
@@ -224,7 +254,7 @@ impl<'a> Values<'a> {
         column: &mut Vec<u128>,
         read: impl Fn(&[u8]) -> Result<u128, BadValue>,
     ) -> Result<(), BadValue> {
-        self.octets().try_for_each(|octets| read(octets).map(|bits| column.push(bits)))
+        append(column, 0, self.octets().map(|octets| read(octets).ok()))
     }
 
     /// Values that repeat.
@@ -235,6 +265,22 @@ impl<'a> Values<'a> {
     ) -> Result<(), BadValue> {
         column.extend_from(self.octets(), read)
     }
+}
+
+/// Appends values; that one of them is bad is told when all are there, so that nothing in the loop hangs on it.
+fn append<T: Copy>(
+    column: &mut Vec<T>,
+    any: T,
+    values: impl ExactSizeIterator<Item = Option<T>>,
+) -> Result<(), BadValue> {
+    let before = column.len();
+    column.resize(before + values.len(), any);
+    let mut is_good = true;
+    for (slot, value) in column[before..].iter_mut().zip(values) {
+        is_good &= value.is_some();
+        *slot = value.unwrap_or(any);
+    }
+    if is_good { Ok(()) } else { Err(BadValue) }
 }
 
 /// Who saw the flows. As we write them the parts stand side by side and are one value; else they are put side by side.
