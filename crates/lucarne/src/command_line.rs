@@ -9,7 +9,9 @@ use clap_complete::Shell;
 
 use crate::{
     commands::{
-        Context, Reads, documents,
+        Context, Reads,
+        attestation::AttestationCommand,
+        documents,
         finding::FindingCommand,
         flow::FlowCommand,
         flow_log::FlowLogCommand,
@@ -18,13 +20,14 @@ use crate::{
         image::ImageCommand,
         instance::InstanceCommand,
         login::LoginArgs,
+        manifest::ManifestCommand,
         memory::MemoryCommand,
         mitigation::MitigationCommand,
         network::{SubnetCommand, VpcCommand},
         network_acl::NetworkAclCommand,
         pager::{LenderArgs, PagerArgs},
         price_book::PriceBookCommand,
-        process::{CollectorArgs, ControllerArgs},
+        process::{CollectorArgs, ControllerArgs, NotaryProcessArgs},
         route_table::RouteTableCommand,
         security_group::SecurityGroupCommand,
         storage::{SnapshotCommand, VolumeCommand},
@@ -138,6 +141,13 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Tag(TagCommand),
 
+    /// Attestations: what hosts proved of instances
+    #[command(subcommand)]
+    Attestation(AttestationCommand),
+    /// Reference manifests: what a notary says that hosts should run
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
+
     /// Flow records: what the packets did
     #[command(subcommand)]
     Flow(FlowCommand),
@@ -158,6 +168,8 @@ pub(crate) enum Command {
     Controller(ControllerArgs),
     /// The process that keeps flow records
     Collector(CollectorArgs),
+    /// The process of the third party who publishes what hosts should run
+    Notary(NotaryProcessArgs),
     /// The process that moves one VM's memory between the host and cheaper places; host agents start it
     Pager(PagerArgs),
     /// The process that keeps copies of other hosts' pages in idle memory; host agents start it
@@ -179,6 +191,9 @@ impl CommandLine {
             Command::Dev(args) => args.run(global.allow_plaintext).await,
             Command::Controller(args) => args.run(global.allow_plaintext).await,
             Command::Collector(args) => args.run().await,
+            Command::Notary(args) => args.run().await,
+            Command::Attestation(AttestationCommand::Verify(args)) => args.run(global.output),
+            Command::Manifest(command) => command.run(global.output, global.allow_plaintext).await,
             Command::Pager(args) => args.run().await,
             Command::Lender(args) => args.run().await,
             Command::Host(HostCommand { verb: None, agent: Some(agent) }) => agent.run().await,
@@ -220,7 +235,7 @@ impl Command {
     /// large machine the memory of idle threads would be most of what they have.
     pub(crate) fn worker_threads(&self) -> Option<usize> {
         match self {
-            Self::Collector(_) | Self::Host(HostCommand { verb: None, .. }) => Some(2),
+            Self::Collector(_) | Self::Notary(_) | Self::Host(HostCommand { verb: None, .. }) => Some(2),
             Self::Pager(_) | Self::Lender(_) => Some(1),
             _ => None,
         }

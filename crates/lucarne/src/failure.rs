@@ -18,6 +18,7 @@ pub(crate) enum LocalCode {
     FileUnwritable,
     ImageBuildFailed,
     Interrupted,
+    NotaryUnreachable,
     PlaintextRefused,
     ProcessFailed,
     ReceiptsBroken,

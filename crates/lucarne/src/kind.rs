@@ -492,6 +492,28 @@ pub(crate) const CLOSED_PORT_COLUMNS: &[Column] = &[
     ("LAST SEEN", "last_seen"),
 ];
 
+pub(crate) const CHECK_COLUMNS: &[Column] =
+    &[("CHECK", "check"), ("RESULT", "result"), ("CODE", "code"), ("DETAIL", "detail")];
+
+pub(crate) const MEASUREMENT_COLUMNS: &[Column] = &[("COMPONENT", "component"), ("NAME", "name"), ("DIGEST", "digest")];
+
+pub(crate) const MANIFEST_COLUMNS: &[Column] = &[
+    ("NAME", "name"),
+    ("VERSION", "version"),
+    ("STANDS", "stands"),
+    ("FROM", "valid_from"),
+    ("UNTIL", "valid_until"),
+    ("MEASUREMENTS", "measurements"),
+];
+
+pub(crate) const INSPECTION_COLUMNS: &[Column] = &[
+    ("COMPONENT", "measurement.component"),
+    ("NAME", "measurement.name"),
+    ("OWN FILE", "own"),
+    ("LAST PUBLISHED", "published"),
+    ("DIGEST", "measurement.digest"),
+];
+
 /// `records` is counted here: a receipt says it minute by minute.
 pub(crate) const RECEIPT_COLUMNS: &[Column] = &[
     ("NUMBER", "number"),

@@ -225,7 +225,7 @@ async fn tried<T>(call: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failu
 }
 
 /// Keys and tokens go in the clear over http, so only to this machine unless the user says otherwise.
-fn check_endpoint(endpoint: &str, allow_plaintext: bool) -> Result<(), Failure> {
+pub(crate) fn check_endpoint(endpoint: &str, allow_plaintext: bool) -> Result<(), Failure> {
     let refuse =
         |why: String| Err(Failure::local(LocalCode::ConfigurationInvalid, format!("endpoint `{endpoint}`: {why}")));
     let url = match reqwest::Url::parse(endpoint) {

@@ -6,7 +6,7 @@
 use super::{Finding, source::Tree};
 
 /// Each crate and those that it may use. Only for its tests a crate may use more, see [`TEST_EDGES`].
-const EDGES: [(&str, &[&str]); 16] = [
+const EDGES: [(&str, &[&str]); 17] = [
     ("model", &[]),
     // rooms: they decide and never act
     ("flows", &["model"]),
@@ -18,13 +18,14 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("pager", &["model", "memory"]),
     ("tpm", &["model", "attest"]),
     ("collector", &["model", "flows"]),
+    ("notary", &["model", "attest"]),
     // the face
     ("api", &["model"]),
     // where rooms meet
     ("control", &["model", "flows", "memory", "attest", "api", "vmm", "collector"]),
     ("host", &["model", "flows", "memory", "attest", "api", "switch", "vmm", "pager", "tpm"]),
     // the binary
-    ("lucarne", &["model", "flows", "attest", "api", "collector", "pager", "control", "host"]),
+    ("lucarne", &["model", "flows", "attest", "api", "collector", "pager", "notary", "control", "host"]),
     // beside the house
     ("tests", &["model", "attest", "api"]),
     ("bench", &["model", "flows", "memory", "attest", "switch", "vmm", "pager", "tpm", "api", "collector", "control", "host"]),

@@ -5,6 +5,15 @@ use clap::{CommandFactory, error::ErrorKind};
 use super::*;
 
 const ACCEPTED: &[&str] = &[
+    "attestation verify d --nonce 00ff --roots makers.pem --manifest-key notary.pub --output json",
+    "notary --state-dir d --name notary.example --listen 127.0.0.1:7090 --inspect built",
+    "manifest submit --token-file t --name host --measurements m.json",
+    "manifest publish --token-file t --name host --measurements m.json --valid 2h --oldest-accepted 2",
+    "manifest list --notary http://127.0.0.1:7090",
+    "manifest show host 2",
+    "manifest verify host --key notary.pub --state seen.json",
+    "manifest verify --file manifest.json --key notary.pub",
+    "manifest revoke host 2 --reason flaw --token-file t",
     "dev",
     "dev --hosts 3 --state-dir /tmp/d --listen 127.0.0.1:0 --ready-file /tmp/r",
     "account create --name acme",

@@ -64,6 +64,25 @@ pub(crate) struct CollectorArgs {
     die_with_parent: bool,
 }
 
+#[derive(Args, Clone, Debug)]
+pub(crate) struct NotaryProcessArgs {
+    /// Where it keeps its key, its tokens and its log
+    #[arg(long)]
+    state_dir: PathBuf,
+    /// Where it answers; the address that it got is in the file `listen` of its state folder
+    #[arg(long, default_value = "127.0.0.1:7090")]
+    listen: SocketAddr,
+    /// What it calls itself in all that it signs; the same for as long as its log lives
+    #[arg(long)]
+    name: String,
+    /// Files that it built or inspected itself, to compare with what operators submit
+    #[arg(long, value_name = "DIR")]
+    inspect: Option<PathBuf>,
+    /// Be killed when the parent process dies, however it dies
+    #[arg(long, hide = true)]
+    die_with_parent: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Driver {
     /// Real VMs
@@ -169,6 +188,19 @@ impl CollectorArgs {
         let store = self.parts.store()?;
         let run = lucarne_collector::run_with(settings, pace, store, shutdown_on_signals()?);
         run.await.map_err(|error| failed("collector", error))
+    }
+}
+
+impl NotaryProcessArgs {
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        begin(self.die_with_parent)?;
+        let settings = lucarne_notary::Settings {
+            state_dir: self.state_dir.clone(),
+            listen: self.listen,
+            name: self.name.clone(),
+            inspect: self.inspect.clone(),
+        };
+        lucarne_notary::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("notary", error))
     }
 }
 
