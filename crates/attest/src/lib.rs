@@ -1,10 +1,20 @@
 //! Room 2: what does this machine run, and who says that it is so? Judges; hands measure, quote and ask.
 //!
 //! Read it in this order; `docs/book/attestation.md` tells the same for tenants and operators:
-//! - what a TPM says, octet by octet: [`wire`];
-//! - where a measurement goes: [`pcr`]; what a quote is bound to: [`qualifying`].
+//! - what a TPM says, octet by octet: [`wire`]; where a measurement goes: [`pcr`]; how a boot is told: [`event_log`];
+//! - what was measured, in canonical form: [`measure`], written as [`canonical`] JSON;
+//! - of which TPM it is: [`endorsement`] by its maker, [`credential`] that only that TPM opens; keys as others write them:
+//!   [`spki`];
+//! - whether the TPM said it now and for this launch: [`quote`], bound to what [`qualifying`] says.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod canonical;
+pub mod credential;
+pub mod endorsement;
+pub mod event_log;
+pub mod measure;
 pub mod pcr;
 pub mod qualifying;
+pub mod quote;
+pub mod spki;
 pub mod wire;
