@@ -43,7 +43,7 @@ pub enum Error {
         #[source]
         cause: io::Error,
     },
-    #[error("{program} cannot be run; the Debian packages swtpm and swtpm-tools have it")]
+    #[error("{program} cannot be run; it is in the Debian packages swtpm, swtpm-tools and gnutls-bin")]
     Run {
         program: &'static str,
         #[source]

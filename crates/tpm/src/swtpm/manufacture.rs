@@ -1,9 +1,9 @@
-//! How a software TPM is made: its state by `swtpm_setup`, and a certificate for its endorsement key by `swtpm_localca`,
-//! whose authority is made with the first.
+//! How a software TPM is made: its state by swtpm itself, at its first start, and a certificate for its endorsement key by
+//! `swtpm_localca`, whose authority is made with the first.
 //!
-//! Owns the order, and that there is a whole TPM or none. `swtpm_setup` would certify an RSA key and one on P-384; ours is
-//! the key on P-256 of the TCG's template L-2, as chips have it, so the certificate is asked for and put into the TPM here.
-//! The authority's key is on P-256 too: `swtpm_localca` would take seconds to make two RSA keys.
+//! Owns the order, and that there is a whole TPM or none. The tool for this would be `swtpm_setup`, but it certifies an RSA
+//! key and one on P-384; ours is the key on P-256 of the TCG's template L-2, as chips have it, so the certificate is asked
+//! for and put into the TPM here. The authority's key is on P-256 too: `swtpm_localca` takes seconds to make its RSA keys.
 
 use std::{
     fs, io,
@@ -19,7 +19,6 @@ use crate::{
     Error, Malformed, Tpm, code::CommandCode, command::Hierarchy, keys::CERTIFICATE_INDEX, template, transport::Socket,
 };
 
-const SETUP: &str = "swtpm_setup";
 const LOCALCA: &str = "swtpm_localca";
 const CERTTOOL: &str = "certtool";
 
@@ -113,25 +112,14 @@ pub fn manufacture(place: &Place, authority: &Authority, name: &str) -> Result<(
         _ => {}
     }
     private(&work).map_err(failed())?;
-    let mut setup = Command::new(SETUP);
-    setup.args(["--tpm2", "--pcr-banks", "sha256", "--config"]).arg(empty_settings(place).map_err(failed())?);
-    setup.arg("--tpmstate").arg(&work);
     private(&authority.folder).map_err(Place::failed(&authority.folder))?;
     authority.establish()?;
-    finish(SETUP, &mut setup)?;
     certify(place, authority, name, &work)?;
     fs::rename(&work, place.state()).map_err(failed())
 }
 
 fn private(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// `swtpm_setup` insists on a file of settings.
-fn empty_settings(place: &Place) -> io::Result<PathBuf> {
-    let path = place.folder().join("swtpm_setup.conf");
-    fs::write(&path, "")?;
-    Ok(path)
 }
 
 fn certify(place: &Place, authority: &Authority, name: &str, work: &Path) -> Result<(), Error> {
