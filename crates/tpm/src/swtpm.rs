@@ -2,7 +2,7 @@
 //!
 //! Owns the process and its two channels. It gets them as open sockets, so that nobody else can reach it, and it ends by
 //! itself when they close, however we end. A swtpm that was started anew has its keys and certificate and none of its
-//! registers: whoever extended them must do so again. How its state is first made is [`manufacture`]'s.
+//! registers: whoever extended them must do so again. How its state is first made is [`manufacture()`]'s.
 
 mod manufacture;
 
@@ -66,7 +66,7 @@ pub struct Swtpm {
 }
 
 impl Swtpm {
-    /// Starts the TPM of `place`, which was [made](manufacture) before.
+    /// Starts the TPM of `place`, which was [made](manufacture()) before.
     pub fn start(place: &Place) -> Result<(Self, Tpm), Error> {
         let (swtpm, data) = Self::spawn(&place.state(), &place.log())?;
         Ok((swtpm, Tpm::start(Box::new(Socket::new(data)))?))
