@@ -124,7 +124,8 @@ impl Cloud {
         let token = token.to_string_lossy().into_owned();
         let mut command = self.command(&["host", "--state-dir", &state, "--controller", &endpoint])?;
         command.args(["--join-token-file", &token, "--address", &address, "--name", &name, "--driver", driver]);
-        command.arg("--stop-machines");
+        // Several hosts on one machine cannot share its TPM.
+        command.args(["--tpm", "software", "--stop-machines"]);
         change(&mut command);
         self.hosts[host] = Some(Process::start(command, &self.dir().join(format!("host-{host}.log")))?);
         Ok(())

@@ -20,7 +20,7 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 11] = [
+const NEEDED: [Needed; 12] = [
     Needed { program: "cc", package: "build-essential", why: "compiles what crates bring in C" },
     Needed { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "runs the VMs" },
     Needed { program: "qemu-img", package: "qemu-utils", why: "makes, checks and copies their disks" },
@@ -28,9 +28,10 @@ const NEEDED: [Needed; 11] = [
     Needed { program: "tshark", package: "tshark", why: "reads our IPFIX in tests, and judges its form" },
     Needed { program: "nfacctd", package: "pmacct", why: "reads our IPFIX in tests, and counts" },
     Needed { program: "python3", package: "python3-venv", why: "runs the store that deliveries are tested against" },
-    Needed { program: "swtpm", package: "swtpm", why: "is the TPM of hosts without one" },
-    Needed { program: "swtpm_setup", package: "swtpm-tools", why: "makes such a TPM, with its certificates" },
-    Needed { program: "tpm2_checkquote", package: "tpm2-tools", why: "judges our evidence in tests, as others will" },
+    Needed { program: "swtpm", package: "swtpm", why: "is the TPM of hosts that have none" },
+    Needed { program: "swtpm_localca", package: "swtpm-tools", why: "certifies such a TPM" },
+    Needed { program: "certtool", package: "gnutls-bin", why: "makes who certifies it" },
+    Needed { program: "tpm2_checkquote", package: "tpm2-tools", why: "judges our evidence in tests, as others may" },
     Needed { program: "xz", package: "xz-utils", why: "unpacks the modules of guest kernels" },
 ];
 

@@ -65,6 +65,12 @@ impl ExportKey {
         Ok(Self { pkcs8: pkcs8.into(), public: STANDARD.encode(pair.public_key()) })
     }
 
+    /// The public half: the point, uncompressed.
+    pub(crate) fn point(&self) -> Vec<u8> {
+        // It was encoded here.
+        STANDARD.decode(&self.public).unwrap_or_default()
+    }
+
     /// The public half: the point, uncompressed, in base64.
     pub(crate) fn public(&self) -> &str {
         &self.public

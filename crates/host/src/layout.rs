@@ -44,6 +44,10 @@ impl Layout {
     pub fn export_key(&self) -> PathBuf {
         self.root.join("export.key")
     }
+    /// What this host proves itself with: its event log, its attestation key, its software TPM.
+    pub fn attestation(&self) -> PathBuf {
+        self.root.join("attestation")
+    }
     /// Flow records on their way to the collector.
     pub fn spool(&self) -> PathBuf {
         self.root.join("spool")

@@ -2,7 +2,7 @@
 //!
 //! [`reconcile`] decides, pure; [`Agent`] is the owner that selects, decides and begins steps; around it stand the hands.
 //! An agent may be killed at any point: VMs run on, and the next one adopts them. In reading order: `reconcile`, `agent`,
-//! `perform`, `links`, `peers`, `identity`, `spool`, `exporter`, `run`.
+//! `perform`, `links`, `peers`, `identity`, `measuring`, `spool`, `exporter`, `run`.
 
 mod agent;
 mod backoff;
@@ -18,10 +18,12 @@ mod http;
 mod identity;
 mod layout;
 mod links;
+mod measuring;
 mod memory;
 mod network;
 mod peers;
 mod perform;
+mod prover;
 pub mod reconcile;
 mod run;
 mod settings;
@@ -39,5 +41,6 @@ pub use layout::Layout;
 pub use memory::Memory;
 pub use network::{Network, NetworkError, NoNetwork};
 pub use peers::Peers;
+pub use prover::{Prover, ProverError};
 pub use run::run;
-pub use settings::{AtEnd, DriverKind, Pace, Settings};
+pub use settings::{AtEnd, DriverKind, Pace, Settings, TpmChoice};

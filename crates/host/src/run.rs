@@ -33,10 +33,11 @@ use crate::{
     http::HttpController,
     identity::Identity,
     layout::Layout,
+    measuring::{Measuring, Own},
     memory::{Budget, LendingTools, Memory, Tools},
     network::{Network, NoNetwork},
     peers::Peers,
-    settings::{DriverKind, Settings},
+    settings::{DriverKind, Settings, TpmChoice},
     simulated_network::SimulatedNetwork,
     spool,
     switch_network::SwitchNetwork,
@@ -63,6 +64,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let door = TcpListener::bind((settings.address, settings.peer_port)).await.map_err(peers_failed)?;
     let tools = paging_tools(&settings, &layout);
     let budget = budget(&settings, &tools)?;
+    let measuring = measuring(&settings, &layout, &key, &tools);
     let host = HostDescription {
         name: settings.name.clone(),
         address: settings.address,
@@ -99,6 +101,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     };
     let export = tokio::spawn(export.run(identity, layout, records, end_of_export.clone()));
     let ended = agent.ended().await;
+    drop(measuring);
     // It has ended with the agent, by the same token.
     let _ = listening.await;
     // The switch gives the last record of every flow; then the spool has what there will be.
@@ -106,6 +109,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     end_of_export.cancel();
     export_ended(export).await;
     ended
+}
+
+/// Begins to measure what runs here. A simulated VM is nothing that anything could be proved of.
+fn measuring(settings: &Settings, layout: &Layout, key: &ExportKey, tools: &Result<Tools, String>) -> Measuring {
+    let is_simulated = matches!(settings.driver, DriverKind::Simulated { .. });
+    let choice = if is_simulated { &TpmChoice::None } else { &settings.tpm };
+    let shim = tools.as_ref().ok().map(|tools| tools.library.clone());
+    let own = Own { shim, configuration: settings.measured() };
+    Measuring::begin(choice, layout.attestation(), &settings.name, &key.point(), own)
 }
 
 /// With what guests' memory is paged here; if it cannot be, why.

@@ -2,7 +2,7 @@
 //!
 //! Owns the types alone. What is not given about the machine is found by [`crate::capacity`].
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use lucarne_model::{Bytes, OversubscriptionFactor, flow::Location};
 
@@ -26,6 +26,8 @@ pub struct Settings {
     /// Where other hosts bring instances, at the same address; 0: a free one is chosen at each start.
     pub peer_port: u16,
     pub driver: DriverKind,
+    /// What it proves with what it runs. Where virtual machines are simulated it proves nothing.
+    pub tpm: TpmChoice,
     /// Virtual processors that may be promised; eight for each of the machine's if not given.
     pub vcpus: Option<u32>,
     /// Memory for guests and their keeping; the machine's but 1 GiB if not given.
@@ -59,6 +61,7 @@ impl Settings {
             tunnel_port: 0,
             peer_port: 0,
             driver: DriverKind::Qemu,
+            tpm: TpmChoice::Find,
             vcpus: None,
             memory: None,
             memory_pool: Bytes::ZERO,
@@ -73,6 +76,19 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// What of the settings says how guests are run, as text that is measured: a line for each, without what is secret or
+    /// only tells where this host is found.
+    pub(crate) fn measured(&self) -> String {
+        let Self { driver, oversubscription, memory_pool, memory_lend, at_end, pager, .. } = self;
+        let paged = pager.is_some();
+        format!(
+            "driver: {driver:?}\npaged: {paged}\noversubscription: {oversubscription:?}\nmemory pool: {memory_pool:?}\n\
+             memory lent: {memory_lend:?}\nat end: {at_end:?}\n"
+        )
+    }
+}
+
 /// Which driver runs the VMs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DriverKind {
@@ -82,6 +98,30 @@ pub enum DriverKind {
         /// Flow records that are made up each second, for whatever is behind the switch to work on.
         records_per_second: u32,
     },
+}
+
+/// The TPM that a host proves itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TpmChoice {
+    /// The machine's own where it has one; else a software TPM where the programs are installed; else none.
+    Find,
+    Device(PathBuf),
+    Software,
+    None,
+}
+
+impl FromStr for TpmChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Find),
+            "software" => Ok(Self::Software),
+            "none" => Ok(Self::None),
+            path if path.starts_with('/') => Ok(Self::Device(path.into())),
+            _ => Err("it is `auto`, `software`, `none`, or the path of a device such as /dev/tpmrm0".to_owned()),
+        }
+    }
 }
 
 /// What becomes of the VMs when the agent is asked to end.
@@ -126,5 +166,29 @@ impl Default for Pace {
             blob_keep: Duration::from_secs(3600),
             blob_spare: Bytes::gib(20),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tpm_is_chosen_by_name_or_by_its_path() {
+        let chosen = ["auto", "software", "none", "/dev/tpmrm0"].map(|text| text.parse::<TpmChoice>().unwrap());
+        let device = TpmChoice::Device("/dev/tpmrm0".into());
+        assert_eq!(chosen, [TpmChoice::Find, TpmChoice::Software, TpmChoice::None, device]);
+        assert!("chip".parse::<TpmChoice>().is_err());
+    }
+
+    /// A setting that only says where the host is found would make each host a configuration of its own.
+    #[test]
+    fn what_is_measured_of_the_settings_is_how_guests_are_run() {
+        let of = |name: &str| Settings::new(name.into(), "http://k".into(), name.into(), [127, 0, 0, 1].into());
+        let (one, mut other) = (of("one"), of("other"));
+        other.join_token = Some("secret".to_owned());
+        assert_eq!(one.measured(), other.measured());
+        other.memory_lend = Some(Bytes::gib(1));
+        assert_ne!(one.measured(), other.measured());
     }
 }

@@ -120,6 +120,7 @@ const ACCEPTED: &[&str] = &[
      --driver simulated --stop-machines --die-with-parent",
     "host --state-dir d --controller http://127.0.0.1:7070 --address 127.0.1.1 --name host-1 --memory 2G \
      --memory-oversubscription 1.5 --memory-pool 256M",
+    "host --state-dir d --controller http://127.0.0.1:7070 --address 127.0.1.1 --name host-1 --tpm /dev/tpmrm0",
     "dev --memory 1G --memory-oversubscription 2",
     "pager --instance i-0123456789abcdef0 --machine m.sock --control c.sock --state-dir d --pool 64MiB",
     "completions bash",
@@ -130,6 +131,7 @@ const REFUSED: &[&str] = &[
     "",
     "vpc",
     "vpc create",
+    "host --state-dir d --controller http://127.0.0.1:7070 --address 127.0.1.1 --name host-1 --tpm chip",
     "vpc create --cidr 10.0.0.1/16",
     "vpc delete",
     "host --state-dir d",

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use lucarne_host::{AtEnd, DriverKind};
+use lucarne_host::{AtEnd, DriverKind, TpmChoice};
 use lucarne_model::{Bytes, OversubscriptionFactor, flow::Location};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -119,6 +119,9 @@ pub(crate) struct AgentArgs {
     location: Location,
     #[arg(long, value_enum, default_value = "qemu")]
     driver: Driver,
+    /// What it proves with what it runs: auto, software, none, or a device such as /dev/tpmrm0
+    #[arg(long, default_value = "auto", value_name = "TPM")]
+    tpm: TpmChoice,
     /// Flow records that the simulated driver makes up each second
     #[arg(long, default_value_t = 0, hide = true)]
     simulated_records: u32,
@@ -223,6 +226,7 @@ impl AgentArgs {
             Driver::Qemu => DriverKind::Qemu,
             Driver::Simulated => DriverKind::Simulated { records_per_second: self.simulated_records },
         };
+        settings.tpm = self.tpm.clone();
         settings.vcpus = self.vcpus;
         settings.memory = self.memory;
         // Without its own path it pages nothing, and says so.

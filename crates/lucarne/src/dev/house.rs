@@ -124,6 +124,8 @@ impl<'a> House<'a> {
                 ("--address", address.to_string()),
                 ("--name", name.clone()),
                 ("--driver", driver.to_owned()),
+                // A chip is one machine's, and these are several hosts on one.
+                ("--tpm", "software".to_owned()),
                 ("--memory-oversubscription", memory.memory_oversubscription.to_string()),
                 ("--memory-pool", memory.memory_pool.0.to_string()),
             ];

@@ -1,0 +1,232 @@
+//! What this host runs, measured as it starts, and proved whenever somebody asks with a nonce.
+//!
+//! Owns the thread that has the TPM: it measures while the agent starts, so that no start is longer for it, answers one
+//! question at a time, and opens anew what was lost. In reading order: what there is to measure ([`survey`]), digests of it
+//! ([`digests`]), the events of the log ([`log`]), and the TPM that they are extended into ([`platform`]).
+
+mod digests;
+mod log;
+mod platform;
+mod survey;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lucarne_attest::{spki, wire::Key};
+use lucarne_model::{Evidence, InstanceId, Measurement, Octets, storage::Digest};
+use lucarne_tpm::Tpm;
+use ring::digest::{SHA256, digest};
+use tokio::sync::oneshot;
+
+use self::platform::{Files, Host, Platform, PlatformError, Wanted, Which};
+pub(crate) use self::survey::Own;
+use crate::{
+    prover::{Prover, ProverError},
+    settings::TpmChoice,
+};
+
+/// Questions that may wait; more are refused.
+const WAITING: usize = 32;
+/// How often a software TPM is looked at while nobody asks.
+const LOOK: Duration = Duration::from_secs(1);
+/// What a software TPM takes.
+const PROGRAMS: [&str; 3] = ["swtpm", "swtpm_localca", "certtool"];
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoProof {
+    #[error("this host has nothing to prove itself with: {0}")]
+    Unavailable(String),
+    #[error("more than {WAITING} questions wait for this host's TPM")]
+    Busy,
+    #[error("the host agent is ending")]
+    Ending,
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+}
+
+impl From<NoProof> for ProverError {
+    fn from(cause: NoProof) -> Self {
+        Self(Box::new(cause))
+    }
+}
+
+/// The way to the thread that has the TPM, or why there is none.
+#[derive(Debug)]
+pub(crate) struct Measuring(Result<SyncSender<Question>, String>);
+
+struct Question {
+    wanted: Wanted,
+    answer: oneshot::Sender<Result<Evidence, NoProof>>,
+}
+
+impl Measuring {
+    /// Begins to measure in a thread of its own, which ends when this is dropped.
+    pub(crate) fn begin(choice: &TpmChoice, folder: PathBuf, name: &str, point: &[u8], own: Own) -> Self {
+        let begun = which(choice).and_then(|which| {
+            let key = fingerprint(point).ok_or("its own key is no point of P-256")?;
+            let (sender, questions) = sync_channel(WAITING);
+            let owner =
+                Owner { which, files: Files(folder), host: Host { name: name.to_owned(), key, own }, platform: None };
+            let spawned = thread::Builder::new().name("measuring".to_owned()).spawn(move || owner.run(&questions));
+            spawned.map_err(|error| format!("no thread can be started: {error}"))?;
+            Ok(sender)
+        });
+        if let Err(reason) = &begun {
+            tracing::warn!(reason, "this host can prove to nobody what it runs");
+        }
+        Self(begun)
+    }
+
+    async fn ask(&self, wanted: Wanted) -> Result<Evidence, NoProof> {
+        let questions = self.0.as_ref().map_err(|reason| NoProof::Unavailable(reason.clone()))?;
+        let (answer, answered) = oneshot::channel();
+        questions.try_send(Question { wanted, answer }).map_err(|refused| match refused {
+            TrySendError::Full(_) => NoProof::Busy,
+            TrySendError::Disconnected(_) => NoProof::Ending,
+        })?;
+        answered.await.map_err(|_| NoProof::Ending)?
+    }
+}
+
+#[async_trait]
+impl Prover for Measuring {
+    async fn prove(
+        &self,
+        instance: InstanceId,
+        generation: u64,
+        nonce: &Octets,
+        measured: &[Measurement],
+    ) -> Result<Evidence, ProverError> {
+        let (nonce, measured) = (nonce.clone(), measured.to_vec());
+        Ok(self.ask(Wanted { instance, generation, nonce, measured }).await?)
+    }
+}
+
+/// The thread: it alone has the TPM.
+struct Owner {
+    which: Which,
+    files: Files,
+    host: Host,
+    /// None until it was opened, and after it was lost.
+    platform: Option<Platform>,
+}
+
+impl Owner {
+    fn run(mut self, questions: &Receiver<Question>) {
+        if let Err(error) = self.open() {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "this host can prove to nobody what it runs, for now"
+            );
+        }
+        loop {
+            match questions.recv_timeout(LOOK) {
+                Ok(Question { wanted, answer }) => {
+                    // Who asked may have gone.
+                    let _ = answer.send(self.prove(wanted));
+                }
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// The platform, opened if it is not open.
+    fn open(&mut self) -> Result<&mut Platform, PlatformError> {
+        let platform = match self.platform.take() {
+            Some(platform) => platform,
+            None => {
+                let opened = Platform::open(&self.which, self.files.clone(), self.host.clone())?;
+                let (maker, count) = (opened.maker(), opened.count());
+                tracing::info!(tpm = maker.manufacturer, model = maker.model, count, "this host has measured itself");
+                opened
+            }
+        };
+        Ok(self.platform.insert(platform))
+    }
+
+    /// A TPM that fails in the middle of a question fails that question: what had been extended for it is gone, and
+    /// whoever asked decides whether to ask again.
+    fn prove(&mut self, wanted: Wanted) -> Result<Evidence, NoProof> {
+        let proved = self.open()?.prove(wanted, None);
+        if proved.as_ref().is_err_and(PlatformError::is_loss) {
+            tracing::warn!("the TPM was lost; it is opened anew at the next question");
+            self.platform = None;
+        }
+        Ok(proved?)
+    }
+
+    /// A software TPM that was killed is started again, and told again what was measured, before anybody asks.
+    fn look(&mut self) {
+        if !self.platform.as_mut().is_some_and(Platform::has_ended) {
+            return;
+        }
+        tracing::warn!("the software TPM ended; it is started again");
+        self.platform = None;
+        if let Err(error) = self.open() {
+            tracing::error!(error = &error as &dyn std::error::Error, "the software TPM cannot be started again");
+        }
+    }
+}
+
+/// The TPM that is there, or why there is none.
+fn which(choice: &TpmChoice) -> Result<Which, String> {
+    match choice {
+        TpmChoice::None => Err("it was told to use no TPM".to_owned()),
+        TpmChoice::Device(path) => Ok(Which::Device(path.clone())),
+        TpmChoice::Software => software(),
+        TpmChoice::Find if Path::new(Tpm::DEVICE).exists() => Ok(Which::Device(Tpm::DEVICE.into())),
+        TpmChoice::Find => software().map_err(|reason| format!("there is no {}, and {reason}", Tpm::DEVICE)),
+    }
+}
+
+fn software() -> Result<Which, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |program: &&str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    match PROGRAMS.iter().find(|program| !is_there(program)) {
+        None => Ok(Which::Software),
+        Some(missing) => {
+            Err(format!("there is no {missing}: install the Debian packages swtpm, swtpm-tools and gnutls-bin"))
+        }
+    }
+}
+
+/// SHA-256 of the SubjectPublicKeyInfo of a key on P-256, of which the point is given uncompressed.
+fn fingerprint(point: &[u8]) -> Option<Digest> {
+    let (x, y) = point.strip_prefix(&[4])?.split_at_checked(32)?;
+    let der = spki::write(&Key::P256 { x: x.to_vec(), y: y.to_vec() }).filter(|_| y.len() == 32)?;
+    let found = digest(&SHA256, &der);
+    Some(Digest::from_bytes(std::array::from_fn(|at| found.as_ref()[at])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_tpm_says_why_and_works_on() {
+        let own = Own { shim: None, configuration: String::new() };
+        let measuring = Measuring::begin(&TpmChoice::None, PathBuf::from("/nonexistent"), "h", &[4; 65], own);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let nothing = (Octets(vec![1]), Vec::new());
+        let proved = runtime.block_on(measuring.prove(InstanceId::from_bits(1), 1, &nothing.0, &nothing.1));
+        let said = std::error::Error::source(&proved.unwrap_err()).unwrap().to_string();
+        assert!(said.contains("told to use no TPM"), "{said}");
+        assert!(!Path::new("/nonexistent").exists());
+    }
+
+    #[test]
+    fn only_a_whole_point_has_a_fingerprint() {
+        let point = [&[4][..], &[1; 32], &[2; 32]].concat();
+        assert!(fingerprint(&point).is_some());
+        for wrong in [&point[1..], &point[..64], &[&point[..], &[0]].concat(), &[]] {
+            assert_eq!(fingerprint(wrong), None);
+        }
+    }
+}
