@@ -226,6 +226,7 @@ mod tests {
             reason: None,
             volumes: Vec::new(),
             began: None,
+            evidence: None,
         };
         let report = |instances| Report {
             version: 1,

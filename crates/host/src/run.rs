@@ -87,7 +87,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let (memory, unwoken) = Memory::new(driver.clone(), layout.clone(), budget, tools.ok());
     let peers = Peers::new(key.clone());
     let listening = tokio::spawn(peers.clone().listen(door, shutdown.clone()));
-    let parts = Parts { driver, network: network.clone(), memory, unwoken, controller, peers, host };
+    let parts = Parts { driver, network: network.clone(), memory, prover: None, unwoken, controller, peers, host };
     let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown).await?;
     let end_of_export = CancellationToken::new();
     let export = Export {

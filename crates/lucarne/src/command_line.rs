@@ -9,7 +9,9 @@ use clap_complete::Shell;
 
 use crate::{
     commands::{
-        Context, Reads, documents,
+        Context, Reads,
+        attestation::AttestationCommand,
+        documents,
         finding::FindingCommand,
         flow::FlowCommand,
         flow_log::FlowLogCommand,
@@ -18,6 +20,7 @@ use crate::{
         image::ImageCommand,
         instance::InstanceCommand,
         login::LoginArgs,
+        measurements::MeasurementsCommand,
         memory::MemoryCommand,
         mitigation::MitigationCommand,
         network::{SubnetCommand, VpcCommand},
@@ -128,6 +131,12 @@ pub(crate) enum Command {
     /// Guests' memory: how it is kept, and where
     #[command(subcommand)]
     Memory(MemoryCommand),
+    /// Attestations: what hosts proved of instances, and the answers to that
+    #[command(subcommand)]
+    Attestation(AttestationCommand),
+    /// Measurements that the account trusts
+    #[command(subcommand)]
+    Measurements(MeasurementsCommand),
     /// What memory was held, and what it costs
     #[command(subcommand)]
     Usage(UsageCommand),
@@ -244,6 +253,8 @@ impl Command {
             Self::Snapshot(command) => command.run(context).await,
             Self::Instance(command) => command.run(context).await,
             Self::Memory(command) => command.run(context).await,
+            Self::Attestation(command) => command.run(context).await,
+            Self::Measurements(command) => command.run(context).await,
             Self::Usage(command) => command.run(context).await,
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,

@@ -34,6 +34,7 @@ pub(super) fn instance() -> Instance {
         generation: 1,
         user_data: None,
         cold: false,
+        attestation: None,
         began: None,
         launched: Moment::EPOCH,
         changed: Moment::EPOCH,
@@ -89,6 +90,7 @@ impl World {
             Effect::GiveRoomBack { confirmed: true } => self.instance.host = None,
             Effect::End => self.instance.state = InstanceState::Terminated,
             Effect::GiveRoomBack { confirmed: false } | Effect::Nothing => {}
+            Effect::Judge | Effect::Expire => unreachable!("that is an attested launch's"),
             Effect::Switch | Effect::TurnBack | Effect::Leave => unreachable!("that is a migration's"),
         }
         self.effects.push(effect);
@@ -120,7 +122,15 @@ impl World {
 
 pub(super) fn said(state: ActualState, generation: u64) -> Observed {
     let id = InstanceId::from_bits(1);
-    Observed::Said(ActualInstance { id, generation, state, reason: None, volumes: Vec::new(), began: None })
+    Observed::Said(ActualInstance {
+        id,
+        generation,
+        state,
+        reason: None,
+        volumes: Vec::new(),
+        began: None,
+        evidence: None,
+    })
 }
 
 fn observed() -> impl Strategy<Value = Observed> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use lucarne_memory::governor::Life;
-use lucarne_model::{Bytes, InstanceId, Pages, warm::Began};
+use lucarne_model::{Bytes, InstanceId, Measurement, Pages, warm::Began};
 use lucarne_pager::control::Statistics;
 use lucarne_vmm::{
     Error,
@@ -54,6 +54,15 @@ pub(crate) struct Tools {
     /// What is preloaded into QEMU.
     pub(crate) library: PathBuf,
     pub(crate) lending: LendingTools,
+}
+
+/// How a VM that has no memory yet begins.
+enum Entry {
+    Boot,
+    /// It boots when it is let go.
+    Hold,
+    /// Another host brings it.
+    Receive(Box<dyn Passage>),
 }
 
 /// One VM.
@@ -152,8 +161,23 @@ impl Memory {
                 }
             }
         };
-        shared.begin(spec, &guest, None).await?;
+        shared.begin(spec, &guest, Entry::Boot).await?;
         Ok(Began::Cold { because })
+    }
+
+    /// Starts a VM that stands before its first instruction, and says what it was measured as. Held already: says it again.
+    pub(crate) async fn hold(&self, spec: &MachineSpec) -> Result<Vec<Measurement>, Error> {
+        let shared = &self.0;
+        let guest = shared.guest(spec.instance);
+        let _turn = guest.turn.lock().await;
+        shared.begin(spec, &guest, Entry::Hold).await
+    }
+
+    /// Lets a VM begin that was held.
+    pub(crate) async fn release(&self, instance: InstanceId) -> Result<(), Error> {
+        let guest = self.0.guest(instance);
+        let _turn = guest.turn.lock().await;
+        self.0.driver.release(instance).await
     }
 
     /// Brings a VM to another host; it stands still afterwards. One that is paused or sleeps is not brought.
@@ -170,7 +194,7 @@ impl Memory {
     pub(crate) async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error> {
         let guest = self.0.guest(spec.instance);
         let _turn = guest.turn.lock().await;
-        self.0.begin(spec, &guest, Some(from)).await
+        self.0.begin(spec, &guest, Entry::Receive(from)).await.map(drop)
     }
 
     /// Lets a VM go on that stands still for its way from host to host.
@@ -246,24 +270,26 @@ impl Memory {
 }
 
 impl Shared {
-    /// Begins a VM with a pager that has nothing yet: it boots, or another host brings it.
-    async fn begin(&self, spec: &MachineSpec, guest: &Guest, from: Option<Box<dyn Passage>>) -> Result<(), Error> {
-        let Some(paging) = self.paging(spec.instance) else { return self.boot_or_receive(spec, from).await };
+    /// Begins a VM with a pager that has nothing yet. What it was measured as, if it is held.
+    async fn begin(&self, spec: &MachineSpec, guest: &Guest, entry: Entry) -> Result<Vec<Measurement>, Error> {
+        let Some(paging) = self.paging(spec.instance) else { return self.enter(spec, entry).await };
         self.give_up_pages(spec.instance, guest)?;
         let spec = MachineSpec { paging: Some(paging), ..spec.clone() };
         self.watch(&spec, guest, Wishes::at_first(Pages::covering(spec.memory)));
-        let begun = self.boot_or_receive(&spec, from).await;
+        let begun = self.enter(&spec, entry).await;
         if begun.is_err() {
             self.give_up_pages(spec.instance, guest)?;
         }
         begun
     }
 
-    async fn boot_or_receive(&self, spec: &MachineSpec, from: Option<Box<dyn Passage>>) -> Result<(), Error> {
-        match from {
-            Some(from) => self.driver.receive(spec, from).await,
-            None => self.driver.start(spec).await,
+    async fn enter(&self, spec: &MachineSpec, entry: Entry) -> Result<Vec<Measurement>, Error> {
+        match entry {
+            Entry::Hold => return self.driver.hold(spec).await,
+            Entry::Receive(from) => self.driver.receive(spec, from).await?,
+            Entry::Boot => self.driver.start(spec).await?,
         }
+        Ok(Vec::new())
     }
 
     pub(super) fn guests(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Guest>>> {

@@ -191,7 +191,8 @@ fn a_warm_state_that_could_not_be_used_or_whose_vm_died_is_made_anew() {
         let id = scene.desired.instances[0].id;
         scene.known.handle_desired(&scene.desired, NOW);
         let began = Began::Warm { digest: Scene::digest() };
-        let running = Running { generation: 1, began, disks: Vec::new(), standing: Standing::Runs };
+        let running =
+            Running { generation: 1, began, disks: Vec::new(), standing: Standing::Runs, proof: Default::default() };
         scene.known.handle_adopted(id, running, NOW);
         scene.known.handle_machine_ended(id, 1, why);
         assert_eq!((scene.known.warm_states.len(), scene.known.running.len()), (left, 0));

@@ -2,6 +2,7 @@
 //!
 //! Owns what the nouns share: listing, showing, deleting, names and tags. Everything particular is in the noun's own file.
 
+pub(crate) mod attestation;
 pub(crate) mod console;
 pub(crate) mod documents;
 pub(crate) mod finding;
@@ -22,6 +23,7 @@ pub(crate) mod identity;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod login;
+pub(crate) mod measurements;
 pub(crate) mod memory;
 pub(crate) mod mitigation;
 pub(crate) mod network;
