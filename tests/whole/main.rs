@@ -1,6 +1,7 @@
 //! The whole of it, end to end: real processes, and real VMs where a test says so.
 
 mod adoption;
+mod attestation;
 mod crossing;
 mod demo;
 mod faults;

@@ -6,10 +6,11 @@
 
 use axum::http::Method;
 use lucarne_model::{
-    AccountId, ErrorCode, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId,
-    NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord,
-    UserId, VolumeId, VpcId,
+    AccountId, ErrorCode, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
+    KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId,
+    SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
     actual::{Host, Report},
+    attestation::KnownMeasurement,
     finding::Scanners,
     flow_log::FlowLog,
     flow_sql::{SqlAnswer, SqlProgress, SqlTable},
@@ -26,8 +27,9 @@ use crate::{
     Access, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*, usage::*,
+        ChangeTags, ListQuery, NoQuery, Page, attestation::*, finding::*, flow::*, flow_log::*, flow_question::*,
+        host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*,
+        usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -211,6 +213,29 @@ routes! {
     Operate GET "/v1/instances/{instance}/console" open_console((InstanceId,), NoQuery, Socket) -> Upgraded;
     /// Shows what the serial console printed last.
     Read GET "/v1/instances/{instance}/log" get_log((InstanceId,), NoQuery, Nothing) -> Download;
+    /// Shows what was measured of an instance, whether it is known and who says so, and what was answered.
+    Read GET "/v1/instances/{instance}/attestation"
+        get_attestation((InstanceId,), NoQuery, Nothing) -> Json<ShownAttestation>;
+    /// Gives what the host proved an instance's start with.
+    Read GET "/v1/instances/{instance}/attestation/evidence"
+        get_evidence((InstanceId,), NoQuery, Nothing) -> Json<Evidence>;
+    /// Lets an instance begin as it was measured.
+    Operate POST "/v1/instances/{instance}/attestation/approve"
+        approve_attestation((InstanceId,), NoQuery, Json<AnswerAttestation>) -> Json<Instance>;
+    /// Has a launch undone because of what was measured.
+    Operate POST "/v1/instances/{instance}/attestation/deny"
+        deny_attestation((InstanceId,), NoQuery, Json<AnswerAttestation>) -> Json<Instance>;
+    /// Puts measurements into the account's list of known ones.
+    Administer POST "/v1/measurements"
+        add_measurements((), NoQuery, Json<AddMeasurements>) -> Created<AddedMeasurements>;
+    /// Lists the account's known measurements.
+    Read GET "/v1/measurements" list_measurements((), ListQuery, Nothing) -> Json<Page<KnownMeasurement>>;
+    /// Shows a known measurement.
+    Read GET "/v1/measurements/{measurement}"
+        get_measurement((KnownMeasurementId,), NoQuery, Nothing) -> Json<KnownMeasurement>;
+    /// Takes a measurement out of the account's list.
+    Administer DELETE "/v1/measurements/{measurement}"
+        remove_measurement((KnownMeasurementId,), NoQuery, Nothing) -> Done;
     /// Changes how an instance's memory is kept, within one interval of its host's governor.
     Operate PATCH "/v1/instances/{instance}/memory"
         set_memory((InstanceId,), NoQuery, Json<EditMemory>) -> Json<Instance>;

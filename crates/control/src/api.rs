@@ -7,16 +7,18 @@ use lucarne_api::{
     Api, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, finding::*, flow::*, flow_log::*, flow_question::*, host::*, identity::*,
-        instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*, usage::*,
+        ChangeTags, ListQuery, NoQuery, Page, attestation::*, finding::*, flow::*, flow_log::*, flow_question::*,
+        host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*,
+        usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
-    AccountId, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId,
-    PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, UserId, VolumeId,
-    VpcId,
+    AccountId, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, KnownMeasurementId,
+    MitigationId, NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags,
+    TenantFlowRecord, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
+    attestation::KnownMeasurement,
     finding::Scanners,
     flow_log::FlowLog,
     flow_sql::{SqlAnswer, SqlProgress, SqlTable},
@@ -546,6 +548,54 @@ impl Api for Controller {
         services::price_books::end_price_book(self, call).await
     }
 
+    async fn get_attestation(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+    ) -> Result<Json<ShownAttestation>, Problem> {
+        services::attestations::get_attestation(self, call).await
+    }
+    async fn get_evidence(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+    ) -> Result<Json<Evidence>, Problem> {
+        services::attestations::get_evidence(self, call).await
+    }
+    async fn approve_attestation(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Json<AnswerAttestation>>,
+    ) -> Result<Json<Instance>, Problem> {
+        services::attestations::approve_attestation(self, call).await
+    }
+    async fn deny_attestation(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Json<AnswerAttestation>>,
+    ) -> Result<Json<Instance>, Problem> {
+        services::attestations::deny_attestation(self, call).await
+    }
+    async fn add_measurements(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<AddMeasurements>>,
+    ) -> Result<Created<AddedMeasurements>, Problem> {
+        services::measurements::add_measurements(self, call).await
+    }
+    async fn list_measurements(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<KnownMeasurement>>, Problem> {
+        services::measurements::list_measurements(self, call).await
+    }
+    async fn get_measurement(
+        &self,
+        call: Call<Caller, (KnownMeasurementId,), NoQuery, Nothing>,
+    ) -> Result<Json<KnownMeasurement>, Problem> {
+        services::measurements::get_measurement(self, call).await
+    }
+    async fn remove_measurement(
+        &self,
+        call: Call<Caller, (KnownMeasurementId,), NoQuery, Nothing>,
+    ) -> Result<Done, Problem> {
+        services::measurements::remove_measurement(self, call).await
+    }
     async fn create_mitigation(
         &self,
         call: Call<Caller, (), NoQuery, Json<CreateMitigation>>,

@@ -16,8 +16,8 @@ use lucarne_model::{
     DesiredLease, HostId, InstanceId, InterfaceId, SubnetId, VpcId,
     actual::HostDescription,
     desired::{
-        Desired, DesiredGroup, DesiredInstance, DesiredMigration, DesiredNetwork, DesiredSnapshot, DesiredSubnet,
-        DesiredVolume, Endpoint, Power, StreamRequest, TunnelPeer,
+        Desired, DesiredAttestation, DesiredGroup, DesiredInstance, DesiredMigration, DesiredNetwork, DesiredSnapshot,
+        DesiredSubnet, DesiredVolume, Endpoint, Power, StreamRequest, TunnelPeer,
     },
     flow_log::FlowLog,
     instance::InstanceState,
@@ -171,7 +171,7 @@ pub(crate) fn gather(desired: &Desired) -> Duration {
 fn power(record: &InstanceRecord) -> Power {
     match record.instance.state {
         InstanceState::Stopping if record.forced => Power::Off,
-        InstanceState::Pending | InstanceState::Running => Power::Running,
+        InstanceState::Pending | InstanceState::AwaitingApproval | InstanceState::Running => Power::Running,
         InstanceState::Stopping | InstanceState::Stopped => Power::Stopped,
         InstanceState::ShuttingDown | InstanceState::Terminated => Power::Absent,
     }
@@ -212,6 +212,12 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
         image: instance.image,
         boot,
         cold: instance.cold,
+        attestation: instance.attestation.map(|attestation| DesiredAttestation {
+            nonce: attestation.nonce,
+            begin: attestation.state.may_begin(),
+            heard: !attestation.state.awaits_evidence(),
+        }),
+        mac: Some(instance.mac),
         vcpus: instance.vcpus,
         memory: instance.memory,
         memory_settings: instance.memory_settings,
@@ -287,10 +293,11 @@ fn network(tx: &Tx<'_>, id: VpcId) -> Result<DesiredNetwork, Problem> {
     })
 }
 
-/// The VPC's interfaces whose instances have a host.
+/// The VPC's interfaces whose instances have a host and are let in: no host takes a frame from any other, nor brings it one.
 fn endpoints(tx: &Tx<'_>, vpc: VpcId) -> Result<Vec<Endpoint>, Problem> {
     let instances = tx.referring::<InstanceRecord>(ALL, vpc)?;
-    let placed = |record: InstanceRecord| record.instance.host.map(|host| (record.instance.id, host));
+    let placed =
+        |record: InstanceRecord| record.instance.host.filter(|_| record.joins()).map(|host| (record.instance.id, host));
     let hosts: BTreeMap<InstanceId, HostId> = instances.into_iter().filter_map(placed).collect();
     let endpoint = |interface: NetworkInterface| {
         Some(Endpoint {

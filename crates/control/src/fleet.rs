@@ -227,6 +227,7 @@ mod tests {
             volumes: Vec::new(),
             began: None,
             stood_still_millis: None,
+            evidence: None,
         };
         let report = |instances| Report {
             version: 1,

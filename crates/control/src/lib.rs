@@ -18,6 +18,7 @@ mod host_ca;
 mod http;
 mod idempotency;
 mod instructions;
+mod judging;
 mod lending;
 mod memory_history;
 mod named_questions;

@@ -10,8 +10,10 @@ use lucarne_memory::{
     settings::Keeping,
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, Evidence, FlowLogId, HostId, InstanceId, JobId, Measurement, Moment, Octets, Tags,
+    Vcpus, VolumeId,
     actual::{Capacity, Host},
+    attestation::Judgement,
     desired::VolumeContent,
     flow_log::StoreCredentials,
     instance::{Instance, InstanceState},
@@ -111,9 +113,58 @@ impl InstanceRecord {
         Demand { vcpus: self.instance.vcpus, memory, disk: Bytes::ZERO }
     }
 
+    /// Whether its interface is part of its network: that of one which has to prove something is not, until it has.
+    pub(crate) fn joins(&self) -> bool {
+        self.instance.attestation.as_ref().is_none_or(|attestation| attestation.state.may_join())
+    }
+
     /// The host that it is being brought to.
     pub(crate) fn coming_to(&self) -> Option<HostId> {
         self.passage.filter(|passage| passage.leg == Leg::Coming).map(|passage| passage.host)
+    }
+}
+
+/// What was proved of an instance, and what was thought of it: beside its instance, of which every look needs the rest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct AttestationRecord {
+    pub(crate) instance: InstanceId,
+    pub(crate) account: AccountId,
+    /// The newest proof that could be read.
+    pub(crate) evidence: Option<Evidence>,
+    /// What it says, the host's first.
+    pub(crate) measurements: Vec<Measurement>,
+    /// Oldest first.
+    pub(crate) history: Vec<Judgement>,
+}
+
+impl Resource for AttestationRecord {
+    const KIND: &'static str = "attestation";
+    const NOT_FOUND: ErrorCode = ErrorCode::AttestationNotFound;
+    /// Not the instance's own: one id names one thing.
+    type Id = String;
+    fn id(&self) -> String {
+        Self::id_of(self.instance)
+    }
+    fn account(&self) -> AccountId {
+        self.account
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        None
+    }
+}
+
+impl AttestationRecord {
+    /// How many judgements are kept.
+    const HISTORY: usize = 100;
+
+    pub(crate) fn id_of(instance: InstanceId) -> String {
+        format!("{}/{instance}", Self::KIND)
+    }
+
+    pub(crate) fn note(&mut self, judgement: Judgement) {
+        self.history.push(judgement);
+        let excess = self.history.len().saturating_sub(Self::HISTORY);
+        self.history.drain(..excess);
     }
 }
 
@@ -161,6 +212,9 @@ pub(crate) struct HostRecord {
     /// Whether it has spoken with its key.
     #[serde(default)]
     pub(crate) has_spoken: bool,
+    /// The TPM's key by which it first proved what it runs; another is not its own.
+    #[serde(default)]
+    pub(crate) attestation_key: Option<Octets>,
 }
 
 impl Resource for HostRecord {

@@ -1,5 +1,6 @@
 //! A whole controller over a real socket: what its users, and those who are none, meet.
 
+mod attestation;
 mod memory;
 mod orders;
 

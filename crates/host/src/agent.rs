@@ -17,7 +17,7 @@ use lucarne_model::{
     desired::{Desired, DesiredInstance, DesiredMigration},
     warm::Began,
 };
-use lucarne_vmm::driver::{Driver, Machine, MachineEvent, Origin, Stop};
+use lucarne_vmm::driver::{Driver, Machine, MachineEvent, MachineSpec, Origin, Stop};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet},
@@ -35,8 +35,10 @@ use crate::{
     network::Network,
     peers::Peers,
     perform::Hands,
+    prover::Prover,
     reconcile::{
-        Activity, Failure, Known, Ledger, Product, Prospect, Running, Standing, Step, next_look, next_steps, report,
+        Activity, Failure, Known, Ledger, Product, Proof, Prospect, Running, Standing, Step, next_look, next_steps,
+        report,
     },
     settings::{AtEnd, Pace},
 };
@@ -47,6 +49,8 @@ pub struct Parts {
     pub driver: Arc<dyn Driver>,
     pub network: Arc<dyn Network>,
     pub memory: Memory,
+    /// What proves what this host runs; none where it has nothing that can.
+    pub prover: Option<Arc<dyn Prover>>,
     /// VMs that [`Self::memory`] could not wake.
     pub unwoken: mpsc::Receiver<MachineEvent>,
     pub controller: Arc<dyn Controller>,
@@ -89,17 +93,22 @@ impl Agent {
         known.warm_states.retain(|_, state| state.hypervisor == parts.host.hypervisor);
         let now = now();
         let sleepers = parts.memory.adopt(&adopted).await;
-        let sleepers = sleepers.into_iter().map(|spec| Machine { disks: spec.disks.clone(), spec });
-        for Machine { spec, disks } in adopted.into_iter().chain(sleepers) {
+        let asleep = |spec: MachineSpec| Machine { disks: spec.disks.clone(), spec, measured: None, held: false };
+        let sleepers = sleepers.into_iter().map(asleep);
+        for Machine { spec, disks, measured, held } in adopted.into_iter().chain(sleepers) {
             let disks =
                 disks.iter().map(|disk| lucarne_model::instance::Attachment { volume: disk.volume, slot: disk.slot });
             let began = match spec.origin {
                 Origin::Warm { state, .. } => Began::Warm { digest: state },
                 Origin::Boot | Origin::Template => Began::Cold { because: None },
             };
-            let standing = standing(&desired, parts.driver.as_ref(), spec.instance).await;
+            let standing = match held {
+                true => Standing::Held,
+                false => standing(&desired, parts.driver.as_ref(), spec.instance).await,
+            };
             let (generation, disks) = (spec.generation, disks.collect());
-            let running = Running { generation, began, disks, standing, stood_still: None };
+            let proof = Proof { measured, evidence: None };
+            let running = Running { generation, began, disks, standing, stood_still: None, proof };
             known.handle_adopted(spec.instance, running, now);
         }
         Ok(Self::spawn(parts, folder, (known, desired), (pace, at_end), events, shutdown))
@@ -113,7 +122,7 @@ impl Agent {
         events: mpsc::Receiver<MachineEvent>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Parts { driver, network, memory, unwoken, controller, peers, host } = parts;
+        let Parts { driver, network, memory, prover, unwoken, controller, peers, host } = parts;
         let (reports, reported) = watch::channel(report(&desired, &known, host.capacity));
         let desired = Arc::new(desired);
         let (wishes, wished) = watch::channel(desired.clone());
@@ -129,6 +138,7 @@ impl Agent {
                 driver,
                 network: network.clone(),
                 memory: memory.clone(),
+                prover,
                 controller: controller.clone(),
                 layout: layout.clone(),
                 peers,
@@ -337,7 +347,7 @@ impl Owner {
     /// VMs that sleep do so until the next agent; the others are ended. Not written into the ledger: the next start of the agent is to start them again.
     async fn stop_machines(&self) {
         let cut_short = self.steps.values().filter_map(|(step, _)| match step {
-            Step::Start(spec, _) => Some(spec.instance),
+            Step::Start(spec, _) | Step::Hold(spec) => Some(spec.instance),
             _ => None,
         });
         self.hands.memory.let_go();

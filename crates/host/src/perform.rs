@@ -6,7 +6,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use lucarne_model::{
-    ErrorCode, InstanceId, SnapshotId, VolumeId,
+    ErrorCode, Evidence, InstanceId, Measurement, Octets, SnapshotId, VolumeId,
     desired::{DesiredVolume, VolumeContent},
     storage::Blob,
 };
@@ -20,6 +20,7 @@ use crate::{
     memory::Memory,
     network::Network,
     peers::{PeerError, Peers},
+    prover::Prover,
     reconcile::{Failure, Product, Prospect, Step},
     streams,
 };
@@ -30,6 +31,7 @@ pub(crate) struct Hands {
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) network: Arc<dyn Network>,
     pub(crate) memory: Memory,
+    pub(crate) prover: Option<Arc<dyn Prover>>,
     pub(crate) controller: Arc<dyn Controller>,
     pub(crate) layout: Layout,
     pub(crate) peers: Peers,
@@ -51,6 +53,16 @@ impl Hands {
             Step::Start(spec, beginning) => {
                 let began = self.memory.start(spec, beginning).await.map_err(|error| driver_failure(&error))?;
                 return Ok(Product::Began(began));
+            }
+            Step::Hold(spec) => {
+                let measured = self.memory.hold(spec).await.map_err(|error| driver_failure(&error))?;
+                return Ok(Product::Held(measured));
+            }
+            Step::Prove { instance, generation, nonce, measured } => {
+                return self.prove((*instance, *generation), nonce, measured).await.map(Product::Proved);
+            }
+            Step::Release(instance) => {
+                self.memory.release(*instance).await.map_err(|error| driver_failure(&error))?;
             }
             Step::Send { instance, generation, host, address } => {
                 let passage = self.peers.connect((*host, *address), *instance, *generation).await;
@@ -94,6 +106,20 @@ impl Hands {
             Step::GiveUp { .. } => {}
         }
         Ok(Product::Nothing)
+    }
+
+    async fn prove(
+        &self,
+        (instance, generation): (InstanceId, u64),
+        nonce: &Octets,
+        measured: &[Measurement],
+    ) -> Result<Box<Evidence>, Failure> {
+        let Some(prover) = &self.prover else {
+            let message = "this host has no TPM that could prove what it runs";
+            return Err(Failure::new(ErrorCode::HostNotProved, message, Prospect::Hopeless));
+        };
+        let proved = prover.prove(instance, generation, nonce, measured).await;
+        proved.map(Box::new).map_err(|error| Failure::new(ErrorCode::HostNotProved, chain(&error), Prospect::Doubtful))
     }
 
     async fn create_volume(&self, volume: &DesiredVolume) -> Result<(), Failure> {
@@ -167,6 +193,8 @@ fn driver_failure(error: &lucarne_vmm::Error) -> Failure {
     let code = error.code();
     let prospect = match code {
         ErrorCode::DiskFull | ErrorCode::ImageUnreadable | ErrorCode::HypervisorMissing => Prospect::Hopeless,
+        // What was measured does not come back.
+        ErrorCode::MeasurementChanged => Prospect::Hopeless,
         _ => Prospect::Doubtful,
     };
     Failure::new(code, chain(error), prospect)

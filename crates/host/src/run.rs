@@ -37,7 +37,8 @@ use crate::{
     memory::{Budget, LendingTools, Memory, Tools},
     network::{Network, NoNetwork},
     peers::Peers,
-    settings::{DriverKind, Settings, TpmChoice},
+    prover::Prover,
+    settings::{DriverKind, Settings},
     simulated_network::SimulatedNetwork,
     spool,
     switch_network::SwitchNetwork,
@@ -89,7 +90,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let (memory, unwoken) = Memory::new(driver.clone(), layout.clone(), budget, tools.ok());
     let peers = Peers::new(key.clone());
     let listening = tokio::spawn(peers.clone().listen(door, shutdown.clone()));
-    let parts = Parts { driver, network: network.clone(), memory, unwoken, controller, peers, host };
+    let prover = measuring.clone().map(|measuring| measuring as Arc<dyn Prover>);
+    let parts = Parts { driver, network: network.clone(), memory, prover, unwoken, controller, peers, host };
     let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown).await?;
     let end_of_export = CancellationToken::new();
     let export = Export {
@@ -112,12 +114,18 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
 }
 
 /// Begins to measure what runs here. A simulated VM is nothing that anything could be proved of.
-fn measuring(settings: &Settings, layout: &Layout, key: &ExportKey, tools: &Result<Tools, String>) -> Measuring {
-    let is_simulated = matches!(settings.driver, DriverKind::Simulated { .. });
-    let choice = if is_simulated { &TpmChoice::None } else { &settings.tpm };
+fn measuring(
+    settings: &Settings,
+    layout: &Layout,
+    key: &ExportKey,
+    tools: &Result<Tools, String>,
+) -> Option<Arc<Measuring>> {
+    if matches!(settings.driver, DriverKind::Simulated { .. }) {
+        return None;
+    }
     let shim = tools.as_ref().ok().map(|tools| tools.library.clone());
     let own = Own { shim, configuration: settings.measured() };
-    Measuring::begin(choice, layout.attestation(), &settings.name, &key.point(), own)
+    Some(Arc::new(Measuring::begin(&settings.tpm, layout.attestation(), &settings.name, &key.point(), own)))
 }
 
 /// With what guests' memory is paged here; if it cannot be, why.

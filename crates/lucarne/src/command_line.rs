@@ -21,6 +21,7 @@ use crate::{
         instance::InstanceCommand,
         login::LoginArgs,
         manifest::ManifestCommand,
+        measurements::MeasurementsCommand,
         memory::MemoryCommand,
         mitigation::MitigationCommand,
         network::{SubnetCommand, VpcCommand},
@@ -131,6 +132,12 @@ pub(crate) enum Command {
     /// Guests' memory: how it is kept, and where
     #[command(subcommand)]
     Memory(MemoryCommand),
+    /// Attestations: what hosts proved of instances, and the answers to that
+    #[command(subcommand)]
+    Attestation(AttestationCommand),
+    /// Measurements that the account trusts
+    #[command(subcommand)]
+    Measurements(MeasurementsCommand),
     /// What memory was held, and what it costs
     #[command(subcommand)]
     Usage(UsageCommand),
@@ -141,9 +148,6 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Tag(TagCommand),
 
-    /// Attestations: what hosts proved of instances
-    #[command(subcommand)]
-    Attestation(AttestationCommand),
     /// Reference manifests: what a notary says that hosts should run
     #[command(subcommand)]
     Manifest(ManifestCommand),
@@ -259,6 +263,8 @@ impl Command {
             Self::Snapshot(command) => command.run(context).await,
             Self::Instance(command) => command.run(context).await,
             Self::Memory(command) => command.run(context).await,
+            Self::Attestation(command) => command.run(context).await,
+            Self::Measurements(command) => command.run(context).await,
             Self::Usage(command) => command.run(context).await,
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,

@@ -18,6 +18,8 @@ pub(crate) enum LocalCode {
     FileUnwritable,
     ImageBuildFailed,
     Interrupted,
+    NonceChanged,
+    NoRandomNumbers,
     NotaryUnreachable,
     PlaintextRefused,
     ProcessFailed,

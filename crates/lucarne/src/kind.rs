@@ -416,6 +416,44 @@ pub(crate) static MITIGATION: Kind = Kind {
     delete: delete!(delete_mitigation, InvalidMitigationNotFound),
 };
 
+pub(crate) static MEASUREMENT: Kind = Kind {
+    noun: "known measurement",
+    prefix: "meas-",
+    names: &[],
+    not_found: ErrorCode::InvalidMeasurementNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("COMPONENT", "measurement.component"),
+        ("WHICH", "measurement.name"),
+        ("DIGEST", "measurement.digest"),
+        ("CONFIGURATION", "configuration"),
+        ("NOTE", "note"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_measurements),
+    show: show!(get_measurement, InvalidMeasurementNotFound),
+    delete: delete!(remove_measurement, InvalidMeasurementNotFound),
+};
+
+/// What was measured of an instance.
+pub(crate) const JUDGED_COLUMNS: &[Column] = &[
+    ("COMPONENT", "component"),
+    ("WHICH", "name"),
+    ("DIGEST", "digest"),
+    ("MATCHES", "matches"),
+    ("VOUCHERS", "vouchers"),
+];
+
+/// What was judged and answered.
+pub(crate) const JUDGEMENT_COLUMNS: &[Column] = &[
+    ("AT", "at"),
+    ("GENERATION", "generation"),
+    ("MODE", "mode.kind"),
+    ("STATE", "state"),
+    ("BY", "by"),
+    ("REASON", "reason.message"),
+];
+
 pub(crate) static PRICE_BOOK: Kind = Kind {
     noun: "price book",
     prefix: "pb-",
@@ -621,6 +659,7 @@ pub(crate) static ALL: &[&Kind] = &[
     &FLOW_LOG,
     &MITIGATION,
     &PRICE_BOOK,
+    &MEASUREMENT,
     &JOB,
 ];
 
@@ -658,6 +697,7 @@ mod tests {
             ("FlowLog", &FLOW_LOG),
             ("Mitigation", &MITIGATION),
             ("PriceBook", &PRICE_BOOK),
+            ("KnownMeasurement", &MEASUREMENT),
             ("Job", &JOB),
         ];
         assert_eq!(rows.len(), ALL.len());
@@ -670,6 +710,8 @@ mod tests {
         let others = [
             ("TenantFlowRecord", FLOW_COLUMNS),
             ("ShownFinding", FINDING_COLUMNS),
+            ("JudgedMeasurement", JUDGED_COLUMNS),
+            ("Judgement", JUDGEMENT_COLUMNS),
             ("Example", EXAMPLE_COLUMNS),
             ("Scanner", SCANNER_COLUMNS),
             ("ShownClosedPort", CLOSED_PORT_COLUMNS),

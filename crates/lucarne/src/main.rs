@@ -12,6 +12,7 @@ mod failure;
 mod image;
 mod kind;
 mod listing;
+mod nonces;
 mod output;
 mod private_file;
 mod session;

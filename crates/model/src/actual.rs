@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccountId, Bytes, HostId, InstanceId, Moment, OversubscriptionFactor, SnapshotId, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, Evidence, HostId, InstanceId, Moment, OversubscriptionFactor, SnapshotId, Tags, Vcpus, VolumeId,
     flow::Location,
     instance::{Attachment, StateReason},
     memory_report::{HostMemory, MemoryReport},
@@ -108,6 +108,8 @@ pub struct Report {
 pub enum ActualState {
     /// Being made: image, disks, port.
     Preparing,
+    /// It is there and measured, and stands before its first instruction. With a `reason`, it cannot go on from there.
+    Held,
     Running,
     /// All of it has come from another host. It stands still until that one has given it up.
     Arrived,
@@ -134,6 +136,9 @@ pub struct ActualInstance {
     /// to the first one here, but for the way of the last bytes. None if an agent was started anew meanwhile.
     #[serde(default)]
     pub stood_still_millis: Option<u64>,
+    /// The proof that is asked for, until it was heard.
+    #[serde(default)]
+    pub evidence: Option<Box<Evidence>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccountId, Bytes, Cidr, HostId, ImageId, InstanceId, InterfaceId, MacAddress, SecurityGroupId, SnapshotId,
+    AccountId, Bytes, Cidr, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Octets, SecurityGroupId, SnapshotId,
     SubnetId, Vcpus, VolumeId, VpcId,
     flow::Location,
     lease::DesiredLease,
@@ -70,6 +70,17 @@ pub enum DesiredMigration {
     From { host: HostId },
 }
 
+/// What a host is to prove of an instance's present start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredAttestation {
+    /// What it is to sign. A new one asks for a new proof, of a VM that runs too.
+    pub nonce: Octets,
+    /// Whether the VM may leave the place before its first instruction.
+    pub begin: bool,
+    /// Whether the proof with this nonce has arrived, and need not be told again.
+    pub heard: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DesiredInstance {
     pub id: InstanceId,
@@ -89,7 +100,13 @@ pub struct DesiredInstance {
     pub memory: Bytes,
     #[serde(default)]
     pub memory_settings: MemorySettings,
+    /// What is to be proved of this start; none: it begins without.
+    #[serde(default)]
+    pub attestation: Option<DesiredAttestation>,
     pub interface: InterfaceId,
+    /// The interface's; it has it also while it is no part of its network.
+    #[serde(default)]
+    pub mac: Option<MacAddress>,
     pub vpc: VpcId,
     pub user_data: Option<String>,
     /// The `Name` tag; the metadata service tells it and DHCP gives it as the host name.

@@ -59,6 +59,8 @@ error_codes! {
     InvalidMitigationNotFound = "InvalidMitigationId.NotFound", 404, "No such mitigation";
     InvalidFindingNotFound = "InvalidFindingId.NotFound", 404, "No such finding";
     InvalidPriceBookNotFound = "InvalidPriceBookId.NotFound", 404, "No such price book";
+    InvalidMeasurementNotFound = "InvalidMeasurementId.NotFound", 404, "No such measurement in the account's list";
+    AttestationNotFound = "InvalidAttestation.NotFound", 404, "Nothing was to be proved of the instance";
     InvalidPartNotFound = "InvalidPartName.NotFound", 404, "No such part of kept flow records";
     InvalidJobNotFound = "InvalidJobId.NotFound", 404, "No such job";
     AmbiguousName = "AmbiguousName", 409, "More than one resource has this name";
@@ -83,6 +85,12 @@ error_codes! {
     HostUnreachable = "HostUnreachable", 503, "The host did not answer in time";
     HypervisorMissing = "HypervisorMissing", 503, "The host has no usable QEMU";
     HypervisorFailed = "HypervisorFailed", 500, "QEMU ended or refused";
+    AttestationNotYours = "AttestationNotYours", 403, "Only the account of the instance answers for it";
+    AttestationAnswered = "AttestationAlreadyAnswered", 409, "The attestation has been answered";
+    AttestationExpired = "AttestationExpired", 409, "The answer was not given in time";
+    AttestationDenied = "AttestationDenied", 409, "The owner did not approve what was measured";
+    HostNotProved = "HostNotProved", 503, "The host could not prove what it runs";
+    MeasurementChanged = "MeasurementChanged", 409, "What was measured was changed afterwards";
     ControllerUnreachable = "ControllerUnreachable", 503, "The controller does not answer";
     CollectorUnavailable = "CollectorUnavailable", 503, "The flow collector does not answer";
     InvalidSql = "InvalidSql", 400, "The question cannot be read, or does not fit the tables";

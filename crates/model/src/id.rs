@@ -125,6 +125,7 @@ ids! {
     FindingId = "find", "finding";
     MitigationId = "mit", "mitigation";
     PriceBookId = "pb", "price book";
+    KnownMeasurementId = "meas", "known measurement";
 }
 
 /// An account: 12 decimal digits, the owner of every resource.

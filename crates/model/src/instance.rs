@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccountId, Bytes, ErrorCode, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId,
-    SubnetId, Tags, Vcpus, VolumeId, VpcId, memory::MemorySettings, warm::Began,
+    SubnetId, Tags, Vcpus, VolumeId, VpcId, attestation::InstanceAttestation, memory::MemorySettings, warm::Began,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceState {
     Pending,
+    /// It stands before its first instruction, measured; its owner is asked whether it may begin.
+    AwaitingApproval,
     Running,
     Stopping,
     Stopped,
@@ -27,6 +29,7 @@ impl fmt::Display for InstanceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Pending => "pending",
+            Self::AwaitingApproval => "awaiting-approval",
             Self::Running => "running",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
@@ -103,6 +106,9 @@ pub struct Instance {
     /// Whether it boots though its image has a warm state.
     #[serde(default)]
     pub cold: bool,
+    /// What is to be proved before it may begin, and how far that is; none: nothing.
+    #[serde(default)]
+    pub attestation: Option<InstanceAttestation>,
     /// How its VM began, while it runs. Computed when it is shown.
     #[serde(default)]
     pub began: Option<Began>,

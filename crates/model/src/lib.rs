@@ -6,6 +6,7 @@
 
 pub mod actual;
 pub mod address;
+pub mod attestation;
 pub mod desired;
 pub mod end_reason;
 pub mod error_code;

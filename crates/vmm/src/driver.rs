@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use lucarne_model::{
-    Bytes, InstanceId, MacAddress, Vcpus, VolumeId,
+    Bytes, InstanceId, MacAddress, Measurement, Vcpus, VolumeId,
     paging::PageKey,
     storage::{Digest, DiskFormat},
 };
@@ -105,6 +105,16 @@ pub struct Disk {
     pub slot: u8,
     pub path: PathBuf,
     pub format: DiskFormat,
+    /// The image that it is an overlay of, if it is one and what it holds is to be measured.
+    #[serde(default)]
+    pub base: Option<Base>,
+}
+
+/// A file that never changes, below a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    pub path: PathBuf,
+    pub format: DiskFormat,
 }
 
 /// Where a disk can go at a VM that has `disks`: whether it is there already, or why it cannot be.
@@ -153,6 +163,10 @@ pub struct Machine {
     pub spec: MachineSpec,
     /// The disks that it has now; the spec's and those attached since.
     pub disks: Vec<Disk>,
+    /// What it was measured as, if it was started by [`Driver::hold`].
+    pub measured: Option<Vec<Measurement>>,
+    /// Whether it still stands before its first instruction.
+    pub held: bool,
 }
 
 /// How to end a VM.
@@ -184,6 +198,12 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 
     /// Starts the VM and returns when its processors run. Already running with this generation: does nothing.
     async fn start(&self, spec: &MachineSpec) -> Result<(), Error>;
+
+    /// Starts the VM, measures all that it is made of as its process is given it, and leaves its processors standing before
+    /// their first instruction. Held already with this generation, or let go: says what was measured then.
+    async fn hold(&self, spec: &MachineSpec) -> Result<Vec<Measurement>, Error>;
+    /// Lets a held VM begin; refused when a file that was measured has changed since. One that runs: does nothing.
+    async fn release(&self, instance: InstanceId) -> Result<(), Error>;
 
     /// Lets the VM's processors stand still until [`Driver::resume`].
     async fn pause(&self, instance: InstanceId) -> Result<(), Error>;

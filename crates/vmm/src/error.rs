@@ -46,6 +46,8 @@ pub enum Error {
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the memory of {instance} cannot be paged on this host: could not {what}")]
     NoPaging { instance: InstanceId, what: &'static str, source: io::Error },
+    #[error("{} is not what was measured when {instance} was started: it was changed since", path.display())]
+    Changed { instance: InstanceId, path: PathBuf },
     #[error("could not {doing} the process of {instance}")]
     Process { doing: &'static str, instance: InstanceId, source: io::Error },
 }
@@ -59,6 +61,7 @@ impl Error {
             Self::Tool { .. } | Self::ToolTooSlow { .. } | Self::Process { .. } => ErrorCode::HypervisorFailed,
             Self::NotRunning { .. } | Self::StillRunning { .. } => ErrorCode::IncorrectState,
             Self::SlotTaken { .. } | Self::BeganWarm { .. } => ErrorCode::IncorrectState,
+            Self::Changed { .. } => ErrorCode::MeasurementChanged,
             Self::GuestHolds { .. } => ErrorCode::VolumeInUse,
             Self::NoSlot { .. } => ErrorCode::AttachmentLimitExceeded,
             Self::Impossible { .. } => ErrorCode::InvalidParameterValue,

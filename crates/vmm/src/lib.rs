@@ -4,13 +4,15 @@
 //! untrusted disk image is. Which VM should run where, and what is in it, is decided elsewhere.
 //!
 //! In reading order: `driver`, `qemu` (`command_line`, then `vm`, `adoption`, `disks`), `volumes`, `image`; below them
-//! the hands `process` (QEMU), `tool` (qemu-img), `limits` (both), `paging`, `passage`, `qmp`, `serial`, `ring`, `files`.
+//! the hands `process` (QEMU), `tool` (qemu-img), `limits` (both), `measuring`, `paging`, `passage`, `qmp`, `serial`, `ring`,
+//! `files`.
 
 pub mod driver;
 mod error;
 mod files;
 mod image;
 mod limits;
+mod measuring;
 mod paging;
 mod passage;
 mod process;

@@ -25,7 +25,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lucarne_model::{Bytes, InstanceId, VolumeId};
+use lucarne_model::{Bytes, InstanceId, Measurement, VolumeId};
 use tokio::{
     sync::{OnceCell, mpsc},
     time::Instant,
@@ -65,6 +65,8 @@ pub struct Settings {
     /// The QEMU binary, by path or looked up in PATH.
     pub qemu: PathBuf,
     pub qemu_img: PathBuf,
+    /// The firmware of VMs that are measured; the others get the same from QEMU's own folder.
+    pub firmware: PathBuf,
     /// How VMs get their speed; none: found out.
     pub acceleration: Option<Acceleration>,
     /// How long QEMU may take to answer.
@@ -81,6 +83,7 @@ impl Settings {
             state_dir: state_dir.into(),
             user: rustix::process::geteuid().is_root().then_some(User::DEFAULT),
             qemu: "qemu-system-x86_64".into(),
+            firmware: "/usr/share/seabios/bios-256k.bin".into(),
             qemu_img: "qemu-img".into(),
             acceleration: None,
             patience: Duration::from_secs(30),
@@ -219,6 +222,19 @@ impl Driver for Qemu {
 
     async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
         self.start_in_task(spec, Entry::Boot).await
+    }
+
+    async fn hold(&self, spec: &MachineSpec) -> Result<Vec<Measurement>, Error> {
+        self.start_in_task(spec, Entry::Held).await?;
+        let measured = self.running(spec.instance)?.measured();
+        let unmeasured = || Error::StillRunning { instance: spec.instance, running: spec.generation };
+        Ok(measured.ok_or_else(unmeasured)?.measurements)
+    }
+
+    async fn release(&self, instance: InstanceId) -> Result<(), Error> {
+        let slot = self.shared.slot(instance);
+        let _turn = slot.turn.lock().await;
+        slot.running().ok_or(Error::NotRunning { instance })?.release().await
     }
 
     async fn pause(&self, instance: InstanceId) -> Result<(), Error> {

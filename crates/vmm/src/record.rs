@@ -8,13 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lucarne_model::InstanceId;
+use lucarne_model::{InstanceId, Measurement};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     driver::{Disk, MachineSpec},
     error::Error,
     files,
+    measuring::Measured,
 };
 
 const VERSION: u32 = 1;
@@ -64,11 +65,19 @@ pub(crate) struct Record {
     /// The disks that the VM should have now. One being attached is in it before QEMU has it, one being detached until
     /// QEMU has let go: at adoption QEMU is asked which of them it has.
     pub(crate) disks: Vec<Disk>,
+    /// What it was measured as, of one that was held at its start.
+    #[serde(default)]
+    pub(crate) measured: Option<Measured>,
 }
 
 impl Record {
-    pub(crate) fn new(spec: MachineSpec) -> Self {
-        Self { version: VERSION, disks: spec.disks.clone(), spec }
+    pub(crate) fn new(spec: MachineSpec, measured: Option<Measured>) -> Self {
+        Self { version: VERSION, disks: spec.disks.clone(), spec, measured }
+    }
+
+    /// What the VM was found to be, without the files that were looked at.
+    pub(crate) fn measurements(&self) -> Option<Vec<Measurement>> {
+        self.measured.as_ref().map(|measured| measured.measurements.clone())
     }
 
     pub(crate) fn write(&self, directory: &Directory) -> Result<(), Error> {

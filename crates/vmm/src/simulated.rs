@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lucarne_model::{Bytes, InstanceId, VolumeId};
+use lucarne_model::{Bytes, InstanceId, Measurement, VolumeId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -28,6 +28,7 @@ use crate::{
     },
     error::Error,
     files::{self, Draft},
+    measuring::{self, Description},
     passage,
     record::{Directory, Record},
 };
@@ -79,6 +80,7 @@ struct State {
     /// Those that have run and are not forgotten.
     known: BTreeSet<InstanceId>,
     paused: BTreeSet<InstanceId>,
+    held: BTreeSet<InstanceId>,
     faults: VecDeque<Fault>,
 }
 
@@ -127,6 +129,16 @@ impl Simulated {
 
     fn unwrite(&self, instance: InstanceId) -> Result<(), Error> {
         self.directory(instance).map_or(Ok(()), |directory| Record::remove(&directory))
+    }
+
+    /// A file that is there while the VM is held.
+    fn held_mark(&self, instance: InstanceId) -> Option<PathBuf> {
+        Some(self.directory(instance)?.path().join("held"))
+    }
+
+    fn mark_held(&self, instance: InstanceId) -> Result<(), Error> {
+        let Some(mark) = self.held_mark(instance) else { return Ok(()) };
+        fs::write(&mark, []).map_err(|error| Error::file("write", mark, error))
     }
 
     /// Changes the disks of a VM that runs.
@@ -189,10 +201,14 @@ impl Driver for Simulated {
             state.known.insert(instance);
             // Without a record it has ended.
             if let Ok(record) = Record::read(&Directory::of(&instances, instance)) {
+                if self.held_mark(instance).is_some_and(|mark| mark.exists()) {
+                    state.held.insert(instance);
+                }
                 state.machines.insert(instance, record);
             }
         }
-        Ok(state.machines.values().map(machine).collect())
+        let held = &state.held;
+        Ok(state.machines.values().map(|record| machine(record, held)).collect())
     }
 
     async fn start(&self, spec: &MachineSpec) -> Result<(), Error> {
@@ -210,10 +226,39 @@ impl Driver for Simulated {
             Some(running) => return Err(Error::StillRunning { instance, running }),
             None => {}
         }
-        let record = Record::new(spec.clone());
+        let record = Record::new(spec.clone(), None);
         self.write(&record)?;
         state.known.insert(instance);
         state.machines.insert(instance, record);
+        Ok(())
+    }
+
+    async fn hold(&self, spec: &MachineSpec) -> Result<Vec<Measurement>, Error> {
+        let instance = spec.instance;
+        self.start(spec).await?;
+        let measured = match self.machine(instance)?.measured {
+            Some(measured) => measured,
+            None => measuring::take(&mut spec.clone(), None, &description(spec))?.measured,
+        };
+        let state = &mut locked(&self.state);
+        let record = state.machines.get_mut(&instance).ok_or(Error::NotRunning { instance })?;
+        if record.measured.is_none() {
+            record.measured = Some(measured.clone());
+            self.mark_held(instance)?;
+            self.write(record)?;
+            state.held.insert(instance);
+        }
+        Ok(measured.measurements)
+    }
+
+    async fn release(&self, instance: InstanceId) -> Result<(), Error> {
+        let measured = self.machine(instance)?.measured;
+        let state = &mut locked(&self.state);
+        if state.held.contains(&instance) {
+            measured.map_or(Ok(()), |measured| measured.check(instance))?;
+            self.held_mark(instance).map_or(Ok(()), |mark| files::remove(&mark))?;
+            state.held.remove(&instance);
+        }
         Ok(())
     }
 
@@ -283,6 +328,8 @@ impl Driver for Simulated {
         let state = &mut locked(&self.state);
         state.machines.remove(&instance);
         state.paused.remove(&instance);
+        state.held.remove(&instance);
+        self.held_mark(instance).map_or(Ok(()), |mark| files::remove(&mark))?;
         Ok(())
     }
 
@@ -364,8 +411,22 @@ async fn pass(time: Duration) {
     }
 }
 
-fn machine(record: &Record) -> Machine {
-    Machine { spec: record.spec.clone(), disks: record.disks.clone() }
+fn machine(record: &Record, held: &BTreeSet<InstanceId>) -> Machine {
+    Machine {
+        spec: record.spec.clone(),
+        disks: record.disks.clone(),
+        measured: record.measurements(),
+        held: held.contains(&record.spec.instance),
+    }
+}
+
+/// What a pretended machine has of devices.
+fn description(spec: &MachineSpec) -> Description {
+    let (cards, disks) = (usize::from(spec.nic.is_some()), spec.disks.len());
+    Description {
+        devices: format!("vcpus {}\ncards {cards}\ndisks {disks}\n", spec.vcpus),
+        memory: format!("size {}M\n", spec.memory.as_mib()),
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

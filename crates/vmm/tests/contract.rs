@@ -6,14 +6,14 @@ mod support;
 
 use std::time::Duration;
 
-use lucarne_model::{Bytes, ErrorCode, InstanceId, VolumeId};
+use lucarne_model::{Bytes, Component, ErrorCode, InstanceId, Measurement, VolumeId, storage::DiskFormat};
 use lucarne_vmm::{
     Error,
-    driver::{Disk, Driver, MachineSpec, SLOTS, Stop, VolumeSource},
+    driver::{Base, Disk, Driver, MachineSpec, SLOTS, Stop, VolumeSource},
     qemu::Qemu,
     simulated::{self, Simulated},
 };
-use support::{House, guest::BANNER, printed};
+use support::{House, guest, guest::BANNER, printed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Makes a driver as an agent that starts would: on what an earlier one left.
@@ -45,6 +45,8 @@ contract! {
     a_disk_attached_while_it_runs_is_known_to_the_next_agent
     a_snapshot_is_taken_of_a_disk_in_use_and_of_one_at_rest
     a_slot_that_does_not_exist_is_refused
+    a_held_vm_is_measured_outlives_its_agent_and_begins_when_it_is_let_go
+    an_image_that_was_changed_after_it_was_measured_does_not_begin
 }
 
 const KILL: Stop = Stop::Kill;
@@ -196,4 +198,53 @@ async fn a_slot_that_does_not_exist_is_refused(start: Start) {
     let refused = driver.attach(spec.instance, &disk).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::AttachmentLimitExceeded);
     driver.stop(spec.instance, KILL).await.unwrap();
+}
+
+/// A VM whose disk's image is measured.
+async fn held(house: &House, driver: &dyn Driver) -> (MachineSpec, Vec<Measurement>) {
+    let mut spec = house.machine(driver, 1).await;
+    spec.disks[0].base = Some(Base { path: house.path().join("guest.raw"), format: DiskFormat::Raw });
+    let measured = driver.hold(&spec).await.unwrap();
+    (spec, measured)
+}
+
+async fn a_held_vm_is_measured_outlives_its_agent_and_begins_when_it_is_let_go(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let (spec, measured) = held(&house, &*driver).await;
+    let of = |component| measured.iter().find(|one| one.component == component).unwrap();
+    let image = ring::digest::digest(&ring::digest::SHA256, &guest::boot_sector());
+    assert_eq!(of(Component::DiskImage).digest.to_bytes(), image.as_ref());
+    of(Component::Devices);
+    of(Component::Memory);
+    assert_eq!(driver.hold(&spec).await.unwrap(), measured, "asked again");
+    drop(driver);
+    let next = start(&house);
+    let found = next.adopt().await.unwrap();
+    let held = found.iter().find(|machine| machine.spec.instance == spec.instance).unwrap();
+    assert!(held.held && held.measured.as_ref() == Some(&measured));
+    // A simulated guest has printed from the beginning; a real one has not run yet.
+    assert!(house.processes().is_empty() || next.console_log(spec.instance).await.unwrap().is_empty());
+    next.release(spec.instance).await.unwrap();
+    next.release(spec.instance).await.unwrap();
+    printed(&*next, spec.instance, BANNER).await;
+    drop(next);
+    let last = start(&house);
+    let found = last.adopt().await.unwrap();
+    let released = found.iter().find(|machine| machine.spec.instance == spec.instance).unwrap();
+    assert!(!released.held && released.measured.as_ref() == Some(&measured));
+    last.stop(spec.instance, KILL).await.unwrap();
+}
+
+async fn an_image_that_was_changed_after_it_was_measured_does_not_begin(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let (spec, _) = held(&house, &*driver).await;
+    let image = std::fs::OpenOptions::new().write(true).open(house.path().join("guest.raw")).unwrap();
+    std::os::unix::fs::FileExt::write_at(&image, b"!", 200).unwrap();
+    let refused = driver.release(spec.instance).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::MeasurementChanged, "{refused}");
+    assert!(driver.adopt().await.unwrap().iter().all(|machine| machine.held));
+    driver.stop(spec.instance, KILL).await.unwrap();
+    assert!(house.processes().is_empty());
 }

@@ -28,7 +28,10 @@ const EDGES: [(&str, &[&str]); 17] = [
     ("lucarne", &["model", "flows", "attest", "api", "collector", "pager", "notary", "control", "host"]),
     // beside the house
     ("tests", &["model", "attest", "api"]),
-    ("bench", &["model", "flows", "memory", "attest", "switch", "vmm", "pager", "tpm", "api", "collector", "control", "host"]),
+    (
+        "bench",
+        &["model", "flows", "memory", "attest", "switch", "vmm", "pager", "tpm", "api", "collector", "control", "host"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -11,6 +11,8 @@ use lucarne_model::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::attestation::AttestLaunch;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LaunchInstances {
@@ -39,6 +41,9 @@ pub struct LaunchInstances {
     /// Boot it, though its image may have a warm state.
     #[serde(default)]
     pub cold: bool,
+    /// What is to be proved before they may begin; none: nothing.
+    #[serde(default)]
+    pub attestation: Option<AttestLaunch>,
     /// Data volumes to attach from the start, for a single instance.
     #[serde(default)]
     pub volumes: Vec<VolumeId>,
@@ -75,6 +80,8 @@ pub struct MigrateInstance {
 #[serde(rename_all = "kebab-case")]
 pub enum JobKind {
     Launch,
+    /// A launch that is held, proved and answered before it begins.
+    AttestedLaunch,
     Terminate,
     Migrate,
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the bodies' shapes. Unknown fields are refused, so that a misspelt option is not silently ignored.
 
+pub mod attestation;
 pub mod finding;
 pub mod flow;
 pub mod flow_log;

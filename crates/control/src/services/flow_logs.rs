@@ -254,6 +254,8 @@ mod tests {
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel: blob(), initramfs: blob(), command_line: String::new() },
             cold: false,
+            attestation: None,
+            mac: None,
             vcpus: Vcpus(1),
             memory: Bytes::ZERO,
             memory_settings: Default::default(),

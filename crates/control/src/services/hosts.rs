@@ -26,7 +26,7 @@ use lucarne_model::{
 };
 use subtle::ConstantTimeEq;
 
-use super::checks::refuse;
+use super::{attestations, checks::refuse};
 use crate::{
     Caller, Controller,
     auth::secret,
@@ -121,7 +121,13 @@ fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> R
         last_heard: tx.now(),
         tags: Default::default(),
     };
-    tx.insert(&HostRecord { host: host.clone(), key_digest, draining: false, has_spoken: false })?;
+    tx.insert(&HostRecord {
+        host: host.clone(),
+        key_digest,
+        draining: false,
+        has_spoken: false,
+        attestation_key: None,
+    })?;
     Ok(host.id)
 }
 
@@ -200,6 +206,7 @@ fn settle_report(tx: &mut Tx<'_>, host: HostId, report: &Report) -> Result<(), P
         if record.instance.host == Some(host)
             && let Some(actual) = actual.get(&record.instance.id)
         {
+            let record = attestations::settle(tx, record, actual)?;
             settle_instance(tx, record, actual)?;
         }
     }

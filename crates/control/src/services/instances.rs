@@ -17,7 +17,7 @@ use lucarne_model::{
     instance::{Instance, InstanceState, StateReason},
 };
 
-use super::{attachments::wrong_state, launch, shown};
+use super::{attachments::wrong_state, attestations, launch, shown};
 use crate::{
     Caller, Controller, random,
     records::InstanceRecord,
@@ -147,6 +147,7 @@ async fn begin_next_generation(
             return Err(Problem::new(ErrorCode::HostUnreachable, detail));
         }
         record.instance.generation += 1;
+        attestations::begin_again(&mut record.instance);
         enter(&mut record, InstanceState::Pending, tx.now());
         tx.put(&record)?;
         Ok(record)

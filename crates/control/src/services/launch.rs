@@ -19,7 +19,7 @@ use lucarne_model::{
     storage::{BootSource, Image, Volume, VolumeState},
 };
 
-use super::{addresses, attachments};
+use super::{addresses, attachments, attestations};
 use crate::{
     quota, random,
     records::{InstanceRecord, VolumeRecord},
@@ -55,7 +55,8 @@ pub(super) fn admit(tx: &mut Tx<'_>, account: AccountId, request: &LaunchInstanc
     for _ in 0..count {
         let address = addresses::take(&plan.subnet, request.address, &mut taken)?;
         let record = make(tx, account, request, &plan, address)?;
-        let job = engine::begin(tx, JobKind::Launch, &record, random::id())?;
+        let kind = if record.instance.attestation.is_some() { JobKind::AttestedLaunch } else { JobKind::Launch };
+        let job = engine::begin(tx, kind, &record, random::id())?;
         launched.instances.push(record.instance);
         launched.jobs.push(job.id);
     }
@@ -82,6 +83,7 @@ fn check_shape(request: &LaunchInstances, count: u32) -> Result<(), Problem> {
     {
         return Err(refuse("the name of a placement group has 1 to 64 characters"));
     }
+    request.attestation.as_ref().map_or(Ok(()), attestations::check)?;
     request.tags.check().map_err(|error| refuse(error.to_string()))
 }
 
@@ -159,6 +161,7 @@ fn make(
         generation: 1,
         user_data: request.user_data.clone(),
         cold: request.cold,
+        attestation: request.attestation.as_ref().map(attestations::begin),
         began: None,
         launched: now,
         changed: now,
@@ -171,6 +174,9 @@ fn make(
         record.instance.volumes.push(Attachment { volume: boot.volume.id, slot: 0 });
     }
     tx.insert(&record)?;
+    if record.instance.attestation.is_some() {
+        tx.insert(&attestations::record(&record.instance))?;
+    }
     for volume in &request.volumes {
         attachments::attach(tx, account, *volume, &mut record)?;
     }

@@ -69,6 +69,10 @@ fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<(), Prob
         let detail = format!("the bytes of the volumes of {id} are on its host, and volumes do not move");
         return refuse(ErrorCode::VolumeElsewhere, detail);
     }
+    if record.instance.attestation.is_some() {
+        let detail = format!("{id} was proved on its host, and another host has proved nothing; launch it anew there");
+        return refuse(ErrorCode::IncorrectState, detail);
+    }
     let Some(host) = record.instance.host.filter(|host| !fleet.is_down(*host, tx.now())) else {
         return refuse(ErrorCode::HostUnreachable, format!("the host of {id} does not answer"));
     };

@@ -7,8 +7,9 @@ use std::fmt::Display;
 
 use lucarne_api::bodies::mitigation::Mitigation;
 use lucarne_model::{
-    AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, MitigationId, NetworkAclId, PriceBookId, RouteTableId,
-    SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VpcId,
+    AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId,
+    RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VpcId,
+    attestation::KnownMeasurement,
     flow_log::FlowLog,
     identity::{AccessKey, Account, User},
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
@@ -149,6 +150,10 @@ impl Resource for PriceBook {
     fn public(&self) -> bool {
         self.account.is_none()
     }
+}
+
+impl Resource for KnownMeasurement {
+    common_fields!("known-measurement", InvalidMeasurementNotFound, KnownMeasurementId);
 }
 
 impl Resource for SecurityGroup {

@@ -4,7 +4,7 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-async fn image(cloud: &Cloud, user: &User) -> Value {
+pub(super) async fn image(cloud: &Cloud, user: &User) -> Value {
     let mut kernel = vec![0; 0x210];
     kernel[0x202..0x206].copy_from_slice(b"HdrS");
     let kernel = upload(cloud, user, kernel).await;

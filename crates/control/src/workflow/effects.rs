@@ -8,6 +8,7 @@ use lucarne_api::Problem;
 use lucarne_memory::settings::Keeping;
 use lucarne_model::{
     AccountId, Bytes, ErrorCode, HostId, Moment, Pages,
+    actual::ActualInstance,
     instance::{InstanceState, StateReason},
     memory_move::Moved,
     network::NetworkInterface,
@@ -18,9 +19,9 @@ use crate::{
     fleet::Fleet,
     placement::{self, Candidate, Demand, Wish},
     records::{HostRecord, InstanceRecord, JobRecord, Leg, Passage, VolumeRecord},
-    services::{memory, shown},
+    services::{attestations, memory, shown},
     store::{Scope, Tx},
-    workflow::steps::Effect,
+    workflow::steps::{Effect, Observed},
 };
 
 /// Carries out `effect` on the instance's record, which is put, and on that of its job, which the caller puts.
@@ -34,6 +35,8 @@ pub(super) fn perform(
     match effect {
         Effect::Nothing => return Ok(()),
         Effect::Place => place(tx, fleet, record, now)?,
+        Effect::Judge => judge(tx, fleet, record)?,
+        Effect::Expire => attestations::expire(tx, record)?,
         Effect::MarkRunning => enter(record, InstanceState::Running, None, now),
         Effect::ShutDown => enter(record, InstanceState::ShuttingDown, reason, now),
         Effect::GiveRoomBack { confirmed } => give_room_back(tx, record, confirmed)?,
@@ -46,6 +49,15 @@ pub(super) fn perform(
         Effect::Leave => leave(tx, record)?,
     }
     tx.put(record)
+}
+
+/// Judges the proof that the host told last. One that it has just taken back is waited for again.
+fn judge(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord) -> Result<(), Problem> {
+    let told = fleet.observe(record.instance.host, record.instance.id, tx.now());
+    let Observed::Said(ActualInstance { evidence: Some(evidence), .. }) = told else {
+        return Err(Problem::new(ErrorCode::Internal, "the proof that was to be judged is not told any more"));
+    };
+    attestations::judge(tx, record, &evidence)
 }
 
 fn enter(record: &mut InstanceRecord, state: InstanceState, reason: Option<StateReason>, now: Moment) {

@@ -219,6 +219,7 @@ fn is_final(problem: &Problem, job: &JobRecord) -> bool {
 async fn hold(job: &JobRecord, edge: &str) {
     let kind = match job.job.kind {
         JobKind::Launch => "launch",
+        JobKind::AttestedLaunch => "attested-launch",
         JobKind::Terminate => "terminate",
         JobKind::Migrate => "migrate",
     };

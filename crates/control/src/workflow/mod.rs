@@ -2,6 +2,9 @@
 //!
 //! Owns the jobs. [`steps`] decides, [`effects`] changes the records, [`engine`] keeps at it.
 
+mod attested;
+#[cfg(test)]
+mod attested_tests;
 pub(crate) mod effects;
 pub(crate) mod engine;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The workflows' steps, and what is to be done next: the deciding half of launch, terminate and migrate.
 //!
-//! Owns the three step tables and [`decide`]. Pure: what the store says of the job and its instance, what the host says, and
+//! Owns the step tables and [`decide`]; what an attested launch waits for is in [`super::attested`]. Pure: what the store says of the job and its instance, what the host says, and
 //! the time come in; one [`Decision`] comes out. [`super::effects`] carries it out, [`super::engine`] keeps at it.
 //!
 //! A linear table rather than a graph library such as `steno`: each step is one transaction on our own store, which holds
@@ -17,6 +17,7 @@ use lucarne_model::{
     instance::{Instance, InstanceState, StateReason},
 };
 
+use super::attested;
 use crate::records::JobRecord;
 
 /// How long a host may take to start an instance, the download of its image included.
@@ -32,6 +33,10 @@ enum Work {
     Admission,
     /// A host is chosen and room on it promised.
     Placement,
+    /// The host holds it before its first instruction, and has proved what it is.
+    Proof,
+    /// Its owner has answered, or its policy has.
+    Answer,
     /// The host runs it.
     Running,
     /// The host has nothing of it any more.
@@ -63,6 +68,14 @@ const LAUNCH: &[Step] = &[
     Step { name: "start", work: Work::Running },
 ];
 
+const ATTESTED_LAUNCH: &[Step] = &[
+    Step { name: "admit", work: Work::Admission },
+    Step { name: "place", work: Work::Placement },
+    Step { name: "measure", work: Work::Proof },
+    Step { name: "approve", work: Work::Answer },
+    Step { name: "start", work: Work::Running },
+];
+
 const TERMINATE: &[Step] = &[
     Step { name: "shut-down", work: Work::Absence },
     Step { name: "release", work: Work::Release },
@@ -79,6 +92,7 @@ const MIGRATE: &[Step] = &[
 const fn table(kind: JobKind) -> &'static [Step] {
     match kind {
         JobKind::Launch => LAUNCH,
+        JobKind::AttestedLaunch => ATTESTED_LAUNCH,
         JobKind::Terminate => TERMINATE,
         JobKind::Migrate => MIGRATE,
     }
@@ -87,7 +101,7 @@ const fn table(kind: JobKind) -> &'static [Step] {
 /// What a new job of this kind begins with: the first step of a launch or a migration is done by the request.
 pub(crate) const fn first_position(kind: JobKind) -> usize {
     match kind {
-        JobKind::Launch | JobKind::Migrate => 1,
+        JobKind::Launch | JobKind::AttestedLaunch | JobKind::Migrate => 1,
         JobKind::Terminate => 0,
     }
 }
@@ -121,6 +135,10 @@ pub(crate) struct Sight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     Place,
+    /// What the host proved is held against what is wanted.
+    Judge,
+    /// Nobody answered in time.
+    Expire,
     /// The instance runs.
     MarkRunning,
     /// From now on the host is told to end it.
@@ -180,6 +198,8 @@ fn forward(work: Work, job: &JobRecord, instance: &Instance, sight: &Sight, now:
     match work {
         Work::Admission => Decision::Step(Effect::Nothing),
         Work::Placement => Decision::Step(Effect::Place),
+        Work::Proof => attested::await_proof(job, instance, observed, now),
+        Work::Answer => attested::await_answer(instance, observed, now),
         Work::Running => await_running(job, instance, observed, now),
         Work::Absence => await_absence(instance, observed),
         Work::Release => Decision::Step(give_room_back(observed)),
@@ -196,7 +216,7 @@ fn backward(work: Work, instance: &Instance, sight: &Sight) -> Decision {
     match work {
         Work::Admission | Work::Ending => Decision::Step(Effect::End),
         Work::Placement | Work::Release => Decision::Step(give_room_back(observed)),
-        Work::Running | Work::Absence => await_absence(instance, observed),
+        Work::Proof | Work::Answer | Work::Running | Work::Absence => await_absence(instance, observed),
         Work::Transfer => Decision::Step(Effect::TurnBack),
         Work::Reservation => await_departure(&sight.other),
         // From the switch on nothing fails.
@@ -270,21 +290,30 @@ fn await_running(job: &JobRecord, instance: &Instance, observed: &Observed, now:
         }
         Observed::Said(actual) if actual.generation == instance.generation => match actual.state {
             ActualState::Running => Decision::Step(Effect::MarkRunning),
-            ActualState::Failed => Decision::Fail(actual.reason.clone().unwrap_or_else(|| StateReason {
-                code: ErrorCode::HypervisorFailed,
-                message: "the host could not start the instance".into(),
-            })),
+            ActualState::Failed => fail_with(actual),
             // It ran so shortly that nobody saw it: a guest that shuts down at once has still been launched.
             ActualState::Stopped => Decision::Step(Effect::MarkRunning),
-            ActualState::Preparing | ActualState::Arrived | ActualState::Stopping | ActualState::Absent => {
-                wait_for_start(job, now)
-            }
+            // It was let go and could not be: what was measured has changed.
+            ActualState::Held if actual.reason.is_some() => fail_with(actual),
+            ActualState::Held
+            | ActualState::Preparing
+            | ActualState::Arrived
+            | ActualState::Stopping
+            | ActualState::Absent => wait_for_start(job, now),
         },
         _ => wait_for_start(job, now),
     }
 }
 
-fn wait_for_start(job: &JobRecord, now: Moment) -> Decision {
+/// With the reason that the host gave.
+pub(super) fn fail_with(actual: &ActualInstance) -> Decision {
+    Decision::Fail(actual.reason.clone().unwrap_or_else(|| StateReason {
+        code: ErrorCode::HypervisorFailed,
+        message: "the host could not start the instance".into(),
+    }))
+}
+
+pub(super) fn wait_for_start(job: &JobRecord, now: Moment) -> Decision {
     match job.deadline {
         Some(deadline) if now >= deadline => Decision::Fail(StateReason {
             code: ErrorCode::HostUnreachable,
@@ -357,7 +386,7 @@ fn note_step(job: &mut JobRecord, now: Moment) {
 pub(crate) fn deadline(job: &JobRecord, now: Moment) -> Option<Moment> {
     let step = table(job.job.kind).get(job.position).filter(|_| job.job.state == JobState::Running)?;
     match step.work {
-        Work::Running => Some(now.plus(START_PATIENCE)),
+        Work::Proof | Work::Running => Some(now.plus(START_PATIENCE)),
         Work::Transfer => Some(now.plus(MOVE_PATIENCE)),
         _ => None,
     }

@@ -34,6 +34,7 @@ pub(super) fn instance() -> Instance {
         generation: 1,
         user_data: None,
         cold: false,
+        attestation: None,
         began: None,
         launched: Moment::EPOCH,
         changed: Moment::EPOCH,
@@ -91,6 +92,7 @@ impl World {
             Effect::GiveRoomBack { confirmed: true } => self.instance.host = None,
             Effect::End => self.instance.state = InstanceState::Terminated,
             Effect::GiveRoomBack { confirmed: false } | Effect::Nothing => {}
+            Effect::Judge | Effect::Expire => unreachable!("that is an attested launch's"),
             Effect::Switch | Effect::NoteStandstill { .. } | Effect::TurnBack | Effect::Leave => {
                 unreachable!("that is a migration's")
             }
@@ -124,8 +126,8 @@ impl World {
 
 pub(super) fn said(state: ActualState, generation: u64) -> Observed {
     let id = InstanceId::from_bits(1);
-    let (volumes, began, stood_still_millis) = (Vec::new(), None, None);
-    Observed::Said(ActualInstance { id, generation, state, reason: None, volumes, began, stood_still_millis })
+    let (volumes, began, stood_still_millis, evidence) = (Vec::new(), None, None, None);
+    Observed::Said(ActualInstance { id, generation, state, reason: None, volumes, began, stood_still_millis, evidence })
 }
 
 fn observed() -> impl Strategy<Value = Observed> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use lucarne_memory::governor::Life;
-use lucarne_model::{Bytes, InstanceId, Pages, warm::Began};
+use lucarne_model::{Bytes, InstanceId, Measurement, Pages, warm::Began};
 use lucarne_pager::control::Statistics;
 use lucarne_vmm::{
     Error,
@@ -55,6 +55,24 @@ pub(crate) struct Tools {
     /// What is preloaded into QEMU.
     pub(crate) library: PathBuf,
     pub(crate) lending: LendingTools,
+}
+
+/// How a VM that has no memory yet begins.
+enum Entry {
+    Boot,
+    /// It boots when it is let go.
+    Hold,
+    /// Another host brings it.
+    Receive(Box<dyn Passage>),
+}
+
+/// What is learnt of a VM as it begins.
+#[derive(Default)]
+struct Begun {
+    /// What it was measured as, if it is held.
+    measured: Vec<Measurement>,
+    /// Since when it stands still, of one that another host brought.
+    still_since: Option<Instant>,
 }
 
 /// One VM.
@@ -156,8 +174,23 @@ impl Memory {
                 }
             }
         };
-        shared.begin(spec, &guest, None).await?;
+        shared.begin(spec, &guest, Entry::Boot).await?;
         Ok(Began::Cold { because })
+    }
+
+    /// Starts a VM that stands before its first instruction, and says what it was measured as. Held already: says it again.
+    pub(crate) async fn hold(&self, spec: &MachineSpec) -> Result<Vec<Measurement>, Error> {
+        let shared = &self.0;
+        let guest = shared.guest(spec.instance);
+        let _turn = guest.turn.lock().await;
+        Ok(shared.begin(spec, &guest, Entry::Hold).await?.measured)
+    }
+
+    /// Lets a VM begin that was held.
+    pub(crate) async fn release(&self, instance: InstanceId) -> Result<(), Error> {
+        let guest = self.0.guest(instance);
+        let _turn = guest.turn.lock().await;
+        self.0.driver.release(instance).await
     }
 
     /// Brings a VM to another host; it stands still afterwards. One that is paused or sleeps is not brought.
@@ -174,8 +207,8 @@ impl Memory {
     pub(crate) async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error> {
         let guest = self.0.guest(spec.instance);
         let _turn = guest.turn.lock().await;
-        let still_since = self.0.begin(spec, &guest, Some(from)).await?;
-        guest.kept().still_since = still_since;
+        let begun = self.0.begin(spec, &guest, Entry::Receive(from)).await?;
+        guest.kept().still_since = begun.still_since;
         Ok(())
     }
 
@@ -253,33 +286,27 @@ impl Memory {
 }
 
 impl Shared {
-    /// Begins a VM with a pager that has nothing yet: it boots, or another host brings it.
-    async fn begin(
-        &self,
-        spec: &MachineSpec,
-        guest: &Guest,
-        from: Option<Box<dyn Passage>>,
-    ) -> Result<Option<Instant>, Error> {
-        let Some(paging) = self.paging(spec.instance) else { return self.boot_or_receive(spec, from).await };
+    /// Begins a VM with a pager that has nothing yet.
+    async fn begin(&self, spec: &MachineSpec, guest: &Guest, entry: Entry) -> Result<Begun, Error> {
+        let Some(paging) = self.paging(spec.instance) else { return self.enter(spec, entry).await };
         self.give_up_pages(spec.instance, guest)?;
         let spec = MachineSpec { paging: Some(paging), ..spec.clone() };
         self.watch(&spec, guest, Wishes::at_first(Pages::covering(spec.memory)));
-        let begun = self.boot_or_receive(&spec, from).await;
+        let begun = self.enter(&spec, entry).await;
         if begun.is_err() {
             self.give_up_pages(spec.instance, guest)?;
         }
         begun
     }
 
-    async fn boot_or_receive(
-        &self,
-        spec: &MachineSpec,
-        from: Option<Box<dyn Passage>>,
-    ) -> Result<Option<Instant>, Error> {
-        match from {
-            Some(from) => self.driver.receive(spec, from).await,
-            None => self.driver.start(spec).await.map(|()| None),
+    async fn enter(&self, spec: &MachineSpec, entry: Entry) -> Result<Begun, Error> {
+        let mut begun = Begun::default();
+        match entry {
+            Entry::Boot => self.driver.start(spec).await?,
+            Entry::Hold => begun.measured = self.driver.hold(spec).await?,
+            Entry::Receive(from) => begun.still_since = self.driver.receive(spec, from).await?,
         }
+        Ok(begun)
     }
 
     pub(super) fn guests(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Guest>>> {

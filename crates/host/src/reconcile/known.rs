@@ -9,7 +9,7 @@ use std::{
 };
 
 use lucarne_model::{
-    Bytes, ErrorCode, InstanceId, Moment, SnapshotId, VolumeId,
+    Bytes, ErrorCode, Evidence, InstanceId, Measurement, Moment, SnapshotId, VolumeId,
     desired::{Desired, Power, VolumeContent},
     instance::{Attachment, StateReason},
     storage::{Blob, Digest},
@@ -54,6 +54,16 @@ pub struct Running {
     pub standing: Standing,
     /// For how long it stood still on its way, of one that came from another host and went on here.
     pub stood_still: Option<Duration>,
+    pub proof: Proof,
+}
+
+/// What is known of a VM that was held at its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// What it was measured as; none of one that was not held.
+    pub measured: Option<Vec<Measurement>>,
+    /// The newest proof that this agent made of it. It is not kept: an agent that starts anew makes another.
+    pub evidence: Option<Box<Evidence>>,
 }
 
 /// Whether a VM that is here goes on here.
@@ -61,6 +71,8 @@ pub struct Running {
 pub enum Standing {
     #[default]
     Runs,
+    /// It stands before its first instruction until it is said that it may begin.
+    Held,
     /// All of it is at another host too; it stands still until it is known who goes on.
     Sent,
     /// It came from another host, and stands still likewise.
@@ -123,6 +135,8 @@ pub enum Product {
     Nothing,
     Uploaded(Blob),
     Began(Began),
+    Held(Vec<Measurement>),
+    Proved(Box<Evidence>),
     Saved(WarmState),
     WentOn { stood_still: Option<Duration> },
 }
@@ -184,7 +198,9 @@ impl Known {
         match step {
             Step::ApplyNetwork(plan) => self.applying = Some(Plan::clone(plan)),
             Step::OpenStream(request) => drop(self.streams.insert(request.token.clone())),
-            Step::Start(spec, _) | Step::Receive { spec, .. } => drop(self.forgotten.remove(&spec.instance)),
+            Step::Start(spec, _) | Step::Hold(spec) | Step::Receive { spec, .. } => {
+                self.forgotten.remove(&spec.instance);
+            }
             _ => {}
         }
     }
@@ -223,12 +239,22 @@ impl Known {
                     // Nothing goes on from it: it is made anew.
                     self.warm_states.remove(key);
                 }
-                self.handle_here(&spec, began, Standing::Runs);
+                self.handle_here(&spec, began, Standing::Runs, None);
             }
+            (Step::Hold(spec), Product::Held(measured)) => {
+                let began = Began::Cold { because: None };
+                self.handle_here(&spec, began, Standing::Held, Some(measured));
+            }
+            (Step::Prove { instance, .. }, Product::Proved(evidence)) => {
+                if let Some(running) = self.running.get_mut(&instance) {
+                    running.proof.evidence = Some(evidence);
+                }
+            }
+            (Step::Release(instance), _) => self.stand(instance, Standing::Runs),
             (Step::Receive { spec, .. }, _) => {
                 // What began from a warm state is not brought to another host.
                 let began = Began::Cold { because: Some("it booted on another host, which brought it".into()) };
-                self.handle_here(&spec, began, Standing::Arrived);
+                self.handle_here(&spec, began, Standing::Arrived, None);
             }
             (Step::Send { instance, .. }, _) => self.stand(instance, Standing::Sent),
             (Step::LetGo(instance), product) => {
@@ -267,7 +293,8 @@ impl Known {
             (Step::GiveUp { instance, generation, reason }, _) => {
                 self.ledger.close(instance, generation, Some(reason));
             }
-            (Step::Start(..) | Step::UploadSnapshot(_) | Step::OpenStream(_) | Step::MakeWarmState(_), _) => {}
+            (Step::Start(..) | Step::Hold(_) | Step::Prove { .. }, _) => {}
+            (Step::UploadSnapshot(_) | Step::OpenStream(_) | Step::MakeWarmState(_), _) => {}
         }
     }
 
@@ -278,12 +305,19 @@ impl Known {
     }
 
     /// A VM was started or came.
-    fn handle_here(&mut self, spec: &MachineSpec, began: Began, standing: Standing) {
+    fn handle_here(
+        &mut self,
+        spec: &MachineSpec,
+        began: Began,
+        standing: Standing,
+        measured: Option<Vec<Measurement>>,
+    ) {
         // It may have ended before its start was told.
         if !self.ledger.is_over(spec.instance, spec.generation) {
             let disks = spec.disks.iter().map(|disk| Attachment { volume: disk.volume, slot: disk.slot }).collect();
             let (generation, stood_still) = (spec.generation, None);
-            self.running.insert(spec.instance, Running { generation, began, disks, standing, stood_still });
+            let proof = Proof { measured, evidence: None };
+            self.running.insert(spec.instance, Running { generation, began, disks, standing, stood_still, proof });
         }
     }
 
@@ -296,7 +330,7 @@ impl Known {
 
     fn handle_failure(&mut self, step: Step, failure: Failure, now: Moment) {
         match step {
-            Step::Start(spec, _) | Step::Receive { spec, .. } => {
+            Step::Start(spec, _) | Step::Hold(spec) | Step::Receive { spec, .. } => {
                 self.ledger.close(spec.instance, spec.generation, Some(failure.reason));
             }
             Step::TakeSnapshot { snapshot, .. } => {

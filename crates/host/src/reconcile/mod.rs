@@ -10,6 +10,7 @@ mod ledger;
 #[cfg(test)]
 mod migration_tests;
 mod network_plan;
+mod proof;
 mod report;
 mod step;
 #[cfg(test)]
@@ -23,14 +24,14 @@ use std::{
 
 use lucarne_model::{
     Bytes, Moment,
-    desired::{Desired, DesiredInstance, DesiredMigration, DesiredSnapshot, DesiredVolume, Power},
+    desired::{Desired, DesiredInstance, DesiredMigration, DesiredSnapshot, DesiredVolume, Power, VolumeContent},
     instance::{Attachment, StateReason},
     storage::{Blob, BootSource, DiskFormat},
 };
-use lucarne_vmm::driver::{Boot, Disk, MachineSpec, Nic, Origin, Stop};
+use lucarne_vmm::driver::{Base, Boot, Disk, MachineSpec, Nic, Origin, Stop};
 
 pub(crate) use known::content_blob;
-pub use known::{Cached, Failure, Fault, Known, Product, Progress, Prospect, Running, Standing};
+pub use known::{Cached, Failure, Fault, Known, Product, Progress, Proof, Prospect, Running, Standing};
 pub use ledger::{Ended, Entry, Ledger};
 pub use report::report;
 pub use step::{Activity, Step, Subject};
@@ -123,13 +124,19 @@ impl<'a> Decision<'a> {
         }
         let in_order = Stop::InOrder { patience: self.pace.stop_patience };
         match (self.known.running.get(&wanted.id), wanted.power) {
+            (Some(running), power) if running.standing == Standing::Held => self.held(wanted, running, power),
             (Some(running), Power::Running | Power::Stopped) if running.standing != Standing::Runs => {
                 self.take(Step::LetGo(wanted.id));
             }
-            (Some(running), Power::Running) if running.generation >= wanted.generation => self.disks(wanted, running),
+            (Some(running), Power::Running) if running.generation >= wanted.generation => {
+                self.disks(wanted, running);
+                self.prove(wanted, running);
+            }
             (Some(running), Power::Running | Power::Stopped) => self.stop(wanted, running, in_order),
             (Some(running), Power::Off | Power::Absent) => self.stop(wanted, running, Stop::Kill),
-            (None, Power::Running) if !self.known.ledger.is_over(wanted.id, wanted.generation) => {
+            (None, Power::Running) if self.known.ledger.is_over(wanted.id, wanted.generation) => {}
+            (None, Power::Running) if wanted.attestation.is_some() => self.prepare(wanted, Step::Hold),
+            (None, Power::Running) => {
                 let beginning = self.beginning(wanted);
                 self.prepare(wanted, |spec| Step::Start(spec, beginning));
             }
@@ -178,8 +185,14 @@ impl<'a> Decision<'a> {
     }
 
     fn disk(&self, attachment: &Attachment) -> Disk {
-        let path = self.layout.volume(attachment.volume);
-        Disk { volume: attachment.volume, slot: attachment.slot, path, format: DiskFormat::Qcow2 }
+        let volume = attachment.volume;
+        let desired = self.desired.volumes.iter().find(|desired| desired.id == volume);
+        let base = desired.and_then(|desired| match desired.content {
+            VolumeContent::Image { format, .. } => Some(Base { path: self.layout.volume_base(volume), format }),
+            VolumeContent::Empty | VolumeContent::Snapshot { .. } => None,
+        });
+        let path = self.layout.volume(volume);
+        Disk { volume, slot: attachment.slot, path, format: DiskFormat::Qcow2, base }
     }
 
     /// Begins the VM by `begin` when all that it needs is here; fetches what is missing; gives up when something cannot be had.
@@ -193,7 +206,7 @@ impl<'a> Decision<'a> {
         let disks_ready = wanted.volumes.iter().all(|attachment| self.is_free(attachment));
         if missing.is_empty()
             && disks_ready
-            && self.port_is_up(wanted)
+            && self.network_is_ready(wanted)
             && let Some(spec) = self.machine_spec(wanted)
         {
             self.take(begin(Box::new(spec)));
@@ -209,10 +222,15 @@ impl<'a> Decision<'a> {
             let desired = self.desired.volumes.iter().find(|desired| desired.id == volume)?;
             content_blob(&desired.content).map(|blob| Subject::Blob(blob.digest.clone()))
         });
-        let port = (!self.port_is_up(wanted)).then_some(Subject::Network);
+        let port = (!self.network_is_ready(wanted)).then_some(Subject::Network);
         let needed = blobs.chain(missing.map(Subject::Volume)).chain(contents).chain(port);
         let resting = |fault: &&Fault| fault.retry_at > self.now;
         needed.into_iter().find_map(|subject| self.known.hopeless(&subject).filter(resting).map(|f| f.reason.clone()))
+    }
+
+    /// Whether the switch has the port, if the interface is part of its network at all.
+    fn network_is_ready(&self, wanted: &DesiredInstance) -> bool {
+        endpoint_of(self.desired, wanted.interface).is_none() || self.port_is_up(wanted)
     }
 
     /// Whether the switch has the port, and is not just being given a plan without it.
@@ -224,7 +242,7 @@ impl<'a> Decision<'a> {
     fn machine_spec(&self, wanted: &DesiredInstance) -> Option<MachineSpec> {
         let boot = self.boot(&wanted.boot);
         let nic = Nic {
-            mac: endpoint_of(self.desired, wanted.interface)?.mac,
+            mac: endpoint_of(self.desired, wanted.interface).map(|endpoint| endpoint.mac).or(wanted.mac)?,
             switch_socket: self.layout.switch_socket(wanted.interface),
             guest_socket: self.layout.guest_socket(wanted.interface),
         };

@@ -14,6 +14,7 @@ use lucarne_model::{
 
 use super::{
     known::{Known, Progress, Standing, content_blob},
+    proof::proof,
     step::{Activity, Subject},
 };
 
@@ -44,6 +45,11 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
         (Some(running), ..) if stopping || wanted.power != Power::Running => {
             (ActualState::Stopping, running.generation)
         }
+        (Some(running), ..) if running.standing == Standing::Held => {
+            // While it is still tried again nothing is said.
+            reason = known.hopeless(&subject).map(|fault| fault.reason.clone());
+            (ActualState::Held, running.generation)
+        }
         (Some(running), ..) if running.standing == Standing::Arrived => (ActualState::Arrived, running.generation),
         (Some(running), ..) => (ActualState::Running, running.generation),
         (None, _, Power::Absent) if known.forgotten.contains(&wanted.id) => (ActualState::Absent, wanted.generation),
@@ -66,15 +72,18 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
     let began = running.map(|running| running.began.clone());
     let stood_still = running.and_then(|running| running.stood_still);
     let stood_still_millis = stood_still.map(|still| u64::try_from(still.as_millis()).unwrap_or(u64::MAX));
-    ActualInstance { id: wanted.id, generation, state, reason, volumes, began, stood_still_millis }
+    let evidence = running.and_then(|running| proof(wanted, running)).map(|evidence| Box::new(evidence.clone()));
+    ActualInstance { id: wanted.id, generation, state, reason, volumes, began, stood_still_millis, evidence }
 }
 
 /// A VM that runs although the desired state does not speak of it.
 fn left_out(id: InstanceId, known: &Known) -> ActualInstance {
-    let (generation, volumes) =
-        known.running.get(&id).map(|running| (running.generation, running.disks.clone())).unwrap_or_default();
-    let state = ActualState::Running;
-    ActualInstance { id, generation, state, reason: None, volumes, began: None, stood_still_millis: None }
+    let running = known.running.get(&id);
+    let (generation, volumes) = running.map(|running| (running.generation, running.disks.clone())).unwrap_or_default();
+    let is_held = running.is_some_and(|running| running.standing == Standing::Held);
+    let state = if is_held { ActualState::Held } else { ActualState::Running };
+    let (reason, began, stood_still_millis, evidence) = (None, None, None, None);
+    ActualInstance { id, generation, state, reason, volumes, began, stood_still_millis, evidence }
 }
 
 fn volumes(desired: &Desired, known: &Known) -> Vec<ActualVolume> {

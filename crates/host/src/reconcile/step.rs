@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use lucarne_model::{
-    HostId, InstanceId, SnapshotId, VolumeId,
+    HostId, InstanceId, Measurement, Octets, SnapshotId, VolumeId,
     desired::{DesiredVolume, StreamRequest},
     instance::StateReason,
     storage::{Blob, Digest},
@@ -28,6 +28,17 @@ pub enum Step {
     /// Make the switch's networks, ports and peers these.
     ApplyNetwork(Box<Plan>),
     Start(Box<MachineSpec>, Beginning),
+    /// Start a VM, measure it, and let it stand before its first instruction.
+    Hold(Box<MachineSpec>),
+    /// Prove, signed with `nonce`, what this host is and what the VM was measured as.
+    Prove {
+        instance: InstanceId,
+        generation: u64,
+        nonce: Octets,
+        measured: Vec<Measurement>,
+    },
+    /// Let a VM begin that was held.
+    Release(InstanceId),
     /// Bring a running VM to another host, and let it stand still.
     Send {
         instance: InstanceId,
@@ -118,10 +129,12 @@ impl Step {
             Self::CreateVolume(volume) => vec![Subject::Volume(volume.id)],
             Self::DeleteVolume(volume) => vec![Subject::Volume(*volume)],
             Self::ApplyNetwork(_) => vec![Subject::Network],
-            Self::Start(spec, _) => with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume)),
+            Self::Start(spec, _) | Self::Hold(spec) | Self::Receive { spec, .. } => {
+                with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume))
+            }
             Self::Stop { instance, disks, .. } => with_disks(*instance, &mut disks.iter().copied()),
-            Self::Receive { spec, .. } => with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume)),
-            Self::Send { instance, .. } | Self::LetGo(instance) => vec![Subject::Instance(*instance)],
+            Self::Send { instance, .. } | Self::Prove { instance, .. } => vec![Subject::Instance(*instance)],
+            Self::LetGo(instance) | Self::Release(instance) => vec![Subject::Instance(*instance)],
             Self::Forget(instance) | Self::GiveUp { instance, .. } => vec![Subject::Instance(*instance)],
             Self::Attach { instance, disk } => vec![Subject::Volume(disk.volume), Subject::Instance(*instance)],
             Self::Detach { instance, volume } => vec![Subject::Volume(*volume), Subject::Instance(*instance)],
@@ -137,7 +150,7 @@ impl Step {
 
     pub fn activity(&self) -> Activity {
         match self {
-            Self::Start(..) => Activity::Starting,
+            Self::Start(..) | Self::Hold(_) => Activity::Starting,
             Self::Stop { .. } | Self::Forget(_) => Activity::Stopping,
             Self::Send { .. } | Self::Receive { .. } => Activity::Move,
             Self::FetchBlob(_)

@@ -88,6 +88,8 @@ pub(super) fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Atta
         image: ImageId::from_bits(1),
         boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
         cold: false,
+        attestation: None,
+        mac: None,
         vcpus: Vcpus(1),
         memory_settings: Default::default(),
         memory: Bytes::mib(64),
@@ -319,6 +321,7 @@ impl World {
                     disks,
                     standing: Standing::Runs,
                     stood_still: None,
+                    proof: Proof::default(),
                 },
                 self.now,
             );

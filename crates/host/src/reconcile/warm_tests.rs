@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     layout::Layout,
-    reconcile::{Cached, Failure, Known, Product, Prospect, Running, Standing},
+    reconcile::{Cached, Failure, Known, Product, Proof, Prospect, Running, Standing},
     settings::Pace,
 };
 
@@ -191,8 +191,8 @@ fn a_warm_state_that_could_not_be_used_or_whose_vm_died_is_made_anew() {
         let id = scene.desired.instances[0].id;
         scene.known.handle_desired(&scene.desired, NOW);
         let began = Began::Warm { digest: Scene::digest() };
-        let (disks, standing) = (Vec::new(), Standing::Runs);
-        let running = Running { generation: 1, began, disks, standing, stood_still: None };
+        let (disks, standing, proof) = (Vec::new(), Standing::Runs, Proof::default());
+        let running = Running { generation: 1, began, disks, standing, stood_still: None, proof };
         scene.known.handle_adopted(id, running, NOW);
         scene.known.handle_machine_ended(id, 1, why);
         assert_eq!((scene.known.warm_states.len(), scene.known.running.len()), (left, 0));

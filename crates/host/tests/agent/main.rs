@@ -9,9 +9,12 @@ use futures::StreamExt;
 use lucarne_api::bodies::host::HostSettings;
 use lucarne_host::AtEnd;
 use lucarne_model::{
-    Bytes, ErrorCode, InstanceId, SnapshotId, VolumeId,
-    actual::ActualState,
-    desired::{DesiredSnapshot, DesiredVolume, Power, StreamKind, StreamRequest, VolumeContent},
+    Bytes, ErrorCode, InstanceId, Octets, SnapshotId, VolumeId,
+    actual::{ActualState, Report},
+    desired::{
+        DesiredAttestation, DesiredInstance, DesiredSnapshot, DesiredVolume, Power, StreamKind, StreamRequest,
+        VolumeContent,
+    },
     instance::Attachment,
 };
 use lucarne_vmm::{driver::EndOfMachine, simulated::Fault};
@@ -254,5 +257,32 @@ async fn an_agent_that_is_asked_to_say_hello_again_hears_where_the_collector_is_
     tokio::time::sleep(Duration::from_millis(50)).await;
     bed.controller.set_away(false);
     tokio::time::timeout(Duration::from_secs(20), settings.wait_for(told(2))).await.unwrap().unwrap();
+    bed.end().await;
+}
+
+/// The agent ends while it holds a VM, and so does the next one: the VM is found held, what it was measured as is what it
+/// was, and the proof is there again.
+#[tokio::test]
+async fn a_held_vm_is_held_through_any_number_of_agents_and_begins_when_that_is_said() {
+    let mut bed = Bed::start().await;
+    let asked = DesiredAttestation { nonce: Octets(vec![5; 16]), begin: false, heard: false };
+    let wanted = DesiredInstance { attestation: Some(asked.clone()), ..bed.instance(1, Power::Running, 1) };
+    bed.controller.wish(|desired| put(desired, wanted.clone()));
+    let proved = |report: &Report| report.instances.iter().find_map(|actual| actual.evidence.clone());
+    let first = bed.controller.reported("the proof", |report| proved(report).is_some()).await;
+    let first = proved(&first).unwrap();
+    assert_eq!(first.nonce, asked.nonce);
+    for _ in 0..2 {
+        bed.end().await;
+        bed.controller.forget_reports();
+        bed.begin(AtEnd::LeaveMachines).await.unwrap();
+        let again = bed.controller.reported("the proof again", |report| proved(report).is_some()).await;
+        assert_eq!(again.instances[0].state, ActualState::Held);
+        assert_eq!(proved(&again), Some(first.clone()));
+    }
+    let begin = DesiredAttestation { begin: true, heard: true, ..asked };
+    bed.controller.wish(|desired| put(desired, DesiredInstance { attestation: Some(begin), ..wanted }));
+    let runs = bed.controller.reaches(1, ActualState::Running).await;
+    assert_eq!(runs.evidence, None);
     bed.end().await;
 }

@@ -1,11 +1,170 @@
-//! `lucarne attestation`: what hosts prove, and whether it is to be believed.
+//! `lucarne attestation`: what was measured of an instance, the answer to it, and the proof to take along.
 
-use clap::Subcommand;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
-use super::attestation_verify::VerifyArgs;
+use clap::{Args, Subcommand, ValueEnum};
+use lucarne_api::{
+    bodies::attestation::{AnswerAttestation, AttestLaunch, ShownAttestation},
+    client::Client,
+};
+use lucarne_attest::evidence::to_files;
+use lucarne_model::{
+    Evidence, InstanceId, Octets,
+    attestation::{APPROVE_WITHIN, AttestMode, AttestPolicy, OnMismatch},
+    instance::Instance,
+};
+use serde_json::Value;
+
+use super::{Context, attestation_verify::VerifyArgs, flow::parse_span};
+use crate::{
+    failure::{Failure, LocalCode},
+    kind::{INSTANCE, JUDGED_COLUMNS, JUDGEMENT_COLUMNS},
+    listing::resolve,
+    nonces,
+    output::{self, Format},
+    session::{Session, answer, json_of},
+};
 
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum AttestationCommand {
+    /// Show every measurement, whether it is known and who says so, and what was judged and answered
+    Show {
+        /// The instance's id or name
+        id: String,
+    },
+    /// Let an instance begin as it was measured
+    Approve {
+        /// The instance's id or name
+        id: String,
+    },
+    /// Have a launch undone
+    Deny {
+        /// The instance's id or name
+        id: String,
+    },
+    /// Write what the host proved the instance's start with
+    Evidence {
+        /// The instance's id or name
+        id: String,
+        /// A folder, made if it is not there
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Judge evidence in a folder, with nobody asked: every check with its result; exits 1 with the first that refuses
     Verify(VerifyArgs),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Mismatch {
+    /// Undo the launch
+    #[default]
+    Rollback,
+    /// Let it exist, and never join the virtual network
+    Quarantine,
+}
+
+/// What launches take.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "What is to be proved")]
+pub(crate) struct AttestArgs {
+    /// prompt, list, config=NAME or manifest=PUBLISHER: hold it before its first instruction until its host has proved
+    /// what it runs, and that is approved, in the account's list, of a configuration, or published
+    #[arg(long, value_name = "HOW")]
+    attest: Option<AttestMode>,
+    /// What the host must sign; drawn and kept here if not given
+    #[arg(long, value_name = "HEX", requires = "attest", value_parser = nonces::parse)]
+    nonce: Option<Octets>,
+    /// How long `prompt` waits for an answer
+    #[arg(long, value_name = "SPAN", requires = "attest", value_parser = parse_span)]
+    approve_within: Option<std::time::Duration>,
+    /// What becomes of an instance that does not match
+    #[arg(long, value_enum, requires = "attest")]
+    on_mismatch: Option<Mismatch>,
+}
+
+impl AttestArgs {
+    pub(crate) fn body(&self) -> Result<Option<AttestLaunch>, Failure> {
+        let Some(mode) = self.attest.clone() else { return Ok(None) };
+        let on_mismatch = match self.on_mismatch.unwrap_or_default() {
+            Mismatch::Rollback => OnMismatch::Rollback,
+            Mismatch::Quarantine => OnMismatch::Quarantine,
+        };
+        let approve_within_seconds = self.approve_within.unwrap_or(APPROVE_WITHIN).as_secs();
+        let nonce = self.nonce.clone().map_or_else(nonces::draw, Ok)?;
+        Ok(Some(AttestLaunch { policy: AttestPolicy { mode, on_mismatch, approve_within_seconds }, nonce }))
+    }
+
+    /// The state that a launch which is waited for comes to.
+    pub(crate) fn goal(&self) -> &'static str {
+        if self.attest == Some(AttestMode::Prompt) { "awaiting-approval" } else { "running" }
+    }
+}
+
+impl AttestationCommand {
+    pub(crate) async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let session = &context.session;
+        match self {
+            Self::Show { id } => show(context, resolve(session, &INSTANCE, id).await?).await,
+            Self::Approve { id } => give(context, resolve(session, &INSTANCE, id).await?, Answer::Approve).await,
+            Self::Deny { id } => give(context, resolve(session, &INSTANCE, id).await?, Answer::Deny).await,
+            Self::Evidence { id, out } => {
+                let id: InstanceId = resolve(session, &INSTANCE, id).await?;
+                let evidence: Evidence = session.read(async |client| answer(client.get_evidence(&id)).await).await?;
+                nonces::check(id, &evidence.nonce)?;
+                write(&evidence, out)
+            }
+            Self::Verify(args) => args.run(context.format),
+        }
+    }
+}
+
+pub(crate) async fn shown(session: &Session, id: InstanceId) -> Result<ShownAttestation, Failure> {
+    session.read(async |client| answer(client.get_attestation(&id)).await).await
+}
+
+async fn show(context: &Context, id: InstanceId) -> Result<(), Failure> {
+    let shown = shown(&context.session, id).await?;
+    if context.format != Format::Table {
+        return context.format.print_value(&json_of(&shown)?);
+    }
+    let mut about = json_of(&shown.attestation)?;
+    about["instance"] = json_of(&shown.instance)?;
+    context.format.print_value(&about)?;
+    output::print("\n")?;
+    let rows: Vec<Value> = shown.measurements.iter().map(json_of).collect::<Result<_, _>>()?;
+    context.format.print_list(&rows, JUDGED_COLUMNS)?;
+    output::print("\n")?;
+    let rows: Vec<Value> = shown.history.iter().map(json_of).collect::<Result<_, _>>()?;
+    context.format.print_list(&rows, JUDGEMENT_COLUMNS)
+}
+
+enum Answer {
+    Approve,
+    Deny,
+}
+
+/// Answers for what is shown now, if it was signed with the nonce that was drawn here.
+async fn give(context: &Context, id: InstanceId, given: Answer) -> Result<(), Failure> {
+    let session = &context.session;
+    let nonce = shown(session, id).await?.attestation.nonce;
+    nonces::check(id, &nonce)?;
+    let body = AnswerAttestation { nonce };
+    let call = async |client: Client| match given {
+        Answer::Approve => answer(client.approve_attestation(&id, None, None, &body)).await,
+        Answer::Deny => answer(client.deny_attestation(&id, None, None, &body)).await,
+    };
+    let instance: Instance = session.change(call).await?;
+    nonces::forget(id);
+    context.format.print_change(&json_of(&instance)?, &id.to_string())
+}
+
+/// The proof as plain files, in the forms that other tools take.
+fn write(evidence: &Evidence, folder: &Path) -> Result<(), Failure> {
+    let failed = |cause: io::Error| Failure::local(LocalCode::FileUnwritable, format!("{}: {cause}", folder.display()));
+    let files = to_files(evidence, None).map_err(|cause| Failure::problem(cause.code(), cause.to_string()))?;
+    fs::create_dir_all(folder).map_err(failed)?;
+    files.iter().try_for_each(|(name, content)| fs::write(folder.join(name), content)).map_err(failed)
 }

@@ -14,11 +14,12 @@ use lucarne_model::{
 };
 use serde_json::Value;
 
-use super::{Context, Naming, Reads, console, memory::KeepingArgs};
+use super::{Context, Naming, Reads, attestation::AttestArgs, console, memory::KeepingArgs};
 use crate::{
     failure::{Failure, LocalCode},
     kind::{HOST, IMAGE, INSTANCE, SECURITY_GROUP, SUBNET, VOLUME},
     listing::{resolve, resolve_all, resolve_option},
+    nonces,
     output::{self, Format},
     session::{Session, answer, byte_stream, json_of},
     wait::{self, Goal},
@@ -141,7 +142,9 @@ pub(crate) struct LaunchArgs {
     /// So many, all or none
     #[arg(long, value_name = "N")]
     count: Option<u32>,
-    /// Wait until they run
+    #[command(flatten)]
+    attestation: AttestArgs,
+    /// Wait until they run, or until they are to be approved
     #[arg(long)]
     wait: bool,
 }
@@ -168,6 +171,7 @@ impl LaunchArgs {
             address: self.address,
             user_data: user_data.transpose()?,
             cold: self.cold,
+            attestation: self.attestation.body()?,
             volumes: resolve_all(session, &VOLUME, &self.volumes).await?,
             placement: Placement { host, strategy, group: self.placement_group.clone() },
             tags: self.naming.tags(),
@@ -176,10 +180,16 @@ impl LaunchArgs {
 
     async fn run(&self, context: &Context) -> Result<(), Failure> {
         let session = &context.session;
-        let mut launched = launch(session, &self.body(session).await?).await?;
+        let body = self.body(session).await?;
+        let mut launched = launch(session, &body).await?;
+        for (instance, asked) in launched.instances.iter().zip(body.attestation.iter().cycle()) {
+            nonces::keep(instance.id, &asked.nonce)?;
+        }
         if self.wait {
             for instance in &mut launched.instances {
-                let running = wait::until(session, &INSTANCE, &instance.id.to_string(), Goal::state("running")).await?;
+                let running =
+                    wait::until(session, &INSTANCE, &instance.id.to_string(), Goal::state(self.attestation.goal()))
+                        .await?;
                 *instance = serde_json::from_value(running)
                     .map_err(|cause| Failure::local(LocalCode::UnexpectedAnswer, cause.to_string()))?;
             }

@@ -25,6 +25,7 @@ pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod login;
 pub(crate) mod manifest;
+pub(crate) mod measurements;
 pub(crate) mod memory;
 pub(crate) mod mitigation;
 pub(crate) mod network;

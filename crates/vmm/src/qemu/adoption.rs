@@ -30,7 +30,7 @@ async fn take(shared: &Shared, pid: u32, instance: InstanceId) -> Option<Machine
     let slot = shared.slot(instance);
     let _turn = slot.turn.lock().await;
     if let Some(vm) = slot.running() {
-        return Some(machine(&vm));
+        return machine(&vm).await;
     }
     let process = Process::adopt(pid).ok()?;
     // From here on `process` is this one for good; between the look and this line the number could have changed hands.
@@ -39,9 +39,9 @@ async fn take(shared: &Shared, pid: u32, instance: InstanceId) -> Option<Machine
     }
     match take_over(shared, instance, process.clone()).await {
         Ok(vm) => {
-            let machine = machine(&vm);
+            let machine = machine(&vm).await;
             *locked(&slot.vm) = Some(Arc::new(vm));
-            Some(machine)
+            machine
         }
         Err(error) => {
             tracing::warn!(%instance, %error, "a VM of an earlier agent cannot be adopted and is ended");
@@ -63,6 +63,8 @@ async fn take_over(shared: &Shared, instance: InstanceId, process: Process) -> R
         "io-error" => resume_later(vm.qmp().clone()),
         // It sleeps by its agent's wish.
         "paused" | "postmigrate" if vm.is_whole().await? => {}
+        // Held, and all that it was measured as is written down.
+        "prelaunch" if vm.measured().is_some() => {}
         "inmigrate" if vm.await_load().await? && vm.is_whole().await? => {}
         // Its processors never ran: the agent was killed before it could say that the VM is started.
         other => return Err(Error::Refused { instance, step, reason: format!("its state is {other}") }),
@@ -71,6 +73,9 @@ async fn take_over(shared: &Shared, instance: InstanceId, process: Process) -> R
     Ok(vm)
 }
 
-fn machine(vm: &Vm) -> Machine {
-    Machine { spec: vm.spec(), disks: vm.disks() }
+/// None when it has just ended.
+async fn machine(vm: &Vm) -> Option<Machine> {
+    let measured = vm.measured().map(|measured| measured.measurements);
+    let held = vm.is_held().await.ok()?;
+    Some(Machine { spec: vm.spec(), disks: vm.disks(), measured, held })
 }

@@ -6,13 +6,14 @@
 
 use std::path::Path;
 
-use lucarne_model::{InstanceId, VolumeId};
+use lucarne_model::{InstanceId, MacAddress, VolumeId};
 use serde_json::{Value, json};
 
 use super::Acceleration;
 use crate::{
-    driver::{Boot, Disk, MachineSpec, Nic, Origin, SLOTS, check_disks},
+    driver::{Base, Boot, Disk, MachineSpec, Nic, Origin, SLOTS, check_disks},
     error::Error,
+    measuring::Description,
     record::Directory,
 };
 
@@ -55,6 +56,45 @@ pub(super) fn arguments(
     line.option("-chardev", socket("qmp", &directory.qmp())?);
     line.option("-mon", "chardev=qmp,mode=control");
     Ok(line.0)
+}
+
+/// What a machine of this spec is, in the very options that QEMU gets, but for what is this VM's alone: its names, its
+/// addresses and where its files lie. Two VMs of the same make have the same description.
+pub(super) fn description(spec: &MachineSpec, acceleration: Acceleration) -> Result<Description, Error> {
+    let nobody = InstanceId::from_bits(0);
+    let options = arguments(&anonymous(spec), &Directory::of(Path::new("/"), nobody), acceleration)?;
+    let memory = ["-m", "-object"];
+    let (mut devices, mut ram, mut left) = (String::new(), String::new(), options.as_slice());
+    while let [option, rest @ ..] = left {
+        let of = if memory.contains(&option.as_str()) { &mut ram } else { &mut devices };
+        let value = rest.first().filter(|next| !next.starts_with('-'));
+        *of += &format!("{option} {}\n", value.map_or("", String::as_str));
+        left = &rest[usize::from(value.is_some())..];
+    }
+    Ok(Description { devices, memory: ram })
+}
+
+fn anonymous(spec: &MachineSpec) -> MachineSpec {
+    let mut spec = MachineSpec { instance: InstanceId::from_bits(0), ..spec.clone() };
+    if let Boot::Kernel { kernel, initramfs, command_line } = &mut spec.boot {
+        (*kernel, *initramfs) = ("/kernel".into(), "/initramfs".into());
+        // It has a measurement of its own.
+        command_line.clear();
+    }
+    if let Some(nic) = &mut spec.nic {
+        *nic = Nic { mac: MacAddress([0; 6]), switch_socket: "/switch".into(), guest_socket: "/guest".into() };
+    }
+    for disk in &mut spec.disks {
+        disk.volume = VolumeId::from_bits(disk.slot.into());
+        disk.path = format!("/slot-{}", disk.slot).into();
+        if let Some(base) = &mut disk.base {
+            base.path = "/base".into();
+        }
+    }
+    if let Origin::Warm { generation_id, .. } = &mut spec.origin {
+        *generation_id = TEMPLATE;
+    }
+    spec
 }
 
 /// Of a guest whose memory is paged, no page is merged with others, nor dumped: either would bring all of it in.
@@ -177,7 +217,13 @@ fn socket(id: &str, path: &Path) -> Result<String, Error> {
 pub(super) fn node(disk: &Disk) -> Result<Value, Error> {
     let file = json!({ "driver": "file", "filename": text(&disk.path)? });
     let name = node_name(disk.volume);
-    Ok(json!({ "driver": disk.format.name(), "node-name": name, "discard": "unmap", "file": file }))
+    let mut node = json!({ "driver": disk.format.name(), "node-name": name, "discard": "unmap", "file": file });
+    if let Some(Base { path, format }) = &disk.base {
+        // Said here, and not left to the overlay's own header: it is the file that was measured.
+        let file = json!({ "driver": "file", "filename": text(path)?, "read-only": true });
+        node["backing"] = json!({ "driver": format.name(), "read-only": true, "file": file });
+    }
+    Ok(node)
 }
 
 /// The device of a volume, as `device_add` takes it.

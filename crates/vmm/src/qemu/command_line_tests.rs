@@ -14,6 +14,7 @@ fn spec() -> MachineSpec {
         slot,
         path: PathBuf::from(format!("/state/volumes/{number}.qcow2")),
         format: DiskFormat::Qcow2,
+        base: None,
     };
     MachineSpec {
         instance: InstanceId::from_bits(0xabc),
@@ -174,4 +175,40 @@ fn a_vm_that_goes_on_from_a_warm_state_is_its_template_and_a_card() {
             .contains(&"virtio-net-pci,netdev=net0,mac=02:00:00:00:00:01,romfile=,id=nic0,bus=nic-port".into())
     );
     assert!(has(&line(&MachineSpec { boot, ..warm }), "-device", "vmgenid,guid=00000000-0000-0000-0000-00000000feed"));
+}
+
+/// What differs between two VMs of the same make is in no description; everything else is.
+#[test]
+fn a_description_is_the_same_for_all_of_a_kind_and_another_for_any_other_kind() {
+    let described = |spec: &MachineSpec| description(spec, Acceleration::Tcg).unwrap();
+    let mut twin = MachineSpec { instance: InstanceId::from_bits(0xdef), generation: 4, ..spec() };
+    twin.nic = Some(Nic {
+        mac: MacAddress([2, 0, 0, 0, 0, 9]),
+        switch_socket: "/elsewhere/switch".into(),
+        guest_socket: "/elsewhere/guest".into(),
+    });
+    twin.disks[0].volume = VolumeId::from_bits(77);
+    twin.disks[0].path = "/elsewhere/77.qcow2".into();
+    assert_eq!(described(&spec()), described(&twin));
+    let description = described(&spec());
+    assert_eq!(description.memory, "-m size=256M\n-object memory-backend-memfd,id=ram,size=256M,share=on\n");
+    assert!(description.devices.contains("-sandbox ") && description.devices.contains("virtio-net-pci"));
+    let others = [
+        MachineSpec { vcpus: Vcpus(3), ..spec() },
+        MachineSpec { memory: Bytes::mib(512), ..spec() },
+        MachineSpec { nic: None, ..spec() },
+        MachineSpec { disks: vec![spec().disks[0].clone()], ..spec() },
+    ];
+    for other in others {
+        assert_ne!(description, described(&other));
+    }
+}
+
+#[test]
+fn an_overlay_whose_image_is_known_names_it_to_qemu() {
+    let mut spec = spec();
+    spec.disks[0].base = Some(Base { path: "/dev/fdset/1".into(), format: DiskFormat::Raw });
+    let node = node(&spec.disks[0]).unwrap();
+    assert_eq!(node["backing"]["file"]["filename"], "/dev/fdset/1");
+    assert_eq!((&node["backing"]["driver"], &node["backing"]["read-only"]), (&json!("raw"), &json!(true)));
 }

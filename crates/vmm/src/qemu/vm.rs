@@ -29,8 +29,9 @@ use crate::{
     error::Error,
     files,
     limits::{self, CORE, LOCKED_MEMORY, Limits, OPEN_FILES},
+    measuring::{self, Given, Measured},
     paging,
-    process::Process,
+    process::{Process, descriptor},
     qmp::{Qmp, QmpError},
     record::{Directory, Record},
     ring::Ring,
@@ -51,6 +52,8 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Where a VM's processors begin.
 pub(super) enum Entry {
     Boot,
+    /// Measured, and standing before its first instruction.
+    Held,
     /// Where its devices were saved, whose state is in the file.
     Sleep(File),
     /// Where its template's were; its card is not among them.
@@ -62,6 +65,8 @@ pub(super) enum Entry {
 /// What comes between the start of its process and that of its processors.
 enum Preparation {
     Nothing,
+    /// What it was measured as is written down, and its processors are not started.
+    Hold,
     /// Its devices are loaded from standard input, and its card is plugged in if it is not among them.
     Load {
         plugs: bool,
@@ -75,6 +80,7 @@ impl Entry {
     fn prepare(self, arguments: Vec<String>) -> (Vec<String>, Stdio, Preparation) {
         let (mut arguments, stdin, preparation) = match self {
             Self::Boot => return (arguments, Stdio::null(), Preparation::Nothing),
+            Self::Held => return (arguments, Stdio::null(), Preparation::Hold),
             Self::Sleep(file) => (arguments, Stdio::from(file), Preparation::Load { plugs: false }),
             Self::WarmState(file) => {
                 (command_line::without_nic(arguments), Stdio::from(file), Preparation::Load { plugs: true })
@@ -110,13 +116,21 @@ impl Vm {
         let instance = spec.instance;
         let directory = shared.directory(instance);
         let acceleration = shared.acceleration().await;
-        let (arguments, stdin, preparation) = entry.prepare(command_line::arguments(spec, &directory, acceleration)?);
+        let (told, given) = match entry {
+            Entry::Held => measure(spec, shared).await?,
+            _ => (spec.clone(), Given::default()),
+        };
+        let Given { measured, descriptors, options } = given;
+        let (mut arguments, stdin, preparation) =
+            entry.prepare(command_line::arguments(&told, &directory, acceleration)?);
+        arguments.extend(options);
         let user = acceleration.user(shared.settings.user);
         prepare(spec, &directory, user)?;
         let said = directory.said();
         let ring = Ring::open(&said, SAID).map_err(|error| Error::file("make", said, error))?;
         let mut command = limits::command(&shared.settings.qemu, "qemu-system-x86", LIMITS)?;
         command.args(arguments);
+        descriptor::inherit(&mut command, descriptors);
         if let Some(paging) = &spec.paging {
             paging::lend(&mut command, spec, paging)?;
         }
@@ -126,7 +140,8 @@ impl Vm {
             source,
         })?;
         let said = tokio::spawn(keep_said(said, ring));
-        let record = Record::new(spec.clone());
+        let measured = matches!(preparation, Preparation::Hold).then_some(measured);
+        let record = Record::new(spec.clone(), measured);
         let started = tokio::select! {
             how = process.ended() => {
                 // All that it printed is in the pipe: wait for the end of it.
@@ -151,6 +166,12 @@ impl Vm {
         let vm = Self::connect(record, directory, process, shared).await?;
         match preparation {
             Preparation::Nothing => {}
+            Preparation::Hold => {
+                // From here on an agent that starts anew takes it for a VM that is held, and not for one half started.
+                let record = locked(&vm.record).clone();
+                record.write(&vm.directory)?;
+                return Ok(vm);
+            }
             Preparation::Load { plugs } => {
                 vm.load_devices().await?;
                 if plugs {
@@ -198,6 +219,30 @@ impl Vm {
             still_since,
             copying,
         })
+    }
+
+    /// What it was measured as at its start; empty of one that was not held.
+    pub(super) fn measured(&self) -> Option<Measured> {
+        locked(&self.record).measured.clone()
+    }
+
+    /// Whether it stands before its first instruction.
+    pub(super) async fn is_held(&self) -> Result<bool, Error> {
+        let state = self.ask("looking at its state", "query-status", json!({})).await?;
+        Ok(state["status"] == "prelaunch")
+    }
+
+    /// Lets it begin, if what was measured is still what it was.
+    pub(super) async fn release(&self) -> Result<(), Error> {
+        if !self.is_held().await? {
+            return Ok(());
+        }
+        if let Some(measured) = self.measured() {
+            let instance = self.instance;
+            let checked = tokio::task::spawn_blocking(move || measured.check(instance)).await;
+            checked.map_err(|error| Error::Process { doing: "look at", instance, source: error.into() })??;
+        }
+        self.ask("starting its processors", "cont", json!({})).await.map(drop)
     }
 
     /// Ends the VM and waits until its process is gone.
@@ -255,6 +300,21 @@ impl Vm {
     }
 }
 
+/// Measures the VM off the runtime's threads: a disk's image may be large.
+async fn measure(spec: &MachineSpec, shared: &Shared) -> Result<(MachineSpec, Given), Error> {
+    let description = command_line::description(spec, shared.acceleration().await)?;
+    let (mut told, firmware) = (spec.clone(), shared.settings.firmware.clone());
+    if !firmware.is_file() {
+        return Err(Error::Missing { program: firmware.display().to_string(), package: "seabios" });
+    }
+    let instance = spec.instance;
+    let task = tokio::task::spawn_blocking(move || {
+        let given = measuring::take(&mut told, Some(&firmware), &description)?;
+        Ok((told, given))
+    });
+    task.await.map_err(|error| Error::Process { doing: "measure", instance, source: error.into() })?
+}
+
 /// Makes the VM's directory and gives the process what it must reach.
 fn prepare(spec: &MachineSpec, directory: &Directory, user: Option<User>) -> Result<(), Error> {
     files::directory(directory.path(), 0o711)?;
@@ -271,7 +331,7 @@ fn prepare(spec: &MachineSpec, directory: &Directory, user: Option<User>) -> Res
     if let Some(network) = spec.nic.as_ref().and_then(|nic| nic.guest_socket.parent()) {
         files::own(network, user)?;
     }
-    Record::new(spec.clone()).write(directory)
+    Record::new(spec.clone(), None).write(directory)
 }
 
 /// Connects to QEMU's two sockets, which it makes shortly after its start.

@@ -65,7 +65,7 @@ impl House {
     /// A place for a volume; nothing is there yet.
     pub fn disk(&self, number: u128, slot: u8) -> Disk {
         let volume = VolumeId::from_bits(number);
-        Disk { volume, slot, path: self.path().join(format!("{volume}.qcow2")), format: DiskFormat::Qcow2 }
+        Disk { volume, slot, path: self.path().join(format!("{volume}.qcow2")), format: DiskFormat::Qcow2, base: None }
     }
 
     /// The VMs' processes, by the path of this directory in their command lines.
