@@ -114,13 +114,13 @@ fn what_was_touched_last_leaves_last() {
 }
 
 /// A file that is read once goes through the memory of a guest that works with something else, and drives out itself: what
-/// came and was done with leaves before what is touched in each scan, and also before what is touched in every tenth.
+/// came and was done with leaves before what is touched in each scan, and also before what is touched in every fourth.
 #[test]
 fn what_passes_through_does_not_drive_out_what_is_worked_with() {
     let mut residency = Residency::new(Pages(MEMORY), EvictionPolicy::Clock, 0);
     residency.arrived(Run::new(0, 100), Arrival::Wanted);
     for round in 0..100_u64 {
-        let busy = (0..100).filter(|page| page % 10 == round % 10 || *page < 50);
+        let busy = (0..100).filter(|page| page % 4 == round % 4 || *page < 50);
         scan_at(Occasion::Refaults, &mut residency, busy);
         if round >= 20 {
             let (first, room) = (100 + (round * 20) % 200, Pages(residency.resident().0.saturating_sub(130)));
