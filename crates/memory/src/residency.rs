@@ -10,7 +10,7 @@
 use lucarne_model::{Pages, memory::EvictionPolicy};
 
 use crate::{
-    policy::{self, Arrival, HOTTEST, Heat, Policy},
+    policy::{self, Arrival, HOTTEST, Heat, Occasion, Policy},
     refaults::{NEVER, Refaults, Stamp},
     run::{Run, Scan, add_page},
 };
@@ -39,6 +39,11 @@ impl Residency {
     /// Goes on by another policy. Heat is kept, and means what the new one takes it for until scans have told it more.
     pub fn change_policy(&mut self, policy: EvictionPolicy, seed: u64) {
         self.policy = policy::named(policy, seed);
+    }
+
+    /// Whether scans at refaults help the policy.
+    pub fn scans_at_refaults(&self) -> bool {
+        self.policy.scans_at_refaults()
     }
 
     pub const fn resident(&self) -> Pages {
@@ -70,9 +75,10 @@ impl Residency {
     }
 
     /// Takes the access bits of a scan. Pages that are away stay so, whatever their bits say.
-    pub fn scanned(&mut self, scan: Scan<'_>) {
+    pub fn scanned(&mut self, scan: Scan<'_>, occasion: Occasion) {
         // The policy is asked once for each heat and not once for each page.
-        let after = |accessed| std::array::from_fn(|heat| self.policy.after_scan(heat as Heat, accessed).min(HOTTEST));
+        let heat = |heat, accessed| self.policy.after_scan(heat as Heat, accessed, occasion).min(HOTTEST);
+        let after = |accessed| std::array::from_fn(|before| heat(before, accessed));
         let (idle, touched): ([Heat; 128], [Heat; 128]) = (after(false), after(true));
         for page in self.resident.numbers(scan.run) {
             if let Some(heat) = self.resident.heat(page) {

@@ -51,8 +51,11 @@ pub(crate) enum Transfer<'a> {
 }
 
 impl Disk {
+    /// To be called by the thread that uses it, and by no other one: the kernel then need not interrupt it for what is done.
     pub(crate) fn new() -> Self {
-        let ring = IoUring::new(DEPTH);
+        let own = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(DEPTH);
+        // Before Linux 6.1 there are only those that any thread may use.
+        let ring = own.or_else(|_| IoUring::new(DEPTH));
         if let Err(error) = &ring {
             tracing::info!(%error, "no io_uring here: the store is read and written one place after the other");
         }

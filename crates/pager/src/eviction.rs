@@ -28,14 +28,14 @@ use crate::{
     disk::Disk,
     exit::Exit,
     index::{Entry, Index},
-    page::{self, Page},
+    page::{self, Page, Room},
     pager::Pager,
     places::{Away, Copy, Word},
     pool::Compressed,
     seal::Proof,
     step::Step,
     uffd::UffdError,
-    upkeep::Upkeep,
+    upkeep::{self, Upkeep},
 };
 
 /// Pages that leave together, in whichever runs they lie: one write to the store and one record for all of them. Their copies
@@ -70,6 +70,8 @@ pub(crate) enum EvictError {
     Uffd(#[from] UffdError),
     #[error("the guest's memory cannot be read: {0}")]
     Read(io::Error),
+    #[error("there is no memory for copies: {0}")]
+    Memory(io::Error),
     #[error("the store cannot be written: {0}")]
     Store(io::Error),
     #[error("the index cannot be written: {0}")]
@@ -99,7 +101,8 @@ pub(crate) struct Evictor {
     pub(crate) index: Index,
     pub(crate) disk: Disk,
     wishes: Receiver<Wish>,
-    contents: Vec<Page>,
+    /// Of a batch; empty while nothing leaves.
+    contents: Room,
     compressed: Compressed,
     /// A page as its guest's snapshot has it.
     unchanged: Box<Page>,
@@ -110,8 +113,9 @@ pub(crate) struct Evictor {
 }
 
 impl Evictor {
+    /// To be called in the thread that is to [`run`](Self::run).
     pub(crate) fn new(pager: Arc<Pager>, index: Index, wishes: Receiver<Wish>) -> Self {
-        let (contents, disk, compressed, measured) = (Vec::new(), Disk::new(), Compressed::new(), Instant::now());
+        let (contents, disk, compressed, measured) = (Room::default(), Disk::new(), Compressed::new(), Instant::now());
         let unchanged = Box::new(Page::ZERO);
         Self {
             pager,
@@ -129,13 +133,13 @@ impl Evictor {
 
     /// Until the pager ends.
     pub(crate) fn run(mut self) {
-        let mut upkeep = Upkeep::new();
+        let mut upkeep = Upkeep::new(self.pager.guest.pages());
         while !self.pager.ending.has_begun() {
             let progress = self.evict_some();
             let patience = if progress { Duration::ZERO } else { INTERVAL };
             if !progress {
                 // A pager that has nothing to do should cost its host next to nothing.
-                self.contents = Vec::new();
+                self.contents = Room::default();
             }
             match self.wishes.recv_timeout(patience) {
                 Ok(Wish::EvictAll(answer)) => {
@@ -238,7 +242,7 @@ impl Evictor {
                 if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {
                 // What is kept in case that it is needed again takes room from what has none.
-                self.forget_kept();
+                self.forget_kept(&upkeep::ALL);
                 Trouble::StoreFull
             }
             other => Trouble::StoreFailed { reason: other.to_string() },
@@ -288,7 +292,9 @@ impl Evictor {
             guest.protect(*part)?;
         }
         self.pager.observer.at(Step::Protected);
-        self.contents.resize(BATCH as usize, Page::ZERO);
+        if self.contents.is_empty() {
+            self.contents = Room::new(BATCH as usize).map_err(EvictError::Memory)?;
+        }
         let mut numbers = Vec::new();
         for part in leaving {
             let into = &mut self.contents[numbers.len()..][..part.count as usize];

@@ -40,6 +40,7 @@ mod pager;
 mod peer;
 mod places;
 mod pool;
+mod priority;
 mod process;
 mod remote;
 mod seal;

@@ -1,9 +1,16 @@
 //! Pages as memory that the kernel may write straight from a disk: 4 KiB each, at addresses that are multiples of it.
 //!
-//! Owns the alignment and the view of pages as bytes.
+//! Owns the alignment, the view of pages as bytes, and room for many that is given back when it is not needed.
 #![allow(unsafe_code)]
 
-use std::slice;
+use std::{
+    io,
+    ops::{Deref, DerefMut},
+    ptr::{self, NonNull},
+    slice,
+};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// Bytes in a page.
 pub(crate) const PAGE: usize = 4096;
@@ -52,6 +59,58 @@ pub(crate) const fn bytes_mut(pages: &mut [Page]) -> &mut [u8] {
     unsafe { slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), size_of_val(pages)) }
 }
 
+/// Pages in a mapping of their own, which the kernel has again when it is dropped: an allocator may keep what it once had.
+#[derive(Debug)]
+pub(crate) struct Room {
+    start: NonNull<Page>,
+    count: usize,
+}
+
+// SAFETY: plain memory that this alone points to.
+unsafe impl Send for Room {}
+
+impl Default for Room {
+    /// None at all.
+    fn default() -> Self {
+        Self { start: NonNull::dangling(), count: 0 }
+    }
+}
+
+impl Room {
+    /// `count` pages of zeros.
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), count * PAGE, protection, MapFlags::PRIVATE) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { start, count })
+    }
+}
+
+impl Deref for Room {
+    type Target = [Page];
+    fn deref(&self) -> &[Page] {
+        // SAFETY: `count` pages in a row that are mapped as long as this lives; any bytes are a page.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+}
+
+impl DerefMut for Room {
+    fn deref_mut(&mut self) -> &mut [Page] {
+        // SAFETY: as above, and borrowed by one alone.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            // SAFETY: mapped by `new`, and borrowed by nobody any more. It cannot fail for a mapping that is there.
+            let _ = unsafe { munmap(self.start.as_ptr().cast(), self.count * PAGE) };
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +123,14 @@ mod tests {
         assert_eq!(page.filled_with(), Some(0x0123_4567_89ab_cdef));
         page.0[4095] ^= 1;
         assert_eq!(page.filled_with(), None);
+    }
+
+    #[test]
+    fn room_is_of_zeros_holds_what_is_put_there_and_none_is_no_room() {
+        let mut room = Room::new(3).unwrap();
+        assert_eq!((room.len(), room.iter().all(|page| page.filled_with() == Some(0))), (3, true));
+        room[2].fill(7);
+        assert_eq!((room[1].filled_with(), room[2].filled_with()), (Some(0), Some(7)));
+        assert!(Room::default().is_empty());
     }
 }

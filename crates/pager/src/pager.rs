@@ -17,7 +17,6 @@ use lucarne_model::{
     InstanceId,
     memory::{EvictionPolicy, Pages, Place},
 };
-use rustix::process::setpriority_process;
 
 use crate::{
     control::{RegionHeat, Trouble},
@@ -27,6 +26,7 @@ use crate::{
     latency::Latencies,
     page::{self, Page},
     places::{Answer, Away, Places, Reach},
+    priority,
     shim::Shim,
     source::{FetchError, Sources},
     step::{Observer, Step},
@@ -37,8 +37,6 @@ use crate::{
 pub(crate) const REACH: Reach = Reach { fetch: 16, zero: 16 };
 /// How long a thread waits for faults before it looks whether the pager is ending.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Of threads that answer faults.
-const PREFERRED: i32 = -10;
 
 /// Where pages are, and which leave next.
 #[derive(Debug)]
@@ -66,6 +64,8 @@ pub(crate) struct Tally {
     pub(crate) aborted: Pages,
     pub(crate) discarded: Pages,
     pub(crate) refaults: u64,
+    /// How long the guest has waited for them, as far as it is known here.
+    pub(crate) lost: Duration,
     pub(crate) tripped: u64,
     pub(crate) index: u64,
     pub(crate) heat: Vec<RegionHeat>,
@@ -113,7 +113,7 @@ impl Pager {
 
     /// One of the threads that answer faults, until the pager ends.
     pub(crate) fn serve(&self) {
-        prefer_this_thread();
+        priority::prefer_this_thread();
         // The room grows to what was needed: most faults are answered by the first thread.
         let (mut disk, mut room) = (Disk::new(), Vec::new());
         let listener = match self.guest.uffd.listen() {
@@ -206,6 +206,7 @@ impl Pager {
         began: Instant,
     ) -> Result<(), ServeError> {
         let at = pages.iter().position(|(number, _)| *number == page).unwrap_or(0);
+        let mut waited = Duration::ZERO;
         self.sources.fetch_around(disk, pages, at, room_for(room, pages.len()), |which, contents| {
             let part = &pages[which.clone()];
             let why = if which == (at..at + 1) { Arrival::Wanted } else { Arrival::Prefetched };
@@ -213,6 +214,7 @@ impl Pager {
             self.guest.copy(part[0].0, page::bytes(contents))?;
             if why == Arrival::Wanted {
                 self.count(part[0].1.place(), began);
+                waited = began.elapsed();
             }
             self.observer.at(Step::Restored);
             let keeps = !(writes && why == Arrival::Wanted) && self.squeezes();
@@ -224,6 +226,7 @@ impl Pager {
         })?;
         let mut tally = self.tally();
         tally.refaults += 1;
+        tally.lost += waited;
         tally.restored_beside += Pages(pages.len() as u64 - 1);
         Ok(())
     }
@@ -271,14 +274,6 @@ fn room_for(room: &mut Vec<Page>, count: usize) -> &mut [Page] {
         room.resize(count, Page::ZERO);
     }
     &mut room[..count]
-}
-
-/// A thread of the guest waits whenever this one has something to do, and it never has much. Whoever may not be preferred
-/// to others, because it is not root, goes on as it is.
-fn prefer_this_thread() {
-    if let Err(errno) = setpriority_process(None, PREFERRED) {
-        tracing::debug!(%errno, "faults wait for a processor like everybody else");
-    }
 }
 
 /// What these locks guard is changed in single steps: a thread that panicked has left nothing half-changed.

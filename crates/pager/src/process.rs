@@ -139,10 +139,9 @@ fn run_with(options: &Options, observer: Observer) -> Result<Exit, PagerError> {
         let pager = pager.clone();
         threads.push(start(&format!("faults-{number}"), move || pager.serve())?);
     }
-    let evictor = Evictor::new(pager.clone(), index, wished);
-    threads.push(start("eviction", move || evictor.run())?);
-    let bringer = Bringer::new(pager.clone());
-    threads.push(start("remote", move || bringer.run())?);
+    let (evicted, lent) = (pager.clone(), pager.clone());
+    threads.push(start("eviction", move || Evictor::new(evicted, index, wished).run())?);
+    threads.push(start("remote", move || Bringer::new(lent).run())?);
     if pager.guest.wake(pager.guest.all()).is_err() {
         pager.ending.begin(Exit::MachineGone);
     }
@@ -207,7 +206,7 @@ fn recover(
     let index = Index::open(&path, identity, |entry| {
         words[entry.page as usize] = entry.word;
         if let Some(Away::Ssd(copy)) = entry.word.as_away() {
-            store.remember(copy.at, entry.page, entry.proof);
+            store.remember(copy.at, entry.proof);
         }
     });
     let index = index.map_err(|source| file(&path, source))?;

@@ -1,9 +1,9 @@
 //! The store: sealed pages in a file on the disk, in slots of 4 KiB, 512 of which are an extent.
 //!
-//! Owns which slots are used, by which page, and the proofs of their content. Pages that leave together get slots in a row
-//! where there are any, so that they come back in one read. An extent that is empty is given back to the disk after a while;
-//! one that is nearly empty while there is much room is [`sparse`](Store::sparse), and its pages can be moved. Which copy
-//! counts is said by [`crate::places`], and what must outlive the pager by [`crate::index`].
+//! Owns which slots are used, and the proofs of their content. Pages that leave together get slots in a row where there are
+//! any, so that they come back in one read. An extent that is empty is given back to the disk after a while; one that is
+//! nearly empty while there is much room is [`sparse`](Store::sparse), and its pages can be moved. Which page has which slot
+//! and which copy counts is said by [`crate::places`], and what must outlive the pager by [`crate::index`].
 //!
 //! A file system takes extents and gives them back with the file locked against every reader, and some tell the disk too. So
 //! that is done by whoever evicts, never by who answers a fault, never under the lock of the slots, and rarely: of the
@@ -12,6 +12,7 @@
 use std::{
     fs::File,
     io,
+    ops::Range,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -45,13 +46,12 @@ const GIVEN_BACK: usize = 8;
 struct Extent {
     used: [u64; EXTENT / 64],
     live: usize,
-    owners: [u32; EXTENT],
     proofs: [Proof; EXTENT],
 }
 
 impl Extent {
     const fn new() -> Self {
-        Self { used: [0; EXTENT / 64], live: 0, owners: [0; EXTENT], proofs: [[0; 16]; EXTENT] }
+        Self { used: [0; EXTENT / 64], live: 0, proofs: [[0; 16]; EXTENT] }
     }
     const fn is_used(&self, slot: usize) -> bool {
         self.used[slot / 64] >> (slot % 64) & 1 == 1
@@ -99,11 +99,8 @@ impl Store {
     }
 
     /// While the index is read: this slot had this content when it was last written.
-    pub(crate) fn remember(&self, slot: u32, page: u32, proof: Proof) {
-        let mut slots = self.slots();
-        let (at, slot) = (slot as usize / EXTENT, slot as usize % EXTENT);
-        let extent = slots.extent(at);
-        (extent.owners[slot], extent.proofs[slot]) = (page, proof);
+    pub(crate) fn remember(&self, slot: u32, proof: Proof) {
+        self.slots().extent(slot as usize / EXTENT).proofs[slot as usize % EXTENT] = proof;
     }
 
     /// When the index was read: only these slots are used, all others are given back.
@@ -137,8 +134,7 @@ impl Store {
             let proof = self.sealer.seal(*page, *generation, content);
             proofs.push(proof.map_err(|_| io::Error::other("a page cannot be sealed"))?);
         }
-        let numbers: Vec<u64> = pages.iter().map(|(page, _)| *page).collect();
-        let slots = self.take(&numbers, &proofs)?;
+        let slots = self.take(&proofs)?;
         if let Err(error) = self.write(disk, &slots, contents) {
             slots.iter().for_each(|slot| self.free(*slot));
             return Err(error);
@@ -264,15 +260,15 @@ impl Store {
         }
     }
 
-    /// Slots for these pages, in their order; all or none. A full disk has those that are left in any extent.
-    fn take(&self, pages: &[u64], proofs: &[Proof]) -> io::Result<Vec<u32>> {
-        let mut taken: Vec<u32> = Vec::with_capacity(pages.len());
+    /// Slots for copies with these proofs, in their order; all or none. A full disk has those that are left in any extent.
+    fn take(&self, proofs: &[Proof]) -> io::Result<Vec<u32>> {
+        let mut taken: Vec<u32> = Vec::with_capacity(proofs.len());
         let mut refused = None;
         loop {
             let from = taken.len();
-            self.slots().take(&pages[from..], &proofs[from..], refused.is_some(), &mut taken);
+            self.slots().take(&proofs[from..], refused.is_some(), &mut taken);
             match refused {
-                _ if taken.len() == pages.len() => return Ok(taken),
+                _ if taken.len() == proofs.len() => return Ok(taken),
                 None => {}
                 Some(errno) => {
                     taken.into_iter().for_each(|slot| self.free(slot));
@@ -287,8 +283,9 @@ impl Store {
         }
     }
 
-    /// The pages of an extent that is nearly empty while there is much room elsewhere, with their slots.
-    pub(crate) fn sparse(&self) -> Option<Vec<(u64, u32)>> {
+    /// The slots of an extent that is nearly empty while there is much room elsewhere. Which pages have them is not kept here:
+    /// that is asked so rarely that it is not worth its memory.
+    pub(crate) fn sparse(&self) -> Option<Range<u32>> {
         self.slots().sparse()
     }
 
@@ -297,9 +294,8 @@ impl Store {
     pub(crate) fn move_together(&self, disk: &mut Disk, pages: &[(u64, Copy)]) -> io::Result<Vec<(Copy, Proof)>> {
         let mut contents = crate::page::zeroed(pages.len());
         self.read(disk, pages, &mut contents)?;
-        let numbers: Vec<u64> = pages.iter().map(|(page, _)| *page).collect();
         let proofs: Vec<Proof> = pages.iter().map(|(_, copy)| self.slots().proof(copy.at)).collect();
-        let slots = self.take(&numbers, &proofs)?;
+        let slots = self.take(&proofs)?;
         if let Err(error) = self.write(disk, &slots, &contents) {
             slots.iter().for_each(|slot| self.free(*slot));
             return Err(error);
@@ -355,13 +351,12 @@ impl Slots {
         extent.map_or([0; 16], |extent| extent.proofs[slot as usize % EXTENT])
     }
 
-    /// Slots for as many of these pages as there is room for; when it is `tight` also where only few are left.
-    fn take(&mut self, pages: &[u64], proofs: &[Proof], tight: bool, taken: &mut Vec<u32>) {
-        for (page, proof) in pages.iter().zip(proofs) {
+    /// Slots for as many of these copies as there is room for; when it is `tight` also where only few are left.
+    fn take(&mut self, proofs: &[Proof], tight: bool, taken: &mut Vec<u32>) {
+        for proof in proofs {
             let Some((at, slot)) = self.next_free(tight) else { return };
             self.mark(at * EXTENT + slot);
-            let extent = self.extent(at);
-            (extent.owners[slot], extent.proofs[slot]) = (*page as u32, *proof);
+            self.extent(at).proofs[slot] = *proof;
             taken.push((at * EXTENT + slot) as u32);
         }
     }
@@ -413,7 +408,7 @@ impl Slots {
         }
     }
 
-    fn sparse(&self) -> Option<Vec<(u64, u32)>> {
+    fn sparse(&self) -> Option<Range<u32>> {
         let there = self.extents.iter().enumerate().filter_map(|(at, extent)| Some((at, extent.as_deref()?)));
         let in_use: Vec<(usize, &Extent)> = there.filter(|(_, extent)| extent.live > 0).collect();
         let room = in_use.len() * EXTENT - self.live;
@@ -421,9 +416,8 @@ impl Slots {
             return None;
         }
         let others = in_use.into_iter().filter(|(at, _)| *at != self.current);
-        let (at, extent) = others.min_by_key(|(_, extent)| extent.live)?;
-        let used = (0..EXTENT).filter(|slot| extent.is_used(*slot));
-        Some(used.map(|slot| (u64::from(extent.owners[slot]), (at * EXTENT + slot) as u32)).collect())
+        let (at, _) = others.min_by_key(|(_, extent)| extent.live)?;
+        Some((at * EXTENT) as u32..((at + 1) * EXTENT) as u32)
     }
 }
 

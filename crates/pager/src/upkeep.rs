@@ -1,15 +1,20 @@
 //! What must be looked after between evictions: access bits, copies that nobody wants any more, a pool that fills, a store
 //! with holes, an index that has grown.
 //!
-//! Owns when each is due. All of it runs on the thread of [`crate::eviction`], which alone writes the index; faults go on
+//! Owns when each is due, but for access bits, which [`Looks`] says. All of it runs on the thread of [`crate::eviction`], which alone writes the index; faults go on
 //! meanwhile. A copy is moved by making the new one, recording it, and only then letting it count and freeing the old one.
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     time::{Duration, Instant},
 };
 
-use lucarne_memory::run::{Run, Scan};
+use lucarne_memory::{
+    looks::Looks,
+    policy::Occasion,
+    run::{Run, Scan},
+};
 use lucarne_model::memory::{Pages, Place};
 
 use crate::{
@@ -24,12 +29,10 @@ use crate::{
     step::Step,
 };
 
-/// Between two looks at the access bits at least and at most; in between, so that they cost at most a part of
-/// [`LOOK_SHARE`] of one processor.
-const LOOKS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
-const LOOK_SHARE: u32 = 200;
 /// What a page costs its guest that a look has unmapped, when it is touched again (measured, see the book).
 const TOUCH: Duration = Duration::from_nanos(2100);
+/// The first look is expected to find one page in so many touched.
+const TOUCHED: u32 = 8;
 /// Pages of one look, and of those that the book is locked for at a time: a fault may be waiting for it.
 const LOOK: u64 = 1 << 16;
 const LOOK_PART: u64 = 1 << 12;
@@ -38,17 +41,22 @@ const REGIONS: u64 = 64;
 const TIDY: Duration = Duration::from_secs(1);
 /// Pages of one part of an index that is written anew.
 const PART: u64 = 1 << 13;
+/// All slots of the store.
+pub(crate) const ALL: Range<u32> = 0..u32::MAX;
 
 #[derive(Debug)]
 pub(crate) struct Upkeep {
+    began: Instant,
     tidied: Instant,
-    look_at: Instant,
+    looks: Looks,
 }
 
 impl Upkeep {
-    pub(crate) fn new() -> Self {
+    /// Of a guest of so many pages.
+    pub(crate) fn new(pages: u64) -> Self {
         let now = Instant::now();
-        Self { tidied: now, look_at: now + LOOKS.0 }
+        let first = TOUCH * u32::try_from(pages).unwrap_or(u32::MAX) / TOUCHED;
+        Self { began: now, tidied: now, looks: Looks::new(Duration::ZERO, first) }
     }
 
     /// Does what is due. What fails is tried again: nothing is lost by it.
@@ -58,9 +66,16 @@ impl Upkeep {
             tracing::debug!(%error, "the upkeep of a guest's copies waits");
             self.tidied = Instant::now();
         }
-        if self.look_at <= Instant::now() {
-            let cost = evictor.look();
-            self.look_at = Instant::now() + (cost * LOOK_SHARE).clamp(LOOKS.0, LOOKS.1);
+        self.look(evictor);
+    }
+
+    fn look(&mut self, evictor: &Evictor) {
+        let pager = &evictor.pager;
+        let lost = if pager.book().residency.scans_at_refaults() { pager.tally().lost } else { Duration::ZERO };
+        let Some(occasion) = self.looks.due(self.began.elapsed(), lost) else { return };
+        match evictor.look(occasion) {
+            Some(cost) => self.looks.done(occasion, self.began.elapsed(), lost, cost),
+            None => self.looks.failed(self.began.elapsed(), lost),
         }
     }
 
@@ -72,7 +87,7 @@ impl Upkeep {
         evictor.pager.sources.store.pace().second();
         evictor.drop_discarded();
         if !evictor.pager.squeezes() {
-            evictor.forget_kept();
+            evictor.forget_kept(&ALL);
         }
         evictor.pager.sources.store.give_back_empty();
         evictor.compact()?;
@@ -81,12 +96,12 @@ impl Upkeep {
 }
 
 impl Evictor {
-    /// Reads and clears the access bits. What it cost: this thread's time, and the guest's afterwards.
-    fn look(&self) -> Duration {
+    /// Reads and clears the access bits. What it cost: this thread's time, and the guest's afterwards. None: it could not be.
+    fn look(&self, occasion: Occasion) -> Option<Duration> {
         let pager = &self.pager;
         // With the tripwire set, each page that a look unmaps would be told of as one that appeared by itself.
         if pager.minor {
-            return LOOKS.1;
+            return None;
         }
         let began = Instant::now();
         let pages = pager.guest.pages();
@@ -100,7 +115,7 @@ impl Evictor {
                 Ok(bits) => bits,
                 Err(error) => {
                     tracing::debug!(%error, "no access bits");
-                    return LOOKS.1;
+                    return None;
                 }
             };
             for (part, bits) in
@@ -108,7 +123,7 @@ impl Evictor {
             {
                 let scan = Scan { run: Run::new(part, LOOK_PART.min(run.end() - part)), accessed: bits };
                 let book = &mut *pager.book();
-                book.residency.scanned(scan);
+                book.residency.scanned(scan, occasion);
                 for page in scan.run.first..scan.run.end() {
                     let region = &mut heat[(page / region) as usize];
                     region.resident += Pages(u64::from(book.places.place(page) == Place::Resident));
@@ -118,7 +133,7 @@ impl Evictor {
             }
         }
         pager.tally().heat = heat;
-        began.elapsed() + TOUCH * touched
+        Some(began.elapsed() + TOUCH * touched)
     }
 
     /// Frees copies of pages that the guest gave up.
@@ -134,8 +149,8 @@ impl Evictor {
         }
     }
 
-    /// Frees the copies in the store of pages that are here.
-    pub(crate) fn forget_kept(&self) {
+    /// Frees the copies in these slots of the store that pages have kept which are here.
+    pub(crate) fn forget_kept(&self, slots: &Range<u32>) {
         if !self.pager.book().places.keeps_any() {
             return;
         }
@@ -144,7 +159,7 @@ impl Evictor {
             let kept: Vec<Copy> = {
                 let places = &mut self.pager.book().places;
                 let kept = (first..(first + PART).min(pages)).filter_map(|page| Some((page, places.kept(page)?)));
-                let kept: Vec<(u64, Copy)> = kept.collect();
+                let kept: Vec<(u64, Copy)> = kept.filter(|(_, copy)| slots.contains(&copy.at)).collect();
                 kept.into_iter()
                     .filter(|(page, copy)| places.forget_kept(*page, copy.at))
                     .map(|(_, copy)| copy)
@@ -199,18 +214,27 @@ impl Evictor {
         Ok(!oldest.is_empty())
     }
 
+    /// The copies that count and have one of these slots, in the order of the slots. Goes over the whole book, a part at a time.
+    fn copies_in(&self, slots: &Range<u32>) -> Vec<(u64, Away, Copy)> {
+        let there = |(page, away)| match away {
+            // One that a lender has too is brought to it again.
+            Away::Ssd(copy) | Away::Remote(copy) if slots.contains(&copy.at) => Some((page, away, copy)),
+            _ => None,
+        };
+        let mut found = Vec::new();
+        for first in (0..self.pager.guest.pages()).step_by(PART as usize) {
+            found.extend(self.pager.book().places.all_away(Run::new(first, PART)).filter_map(there));
+        }
+        found.sort_unstable_by_key(|(_, _, copy)| copy.at);
+        found
+    }
+
     /// Moves the pages of an extent that is nearly empty elsewhere, so that the disk gets it back.
     fn compact(&mut self) -> Result<(), EvictError> {
         let Some(sparse) = self.pager.sources.store.sparse() else { return Ok(()) };
         // What a page has kept, although it is here, is not worth the move.
-        let kept = sparse.iter().filter(|(page, slot)| self.pager.book().places.forget_kept(*page, *slot));
-        kept.for_each(|(_, slot)| self.pager.sources.store.free(*slot));
-        let still_there = |(page, slot): &(u64, u32)| match self.pager.book().places.away(*page) {
-            // One that a lender has too is brought to it again.
-            Some(away @ (Away::Ssd(copy) | Away::Remote(copy))) if copy.at == *slot => Some((*page, away, copy)),
-            _ => None,
-        };
-        let there: Vec<(u64, Away, Copy)> = sparse.iter().filter_map(still_there).collect();
+        self.forget_kept(&sparse);
+        let there = self.copies_in(&sparse);
         let pages: Vec<(u64, Copy)> = there.iter().map(|(page, _, copy)| (*page, *copy)).collect();
         let copies = self.pager.sources.store.move_together(&mut self.disk, &pages).map_err(EvictError::Store)?;
         let from: Vec<(u64, Away)> = there.iter().map(|(page, away, _)| (*page, *away)).collect();

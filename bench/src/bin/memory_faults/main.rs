@@ -1,9 +1,10 @@
 //! What a page costs that is not in the host's memory: a fault by where the page is, beside the kernel's own swap to the
-//! same disk and the disk alone; and what moving pages costs in processor time.
+//! same disk and the disk alone; what moving pages costs in processor time; and what real guests lose by both.
 //!
 //! Owns the scene: a process with the shim is the machine, `lucarne_pager::run` in another is its pager, a third is what
 //! the kernel swaps. Times are taken by whoever touches the page, and are of touches that faulted. Needs root.
 
+mod guests;
 mod lender;
 mod machine;
 mod peers;
@@ -79,6 +80,7 @@ fn measure() -> Result<()> {
     rows.push(row("pager: ssd, writes at half the memory", &scene.machine.ask("churn 20000")?));
     println!("{}", table(&["a touch of a page that is away", "p50 us", "p99 us", "touches"], &rows));
     println!("{}", table(&["moving 256 MiB of noise", "GiB/s", "GiB/s of the pager's core"], &moving()?));
+    println!("{}", guests::at_half()?);
     let columns = ["a pager whose guest is away", "private MiB", "% of the guest", "with its share MiB", "%"];
     println!("{}", table(&columns, &[PAGES, 4 * PAGES, 16 * PAGES].into_iter().map(own).collect::<Result<Vec<_>>>()?));
     Ok(())
@@ -139,7 +141,7 @@ fn own(pages: u64) -> Result<Vec<String>> {
     let mut scene = Scene::start(pages, 0)?;
     scene.machine.ask("fill noise")?;
     scene.client.evict_all(PATIENCE)?;
-    let memory = Memory::of(scene.pager.child.id())?;
+    let memory = Memory::of(scene.pager.id())?;
     let share = |kib: u64| format!("{:.2}", kib as f64 / (pages * 4) as f64 * 100.0);
     Ok(vec![
         format!("{} MiB", pages >> 8),
@@ -159,20 +161,43 @@ struct Role {
 
 impl Role {
     fn start(role: &str, mut command: Command) -> Result<Self> {
-        command.env(ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env(ROLE, role);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let input = child.stdin.take().context("no stdin")?;
         let output = BufReader::new(child.stdout.take().context("no stdout")?);
         Ok(Self { child, input, output })
     }
 
-    fn ask(&mut self, line: &str) -> Result<String> {
-        writeln!(self.input, "{line}")?;
-        let mut answer = String::new();
-        if self.output.read_line(&mut answer)? == 0 {
-            bail!("it ended at {line}");
+    fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn say(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.input, "{line}")?)
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            bail!("it ended");
         }
-        Ok(answer.trim_end().to_owned())
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn ask(&mut self, line: &str) -> Result<String> {
+        self.say(line)?;
+        self.line().with_context(|| format!("at {line}"))
+    }
+
+    /// Reads on until the line that says this.
+    fn await_line(&mut self, wanted: &str) -> Result<()> {
+        while !self.line().with_context(|| format!("before it said {wanted}"))?.ends_with(wanted) {}
+        Ok(())
     }
 
     fn cpu_seconds(&self) -> Result<f64> {
@@ -200,8 +225,14 @@ struct Scene {
 
 impl Scene {
     fn start(pages: u64, pool: u64) -> Result<Self> {
+        let mut machine = Command::new(env::current_exe()?);
+        machine.env(ROLE, format!("machine {pages}"));
+        Self::around(pages, pool, machine)
+    }
+
+    /// The machine is what `command` starts, with the shim in it.
+    fn around(pages: u64, pool: u64, mut command: Command) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let this = env::current_exe()?;
         let library = shim::install(folder.path())?;
         let device = File::options().read(true).write(true).open(DEVICE).context(DEVICE)?;
         // Not closed at exec: the machine is to have both. This process starts nothing else at the same time.
@@ -213,10 +244,10 @@ impl Scene {
         let socket = &folder.path().join("machine.sock");
         let variable =
             PagingVariable { device: device_number, key: key_number, memory, peer: 0, tripwire: false, socket };
-        let mut command = Command::new(&this);
         command.env("LD_PRELOAD", library).env(VARIABLE, variable.to_string());
-        let machine = Role::start(&format!("machine {pages}"), command)?;
-        let pager = Role::start(&format!("pager {pool} {}", folder.path().display()), Command::new(&this))?;
+        let machine = Role::spawn(command)?;
+        let pager = format!("pager {pool} {}", folder.path().display());
+        let pager = Role::start(&pager, Command::new(env::current_exe()?))?;
         let end = Instant::now() + PATIENCE;
         let client = loop {
             match Client::connect(&folder.path().join("pager.sock"), PATIENCE) {

@@ -75,7 +75,7 @@ pub(super) fn swap() -> Result<Vec<Vec<String>>> {
 fn limited(name: &str, kind: &str, zswap: bool, half: bool) -> Result<Vec<String>> {
     let _switch = zswap.then(Zswap::on).transpose()?;
     let mut process = Role::start(&format!("swapped {PAGES}"), Command::new(env::current_exe()?))?;
-    let group = Group::make(process.child.id())?;
+    let group = Group::make(process.id())?;
     process.ask(&format!("fill {kind}"))?;
     if half {
         group.limit(PAGES << 11)?;
@@ -87,10 +87,10 @@ fn limited(name: &str, kind: &str, zswap: bool, half: bool) -> Result<Vec<String
     Ok(row(name, &process.ask("touch 16")?))
 }
 
-struct SwapArea(PathBuf);
+pub(super) struct SwapArea(PathBuf);
 
 impl SwapArea {
-    fn make() -> Result<Self> {
+    pub(super) fn make() -> Result<Self> {
         let path = disk().join(format!("lucarne-swap-{}", std::process::id()));
         let area = Self(path);
         let file = File::options().write(true).create_new(true).mode(0o600).open(&area.0)?;
@@ -132,17 +132,20 @@ impl Drop for Zswap {
     }
 }
 
-struct Group(PathBuf);
+pub(super) struct Group(PathBuf);
 
 impl Group {
-    fn make(pid: u32) -> Result<Self> {
-        let path = Path::new(CGROUPS).join(format!("lucarne-bench-{}", std::process::id()));
+    pub(super) fn make(pid: u32) -> Result<Self> {
+        let path = Path::new(CGROUPS).join(format!("lucarne-bench-{pid}"));
         fs::create_dir(&path).context("no memory cgroup of version 1")?;
         let group = Self(path);
         fs::write(group.0.join("cgroup.procs"), pid.to_string())?;
         Ok(group)
     }
-    fn limit(&self, bytes: u64) -> Result<()> {
+    pub(super) fn usage(&self) -> Result<u64> {
+        Ok(fs::read_to_string(self.0.join("memory.usage_in_bytes"))?.trim().parse()?)
+    }
+    pub(super) fn limit(&self, bytes: u64) -> Result<()> {
         Ok(fs::write(self.0.join("memory.limit_in_bytes"), bytes.to_string())?)
     }
 }

@@ -12,11 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use lucarne_bench::cpio::archive;
 
 use crate::guests::Guest;
 
 const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/page_accesses.rs");
-/// Access bits are looked at after so many accesses: of the order of a tenth of a second of TCG without a plugin.
+/// A mark is made after so many accesses: of the order of a tenth of a second of TCG without a plugin.
 const SCAN_EVERY: u64 = 20_000_000;
 const SCAN: u32 = u32::MAX;
 const ENDED_WITHIN: Duration = Duration::from_secs(600);
@@ -26,7 +27,7 @@ const DONE: &str = "lucarne: the work is done";
 /// What a guest touched.
 #[derive(Debug)]
 pub(crate) struct Trace {
-    /// Numbers of pages, and [`SCAN`] where access bits would be looked at.
+    /// Numbers of pages, and [`SCAN`] for a mark of time.
     events: Vec<u32>,
     /// Scans before the part that counts.
     warm_up: usize,
@@ -138,7 +139,14 @@ impl Recorder {
             .args(["-machine", "q35,memory-backend=ram,vmport=off", "-accel", "tcg,thread=single"])
             .args(["-m", &format!("size={mib}M")])
             .args(["-object", &format!("memory-backend-memfd,id=ram,size={mib}M,share=on")])
-            .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/work", "-serial", "stdio", "-plugin", &plugin])
+            .args([
+                "-append",
+                "console=ttyS0 quiet panic=-1 no_timer_check rdinit=/work",
+                "-serial",
+                "stdio",
+                "-plugin",
+                &plugin,
+            ])
             .arg("-kernel")
             .arg(self.image.join("kernel"))
             .arg("-initrd")
@@ -163,21 +171,6 @@ fn script(guest: Guest) -> String {
          cd /tmp\n{}\necho '{DONE}'\npoweroff -f\n",
         guest.work
     )
-}
-
-/// A cpio archive ("newc") of one program.
-fn archive(name: &str, content: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (name, mode, content) in [(name, 0o100755, content), ("TRAILER!!!", 0, &[][..])] {
-        let fields = [1, mode, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
-        bytes.extend(b"070701");
-        fields.iter().for_each(|field| bytes.extend(format!("{field:08x}").bytes()));
-        bytes.extend(name.bytes().chain([0]));
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend(content);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    bytes
 }
 
 /// Waits for QEMU to end; one that does not is ended.

@@ -3,7 +3,10 @@
 //! Owns the rule of the contest: a page's first touch is nobody's fault, every later touch of a page that is away counts, once
 //! the guest has booted.
 
+use std::time::Duration;
+
 use lucarne_memory::{
+    looks::Looks,
     policy::Arrival,
     prefetch::Prefetch,
     residency::Residency,
@@ -17,7 +20,7 @@ use crate::recording::{Event, Trace};
 pub(crate) trait Contender {
     /// The guest touches a page, at this event of the trace. Whether it was away.
     fn touch(&mut self, at: usize, page: u32) -> bool;
-    /// Access bits would be looked at now.
+    /// A tenth of a second of the guest's has passed.
     fn scan(&mut self) {}
 }
 
@@ -42,6 +45,18 @@ pub(crate) fn refaults(trace: &Trace, contender: &mut impl Contender) -> u64 {
 /// Pages that are made to leave at once, ahead of the next fault, as a pager does: 64 KiB.
 const AHEAD: u64 = 16;
 
+// What things take, as measured (`docs/benchmarks.md`): by these a pager decides when to look at access bits.
+/// From one scan mark of a trace to the next.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// A refault, from the disk.
+const REFAULT: Duration = Duration::from_micros(100);
+/// A page that a look has unmapped, when it is touched again.
+const TOUCH: Duration = Duration::from_nanos(2100);
+/// A page of the guest, when the pager looks.
+const LOOK: Duration = Duration::from_nanos(30);
+/// The first look is expected to find one page in so many touched.
+const TOUCHED: u32 = 8;
+
 /// One of our policies with a pager around it.
 #[derive(Debug)]
 pub(crate) struct Ours {
@@ -49,7 +64,13 @@ pub(crate) struct Ours {
     capacity: u64,
     /// Access bits.
     accessed: Vec<u64>,
+    /// The same since the last mark of time.
+    lately: Vec<u64>,
     prefetch: Option<Prefetch>,
+    looks: Looks,
+    /// On the guest's clock, with what refaults have cost it, and of that the latter.
+    now: Duration,
+    lost: Duration,
     /// Fetched, and neither touched nor gone yet.
     pending: Vec<bool>,
     useless: u64,
@@ -64,6 +85,10 @@ impl Ours {
             residency: Residency::new(Pages(pages as u64), policy, seed),
             capacity: capacity as u64,
             accessed: vec![0; pages.div_ceil(64)],
+            lately: vec![0; pages.div_ceil(64)],
+            looks: Looks::new(Duration::ZERO, TOUCH * pages as u32 / TOUCHED),
+            now: Duration::ZERO,
+            lost: Duration::ZERO,
             prefetch: None,
             pending: vec![false; pages],
             useless: 0,
@@ -78,6 +103,18 @@ impl Ours {
     /// Pages that were fetched and left again untouched.
     pub(crate) const fn useless(&self) -> u64 {
         self.useless
+    }
+
+    /// As the pager does, after whatever may be the occasion.
+    fn look_if_due(&mut self) {
+        let lost = if self.residency.scans_at_refaults() { self.lost } else { Duration::ZERO };
+        let Some(occasion) = self.looks.due(self.now, lost) else { return };
+        let run = Run::new(0, self.pending.len() as u64);
+        let scan = Scan { run, accessed: &self.accessed };
+        self.residency.scanned(scan, occasion);
+        let touched = self.accessed.iter().map(|word| word.count_ones()).sum::<u32>();
+        self.accessed.fill(0);
+        self.looks.done(occasion, self.now, lost, LOOK * self.pending.len() as u32 + TOUCH * touched);
     }
 
     fn make_room(&mut self, pages: u64) {
@@ -112,6 +149,11 @@ impl Contender for Ours {
         let number = u64::from(page);
         let missed = !self.residency.is_resident(number);
         if missed {
+            if self.residency.has_left(number) {
+                self.now += REFAULT;
+                self.lost += REFAULT;
+                self.look_if_due();
+            }
             let along = self.proposed(number);
             self.make_room(1);
             self.residency.arrived(Run::one(number), Arrival::Wanted);
@@ -119,17 +161,18 @@ impl Contender for Ours {
         }
         self.pending[page as usize] = false;
         self.accessed[page as usize / 64] |= 1 << (page % 64);
+        self.lately[page as usize / 64] |= 1 << (page % 64);
         missed
     }
 
     fn scan(&mut self) {
-        let run = Run::new(0, self.pending.len() as u64);
-        let scan = Scan { run, accessed: &self.accessed };
-        self.residency.scanned(scan);
+        self.now += INTERVAL;
+        self.look_if_due();
         if let Some(prefetch) = &mut self.prefetch {
-            prefetch.scanned(&scan);
+            // Not at each look: what was fetched a moment ago may be touched in the next.
+            prefetch.scanned(&Scan { run: Run::new(0, self.pending.len() as u64), accessed: &self.lately });
         }
-        self.accessed.fill(0);
+        self.lately.fill(0);
         self.warm_up = self.warm_up.saturating_sub(1);
     }
 }

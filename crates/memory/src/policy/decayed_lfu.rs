@@ -2,7 +2,7 @@
 //! that were busy during the boot stay for ever, which costs hundreds of times the optimum's refaults
 //! (`docs/benchmarks.md`).
 
-use super::{Arrival, Heat, Policy};
+use super::{Arrival, Heat, Occasion, Policy};
 
 /// What a scan that saw a touch adds. With a quarter lost at each scan, a page that is always touched nears
 /// `4 * TOUCH = 124`, which is below [`HOTTEST`](super::HOTTEST).
@@ -21,7 +21,7 @@ impl Policy for DecayedLfu {
         }
     }
 
-    fn after_scan(&self, heat: Heat, accessed: bool) -> Heat {
+    fn after_scan(&self, heat: Heat, accessed: bool, _: Occasion) -> Heat {
         let decayed = heat - heat.div_ceil(4);
         if accessed { decayed + TOUCH } else { decayed }
     }

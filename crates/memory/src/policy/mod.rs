@@ -28,16 +28,30 @@ pub enum Arrival {
     Found,
 }
 
+/// Why a scan was made ([`Looks`](crate::looks::Looks) decides).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// It was time.
+    Regular,
+    /// Refaults had cost the guest more than a scan does. The last scan may have been a moment ago.
+    Refaults,
+}
+
 /// One way of choosing. Pure: chance comes from a seed that was passed in, and time from the scans.
 pub trait Policy: std::fmt::Debug + Send {
     /// The heat of a page that has just come.
     fn on_arrival(&self, arrival: Arrival) -> Heat;
 
     /// The heat, after a scan, of a page that had `heat` before.
-    fn after_scan(&self, heat: Heat, accessed: bool) -> Heat;
+    fn after_scan(&self, heat: Heat, accessed: bool, occasion: Occasion) -> Heat;
 
     /// Pages of this heat and colder count as idle.
     fn idle_at(&self) -> Heat;
+
+    /// Whether scans beside the regular ones help it, as soon as refaults cost more.
+    fn scans_at_refaults(&self) -> bool {
+        false
+    }
 
     /// Takes up to `wanted` victims out of `resident`: fewer only when there are no more.
     fn choose(&mut self, resident: &mut ResidentPages, wanted: u64) -> Vec<Run> {

@@ -1,7 +1,7 @@
 //! Any page: the alternative of US 9,176,764, and what ESX did as its last resort. It needs no scans, and no pattern of
 //! use is its enemy.
 
-use super::{Arrival, HOTTEST, Heat, Policy};
+use super::{Arrival, HOTTEST, Heat, Occasion, Policy};
 use crate::{
     dice::Dice,
     residency::ResidentPages,
@@ -28,8 +28,8 @@ impl Policy for Random {
     }
 
     /// Kept as [`Clock`](super::Clock) keeps it, for the statistics alone.
-    fn after_scan(&self, heat: Heat, accessed: bool) -> Heat {
-        super::Clock.after_scan(heat, accessed)
+    fn after_scan(&self, heat: Heat, accessed: bool, occasion: Occasion) -> Heat {
+        super::Clock.after_scan(heat, accessed, occasion)
     }
 
     fn idle_at(&self) -> Heat {

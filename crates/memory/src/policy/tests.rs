@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use lucarne_model::{Pages, memory::EvictionPolicy};
 use proptest::prelude::*;
 
-use super::Arrival;
+use super::{Arrival, Clock, HOTTEST, Heat, Occasion, Policy};
 use crate::{
     residency::Residency,
     run::{Run, Scan},
@@ -21,9 +21,13 @@ fn full(policy: EvictionPolicy) -> Residency {
 }
 
 fn scan(residency: &mut Residency, touched: impl Iterator<Item = u64>) {
+    scan_at(Occasion::Regular, residency, touched);
+}
+
+fn scan_at(occasion: Occasion, residency: &mut Residency, touched: impl Iterator<Item = u64>) {
     let mut accessed = vec![0_u64; MEMORY.div_ceil(64) as usize];
     touched.for_each(|page| accessed[page as usize / 64] |= 1 << (page % 64));
-    residency.scanned(Scan { run: Run::new(0, MEMORY), accessed: &accessed });
+    residency.scanned(Scan { run: Run::new(0, MEMORY), accessed: &accessed }, occasion);
 }
 
 fn numbers(runs: &[Run]) -> Vec<u64> {
@@ -32,7 +36,7 @@ fn numbers(runs: &[Run]) -> Vec<u64> {
 
 #[derive(Clone, Debug)]
 enum Event {
-    Scan(u64),
+    Scan(u64, bool),
     Arrive(Run, bool),
     Discard(Run),
     Leave(Run),
@@ -42,7 +46,7 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let run = || (0..MEMORY + 20, 0_u64..40).prop_map(|(first, count)| Run::new(first, count));
     prop_oneof![
-        any::<u64>().prop_map(Event::Scan),
+        any::<(u64, bool)>().prop_map(|(bits, regular)| Event::Scan(bits, regular)),
         (run(), any::<bool>()).prop_map(|(run, wanted)| Event::Arrive(run, wanted)),
         run().prop_map(Event::Discard),
         run().prop_map(Event::Leave),
@@ -60,7 +64,10 @@ proptest! {
         let inside = |run: Run| run.first.min(MEMORY)..run.end().min(MEMORY);
         for event in events {
             match event {
-                Event::Scan(bits) => scan(&mut residency, (0..MEMORY).filter(|page| bits >> (page % 64) & 1 == 1)),
+                Event::Scan(bits, regular) => {
+                    let occasion = if regular { Occasion::Regular } else { Occasion::Refaults };
+                    scan_at(occasion, &mut residency, (0..MEMORY).filter(|page| bits >> (page % 64) & 1 == 1));
+                }
                 Event::Arrive(run, wanted) => {
                     residency.arrived(run, if wanted { Arrival::Wanted } else { Arrival::Prefetched });
                     model.extend(inside(run));
@@ -103,6 +110,41 @@ fn what_was_touched_last_leaves_last() {
         }
         let victims = numbers(&residency.victims(Pages(MEMORY - 100)));
         assert!(victims.iter().all(|page| !(50..150).contains(page)), "{policy:?} took {victims:?}");
+    }
+}
+
+/// A file that is read once goes through the memory of a guest that works with something else, and drives out itself: what
+/// came and was done with leaves before what is touched in each scan, and also before what is touched in every fourth.
+#[test]
+fn what_passes_through_does_not_drive_out_what_is_worked_with() {
+    let mut residency = Residency::new(Pages(MEMORY), EvictionPolicy::Clock, 0);
+    residency.arrived(Run::new(0, 100), Arrival::Wanted);
+    for round in 0..100_u64 {
+        let busy = (0..100).filter(|page| page % 4 == round % 4 || *page < 50);
+        scan_at(Occasion::Refaults, &mut residency, busy);
+        if round >= 20 {
+            let (first, room) = (100 + (round * 20) % 200, Pages(residency.resident().0.saturating_sub(130)));
+            let victims = numbers(&residency.victims(room));
+            assert!(victims.iter().all(|page| *page >= 100), "in round {round} {victims:?} left");
+            residency.arrived(Run::new(first, 20), Arrival::Wanted);
+        }
+    }
+}
+
+proptest! {
+    /// A touch never makes colder and its absence never hotter; of two pages that a scan saw alike, the one that was hotter
+    /// is not colder afterwards; and a scan at refaults takes no more away than a regular one. One that has just come is
+    /// apart: the touch for which it came does not count.
+    #[test]
+    fn heat_follows_touches(heat in 0..=HOTTEST, other in 0..=HOTTEST, accessed in any::<bool>(), regular in any::<bool>()) {
+        let new = Clock.on_arrival(Arrival::Wanted);
+        prop_assume!(heat != new && other != new);
+        let occasion = if regular { Occasion::Regular } else { Occasion::Refaults };
+        let after = |heat: Heat, accessed| Clock.after_scan(heat, accessed, occasion);
+        prop_assert!(after(heat, false) != new && after(heat, true) != new);
+        prop_assert!(after(heat, false) <= heat && heat <= after(heat, true) && after(heat, true) <= HOTTEST);
+        prop_assert_eq!(after(heat.min(other), accessed), after(heat, accessed).min(after(other, accessed)));
+        prop_assert!(Clock.after_scan(heat, false, Occasion::Regular) <= Clock.after_scan(heat, false, Occasion::Refaults));
     }
 }
 

@@ -227,18 +227,18 @@ impl Bringer {
         Ok(taken as usize)
     }
 
-    /// At most `count` pages whose copy is of this kind, from where the last search ended on.
+    /// At most `count` pages whose copy is of this kind, each once, from where the last search ended on.
     fn some_away(&mut self, count: usize, kind: fn(Away) -> Option<Copy>) -> Vec<(u64, Copy)> {
         let (pages, mut found) = (self.pager.guest.pages(), Vec::new());
-        for _ in 0..pages.div_ceil(PART) + 1 {
-            if found.len() >= count {
-                break;
-            }
-            let run = Run::new(self.cursor, PART.min(pages - self.cursor));
+        let mut unseen = pages;
+        while found.len() < count && unseen > 0 {
+            let run = Run::new(self.cursor, PART.min(pages - self.cursor).min(unseen));
             let book = self.pager.book();
             let mut here = book.places.all_away(run).filter_map(|(page, away)| Some((page, kind(away)?)));
             found.extend(here.by_ref().take(count - found.len()));
-            self.cursor = here.next().map_or(run.end() % pages, |(next, _)| next);
+            let seen = here.next().map_or(run.end(), |(next, _)| next) - run.first;
+            unseen -= seen;
+            self.cursor = (run.first + seen) % pages;
         }
         found
     }

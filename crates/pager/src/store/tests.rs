@@ -83,8 +83,9 @@ fn what_is_left_of_a_sparse_extent_can_be_moved_as_it_is() {
     let mut kept: BTreeMap<u64, Copy> = kept.into_iter().collect();
     let mut rounds = 0;
     while let Some(sparse) = store.sparse() {
-        let pages: Vec<(u64, Copy)> = sparse.iter().map(|(page, _)| (*page, kept[page])).collect();
-        assert!(pages.iter().zip(&sparse).all(|((_, copy), (_, slot))| copy.at == *slot));
+        let there = kept.iter().filter(|(_, copy)| sparse.contains(&copy.at));
+        let pages: Vec<(u64, Copy)> = there.map(|(page, copy)| (*page, *copy)).collect();
+        assert!((1..EXTENT / 2).contains(&pages.len()), "{} pages of it", pages.len());
         let moved = store.move_together(&mut disk, &pages).unwrap();
         for ((page, old), (new, _)) in pages.iter().zip(moved) {
             kept.insert(*page, new);
@@ -125,8 +126,8 @@ fn a_new_pager_keeps_what_the_index_says_and_gives_back_the_rest() {
     let before = store(&folder);
     let copies = keep(&before, &mut disk, 0..2 * EXTENT as u64);
     let after = store(&folder);
-    for (page, copy) in &copies[..10] {
-        after.remember(copy.at, *page as u32, before.proof(*copy));
+    for (_, copy) in &copies[..10] {
+        after.remember(copy.at, before.proof(*copy));
     }
     after.keep_only(copies[..10].iter().map(|(_, copy)| copy.at)).unwrap();
     assert_eq!(after.size(), EXTENT_BYTES);

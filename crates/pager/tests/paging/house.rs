@@ -209,6 +209,15 @@ impl House {
         client.evict_all(PATIENCE).unwrap().0
     }
 
+    /// The same until nothing is here: neighbours of what was touched a moment ago may still be on their way.
+    pub fn evict_until_all_is_away(&self, client: &mut Client) {
+        let end = Instant::now() + PATIENCE;
+        while client.statistics().unwrap().pages.resident > Pages::ZERO {
+            assert!(Instant::now() < end, "{:?}", client.statistics().unwrap());
+            self.evict_all(client);
+        }
+    }
+
     pub fn check_all(&mut self) {
         let pages = self.pages;
         assert_eq!(self.machine.ask(&format!("check 0 {pages}")), "done");

@@ -153,7 +153,7 @@ impl Scene {
         let mut scene = Self { authority, house, client, _pager: pager, lender, address };
         scene.address.set_port(scene.lender.set(&[quota(room)]).port);
         scene.borrow(BORROWER, room);
-        scene.house.evict_all(&mut scene.client);
+        scene.house.evict_until_all_is_away(&mut scene.client);
         scene
     }
 
@@ -195,7 +195,7 @@ impl Scene {
                 return now;
             }
             assert!(Instant::now() < end, "{what}: {now:?}");
-            self.house.evict_all(&mut self.client);
+            self.house.evict_until_all_is_away(&mut self.client);
         }
     }
 
@@ -218,7 +218,7 @@ fn pages_go_to_another_host_and_come_back_with_every_byte() {
     assert_eq!(now.remote.altered, 0);
     scene.eventually_held(PAGES, 0);
     scene.house.write_all(2);
-    scene.house.evict_all(&mut scene.client);
+    scene.house.evict_until_all_is_away(&mut scene.client);
     scene.eventually("they go again", |now| now.pages.remote.0 == stored);
     scene.house.check_all();
 }
@@ -230,16 +230,16 @@ fn a_lender_that_is_killed_costs_no_byte_and_a_new_one_is_used() {
     scene.house.machine.ask("storm");
     scene.lender.kill();
     for _ in 0..3 {
-        scene.house.evict_all(&mut scene.client);
+        scene.house.evict_until_all_is_away(&mut scene.client);
     }
     assert_ne!(scene.house.machine.ask("calm"), "0");
-    scene.house.evict_all(&mut scene.client);
+    scene.house.evict_until_all_is_away(&mut scene.client);
     scene.eventually("none counts as remote", |now| now.pages.remote == Pages::ZERO && now.remote.lender.is_none());
     scene.house.check_all();
     scene.lender = Lender::start(scene.lender.identity.clone());
     scene.address.set_port(scene.lender.set(&[quota(PAGES)]).port);
     scene.borrow(BORROWER, PAGES);
-    scene.house.evict_all(&mut scene.client);
+    scene.house.evict_until_all_is_away(&mut scene.client);
     scene.eventually("the new one has them", |now| now.pages.remote.0 > PAGES / 2);
     scene.house.check_all();
 }
@@ -260,7 +260,7 @@ fn a_lender_takes_its_memory_back_bit_by_bit_and_the_borrower_hears_of_it() {
     scene.house.check_all();
     // A VM may have less there than it had, though the lender has room.
     scene.lender.set(&[quota(PAGES)]);
-    scene.house.evict_all(&mut scene.client);
+    scene.house.evict_until_all_is_away(&mut scene.client);
     scene.eventually("they go again", |now| now.pages.remote.0 == stored);
     scene.borrow(BORROWER, 20);
     scene.eventually("it may have less", |now| now.pages.remote.0 <= 20);
