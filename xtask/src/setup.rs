@@ -20,13 +20,14 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 12] = [
+const NEEDED: [Needed; 13] = [
     Needed { program: "cc", package: "build-essential", why: "compiles what crates bring in C" },
     Needed { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "runs the VMs" },
     Needed { program: "qemu-img", package: "qemu-utils", why: "makes, checks and copies their disks" },
     Needed { program: "nfcapd", package: "nfdump", why: "reads our IPFIX in tests, as others' collectors will" },
     Needed { program: "tshark", package: "tshark", why: "reads our IPFIX in tests, and judges its form" },
-    Needed { program: "nfacctd", package: "pmacct", why: "reads our IPFIX in tests, and counts" },
+    Needed { program: "nfacctd", package: "pmacct", why: "reads our IPFIX in tests, counts, and exports" },
+    Needed { program: "softflowd", package: "softflowd", why: "exports what is read in tests" },
     Needed { program: "python3", package: "python3-venv", why: "runs the store that deliveries are tested against" },
     Needed { program: "swtpm", package: "swtpm", why: "is the TPM of hosts that have none" },
     Needed { program: "swtpm_localca", package: "swtpm-tools", why: "certifies such a TPM" },

@@ -87,7 +87,7 @@ fn port(body: &mut Reader<'_>, is_expanded: bool) -> Result<u32, Truncated> {
 
 /// Octets of the packet whose first octets these are; none when it is not of IP.
 fn raw_header(data: &mut Reader<'_>, record: &mut ForeignRecord) -> Result<Option<u32>, Truncated> {
-    let (protocol, frame, _stripped, length) = (data.u32()?, data.u32()?, data.u32()?, data.u32()?);
+    let (protocol, frame, stripped, length) = (data.u32()?, data.u32()?, data.u32()?, data.u32()?);
     let mut header = Reader(data.take(usize::try_from(length).map_err(|_| Truncated)?)?);
     let (kind, link) = match protocol {
         1 => match ethernet(&mut header) {
@@ -104,7 +104,8 @@ fn raw_header(data: &mut Reader<'_>, record: &mut ForeignRecord) -> Result<Optio
         _ => return Ok(None),
     };
     // The sampled octets may break off within the headers; what stands before is known then.
-    Ok(packet.is_ok().then_some(frame.saturating_sub(link)))
+    // A frame's length counts its check sequence, which is no part of the packet and among what was stripped.
+    Ok(packet.is_ok().then_some(frame.saturating_sub(stripped).saturating_sub(link)))
 }
 
 /// The type behind the addresses and VLAN tags, and the octets up to there.

@@ -125,7 +125,7 @@ fn sflow() -> Vec<u8> {
     ]));
     packet.extend(octets(&[(40000, 2), (443, 2), (0, 8), (0x501b, 2), (0, 6)]));
     packet.resize(packet.len().next_multiple_of(4), 0);
-    let mut raw = octets(&[(1, 4), (900 + 18, 4), (4, 4), (packet.len() as u64, 4)]);
+    let mut raw = octets(&[(1, 4), (900 + 18 + 4, 4), (4, 4), (packet.len() as u64, 4)]);
     raw.extend(packet);
     let mut sample = octets(&[(1, 4), (3, 4), (7, 4), (0, 4), (0, 4), (3, 4), (4, 4), (2, 4)]);
     sample.extend(octets(&[(1001, 4), (4, 4), (0, 4), (1, 4), (raw.len() as u64, 4)]));

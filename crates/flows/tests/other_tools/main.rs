@@ -1,9 +1,11 @@
 //! What we write is read by other people's programs, flow by flow: Wireshark, nfdump, pmacct, and a reader of AWS's text
-//! that knows nothing but AWS's page about it.
+//! that knows nothing but AWS's page about it. And what others' exporters write is read by us.
 
 #![allow(clippy::unwrap_used)] // a test says by it what must not fail
 
 mod aws;
+mod capture;
+mod exporters;
 mod nfdump;
 mod pmacct;
 mod program;

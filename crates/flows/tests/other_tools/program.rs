@@ -43,22 +43,24 @@ impl Collector {
         collector
     }
 
-    /// Sends datagrams, and returns when the program has taken all from its socket.
+    /// Sends datagrams, and returns when the program is through with all: it has taken from its socket the one behind
+    /// them, which says nothing.
     pub(crate) fn give(&self, datagrams: &[Vec<u8>]) {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        for datagram in datagrams {
+        for datagram in datagrams.iter().chain([&vec![0; 4]]) {
             socket.send_to(datagram, self.address).unwrap();
             self.await_taken();
         }
     }
 
-    /// The kernel tells each socket's queue, with its address in hexadecimal.
+    /// The kernel tells each socket's queues, what is to send and what was received, with its address in hexadecimal.
     fn await_taken(&self) {
         let local = format!(": 0100007F:{:04X} ", self.address.port());
         until("it reads its socket", || {
             let sockets = fs::read_to_string("/proc/net/udp").unwrap();
             let socket = sockets.lines().find(|line| line.contains(&local)).expect("it has stopped listening");
-            socket.contains(":00000000 ").then_some(())
+            let queues = socket.split_whitespace().nth(4).unwrap_or_default();
+            queues.ends_with(":00000000").then_some(())
         });
     }
 
