@@ -10,7 +10,7 @@ use lucarne_model::{FlowRecord, Moment};
 
 use crate::{
     chunk::Chunk,
-    columns::{Columns, Picked},
+    columns::{Columns, Picked, schema},
     durable,
     log::{self, Log},
     part::{self, Effort, Folders, NewPart, Part},
@@ -95,7 +95,7 @@ impl Hot {
     pub fn lay_out(&self) -> io::Result<usize> {
         let batches = self.0.iter().map(|chunk| {
             let picked = Picked { flows: &chunk.columns, first: chunk.first, rows: &chunk.rows_of(None) };
-            Ok(picked.batch(Columns::All).map_err(io::Error::other)?.get_array_memory_size())
+            Ok(picked.batch(&schema(Columns::All)).map_err(io::Error::other)?.get_array_memory_size())
         });
         batches.sum()
     }

@@ -27,7 +27,7 @@ use parquet::{
 
 use crate::{
     catalog::Catalog,
-    columns::{Columns, Picked},
+    columns::{Columns, Picked, schema},
     hour::Hour,
     part::{PartError, PartReader},
 };
@@ -117,7 +117,7 @@ fn shown(records: &[TenantFlowRecord]) -> Result<RecordBatch, ExportError> {
     let widened = |record| FlowRecord::of_view(record, HostId::from_bits(0), 0, 0, None);
     records.iter().for_each(|record| flows.push(&widened(record)));
     let rows: Vec<u32> = (0..flows.len() as u32).collect();
-    Picked { flows: &flows, first: 0, rows: &rows }.batch(Columns::Shown).map_err(ExportError::Arrow)
+    Picked { flows: &flows, first: 0, rows: &rows }.batch(&schema(Columns::Shown)).map_err(ExportError::Arrow)
 }
 
 /// A Parquet file of a tenant's records.

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use lucarne_flows::findings::{ClosedPorts, Detectors, Settings};
+use lucarne_flows::findings::{ClosedPorts, Detectors, Settings, Sighting};
 use lucarne_model::{
     AccountId, FindingId, Moment,
     finding::{ClosedPort, ClosedPortQuery, Complete, Finding, FindingQuery, ScannerQuery, Scanners},
@@ -80,9 +80,10 @@ impl Findings {
 
     pub(crate) fn observe(&self, chunk: &Chunk) {
         let mut state = self.lock();
-        for record in chunk.columns.rows() {
-            state.detectors.observe(&record);
-            state.closed_ports.observe(&record);
+        for row in 0..chunk.len() {
+            let seen = Sighting::at(&chunk.columns, row);
+            state.detectors.observe(seen);
+            state.closed_ports.observe(seen);
         }
     }
 

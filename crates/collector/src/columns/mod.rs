@@ -198,7 +198,7 @@ mod tests {
     fn batch(columns: Columns, records: &[FlowRecord]) -> RecordBatch {
         let flows = FlowColumns::of(records);
         let rows: Vec<u32> = (0..flows.len() as u32).collect();
-        Picked { flows: &flows, first: 0, rows: &rows }.batch(columns).unwrap()
+        Picked { flows: &flows, first: 0, rows: &rows }.batch(&schema(columns)).unwrap()
     }
 
     #[test]
@@ -217,7 +217,8 @@ mod tests {
         let records = numbered(0..50);
         let flows = FlowColumns::of(&records);
         let picked = Picked { flows: &flows, first: 7, rows: &[40, 3, 9] };
-        let (shown, own) = (picked.batch(Columns::Shown).unwrap(), picked.batch(Columns::Own).unwrap());
+        let (shown, own) =
+            (picked.batch(&schema(Columns::Shown)).unwrap(), picked.batch(&schema(Columns::Own)).unwrap());
         let read = Rows::of(&shown, &own).unwrap();
         for (at, row) in [40, 3, 9].into_iter().enumerate() {
             assert_eq!(read.get(at), Ok(Kept { serial: 7 + row as u64, record: records[row].clone() }));

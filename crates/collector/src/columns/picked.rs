@@ -10,20 +10,19 @@ use std::{
 };
 
 use arrow_array::{
-    Array as _, ArrayRef, ArrowPrimitiveType, DictionaryArray, ListArray, PrimitiveArray, RecordBatch, StringArray,
-    StructArray, TimestampMillisecondArray, UInt8Array, UInt32Array, UInt64Array, builder::StringBuilder,
-    cast::AsArray as _, types::UInt32Type,
+    Array as _, ArrayRef, ArrowPrimitiveType, DictionaryArray, ListArray, PrimitiveArray, RecordBatch,
+    RecordBatchOptions, StringArray, StructArray, TimestampMillisecondArray, UInt8Array, UInt32Array, UInt64Array,
+    builder::StringBuilder, cast::AsArray as _, types::UInt32Type,
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow_schema::ArrowError;
+use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::take::take;
 use lucarne_flows::columns::{ABSENT, Coded, FlowColumns, address};
 use lucarne_model::SecurityGroupId;
 
 use super::{
-    Columns, array,
+    array,
     layout::{Measures, Texts},
-    schema,
 };
 
 /// Rows of columns.
@@ -37,11 +36,12 @@ pub(crate) struct Picked<'a> {
 }
 
 impl Picked<'_> {
-    /// The rows as one batch.
-    pub(crate) fn batch(&self, columns: Columns) -> Result<RecordBatch, ArrowError> {
-        let schema = schema(columns);
+    /// The rows as one batch of some of the columns.
+    pub(crate) fn batch(&self, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
         let arrays = schema.fields().iter().map(|field| spelt_out(&self.array(field.name())?));
-        RecordBatch::try_new(schema.clone(), arrays.collect::<Result<_, _>>()?)
+        // Where no column is wanted, their number still is.
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
+        RecordBatch::try_new_with_options(schema.clone(), arrays.collect::<Result<_, _>>()?, &options)
     }
 
     /// The column of this name; texts that repeat as a dictionary of them.

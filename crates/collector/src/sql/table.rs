@@ -83,6 +83,17 @@ impl FlowsTable {
         self.columns == Columns::All && projection.is_none_or(wants)
     }
 
+    /// Lays out no column of the log's records but those that are wanted.
+    fn scan_log(&self, projection: Option<&Vec<usize>>, limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = match projection {
+            Some(wanted) => Arc::new(self.schema().project(wanted)?),
+            None => self.schema(),
+        };
+        let log = Log { account: self.account, schema: schema.clone(), chunks: self.everything.unsealed.clone() };
+        let plan = StreamingTableExec::try_new(schema, vec![Arc::new(log)], None, [], false, limit)?;
+        Ok(Arc::new(plan))
+    }
+
     fn stream(
         &self,
         rows: impl PartitionStream + 'static,
@@ -153,9 +164,7 @@ impl TableProvider for FlowsTable {
         let schema = DFSchema::try_from(self.schema())?;
         let predicate = conjunction(filters.iter().map(on_parts));
         let predicate = predicate.map(|all| state.create_physical_expr(all, &schema)).transpose()?;
-        let chunks = self.everything.unsealed.clone();
-        let log = Log { account: self.account, columns: self.columns, schema: self.schema(), chunks };
-        let log = self.stream(log, projection, limit)?;
+        let log = self.scan_log(projection, limit)?;
         let parts = self.parts_that_may_match(predicate.as_ref());
         if parts.is_empty() {
             return Ok(log);
@@ -177,7 +186,7 @@ impl TableProvider for FlowsTable {
 #[derive(Debug)]
 struct Log {
     account: Option<AccountId>,
-    columns: Columns,
+    /// Of the wanted columns.
     schema: SchemaRef,
     chunks: Chunks,
 }
@@ -188,10 +197,10 @@ impl PartitionStream for Log {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (account, columns) = (self.account, self.columns);
+        let (account, schema) = (self.account, self.schema.clone());
         let batches = self.chunks.clone().into_iter().map(move |chunk| {
             let picked = Picked { flows: &chunk.columns, first: chunk.first, rows: &chunk.rows_of(account) };
-            picked.batch(columns).map_err(DataFusionError::from)
+            picked.batch(&schema).map_err(DataFusionError::from)
         });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
     }
