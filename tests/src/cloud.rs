@@ -183,7 +183,7 @@ impl Cloud {
 
     /// The QEMU processes of a host.
     pub fn machines(&self, host: usize) -> Vec<u32> {
-        let is_machine = |line: &str| !is(line, "pager") && !is(line, "lender");
+        let is_machine = |line: &str| Path::new(line.split('\0').next().unwrap_or_default()).ends_with(QEMU);
         self.children(host).into_iter().filter(|(_, line)| is_machine(line)).map(|(pid, _)| pid).collect()
     }
 
@@ -205,6 +205,9 @@ impl Cloud {
         all.map(|pid| (pid, line(pid))).collect()
     }
 }
+
+/// The program of a VM.
+const QEMU: &str = "qemu-system-x86_64";
 
 /// Arguments end in zeros.
 fn is(command_line: &str, command: &str) -> bool {

@@ -1,7 +1,7 @@
-//! Attested launches that nobody answers: undone as a whole, whenever the controller is killed, on hosts that simulate their
-//! machines and on real ones.
+//! Attested launches: approved on a real host's proof, which others' tools verify too, or undone as a whole, whenever the
+//! controller is killed.
 
-use std::time::Duration;
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context, ensure};
 use lucarne_tests::{
@@ -77,5 +77,119 @@ fn a_real_vm_that_is_not_approved_never_runs_and_leaves_nothing() -> anyhow::Res
     ensure!(cloud.machines(0).is_empty(), "a process is left");
     let shown = tenant.get(&format!("/v1/instances/{instance}/attestation"))?.ok()?;
     ensure!(shown.pointer("/attestation/state") != Some(&json!("approved")), "{shown}");
+    Ok(())
+}
+
+const NONCE: &str = "000102030405060708090a0b0c0d0e0f";
+const SAYS: &str = "#!/bin/sh\necho 'probe: RUNS' > /dev/console\n";
+const SLOW: Duration = Duration::from_secs(240);
+
+/// A tenant who launches real VMs of the image `tiny` on one real host with a TPM in software.
+struct Scene {
+    cloud: Cloud,
+    tenant: Api,
+    launch: Vec<String>,
+}
+
+impl Scene {
+    fn start() -> anyhow::Result<Self> {
+        let cloud = Cloud::start(Driver::Qemu, 1)?;
+        let (image, tenant) = (cloud.tiny()?, cloud.tenant("first")?);
+        let (_, subnet) = tenant.network()?;
+        let user_data = cloud.dir().join("says").to_string_lossy().into_owned();
+        fs::write(&user_data, SAYS)?;
+        let launch = ["instance", "launch", "--image", &image, "--subnet", &subnet, "--memory", "128M"];
+        let launch = launch.into_iter().chain(["--user-data", &user_data]).map(str::to_owned).collect();
+        Ok(Self { cloud, tenant, launch })
+    }
+
+    fn launch(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let launch: Vec<&str> = self.launch.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
+        Ok(self.cloud.run(&self.tenant, &launch)?.trim().to_owned())
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.cloud.run(&self.tenant, arguments)
+    }
+
+    /// Runs a command that is to be refused, and gives what it said.
+    fn refused(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.cloud.cli(&self.tenant, arguments)?.output()?;
+        ensure!(!output.status.success(), "it was not refused: {arguments:?}");
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    fn until(&self, instance: &str, state: &str) -> anyhow::Result<Value> {
+        let path = format!("/v1/instances/{instance}");
+        self.tenant.await_state(&path, "state", state, SLOW).with_context(|| self.cloud.logs())
+    }
+
+    fn runs(&self, instance: &str) -> anyhow::Result<()> {
+        self.until(instance, "running")?;
+        self.tenant.await_log(instance, "probe: RUNS", SLOW).map(drop).with_context(|| self.cloud.logs())
+    }
+
+    fn ends(&self, instance: &str, code: &str) -> anyhow::Result<()> {
+        let ended = self.until(instance, "terminated")?;
+        ensure!(ended.pointer("/state_reason/code") == Some(&json!(code)), "{ended}");
+        Ok(())
+    }
+
+    /// The evidence in a folder, as its owner, `tpm2_checkquote` and a stranger to the launch see it.
+    fn verify_evidence(&self, instance: &str) -> anyhow::Result<()> {
+        let folder = self.cloud.dir().join("evidence");
+        let dir = folder.to_string_lossy().into_owned();
+        self.run(&["attestation", "evidence", instance, "--out", &dir])?;
+        self.run(&["attestation", "verify", &dir, "--nonce", NONCE])?;
+        let said = self.refused(&["attestation", "verify", &dir, "--nonce", "ff0102030405060708090a0b0c0d0e0f"])?;
+        ensure!(said.contains("QuoteStale"), "{said}");
+        // As the folder itself says that it is done.
+        let readme = fs::read_to_string(folder.join("README.txt"))?;
+        let part = readme.split("\n\n").find(|part| part.contains("tpm2_checkquote"));
+        let (_, commands) =
+            part.and_then(|part| part.split_once('\n')).context("README.txt names no tpm2_checkquote")?;
+        let checked = Command::new("sh").current_dir(&folder).args(["-e", "-c", commands]).output()?;
+        ensure!(checked.status.success(), "{commands}: {}", String::from_utf8_lossy(&checked.stderr));
+        fs::write(folder.join("event_log.bin"), b"what never happened")?;
+        self.refused(&["attestation", "verify", &dir, "--nonce", NONCE]).map(drop)
+    }
+}
+
+#[test]
+fn a_real_vm_begins_on_its_hosts_proof_and_on_no_other_hosts_by_one_byte() -> anyhow::Result<()> {
+    let mut scene = Scene::start()?;
+    let first = scene.launch(&["--attest", "prompt", "--nonce", NONCE, "--wait"])?;
+    scene.until(&first, "awaiting-approval")?;
+    let shown: Value = serde_json::from_str(&scene.run(&["attestation", "show", &first, "--output", "json"])?)?;
+    let measured: Vec<_> = shown["measurements"].as_array().into_iter().flatten().collect();
+    for component in
+        ["guest-firmware", "hypervisor", "shim", "agent", "kernel", "guest-kernel", "guest-initramfs", "memory"]
+    {
+        ensure!(measured.iter().any(|one| one["component"] == component), "no {component} in {shown}");
+    }
+    scene.verify_evidence(&first)?;
+
+    let machines = scene.cloud.machines(0);
+    scene.cloud.kill_host(0);
+    scene.cloud.start_host(0, |_| {})?;
+    ensure!(scene.tenant.log(&first)?.trim().is_empty(), "it ran before it was approved");
+    scene.run(&["attestation", "approve", &first])?;
+    scene.runs(&first)?;
+    ensure!(scene.cloud.machines(0) == machines, "it is not the VM that was measured");
+    ensure!(scene.refused(&["attestation", "deny", &first])?.contains("AttestationAlreadyAnswered"));
+
+    scene.run(&["measurements", "add", "--from", &first, "--config", "known"])?;
+    let known = scene.launch(&["--attest", "config=known"])?;
+    scene.runs(&known)?;
+    let denied = scene.launch(&["--attest", "prompt", "--wait"])?;
+    scene.run(&["attestation", "deny", &denied])?;
+    scene.ends(&denied, "AttestationDenied")?;
+
+    scene.cloud.kill_host(0);
+    // One byte of the agent's configuration is another.
+    scene.cloud.start_host(0, |command| _ = command.args(["--memory-pool", "1M"]))?;
+    let changed = scene.launch(&["--attest", "config=known"])?;
+    scene.ends(&changed, "MeasurementUnknown")?;
+    ensure!(scene.cloud.machines(0).len() == 2, "a process is left of what was denied or refused");
     Ok(())
 }

@@ -15,7 +15,7 @@ fn every_chapter_holds_on_real_machines_and_leaves_nothing() -> anyhow::Result<(
     let accounts = operator.list("/v1/accounts")?.len();
     let report: Value = serde_json::from_str(&cloud.run(&operator, &["demo", "--output", "json"])?)?;
     let chapters = report["chapters"].as_array().cloned().unwrap_or_default();
-    for name in ["networks", "flows", "memory"] {
+    for name in ["networks", "flows", "attestation", "memory"] {
         ensure!(chapters.iter().any(|chapter| chapter["chapter"] == name), "no chapter {name}: {report:#}");
     }
     ensure!(chapters.iter().all(|chapter| chapter["held"] == true), "{report:#}");

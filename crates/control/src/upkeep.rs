@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Controller, lending,
-    records::{AttestationRecord, HostRecord, InstanceRecord, JobRecord},
-    services,
+    records::{HostRecord, InstanceRecord, JobRecord},
+    services::{self, attestations},
     store::{Scope, Tx},
 };
 
@@ -93,9 +93,7 @@ fn forget_ended(tx: &mut Tx<'_>) -> Result<(), Problem> {
         let jobs = tx.referring::<JobRecord>(Scope::Everything, record.instance.id)?;
         if jobs.iter().all(JobRecord::is_finished) {
             jobs.iter().try_for_each(|job| tx.delete(job))?;
-            let attestation: Option<AttestationRecord> =
-                tx.find(Scope::Everything, AttestationRecord::id_of(record.instance.id))?;
-            attestation.map_or(Ok(()), |attestation| tx.delete(&attestation))?;
+            attestations::forget(tx, record.instance.id)?;
             tx.delete(&record)?;
         }
     }

@@ -28,7 +28,7 @@ pub(crate) fn draw() -> Result<Octets, Failure> {
 pub(crate) fn parse(text: &str) -> Result<Octets, String> {
     let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
     match digits {
-        Some(digits) if digits.len().is_multiple_of(2) => {
+        Some(digits) if !digits.is_empty() && digits.len().is_multiple_of(2) => {
             Ok(Octets(digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()))
         }
         _ => Err("a nonce is an even number of hexadecimal digits".into()),
@@ -69,6 +69,8 @@ mod tests {
     fn a_nonce_is_drawn_anew_each_time_and_read_from_digits() {
         assert_ne!(draw().unwrap(), draw().unwrap());
         assert_eq!(parse("00ff1A").unwrap(), Octets(vec![0, 255, 26]));
-        assert!(parse("0").is_err() && parse("zz").is_err());
+        for wrong in ["", "0", "0g", "+1", "é1"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use lucarne_model::{
 };
 
 use super::{
-    access_keys,
+    access_keys, attestations,
     checks::{check_name, check_tags, refuse},
 };
 use crate::{
@@ -136,6 +136,7 @@ fn forget_ended(tx: &mut Tx<'_>, account: AccountId) -> Result<(), Problem> {
     for record in tx.list::<InstanceRecord>(Scope::Account(account))? {
         // One that keeps its host waits for word that nothing of it is left there.
         if record.instance.state == InstanceState::Terminated && record.instance.host.is_none() {
+            attestations::forget(tx, record.instance.id)?;
             tx.delete(&record)?;
         }
     }

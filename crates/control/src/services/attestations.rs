@@ -75,6 +75,12 @@ pub(super) fn record(instance: &Instance) -> AttestationRecord {
     AttestationRecord { instance, account, evidence: None, measurements: Vec::new(), history: Vec::new() }
 }
 
+/// Forgets what was proved of an instance, with the instance; of one that had nothing to prove there is nothing.
+pub(crate) fn forget(tx: &mut Tx<'_>, instance: InstanceId) -> Result<(), Problem> {
+    let record: Option<AttestationRecord> = tx.find(Scope::Everything, AttestationRecord::id_of(instance))?;
+    record.map_or(Ok(()), |record| tx.delete(&record))
+}
+
 fn kept(tx: &Tx<'_>, instance: InstanceId) -> Result<AttestationRecord, Problem> {
     tx.get(Scope::Everything, AttestationRecord::id_of(instance))
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     failure::{Failure, LocalCode},
     kind::{CHECK_COLUMNS, MEASUREMENT_COLUMNS},
+    nonces,
     output::{Format, print},
     session::{json_of, now},
 };
@@ -32,7 +33,7 @@ pub(crate) struct VerifyArgs {
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// The nonce that was drawn for the launch
-    #[arg(long, value_name = "HEX", value_parser = parse_hex)]
+    #[arg(long, value_name = "HEX", value_parser = nonces::parse)]
     nonce: Option<Octets>,
     /// Root certificates of the TPM makers that are trusted, in PEM
     #[arg(long, value_name = "FILE")]
@@ -43,13 +44,6 @@ pub(crate) struct VerifyArgs {
     /// SHA-256 of the key that the host proved itself with when it was spoken to
     #[arg(long, value_name = "SHA256")]
     host_key: Option<Digest>,
-}
-
-fn parse_hex(text: &str) -> Result<Octets, String> {
-    let pair = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    let octets: Option<Vec<u8>> = (0..text.len()).step_by(2).map(pair).collect();
-    let octets = octets.filter(|octets| !octets.is_empty() && !text.contains('+'));
-    octets.map(Octets).ok_or_else(|| "expected pairs of hexadecimal digits".to_owned())
 }
 
 impl VerifyArgs {
@@ -125,17 +119,4 @@ fn tell(report: &Report, format: Format) -> Result<(), Failure> {
 
 fn rows<T: serde::Serialize>(items: impl IntoIterator<Item = T>) -> Result<Vec<Value>, Failure> {
     items.into_iter().map(|item| json_of(&item)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_nonce_is_pairs_of_digits() {
-        assert_eq!(parse_hex("00ff"), Ok(Octets(vec![0, 255])));
-        for wrong in ["", "0", "0g", "+1", "é1"] {
-            assert!(parse_hex(wrong).is_err(), "{wrong}");
-        }
-    }
 }

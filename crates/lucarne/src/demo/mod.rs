@@ -2,6 +2,7 @@
 //!
 //! Owns the choice of chapters and the verdict: success only if every step of every chapter held.
 
+mod attestation;
 mod flows;
 mod memory;
 mod networks;
@@ -34,6 +35,8 @@ pub(crate) enum ChapterName {
     Networks,
     /// Whose every flow was, and why it ended
     Flows,
+    /// Hosts that prove what they run before a machine begins
+    Attestation,
     /// Pages that leave and come back
     Memory,
 }
@@ -96,6 +99,11 @@ async fn play(name: ChapterName, stage: &Stage, aloud: bool) -> Chapter {
         ChapterName::Flows => {
             let mut story = Story::begin("flows", flows::TITLE, aloud);
             flows::play(stage, &mut story).await;
+            story.end()
+        }
+        ChapterName::Attestation => {
+            let mut story = Story::begin("attestation", attestation::TITLE, aloud);
+            attestation::play(stage, &mut story).await;
             story.end()
         }
         ChapterName::Memory => {

@@ -21,7 +21,7 @@ use crate::{
     commands::instance::launch,
     dev::furnish,
     failure::{Failure, LocalCode},
-    kind::{INSTANCE, Kind, SECURITY_GROUP, SUBNET, VPC},
+    kind::{INSTANCE, Kind, MEASUREMENT, SECURITY_GROUP, SUBNET, VPC},
     listing::list,
     session::{Session, answer},
     wait::{self, Goal},
@@ -111,8 +111,10 @@ impl Tenant {
                 self.delete(&SECURITY_GROUP, &group).await?;
             }
         }
-        for vpc in list(&self.session, &VPC, None, None).await? {
-            self.delete(&VPC, &vpc).await?;
+        for kind in [&VPC, &MEASUREMENT] {
+            for item in list(&self.session, kind, None, None).await? {
+                self.delete(kind, &item).await?;
+            }
         }
         let call = async |client: Client| answer(client.delete_account(&self.account, None, None)).await;
         patiently(async || operator.change(call).await).await

@@ -230,7 +230,7 @@ fn a_lender_that_is_killed_costs_no_byte_and_a_new_one_is_used() {
     scene.house.machine.ask("storm");
     scene.lender.kill();
     for _ in 0..3 {
-        scene.house.evict_until_all_is_away(&mut scene.client);
+        scene.house.evict_all(&mut scene.client);
     }
     assert_ne!(scene.house.machine.ask("calm"), "0");
     scene.house.evict_until_all_is_away(&mut scene.client);
