@@ -6,7 +6,7 @@
 //! - of which TPM it is: [`endorsement`] by its maker, [`credential`] that only that TPM opens; keys as others write them:
 //!   [`spki`];
 //! - whether the TPM said it now and for this launch: [`quote`], bound to what [`qualifying`] says;
-//! - what is known, and who says so: [`reference`], of which a publisher's part is a [`manifest`], [`signing`] it, in an
+//! - what is known, and who says so: [`mod@reference`], of which a publisher's part is a [`manifest`], [`signing`] it, in an
 //!   append-only [`log`] over a [`merkle`] tree;
 //! - all of it together: [`verify`], over [`evidence`] as a folder of plain files.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -2,7 +2,7 @@
 //!
 //! Owns heads, the proof that an entry is under one, and the finding that two heads do not have one history. A head also
 //! says, of each series of manifests, the newest version and those that are revoked: so that one signed document, without
-//! the log, shows that a manifest still holds. The tree is [`merkle`](crate::merkle)'s, keeping it is the notary's.
+//! the log, shows that a manifest still holds. The tree is [`merkle`]'s, keeping it is the notary's.
 
 use lucarne_model::{ErrorCode, Moment, storage::Digest};
 use serde::{Deserialize, Serialize};

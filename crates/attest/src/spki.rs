@@ -45,7 +45,7 @@ pub fn write(key: &Key) -> Option<Vec<u8>> {
     }
 }
 
-/// Reads a key that [`write`] can write: of these kinds and sizes, in DER and nothing else.
+/// Reads a key that [`write()`] can write: of these kinds and sizes, in DER and nothing else.
 pub fn read(der: &[u8]) -> Option<Key> {
     let key = match der.strip_prefix(&P256) {
         Some(point) => {
