@@ -42,16 +42,30 @@ const GUEST_SHELL: &str = "busybox-static";
 
 /// Installs what this machine lacks, and fetches what guests are built from. With `yes` it does not ask.
 pub(crate) fn machine(yes: bool) -> Result<()> {
-    let missing: Vec<&Needed> = NEEDED.iter().filter(|needed| find(needed.program).is_none()).collect();
     if find("apt-get").is_none() {
-        return elsewhere(&missing);
+        return elsewhere(&missing());
     }
-    if !missing.is_empty() {
-        install(&missing, yes)?;
+    // Twice: one package in a version from elsewhere may have to go for another, and is then installed in the version that fits.
+    for _ in 0..2 {
+        let missing = missing();
+        if !missing.is_empty() {
+            install(&missing, yes)?;
+        }
     }
+    let missing = missing();
+    let packages: Vec<&str> = missing.iter().map(|needed| needed.package).collect();
+    ensure!(
+        missing.is_empty(),
+        "apt installed all that was asked for, and yet there is nothing of {}",
+        packages.join(", ")
+    );
     components()?;
     bucket_server().context("cannot install the store that deliveries are tested against")?;
     guest_packages().context("cannot fetch what the guest image is built from")
+}
+
+fn missing() -> Vec<&'static Needed> {
+    NEEDED.iter().filter(|needed| find(needed.program).is_none()).collect()
 }
 
 /// On a system that is not Debian's kin: says what is missing, and leaves it to its owner.
@@ -69,11 +83,23 @@ fn install(missing: &[&Needed], yes: bool) -> Result<()> {
     }
     let packages: Vec<&str> = missing.iter().map(|needed| needed.package).collect();
     let packages = packages.join(" ");
+    let removed = removed_for(&packages);
+    if !removed.is_empty() {
+        eprintln!("For them apt would remove, in the versions that are here: {}", removed.join(", "));
+    }
     if !yes {
         ask(&packages)?;
     }
     run(&mut as_root("apt-get -q update")?)?;
     run(&mut as_root(&format!("apt-get -q install -y --no-install-recommends {packages}"))?)
+}
+
+/// What does not go together with them, as far as apt can tell before it has looked for newer lists.
+fn removed_for(packages: &str) -> Vec<String> {
+    let tried = program("apt-get", &format!("-s -q install --no-install-recommends {packages}")).output();
+    let tried = tried.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let removed = tried.lines().filter_map(|line| line.strip_prefix("Remv ")?.split_whitespace().next());
+    removed.map(str::to_owned).collect()
 }
 
 fn ask(packages: &str) -> Result<()> {

@@ -1,7 +1,8 @@
 //! How VMs get their speed on this machine: by KVM where it works, emulated by TCG where not.
 //!
 //! Owns finding that out. That `/dev/kvm` opens does not say that it works (a VM that lends it to its guests may do so
-//! badly), so it is tried once: a boot sector that switches its machine off must come to its end.
+//! badly), so it is tried once: a boot sector that switches its machine off must come to its end. Where the kernel does it
+//! without the processor's help (PVM), that trial comes to its end too, and yet no guest runs that is not built for it.
 
 use std::{
     fmt, fs,
@@ -14,6 +15,8 @@ use super::{Settings, User};
 use crate::{error::Error, files, tool::Tool};
 
 const KVM: &str = "/dev/kvm";
+/// Is there while the kernel's KVM is the one that only guests built for it can run on.
+const PVM: &str = "/sys/module/kvm_pvm";
 /// Some ten times what the trial needs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -54,6 +57,10 @@ impl fmt::Display for Acceleration {
 /// Finds out what works here for VMs of these settings.
 pub(super) async fn find(settings: &Settings) -> Acceleration {
     let Some(kvm) = openable(settings.user) else { return Acceleration::Tcg };
+    if Path::new(PVM).exists() {
+        tracing::warn!("KVM is there as PVM, which runs only guests that are built for it; processors are emulated");
+        return Acceleration::Tcg;
+    }
     match try_it(settings, kvm).await {
         Ok(()) => kvm,
         Err(error) => {
