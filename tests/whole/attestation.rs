@@ -81,7 +81,19 @@ fn a_real_vm_that_is_not_approved_never_runs_and_leaves_nothing() -> anyhow::Res
 }
 
 const NONCE: &str = "000102030405060708090a0b0c0d0e0f";
-const SAYS: &str = "#!/bin/sh\necho 'probe: RUNS' > /dev/console\n";
+/// Says that it runs; and of its TPM, asked in its own words, the digest of the endorsement key's certificate and whom that
+/// names: TPM2_NV_ReadPublic for its size, then TPM2_NV_Read (TPM 2.0 Library, Part 3), each answer behind its header.
+const SAYS: &str = r#"#!/bin/sh
+echo 'probe: RUNS' > /dev/console
+[ -e /dev/tpm0 ] || exit
+exec 3<>/dev/tpm0
+printf '\200\001\0\0\0\016\0\0\001\151\001\300\0\012' >&3
+size=$(dd bs=4096 count=1 <&3 2> /dev/null | od -An -v -tu1 -j24 -N2 | awk '{print $1 * 256 + $2}')
+long=$(printf '\\%03o\\%03o' $((size / 256)) $((size % 256)))
+printf "\200\002\0\0\0\043\0\0\001\116\001\300\0\012\001\300\0\012\0\0\0\011\100\0\0\011\0\0\0\0\0$long\0\0" >&3
+dd bs=4096 count=1 <&3 2> /dev/null | tail -c +17 | head -c "$size" > /run/certificate
+echo "probe: TPM $(sha256sum < /run/certificate | head -c 64) $(grep -ao 'i-[0-9a-f]*' /run/certificate | head -n 1)" > /dev/console
+"#;
 const SLOW: Duration = Duration::from_secs(240);
 
 /// A tenant who launches real VMs of the image `tiny` on one real host with a TPM in software.
@@ -158,7 +170,7 @@ impl Scene {
 #[test]
 fn a_real_vm_begins_on_its_hosts_proof_and_on_no_other_hosts_by_one_byte() -> anyhow::Result<()> {
     let mut scene = Scene::start()?;
-    let first = scene.launch(&["--attest", "prompt", "--nonce", NONCE, "--wait"])?;
+    let first = scene.launch(&["--tpm", "--attest", "prompt", "--nonce", NONCE, "--wait"])?;
     scene.until(&first, "awaiting-approval")?;
     let shown: Value = serde_json::from_str(&scene.run(&["attestation", "show", &first, "--output", "json"])?)?;
     let measured: Vec<_> = shown["measurements"].as_array().into_iter().flatten().collect();
@@ -176,10 +188,14 @@ fn a_real_vm_begins_on_its_hosts_proof_and_on_no_other_hosts_by_one_byte() -> an
     scene.run(&["attestation", "approve", &first])?;
     scene.runs(&first)?;
     ensure!(scene.cloud.machines(0) == machines, "it is not the VM that was measured");
+    let own = measured.iter().find(|one| one["component"] == "virtual-tpm").context("its TPM was not measured")?;
+    let digest = own["digest"].as_str().context("a digest")?;
+    scene.tenant.await_log(&first, &format!("probe: TPM {digest} {first}"), SLOW).with_context(|| scene.cloud.logs())?;
     ensure!(scene.refused(&["attestation", "deny", &first])?.contains("AttestationAlreadyAnswered"));
 
     scene.run(&["measurements", "add", "--from", &first, "--config", "known"])?;
-    let known = scene.launch(&["--attest", "config=known"])?;
+    // Its TPM is another one.
+    let known = scene.launch(&["--tpm", "--attest", "config=known"])?;
     scene.runs(&known)?;
     let denied = scene.launch(&["--attest", "prompt", "--wait"])?;
     scene.run(&["attestation", "deny", &denied])?;
@@ -188,7 +204,7 @@ fn a_real_vm_begins_on_its_hosts_proof_and_on_no_other_hosts_by_one_byte() -> an
     scene.cloud.kill_host(0);
     // One byte of the agent's configuration is another.
     scene.cloud.start_host(0, |command| _ = command.args(["--memory-pool", "1M"]))?;
-    let changed = scene.launch(&["--attest", "config=known"])?;
+    let changed = scene.launch(&["--tpm", "--attest", "config=known"])?;
     scene.ends(&changed, "MeasurementUnknown")?;
     ensure!(scene.cloud.machines(0).len() == 2, "a process is left of what was denied or refused");
     Ok(())

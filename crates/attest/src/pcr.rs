@@ -43,6 +43,7 @@ pub const fn of(component: Component) -> u8 {
         Component::GuestKernel
         | Component::GuestInitramfs
         | Component::GuestCommandLine
+        | Component::VirtualTpm
         | Component::DiskImage
         | Component::WarmState
         | Component::Devices

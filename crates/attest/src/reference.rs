@@ -79,9 +79,10 @@ fn place(measurement: &Measurement) -> (Component, &str) {
 }
 
 impl<V> Judgement<'_, V> {
-    /// Whether each measurement is vouched for by somebody.
+    /// Whether each measurement is vouched for by somebody. What is the instance's own is held only against what speaks of it.
     pub fn all_known(&self) -> Result<(), ReferenceError> {
-        self.judged.iter().find(|one| one.vouchers.is_empty()).map_or(Ok(()), |one| Err(one.refusal()))
+        let is_refused = |one: &&Judged<'_, V>| one.vouchers.is_empty() && !one.is_new_and_own();
+        self.judged.iter().find(is_refused).map_or(Ok(()), |one| Err(one.refusal()))
     }
 
     /// Whether each is vouched for, and nothing that is known is missing: the host or guest is exactly that.
@@ -95,6 +96,10 @@ impl<V> Judgement<'_, V> {
 }
 
 impl<V> Judged<'_, V> {
+    fn is_new_and_own(&self) -> bool {
+        self.measurement.component.is_instances_own() && self.expected.is_empty()
+    }
+
     fn refusal(&self) -> ReferenceError {
         let Measurement { component, name, digest: found } = self.measurement.clone();
         match self.expected.first() {
@@ -161,6 +166,17 @@ mod tests {
         let list = [known(&old, "own"), known(&new, "own")];
         let found = [new];
         assert_eq!(judge(&found, &list).complete(), Ok(()));
+    }
+
+    #[test]
+    fn what_is_the_instances_own_needs_nobody_and_may_not_change() {
+        let (one, other) = (measured(Component::VirtualTpm, "key", 1), measured(Component::VirtualTpm, "key", 2));
+        let (found, qemu) = ([one.clone()], measured(Component::Hypervisor, "qemu", 1));
+        assert_eq!(judge::<()>(&found, &[]).all_known(), Ok(()));
+        assert!(judge(&found, &[known(&qemu, "own")]).complete().is_err(), "the rest must be there all the same");
+        assert_eq!(judge(&found, &[known(&one, "approved")]).complete(), Ok(()));
+        assert!(judge(&found, &[known(&other, "approved")]).complete().is_err());
+        assert!(judge(&[], &[known(&one, "approved")]).complete().is_err());
     }
 
     #[test]

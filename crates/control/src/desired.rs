@@ -212,6 +212,7 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
         image: instance.image,
         boot,
         cold: instance.cold,
+        virtual_tpm: instance.virtual_tpm,
         attestation: instance.attestation.map(|attestation| DesiredAttestation {
             nonce: attestation.nonce,
             begin: attestation.state.may_begin(),

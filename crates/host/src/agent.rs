@@ -40,6 +40,7 @@ use crate::{
         Activity, Failure, Known, Ledger, Product, Proof, Prospect, Running, Standing, Step, next_look, next_steps,
         report,
     },
+    virtual_tpms::VirtualTpms,
     settings::{AtEnd, Pace},
 };
 
@@ -139,6 +140,7 @@ impl Agent {
                 network: network.clone(),
                 memory: memory.clone(),
                 prover,
+                tpms: VirtualTpms::new(layout.clone()),
                 controller: controller.clone(),
                 layout: layout.clone(),
                 peers,

@@ -54,6 +54,7 @@ impl Folder {
             layout.snapshots(),
             layout.ports(),
             layout.memory(),
+            layout.tpms(),
             layout.warm_states(),
         ] {
             DirBuilder::new().recursive(true).mode(0o711).create(&folder).map_err(failed(&folder))?;

@@ -87,6 +87,17 @@ impl Layout {
         self.memory().join(format!("{instance}.origin"))
     }
 
+    /// The TPMs of guests, each in a folder, and who certifies them.
+    pub fn tpms(&self) -> PathBuf {
+        self.root.join("tpms")
+    }
+    pub fn tpm(&self, instance: InstanceId) -> PathBuf {
+        self.tpms().join(instance.to_string())
+    }
+    pub fn tpm_authority(&self) -> PathBuf {
+        self.tpms().join("authority")
+    }
+
     /// Images' warm states, each a folder.
     pub fn warm_states(&self) -> PathBuf {
         self.root.join("warm")

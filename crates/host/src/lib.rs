@@ -2,7 +2,7 @@
 //!
 //! [`reconcile`] decides, pure; [`Agent`] is the owner that selects, decides and begins steps; around it stand the hands.
 //! An agent may be killed at any point: VMs run on, and the next one adopts them. In reading order: `reconcile`, `agent`,
-//! `perform`, `links`, `peers`, `identity`, `measuring`, `spool`, `exporter`, `run`.
+//! `perform`, `virtual_tpms`, `links`, `peers`, `identity`, `measuring`, `spool`, `exporter`, `run`.
 
 mod agent;
 mod backoff;
@@ -31,6 +31,7 @@ mod simulated_network;
 mod spool;
 mod streams;
 mod switch_network;
+mod virtual_tpms;
 
 pub use agent::{Agent, Parts};
 pub use controller::{Controller, StreamEnd};

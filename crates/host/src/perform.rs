@@ -10,7 +10,7 @@ use lucarne_model::{
     desired::{DesiredVolume, VolumeContent},
     storage::Blob,
 };
-use lucarne_vmm::driver::{Driver, VolumeSource};
+use lucarne_vmm::driver::{Driver, MachineSpec, VolumeSource};
 
 use crate::{
     blobs::{self, file_failure, problem_failure},
@@ -23,6 +23,7 @@ use crate::{
     prover::Prover,
     reconcile::{Failure, Product, Prospect, Step},
     streams,
+    virtual_tpms::VirtualTpms,
 };
 
 /// What steps are done with.
@@ -32,6 +33,7 @@ pub(crate) struct Hands {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) memory: Memory,
     pub(crate) prover: Option<Arc<dyn Prover>>,
+    pub(crate) tpms: VirtualTpms,
     pub(crate) controller: Arc<dyn Controller>,
     pub(crate) layout: Layout,
     pub(crate) peers: Peers,
@@ -51,10 +53,12 @@ impl Hands {
             }
             Step::ApplyNetwork(plan) => self.network.apply(plan).await.map_err(|error| network_failure(&error))?,
             Step::Start(spec, beginning) => {
+                self.make_tpm(spec).await?;
                 let began = self.memory.start(spec, beginning).await.map_err(|error| driver_failure(&error))?;
                 return Ok(Product::Began(began));
             }
             Step::Hold(spec) => {
+                self.make_tpm(spec).await?;
                 let measured = self.memory.hold(spec).await.map_err(|error| driver_failure(&error))?;
                 return Ok(Product::Held(measured));
             }
@@ -89,7 +93,10 @@ impl Hands {
             Step::Stop { instance, how, .. } => {
                 self.memory.stop(*instance, *how).await.map_err(|error| driver_failure(&error))?;
             }
-            Step::Forget(instance) => self.memory.forget(*instance).await.map_err(|error| driver_failure(&error))?,
+            Step::Forget(instance) => {
+                self.memory.forget(*instance).await.map_err(|error| driver_failure(&error))?;
+                self.tpms.delete(*instance).await?;
+            }
             Step::Attach { instance, disk } => {
                 driver.attach(*instance, disk).await.map_err(|error| driver_failure(&error))?;
             }
@@ -106,6 +113,11 @@ impl Hands {
             Step::GiveUp { .. } => {}
         }
         Ok(Product::Nothing)
+    }
+
+    /// The TPM that the VM is to have is there before its process is.
+    async fn make_tpm(&self, spec: &MachineSpec) -> Result<(), Failure> {
+        if spec.tpm.is_some() { self.tpms.make(spec.instance).await } else { Ok(()) }
     }
 
     async fn prove(

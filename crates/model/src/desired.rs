@@ -100,6 +100,9 @@ pub struct DesiredInstance {
     pub memory: Bytes,
     #[serde(default)]
     pub memory_settings: MemorySettings,
+    /// Whether it has a TPM of its own.
+    #[serde(default)]
+    pub virtual_tpm: bool,
     /// What is to be proved of this start; none: it begins without.
     #[serde(default)]
     pub attestation: Option<DesiredAttestation>,

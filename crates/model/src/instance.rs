@@ -106,6 +106,9 @@ pub struct Instance {
     /// Whether it boots though its image has a warm state.
     #[serde(default)]
     pub cold: bool,
+    /// Whether it has a TPM of its own.
+    #[serde(default)]
+    pub virtual_tpm: bool,
     /// What is to be proved before it may begin, and how far that is; none: nothing.
     #[serde(default)]
     pub attestation: Option<InstanceAttestation>,

@@ -57,12 +57,18 @@ components! {
     Devices = "devices";
     /// Size and kind of the guest's memory.
     Memory = "memory";
+    /// The certificate of the endorsement key of the guest's own TPM, which a program that is measured with the host plays.
+    VirtualTpm = "virtual-tpm";
 }
 
 impl Component {
     /// Whether it belongs to one launch; all others belong to the host and are the same for every launch on it.
     pub const fn is_guests(self) -> bool {
         self as u8 >= Self::GuestKernel as u8
+    }
+    /// Whether it is another for each instance, so that nobody can know it before.
+    pub const fn is_instances_own(self) -> bool {
+        matches!(self, Self::VirtualTpm)
     }
 }
 
@@ -112,7 +118,7 @@ mod tests {
     #[test]
     fn a_launch_has_components_of_its_own() {
         let guests: Vec<_> = Component::ALL.iter().filter(|component| component.is_guests()).collect();
-        assert_eq!(guests.len(), 7);
+        assert_eq!(guests.len(), 8);
         assert!(!Component::GuestFirmware.is_guests(), "a host has one firmware for all its guests");
     }
 }

@@ -42,8 +42,12 @@ impl Place {
         &self.0
     }
     /// swtpm's own files.
-    fn state(&self) -> PathBuf {
+    pub fn state(&self) -> PathBuf {
         self.0.join("state")
+    }
+    /// The certificate of its endorsement key in DER, which the TPM has too.
+    pub fn certificate(&self) -> PathBuf {
+        self.0.join("endorsement.der")
     }
     fn log(&self) -> PathBuf {
         self.0.join("swtpm.log")

@@ -42,6 +42,17 @@ pub struct MachineSpec {
     pub paging: Option<Paging>,
     #[serde(default)]
     pub origin: Origin,
+    #[serde(default)]
+    pub tpm: Option<VirtualTpm>,
+}
+
+/// A TPM of the VM's own. Its state outlives the VM's process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualTpm {
+    /// swtpm's folder, which is given to the VMs' user.
+    pub state: PathBuf,
+    /// The certificate of its endorsement key in DER, as the guest can read it from the TPM.
+    pub certificate: PathBuf,
 }
 
 /// Where a VM comes from. One that is to be the like of another must be made of the same devices in the same places.

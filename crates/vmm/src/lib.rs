@@ -4,7 +4,7 @@
 //! untrusted disk image is. Which VM should run where, and what is in it, is decided elsewhere.
 //!
 //! In reading order: `driver`, `qemu` (`command_line`, then `vm`, `adoption`, `disks`), `volumes`, `image`; below them
-//! the hands `process` (QEMU), `tool` (qemu-img), `limits` (both), `measuring`, `paging`, `passage`, `qmp`, `serial`, `ring`,
+//! the hands `process` (QEMU), `tool` (qemu-img), `limits` (both), `measuring`, `virtual_tpm`, `paging`, `passage`, `qmp`, `serial`, `ring`,
 //! `files`.
 
 pub mod driver;
@@ -23,6 +23,7 @@ mod ring;
 mod serial;
 pub mod simulated;
 mod tool;
+mod virtual_tpm;
 mod volumes;
 
 pub use error::Error;

@@ -92,6 +92,11 @@ pub(crate) fn take(spec: &mut MachineSpec, firmware: Option<&Path>, description:
             given.look_through(slot, base)?;
         }
     }
+    if let Some(tpm) = &spec.tpm {
+        let certificate = fs::read(&tpm.certificate);
+        let certificate = certificate.map_err(|error| Error::file("measure", &tpm.certificate, error))?;
+        given.note(Component::VirtualTpm, "endorsement-certificate", digest_of(&certificate));
+    }
     given.note(Component::Devices, "devices", digest_of(devices.as_bytes()));
     given.note(Component::Memory, "memory", digest_of(description.memory.as_bytes()));
     Ok(given)

@@ -8,10 +8,10 @@ use std::fs;
 
 use lucarne_model::paging::{DEVICE, PageKey, VARIABLE};
 use lucarne_vmm::{
-    driver::{Driver, MachineSpec, Paging, Stop},
+    driver::{Driver, MachineSpec, Paging, Stop, VirtualTpm},
     qemu::{Qemu, User},
 };
-use support::House;
+use support::{House, eventually};
 
 /// Soft and hard limit of what `/proc/PID/limits` calls `name`.
 fn limits<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
@@ -72,4 +72,33 @@ async fn a_vm_whose_memory_is_paged_is_given_the_library_the_key_and_the_door_to
     let record = fs::read_to_string(house.path().join(format!("instances/{}/machine.json", spec.instance))).unwrap();
     assert!(record.contains("machine.sock") && !record.contains("key"), "{record}");
     driver.stop(spec.instance, Stop::Kill).await.unwrap();
+}
+
+/// Its state is of swtpm's own making here; with which certificate the host agent makes one is tried there.
+#[tokio::test]
+async fn a_guests_tpm_ends_with_its_vm_however_that_ends_and_is_there_for_the_next() {
+    let house = House::new();
+    let driver = Qemu::new(house.settings()).unwrap();
+    let state = house.path().join("tpm");
+    fs::create_dir(&state).unwrap();
+    let tpm = VirtualTpm { state: state.clone(), certificate: house.path().join("certificate") };
+    let spec = MachineSpec { tpm: Some(tpm), ..house.machine(&driver, 1).await };
+    // Whoever has the state in its command line.
+    let tpms = || {
+        let line = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("cmdline")).ok();
+        let marker = format!("dir={}", state.display());
+        fs::read_dir("/proc").unwrap().flatten().filter_map(line).filter(|line| line.contains(&marker)).count()
+    };
+    for generation in 1..=3 {
+        driver.start(&MachineSpec { generation, ..spec.clone() }).await.unwrap();
+        assert_eq!(tpms(), 1);
+        match generation {
+            // Nobody is there to end it in order.
+            1 => house.kill_all(),
+            _ => driver.stop(spec.instance, Stop::Kill).await.unwrap(),
+        }
+        eventually("its TPM ended with it", || async { tpms() == 0 }).await;
+        eventually("the driver knows it", || async { driver.adopt().await.unwrap().is_empty() }).await;
+        assert!(state.join("tpm2-00.permall").exists(), "its keys are kept");
+    }
 }

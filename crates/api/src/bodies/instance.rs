@@ -41,6 +41,9 @@ pub struct LaunchInstances {
     /// Boot it, though its image may have a warm state.
     #[serde(default)]
     pub cold: bool,
+    /// Give each a TPM of its own, which is kept as long as the instance.
+    #[serde(default)]
+    pub virtual_tpm: bool,
     /// What is to be proved before they may begin; none: nothing.
     #[serde(default)]
     pub attestation: Option<AttestLaunch>,

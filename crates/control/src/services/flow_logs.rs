@@ -254,6 +254,7 @@ mod tests {
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel: blob(), initramfs: blob(), command_line: String::new() },
             cold: false,
+            virtual_tpm: false,
             attestation: None,
             mac: None,
             vcpus: Vcpus(1),

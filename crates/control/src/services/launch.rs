@@ -161,6 +161,7 @@ fn make(
         generation: 1,
         user_data: request.user_data.clone(),
         cold: request.cold,
+        virtual_tpm: request.virtual_tpm,
         attestation: request.attestation.as_ref().map(attestations::begin),
         began: None,
         launched: now,

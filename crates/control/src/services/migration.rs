@@ -69,6 +69,9 @@ fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<(), Prob
         let detail = format!("the bytes of the volumes of {id} are on its host, and volumes do not move");
         return refuse(ErrorCode::VolumeElsewhere, detail);
     }
+    if record.instance.virtual_tpm {
+        return refuse(ErrorCode::IncorrectState, format!("{id} has a TPM of its own, which does not leave its host"));
+    }
     if record.instance.attestation.is_some() {
         let detail = format!("{id} was proved on its host, and another host has proved nothing; launch it anew there");
         return refuse(ErrorCode::IncorrectState, detail);

@@ -34,6 +34,7 @@ pub(super) fn instance() -> Instance {
         generation: 1,
         user_data: None,
         cold: false,
+        virtual_tpm: false,
         attestation: None,
         began: None,
         launched: Moment::EPOCH,

@@ -37,7 +37,7 @@ pub use report::report;
 pub use step::{Activity, Step, Subject};
 pub use warm::{Beginning, Template, WarmState};
 
-use crate::{layout::Layout, settings::Pace};
+use crate::{layout::Layout, settings::Pace, virtual_tpms};
 use network_plan::{endpoint_of, network_plan};
 
 /// What can be done now to bring what is here towards what is desired. Steps of one answer, and those under way, share no
@@ -259,6 +259,7 @@ impl<'a> Decision<'a> {
             disks,
             paging: None,
             origin: Origin::Boot,
+            tpm: wanted.virtual_tpm.then(|| virtual_tpms::place(self.layout, instance)),
         })
     }
 

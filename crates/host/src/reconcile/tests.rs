@@ -88,6 +88,7 @@ pub(super) fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Atta
         image: ImageId::from_bits(1),
         boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
         cold: false,
+        virtual_tpm: false,
         attestation: None,
         mac: None,
         vcpus: Vcpus(1),

@@ -90,6 +90,7 @@ impl Decision<'_> {
             disks: Vec::new(),
             paging: None,
             origin: Origin::Template,
+            tpm: None,
         };
         self.take(Step::MakeWarmState(Box::new(Template { key, spec })));
     }
@@ -106,6 +107,7 @@ impl Decision<'_> {
             _ if wanted.cold => "that was asked for".into(),
             _ if wanted.generation != LAUNCH => "it has run before, and only a launch begins warm".into(),
             _ if !wanted.volumes.is_empty() => "it has volumes, and the warm state has none".into(),
+            _ if wanted.virtual_tpm => "it has a TPM of its own, and the warm state has none".into(),
             None => format!("its image has no warm state with {} vCPUs and {}", size.vcpus, size.memory),
             Some(key) if self.known.warm_states.contains_key(&key) => return Beginning::Warm(key),
             Some(key) => match self.known.faults.get(&Subject::WarmState(key)) {

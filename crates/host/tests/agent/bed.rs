@@ -325,6 +325,7 @@ impl Bed {
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
             cold: false,
+            virtual_tpm: false,
             attestation: None,
             mac: None,
             vcpus: Vcpus(1),

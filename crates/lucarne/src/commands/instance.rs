@@ -121,6 +121,9 @@ pub(crate) struct LaunchArgs {
     /// Boot it, though its image may have a warm state
     #[arg(long)]
     cold: bool,
+    /// Give it a TPM of its own, which is kept as long as the instance
+    #[arg(long)]
+    tpm: bool,
     /// A security group's id or name; may be given more than once; the VPC's default group if not given
     #[arg(long = "security-group", value_name = "GROUP")]
     security_groups: Vec<String>,
@@ -171,6 +174,7 @@ impl LaunchArgs {
             address: self.address,
             user_data: user_data.transpose()?,
             cold: self.cold,
+            virtual_tpm: self.tpm,
             attestation: self.attestation.body()?,
             volumes: resolve_all(session, &VOLUME, &self.volumes).await?,
             placement: Placement { host, strategy, group: self.placement_group.clone() },

@@ -80,7 +80,9 @@ impl SourceArgs {
         let Some(instance) = &self.from else { return Ok(self.measurement.iter().cloned().collect()) };
         let id = resolve(&context.session, &INSTANCE, instance).await?;
         let shown = attestation::shown(&context.session, id).await?;
-        Ok(shown.measurements.into_iter().map(|judged| judged.measurement).collect())
+        let measured = shown.measurements.into_iter().map(|judged| judged.measurement);
+        // What is this instance's own would fit no other.
+        Ok(measured.filter(|one| !one.component.is_instances_own()).collect())
     }
 }
 

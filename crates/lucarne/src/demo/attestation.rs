@@ -75,6 +75,7 @@ impl Cast<'_> {
             security_groups: Vec::new(),
             address: None,
             cold: false,
+            virtual_tpm: false,
             attestation: Some(AttestLaunch { policy, nonce: nonce.clone() }),
             user_data: None,
             volumes: Vec::new(),

@@ -251,6 +251,7 @@ async fn launch_cast(tenant: &Tenant, image: ImageId, hosts: &[HostId]) -> Resul
             security_groups: vec![group],
             address: Some(machine.address),
             cold: false,
+            virtual_tpm: false,
             attestation: None,
             user_data: Some(probes::script(&page, machine.ports, machine.probes) + machine.last),
             volumes: Vec::new(),

@@ -108,6 +108,7 @@ async fn launch(
         security_groups: Vec::new(),
         address: None,
         cold: false,
+        virtual_tpm: false,
         attestation: None,
         user_data: Some(script()),
         volumes: Vec::new(),

@@ -237,6 +237,7 @@ async fn launch_all(tenants: &[Tenant], image: ImageId, hosts: &[HostId]) -> Res
                 security_groups: vec![group],
                 address: Some(machine.address),
                 cold: false,
+                virtual_tpm: false,
                 attestation: None,
                 user_data: Some(probes::script(machine.page, machine.ports, machine.probes)),
                 volumes: Vec::new(),

@@ -130,6 +130,7 @@ fn certify(place: &Place, authority: &Authority, name: &str, work: &Path) -> Res
         .map_err(|cause| Error::Malformed { command: CommandCode::CreatePrimary, cause: cause.into() })?;
     let certificate = authority.certify(name, &public, work)?;
     tpm.nv_write_certificate(CERTIFICATE_INDEX, &certificate)?;
+    fs::write(place.certificate(), &certificate).map_err(Place::failed(&place.certificate()))?;
     drop((tpm, swtpm));
     Ok(())
 }

@@ -50,6 +50,11 @@ pub(super) fn arguments(
     ports_and_disks(&mut line, spec)?;
     network(&mut line, spec)?;
     generation_id(&mut line, &spec.origin);
+    if spec.tpm.is_some() {
+        // The socket `tpm` is given with the descriptor that it is: see [`crate::virtual_tpm`].
+        line.option("-tpmdev", "emulator,id=tpm0,chardev=tpm");
+        line.option("-device", "tpm-crb,tpmdev=tpm0");
+    }
     line.option("-device", "virtio-rng-pci");
     line.option("-chardev", socket("serial0", &directory.serial())?);
     line.option("-serial", "chardev:serial0");

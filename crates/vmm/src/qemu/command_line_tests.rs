@@ -30,6 +30,7 @@ fn spec() -> MachineSpec {
         disks: vec![disk(1, 0), disk(2, 3)],
         paging: None,
         origin: Origin::Boot,
+        tpm: None,
     }
 }
 fn line(spec: &MachineSpec) -> Vec<String> {

@@ -25,7 +25,7 @@ use super::{
     locked,
 };
 use crate::{
-    driver::{Disk, MachineSpec, Passage, SerialLine, Stop},
+    driver::{Disk, MachineSpec, Passage, SerialLine, Stop, VirtualTpm},
     error::Error,
     files,
     limits::{self, CORE, LOCKED_MEMORY, Limits, OPEN_FILES},
@@ -36,6 +36,7 @@ use crate::{
     record::{Directory, Record},
     ring::Ring,
     serial::Serial,
+    virtual_tpm::{self, Connected},
 };
 
 /// What a VM's process may use at most, beyond what its memory and disks are: no core dumps (they hold a tenant's
@@ -120,12 +121,17 @@ impl Vm {
             Entry::Held => measure(spec, shared).await?,
             _ => (spec.clone(), Given::default()),
         };
-        let Given { measured, descriptors, options } = given;
+        let Given { measured, mut descriptors, mut options } = given;
         let (mut arguments, stdin, preparation) =
             entry.prepare(command_line::arguments(&told, &directory, acceleration)?);
-        arguments.extend(options);
         let user = acceleration.user(shared.settings.user);
         prepare(spec, &directory, user)?;
+        if let Some(tpm) = &spec.tpm {
+            let connected = start_tpm(instance, tpm.clone(), user).await?;
+            descriptors.push(connected.descriptor);
+            options.extend(connected.options);
+        }
+        arguments.extend(options);
         let said = directory.said();
         let ring = Ring::open(&said, SAID).map_err(|error| Error::file("make", said, error))?;
         let mut command = limits::command(&shared.settings.qemu, "qemu-system-x86", LIMITS)?;
@@ -313,6 +319,12 @@ async fn measure(spec: &MachineSpec, shared: &Shared) -> Result<(MachineSpec, Gi
         Ok((told, given))
     });
     task.await.map_err(|error| Error::Process { doing: "measure", instance, source: error.into() })?
+}
+
+/// Off the runtime's threads: the TPM's last process may have to be waited for.
+async fn start_tpm(instance: InstanceId, tpm: VirtualTpm, user: Option<User>) -> Result<Connected, Error> {
+    let task = tokio::task::spawn_blocking(move || virtual_tpm::start(instance, &tpm, user));
+    task.await.map_err(|error| Error::Process { doing: "start the TPM beside", instance, source: error.into() })?
 }
 
 /// Makes the VM's directory and gives the process what it must reach.

@@ -59,6 +59,7 @@ impl House {
             disks: vec![disk],
             paging: None,
             origin: Origin::Boot,
+            tpm: None,
         }
     }
 
