@@ -190,7 +190,10 @@ fn a_real_vm_begins_on_its_hosts_proof_and_on_no_other_hosts_by_one_byte() -> an
     ensure!(scene.cloud.machines(0) == machines, "it is not the VM that was measured");
     let own = measured.iter().find(|one| one["component"] == "virtual-tpm").context("its TPM was not measured")?;
     let digest = own["digest"].as_str().context("a digest")?;
-    scene.tenant.await_log(&first, &format!("probe: TPM {digest} {first}"), SLOW).with_context(|| scene.cloud.logs())?;
+    scene
+        .tenant
+        .await_log(&first, &format!("probe: TPM {digest} {first}"), SLOW)
+        .with_context(|| scene.cloud.logs())?;
     ensure!(scene.refused(&["attestation", "deny", &first])?.contains("AttestationAlreadyAnswered"));
 
     scene.run(&["measurements", "add", "--from", &first, "--config", "known"])?;

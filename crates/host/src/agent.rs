@@ -40,8 +40,8 @@ use crate::{
         Activity, Failure, Known, Ledger, Product, Proof, Prospect, Running, Standing, Step, next_look, next_steps,
         report,
     },
-    virtual_tpms::VirtualTpms,
     settings::{AtEnd, Pace},
+    virtual_tpms::VirtualTpms,
 };
 
 /// What an agent works with.

@@ -1,7 +1,8 @@
 //! `lucarne attestation`: what was measured of an instance, the answer to it, and the proof to take along.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, BufRead, IsTerminal},
     path::{Path, PathBuf},
 };
 
@@ -14,7 +15,7 @@ use lucarne_attest::evidence::to_files;
 use lucarne_model::{
     Evidence, InstanceId, Octets,
     attestation::{APPROVE_WITHIN, AttestMode, AttestPolicy, OnMismatch},
-    instance::Instance,
+    instance::{Instance, InstanceState},
 };
 use serde_json::Value;
 
@@ -141,9 +142,44 @@ async fn show(context: &Context, id: InstanceId) -> Result<(), Failure> {
     context.format.print_list(&rows, JUDGEMENT_COLUMNS)
 }
 
+/// What the console of an instance that waits for its owner has instead of a guest: it shows what was measured and asks. Says
+/// whether there is a guest to go on to. Nobody is asked who is no terminal.
+pub(crate) async fn ask_at_console(context: &Context, id: InstanceId) -> Result<bool, Failure> {
+    let found: Instance = context.session.read(async |client: Client| answer(client.get_instance(&id)).await).await?;
+    if found.state != InstanceState::AwaitingApproval || !io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    show(context, id).await?;
+    loop {
+        output::print(&format!("\n{id} stands before its first instruction. `continue`, or `abort`? "))?;
+        let mut line = String::new();
+        let read = io::stdin().lock().read_line(&mut line);
+        match read.map_err(|cause| Failure::local(LocalCode::FileUnreadable, format!("the terminal: {cause}")))? {
+            0 => return Ok(false),
+            _ => match Answer::of(&line) {
+                Some(Answer::Approve) => return give(context, id, Answer::Approve).await.map(|()| true),
+                Some(Answer::Deny) => return give(context, id, Answer::Deny).await.map(|()| false),
+                None => {}
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Approve,
     Deny,
+}
+
+impl Answer {
+    /// As it is typed at the console: the whole word, so that no key pressed by chance is an answer.
+    fn of(line: &str) -> Option<Self> {
+        match line.trim() {
+            "continue" => Some(Self::Approve),
+            "abort" => Some(Self::Deny),
+            _ => None,
+        }
+    }
 }
 
 /// Answers for what is shown now, if it was signed with the nonce that was drawn here.
@@ -167,4 +203,18 @@ fn write(evidence: &Evidence, folder: &Path) -> Result<(), Failure> {
     let files = to_files(evidence, None).map_err(|cause| Failure::problem(cause.code(), cause.to_string()))?;
     fs::create_dir_all(folder).map_err(failed)?;
     files.iter().try_for_each(|(name, content)| fs::write(folder.join(name), content)).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_word_is_an_answer() {
+        assert_eq!(Answer::of("continue\n"), Some(Answer::Approve));
+        assert_eq!(Answer::of(" abort \n"), Some(Answer::Deny));
+        for other in ["", "\n", "c", "y", "Continue", "abort it"] {
+            assert_eq!(Answer::of(other), None, "{other:?}");
+        }
+    }
 }

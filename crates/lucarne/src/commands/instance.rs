@@ -14,7 +14,12 @@ use lucarne_model::{
 };
 use serde_json::Value;
 
-use super::{Context, Naming, Reads, attestation::AttestArgs, console, memory::KeepingArgs};
+use super::{
+    Context, Naming, Reads,
+    attestation::{self, AttestArgs},
+    console,
+    memory::KeepingArgs,
+};
 use crate::{
     failure::{Failure, LocalCode},
     kind::{HOST, IMAGE, INSTANCE, SECURITY_GROUP, SUBNET, VOLUME},
@@ -264,7 +269,10 @@ impl InstanceCommand {
                     async |id| session.change(async |c| answer(c.reboot_instance(&id, None, None)).await).await;
                 which.run(context, "running", reboot).await
             }
-            Self::Console { id } => console::run(session, resolve(session, &INSTANCE, id).await?).await,
+            Self::Console { id } => {
+                let id = resolve(session, &INSTANCE, id).await?;
+                if attestation::ask_at_console(context, id).await? { console::run(session, id).await } else { Ok(()) }
+            }
             Self::Log { id } => {
                 let id = resolve(session, &INSTANCE, id).await?;
                 output::print(&log(session, id).await?)
