@@ -159,8 +159,11 @@ fn last_words(state: &Path) -> String {
     log.lines().last().unwrap_or("it said nothing").to_owned()
 }
 
-/// Builds the binary as it is released, and says where it is: beside the bench that runs.
+/// The binary that `LUCARNE_BENCH_BINARY` names; else builds it as it is released, and says where it is: beside the bench that runs.
 fn build() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("LUCARNE_BENCH_BINARY") {
+        return std::path::absolute(given).context("LUCARNE_BENCH_BINARY is no path");
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo).args(["build", "--quiet", "--release", "--package", "lucarne"]).status()?;
     ensure!(status.success(), "lucarne could not be built");

@@ -50,7 +50,7 @@ pub(crate) fn start(instance: InstanceId, tpm: &VirtualTpm, user: Option<User>) 
     let failed = |source| Error::Process { doing: "start the TPM beside", instance, source };
     let (ours, its) = UnixStream::pair().map_err(failed)?;
     let mut command = limits::command(Path::new(PROGRAM), "swtpm", LIMITS)?;
-    command.args(["socket", "--tpm2", "--seccomp", "action=kill"]);
+    command.args(["socket", "--tpm2", "--terminate", "--seccomp", "action=kill"]);
     command.arg("--ctrl").arg(format!("type=unixio,clientfd={}", its.as_raw_fd()));
     command.arg("--tpmstate").arg(option("dir=", &tpm.state, ",mode=0600"));
     command.arg("--log").arg(option("file=", &tpm.state.join("log"), ",level=1,truncate"));
