@@ -5,6 +5,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::DirBuilderExt,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -36,6 +37,9 @@ impl VirtualTpms {
         blocking(move || {
             let authority = this.authority.lock().unwrap_or_else(PoisonError::into_inner);
             let place = Place::new(this.layout.tpm(instance));
+            // The VMs' user must come through to the state, which will be its own.
+            let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(place.folder());
+            made.map_err(|error| crate::blobs::file_failure(&error, "make a guest's TPM"))?;
             manufacture(&place, &authority, &instance.to_string()).map_err(|error| {
                 let code = match &error {
                     lucarne_tpm::Error::Run { .. } => ErrorCode::HypervisorMissing,

@@ -46,6 +46,7 @@ pub(crate) struct Connected {
 /// Starts the TPM of a VM that is about to be started, as `user`.
 pub(crate) fn start(instance: InstanceId, tpm: &VirtualTpm, user: Option<User>) -> Result<Connected, Error> {
     give(&tpm.state, user)?;
+    files::reachable(&tpm.state, user)?;
     await_predecessor(&tpm.state)?;
     let failed = |source| Error::Process { doing: "start the TPM beside", instance, source };
     let (ours, its) = UnixStream::pair().map_err(failed)?;
