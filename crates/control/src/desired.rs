@@ -300,10 +300,9 @@ fn endpoints(tx: &Tx<'_>, vpc: VpcId) -> Result<Vec<Endpoint>, Problem> {
         let host = record.instance.host.filter(|_| record.joins())?;
         Some((record.instance.id, (host, name(&record))))
     };
-    let mut placed: BTreeMap<InstanceId, (HostId, Option<HostName>)> =
-        instances.into_iter().filter_map(placed).collect();
+    let placed: BTreeMap<InstanceId, (HostId, Option<HostName>)> = instances.into_iter().filter_map(placed).collect();
     let endpoint = |interface: NetworkInterface| {
-        let (host, name) = placed.remove(&interface.instance)?;
+        let (host, name) = placed.get(&interface.instance)?.clone();
         Some(Endpoint {
             interface: interface.id,
             instance: interface.instance,
