@@ -95,7 +95,7 @@ impl Scene {
 
     /// What the hosts are told now: all of them the same.
     async fn names(&self) -> BTreeMap<String, Place> {
-        let mut told = Vec::new();
+        let mut told: Vec<BTreeMap<String, Place>> = Vec::new();
         for host in &self.hosts {
             let desired = self.desired(host).await;
             for network in desired["networks"].as_array().unwrap() {
