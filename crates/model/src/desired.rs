@@ -189,7 +189,7 @@ pub struct Endpoint {
     pub mac: MacAddress,
     pub groups: Vec<SecurityGroupId>,
     pub host: HostId,
-    /// What the `Name` tag of the instance can be called in its network: see [`Self::host_name`].
+    /// What the instance is called in its network by its `Name` tag; none where that is no host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<HostName>,
 }
