@@ -1,4 +1,4 @@
-//! What a user does with real VMs: consoles, user-data and metadata, volumes and snapshots, stopping and starting.
+//! What a user does with real VMs: consoles, user-data and metadata, names, volumes and snapshots, stopping and starting.
 
 use std::{io::Write, process::Stdio, time::Duration};
 
@@ -17,6 +17,8 @@ const USER_DATA: &str = "#!/bin/sh
 echo \"probe: id $(metadata meta-data/instance-id)\"
 echo \"probe: address $(metadata meta-data/local-ipv4)\"
 timeout 3 wget -q -O - http://169.254.169.254/latest/meta-data/instance-id || echo 'probe: refused without a token'
+echo \"page of $(metadata meta-data/instance-id)\" > /srv/index.html
+httpd -p 80 -h /srv
 ";
 
 /// Types a line at the serial console, through `lucarne instance console`.
@@ -63,6 +65,18 @@ impl Guest<'_> {
         };
         eventually(&format!("a shell says {word}"), BOOT, answered)
     }
+    /// The other one is called so: it serves a page at its name and at its id, and its address has its name.
+    fn finds(&self, other: &Guest<'_>, [a, b, c, d]: [u8; 4]) -> anyhow::Result<()> {
+        let page = format!("page of {}", other.id);
+        self.run("timeout 10 wget -q -O - http://other/", &page)?;
+        let by_id = format!("timeout 10 wget -q -O - http://{}.internal/ | sed s/^/by-id:/", other.id);
+        self.run(&by_id, &format!("by-id:{page}"))?;
+        self.run(
+            &format!("nslookup {a}.{b}.{c}.{d}"),
+            &format!("{d}.{c}.{b}.{a}.in-addr.arpa\tname = other.internal"),
+        )?;
+        self.run("nslookup other.internal | sed s/^/found:/", &format!("found:Address: {a}.{b}.{c}.{d}"))
+    }
     fn attach(&self, volume: &str) -> anyhow::Result<()> {
         let path = format!("/v1/volumes/{volume}");
         self.api.post(&format!("{path}/attach"), &json!({"instance": self.id}))?.ok()?;
@@ -81,22 +95,38 @@ fn a_user_works_with_machines_volumes_and_snapshots() -> anyhow::Result<()> {
     let image = cloud.tiny()?;
     let tenant = cloud.tenant("first")?;
     let (_, subnet) = tenant.network()?;
-    let launch = || -> anyhow::Result<Guest<'_>> {
-        let body = json!({"image": image, "subnet": subnet, "memory": 128 << 20, "user_data": USER_DATA});
+    let launch = |name: &str, address: &str| -> anyhow::Result<Guest<'_>> {
+        let body = json!({"image": image, "subnet": subnet, "memory": 128 << 20, "user_data": USER_DATA,
+            "address": address, "tags": {"Name": name}});
         Ok(Guest { cloud: &cloud, api: &tenant, id: tenant.launch(body)? })
     };
-    let (one, other) = (launch()?, launch()?);
+    let (one, other) = (launch("One", "10.0.1.10")?, launch("Other", "10.0.1.20")?);
     user_data_and_metadata(&tenant, &one)?;
     tenant.await_log(&other.id, "lucarne: ready", BOOT)?;
     let volume = volumes_while_it_runs(&tenant, &one)?;
     a_snapshot_on_the_other_host(&tenant, &one, &other, &volume)?;
+    one.finds(&other, [10, 0, 1, 20])?;
+    cloud.run(&tenant, &["instance", "terminate", &other.id, "--wait"])?;
+    let replacement = launch("Other", "10.0.1.30")?;
+    tenant.await_log(&replacement.id, "lucarne: ready", BOOT)?;
+    one.finds(&replacement, [10, 0, 1, 30])?;
     stopped_started_rebooted(&tenant, &one)?;
-    cloud.run(&tenant, &["instance", "terminate", &one.id, &other.id, "--wait"])?;
-    for guest in [&one, &other] {
+    cloud.run(&tenant, &["instance", "terminate", &one.id, &replacement.id, "--wait"])?;
+    for guest in [&one, &other, &replacement] {
         guest.await_state("terminated")?;
     }
+    questions_are_recorded(&tenant, &one)?;
     tenant.delete(&format!("/v1/volumes/{volume}"))?.ok()?;
     nothing_is_left(&cloud, &tenant)
+}
+
+fn questions_are_recorded(api: &Api, guest: &Guest<'_>) -> anyhow::Result<()> {
+    let path = format!("/v1/flows?since=0&limit=100&instance={}&port=53", guest.id);
+    let recorded = || {
+        let records = api.get(&path).ok()?.body["items"].as_array()?.clone();
+        records.iter().any(|record| record["path"] == "service" && record["destination"] == "10.0.0.2").then_some(())
+    };
+    eventually("its questions to the resolver are recorded", PATIENCE, recorded)
 }
 
 fn user_data_and_metadata(api: &Api, guest: &Guest<'_>) -> anyhow::Result<()> {

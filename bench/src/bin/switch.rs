@@ -411,6 +411,7 @@ fn plan() -> Plan {
         mac: mac(address),
         groups: vec![group],
         host: if address >= REMOTE { THERE } else { HERE },
+        name: None,
     };
     let routes = vec![Route { destination: cidr, target: RouteTarget::Local }];
     let network = DesiredNetwork {
@@ -444,12 +445,7 @@ fn port_plan(address: u32) -> PortPlan {
         vpc: VPC,
         socket: "unused".into(),
         guest_socket: "unused".into(),
-        metadata: InstanceMetadata {
-            image: ImageId::from_bits(1),
-            host_name: "guest".into(),
-            user_data: None,
-            launched: Moment::EPOCH,
-        },
+        metadata: InstanceMetadata { image: ImageId::from_bits(1), user_data: None, launched: Moment::EPOCH },
         flow_interval: None,
     }
 }

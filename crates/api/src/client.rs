@@ -49,6 +49,7 @@ mod generated {
             History = lucarne_model::History,
             HostDescription = lucarne_model::actual::HostDescription,
             HostId = lucarne_model::HostId,
+            HostName = lucarne_model::HostName,
             HostSettings = crate::bodies::host::HostSettings,
             ImageId = lucarne_model::ImageId,
             Instance = lucarne_model::instance::Instance,

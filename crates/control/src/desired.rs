@@ -13,7 +13,7 @@ use std::{
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    DesiredLease, HostId, InstanceId, InterfaceId, SubnetId, VpcId,
+    DesiredLease, HostId, HostName, InstanceId, InterfaceId, SubnetId, VpcId,
     actual::HostDescription,
     desired::{
         Desired, DesiredAttestation, DesiredGroup, DesiredInstance, DesiredMigration, DesiredNetwork, DesiredSnapshot,
@@ -226,7 +226,6 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
         vpc: instance.vpc,
         user_data: instance.user_data,
         flow_interval_millis: None,
-        name: instance.tags.name().map(Into::into),
         volumes: instance.volumes,
     }
 }
@@ -297,10 +296,13 @@ fn network(tx: &Tx<'_>, id: VpcId) -> Result<DesiredNetwork, Problem> {
 /// The VPC's interfaces whose instances have a host and are let in: no host takes a frame from any other, nor brings it one.
 fn endpoints(tx: &Tx<'_>, vpc: VpcId) -> Result<Vec<Endpoint>, Problem> {
     let instances = tx.referring::<InstanceRecord>(ALL, vpc)?;
-    let placed =
-        |record: InstanceRecord| record.instance.host.filter(|_| record.joins()).map(|host| (record.instance.id, host));
-    let hosts: BTreeMap<InstanceId, HostId> = instances.into_iter().filter_map(placed).collect();
+    let placed = |record: InstanceRecord| {
+        let host = record.instance.host.filter(|_| record.joins())?;
+        Some((record.instance.id, (host, name(&record))))
+    };
+    let placed: BTreeMap<InstanceId, (HostId, Option<HostName>)> = instances.into_iter().filter_map(placed).collect();
     let endpoint = |interface: NetworkInterface| {
+        let (host, name) = placed.get(&interface.instance)?.clone();
         Some(Endpoint {
             interface: interface.id,
             instance: interface.instance,
@@ -308,10 +310,16 @@ fn endpoints(tx: &Tx<'_>, vpc: VpcId) -> Result<Vec<Endpoint>, Problem> {
             address: interface.address,
             mac: interface.mac,
             groups: interface.groups,
-            host: *hosts.get(&interface.instance)?,
+            host,
+            name,
         })
     };
     Ok(tx.referring::<NetworkInterface>(ALL, vpc)?.into_iter().filter_map(endpoint).collect())
+}
+
+/// What the instance is called in its network. One that is being ended gives its name up: another may have taken its place.
+fn name(record: &InstanceRecord) -> Option<HostName> {
+    record.instance.tags.name().filter(|_| is_on(record)).and_then(HostName::from_tag)
 }
 
 fn peers(tx: &Tx<'_>, network: &DesiredNetwork) -> Result<Vec<TunnelPeer>, Problem> {

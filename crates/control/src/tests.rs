@@ -2,6 +2,7 @@
 
 mod attestation;
 mod memory;
+mod names;
 mod orders;
 
 use std::{path::Path, time::Duration};

@@ -120,6 +120,10 @@ impl Cidr {
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.network()) + 1)
     }
+    /// The address of a VPC's resolver: the second behind the network address.
+    pub fn resolver(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.network()) + 2)
+    }
     /// Addresses that machines can have, in order. As in EC2 the first four and the last one are kept back.
     pub fn assignable(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
         let first = u32::from(self.network()) as u64 + 4;
@@ -211,6 +215,6 @@ mod tests {
         let all: Vec<_> = net.assignable().collect();
         assert_eq!(all.len(), 11);
         assert_eq!(all[0], Ipv4Addr::new(10, 0, 0, 20));
-        assert_eq!(net.gateway(), Ipv4Addr::new(10, 0, 0, 17));
+        assert_eq!((net.gateway(), net.resolver()), (Ipv4Addr::new(10, 0, 0, 17), Ipv4Addr::new(10, 0, 0, 18)));
     }
 }

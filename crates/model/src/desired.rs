@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccountId, Bytes, Cidr, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Octets, SecurityGroupId, SnapshotId,
-    SubnetId, Vcpus, VolumeId, VpcId,
+    AccountId, Bytes, Cidr, HostId, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Octets, SecurityGroupId,
+    SnapshotId, SubnetId, Vcpus, VolumeId, VpcId,
     flow::Location,
     lease::DesiredLease,
     memory::MemorySettings,
@@ -112,8 +112,6 @@ pub struct DesiredInstance {
     pub mac: Option<MacAddress>,
     pub vpc: VpcId,
     pub user_data: Option<String>,
-    /// The `Name` tag; the metadata service tells it and DHCP gives it as the host name.
-    pub name: Option<String>,
     /// How often its flows that go on are reported, in milliseconds; none leaves it to the host.
     #[serde(default)]
     pub flow_interval_millis: Option<u64>,
@@ -191,6 +189,16 @@ pub struct Endpoint {
     pub mac: MacAddress,
     pub groups: Vec<SecurityGroupId>,
     pub host: HostId,
+    /// What the instance is called in its network by its `Name` tag; none where that is no host name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<HostName>,
+}
+
+impl Endpoint {
+    /// What the instance is called in its network: by its name, or else by its address.
+    pub fn host_name(&self) -> HostName {
+        self.name.clone().unwrap_or_else(|| HostName::of_address(self.address))
+    }
 }
 
 /// Another host's end of the tunnel.

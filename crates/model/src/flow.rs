@@ -64,7 +64,7 @@ pub enum Path {
     Site = 5,
     /// Another VPC.
     Peer = 6,
-    /// The virtual router itself: metadata, DHCP, its own answers.
+    /// The virtual router itself: metadata, DHCP, DNS, its own answers.
     Service = 7,
     /// Dropped before a path was known.
     Nowhere = 8,

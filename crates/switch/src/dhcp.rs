@@ -1,29 +1,28 @@
 //! DHCP (RFC 2131) as the switch speaks it: each port has one address, known beforehand, so that there is nothing to
 //! allocate and nothing to remember.
 //!
-//! Owns the decision what to answer and the reply's frame. The wire format is `smoltcp`'s.
+//! Owns the decision what to answer, and the reply. The wire format is `smoltcp`'s.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::{net::Ipv4Addr, time::Duration};
 
 use lucarne_flows::FlowKey;
-use lucarne_model::{MacAddress, security_group::UDP};
-use smoltcp::{
-    phy::ChecksumCapabilities,
-    wire::{
-        DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-        EthernetRepr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
-    },
-};
+use lucarne_model::{HostName, MacAddress, security_group::UDP};
+use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr};
 
-use crate::parse::{ETHERNET, Headers};
+use crate::{
+    datagram::{Datagram, UDP_HEADER},
+    dns,
+    parse::Headers,
+};
 
 const CLIENT_PORT: u16 = 68;
 const SERVER_PORT: u16 = 67;
-const IPV4: usize = 20;
-const UDP_HEADER: usize = 8;
-const OPTION_MTU: u8 = 26;
 const OPTION_HOST_NAME: u8 = 12;
+const OPTION_DOMAIN: u8 = 15;
+const OPTION_MTU: u8 = 26;
+/// Domains in which names without dots are looked for (RFC 3397).
+const OPTION_SEARCH: u8 = 119;
 
 /// What a port's guest is told.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +32,8 @@ pub(crate) struct Lease<'a> {
     pub(crate) netmask: Ipv4Addr,
     /// Router and DHCP server.
     pub(crate) gateway: Ipv4Addr,
-    pub(crate) host_name: &'a str,
+    pub(crate) resolver: Ipv4Addr,
+    pub(crate) host_name: &'a HostName,
     pub(crate) mtu: u16,
     pub(crate) duration: Duration,
 }
@@ -91,9 +91,14 @@ fn decide(request: &DhcpRepr<'_>, lease: &Lease<'_>) -> Option<DhcpMessageType> 
 
 fn write(request: &DhcpRepr<'_>, verdict: DhcpMessageType, lease: &Lease<'_>) -> Option<Vec<u8>> {
     let (mtu, seconds) = (lease.mtu.to_be_bytes(), lease.duration.as_secs().min(u32::MAX.into()) as u32);
-    // A label of DNS has at most 63 octets; an empty option would be malformed.
-    let name = &lease.host_name.as_bytes()[..lease.host_name.len().min(63)];
-    let options = [DhcpOption { kind: OPTION_MTU, data: &mtu }, DhcpOption { kind: OPTION_HOST_NAME, data: name }];
+    let search = dns::encode(&[HostName::DOMAIN]);
+    let options: [(u8, &[u8]); 4] = [
+        (OPTION_HOST_NAME, lease.host_name.as_str().as_bytes()),
+        (OPTION_DOMAIN, HostName::DOMAIN.as_bytes()),
+        (OPTION_MTU, &mtu),
+        (OPTION_SEARCH, &search),
+    ];
+    let options = options.map(|(kind, data)| DhcpOption { kind, data });
     let granted = verdict != DhcpMessageType::Nak;
     // RFC 2131 section 3.4: whoever only informs itself has its address by other means.
     let leased = granted && request.message_type != DhcpMessageType::Inform;
@@ -113,49 +118,26 @@ fn write(request: &DhcpRepr<'_>, verdict: DhcpMessageType, lease: &Lease<'_>) ->
         client_identifier: None,
         server_identifier: Some(lease.gateway),
         parameter_request_list: None,
-        dns_servers: None,
+        dns_servers: granted.then(|| [lease.resolver].into_iter().collect()),
         max_size: None,
         lease_duration: leased.then_some(seconds),
         renew_duration: None,
         rebind_duration: None,
-        additional_options: match (granted, name.is_empty()) {
-            (false, _) => &[],
-            (true, true) => &options[..1],
-            (true, false) => &options,
-        },
+        additional_options: if granted { &options } else { &[] },
     };
     envelop(&reply, lease)
 }
 
 /// Sends to the broadcast address, which a guest without an address takes too; the frame goes to its port only.
 fn envelop(reply: &DhcpRepr<'_>, lease: &Lease<'_>) -> Option<Vec<u8>> {
-    let (source, destination) = (lease.gateway, Ipv4Addr::BROADCAST);
+    let datagram = Datagram {
+        guest: lease.mac,
+        source: (lease.gateway, SERVER_PORT),
+        destination: (Ipv4Addr::BROADCAST, CLIENT_PORT),
+    };
     // Some clients drop what is shorter than BOOTP's fixed packet (RFC 1542 section 2.1).
     let length = reply.buffer_len().max(300);
-    let ip = Ipv4Repr {
-        src_addr: source,
-        dst_addr: destination,
-        next_header: IpProtocol::Udp,
-        payload_len: UDP_HEADER + length,
-        hop_limit: 64,
-    };
-    let ethernet = EthernetRepr {
-        src_addr: EthernetAddress(MacAddress::ROUTER.0),
-        dst_addr: EthernetAddress(lease.mac.0),
-        ethertype: EthernetProtocol::Ipv4,
-    };
-    let checksums = ChecksumCapabilities::default();
-    let mut frame = vec![0; ETHERNET + IPV4 + UDP_HEADER + length];
-    ethernet.emit(&mut EthernetFrame::new_unchecked(&mut frame));
-    ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[ETHERNET..]), &checksums);
     let mut written = Ok(());
-    UdpRepr { src_port: SERVER_PORT, dst_port: CLIENT_PORT }.emit(
-        &mut UdpPacket::new_unchecked(&mut frame[ETHERNET + IPV4..]),
-        &source.into(),
-        &destination.into(),
-        length,
-        |payload| written = reply.emit(&mut DhcpPacket::new_unchecked(payload)),
-        &checksums,
-    );
+    let frame = datagram.frame(length, |payload| written = reply.emit(&mut DhcpPacket::new_unchecked(payload)));
     written.ok().map(|()| frame)
 }

@@ -8,7 +8,7 @@ use std::{collections::HashMap, hash::Hash, net::Ipv4Addr, sync::Arc};
 
 use lucarne_flows::{FlowKey, Owner};
 use lucarne_model::{
-    Cidr, EndReason, HostId, InstanceId, InterfaceId, Moment, SecurityGroupId, SubnetId,
+    Cidr, EndReason, HostId, HostName, InstanceId, InterfaceId, Moment, SecurityGroupId, SubnetId,
     desired::{self, DesiredNetwork},
     flow::{Direction, Location},
     mitigation::DesiredMitigation,
@@ -19,7 +19,9 @@ use lucarne_model::{
 
 use crate::{
     counters::PortCounters,
+    dns,
     keyed::{Keyed, KeyedMap},
+    names::Names,
     output::PortIndex,
     plan::{Plan, PortPlan},
     routing::interface_index,
@@ -44,9 +46,10 @@ pub(crate) struct Fabric {
 }
 
 /// A VPC.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Network {
     pub(crate) subnets: Vec<Subnet>,
+    pub(crate) names: Names,
     /// Numbers of endpoints.
     pub(crate) by_address: KeyedMap<u32, u32>,
     by_mac: KeyedMap<u64, u32>,
@@ -100,15 +103,16 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) mac: [u8; 6],
-    /// In host order, as is the gateway's.
+    /// In host order, as are the gateway's and the resolver's.
     pub(crate) address: u32,
     pub(crate) gateway: u32,
+    pub(crate) resolver: u32,
     pub(crate) counters: PortCounters,
     pub(crate) network: usize,
     pub(crate) subnet: usize,
     pub(crate) owner: Arc<Owner>,
     pub(crate) rules: Vec<Rule>,
-    pub(crate) host_name: String,
+    pub(crate) host_name: HostName,
     /// Since when packets reach the guest here.
     pub(crate) appeared: Moment,
     /// Whether they do: a port may be here before its guest, which then still lives on another host, or longer than it.
@@ -221,6 +225,7 @@ impl Fabric {
         };
         self.networks.push(Network {
             subnets: network.subnets.iter().map(subnet).collect(),
+            names: Names::of(network),
             by_address: self.map(numbered().map(|(endpoint, number)| (endpoint.address.to_bits(), number))),
             by_mac: self.map(numbered().map(|(endpoint, at)| (number(endpoint.mac.0), at))),
         });
@@ -271,12 +276,13 @@ impl Fabric {
             mac: endpoint.mac.0,
             address: endpoint.address.to_bits(),
             gateway: self.networks[at].subnets[subnet].cidr.gateway().to_bits(),
+            resolver: network.cidr.resolver().to_bits(),
             counters: PortCounters::default(),
             network: at,
             subnet,
             owner: Arc::new(owner),
             rules: of_port.flat_map(|group| &group.rules).cloned().collect(),
-            host_name: plan.metadata.host_name.clone(),
+            host_name: endpoint.host_name(),
             appeared: now,
             at_home: endpoint.host == self.host,
         };
@@ -333,6 +339,11 @@ fn number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
 }
 
 impl Port {
+    /// Whether the network's resolver is there.
+    pub(crate) const fn is_resolver(&self, address: u32) -> bool {
+        address == self.resolver || address == dns::LINK_LOCAL.to_bits()
+    }
+
     pub(crate) const fn count(&mut self, direction: Direction, bytes: u32) {
         let sum = match direction {
             Direction::Egress => &mut self.counters.egress,

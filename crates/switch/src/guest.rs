@@ -1,7 +1,7 @@
 //! What a guest sends: its source checked, questions to the link answered here, packets sent on their way.
 //!
-//! Owns anti-spoofing and the list of what the switch answers itself: ARP, DHCP, an echo of the gateway. All but ARP are flows
-//! ([`crate::service`]).
+//! Owns anti-spoofing and the list of what the switch answers itself: ARP, DHCP, DNS, an echo of the gateway. All but ARP are
+//! flows ([`crate::service`]).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::Ipv4Addr;
@@ -12,8 +12,9 @@ use crate::{
     admission::Passage,
     arp,
     counters::Malformed,
+    datagram::{Datagram, UDP_HEADER},
     dhcp::{self, Lease},
-    exchange,
+    dns, exchange,
     fabric::{Place, Port},
     output::{Output, PortIndex},
     parse::{self, Frame, Headers},
@@ -34,6 +35,7 @@ enum Addressee {
 /// What of the virtual router.
 enum Service {
     Dhcp,
+    Dns,
     Metadata,
     GatewayEcho,
 }
@@ -75,6 +77,7 @@ impl Switch {
                 self.count_served(&passage, out);
                 match service {
                     Service::Dhcp => self.answer_dhcp(from, frame, headers, now, out),
+                    Service::Dns => self.answer_dns(from, frame, headers, now, out),
                     Service::GatewayEcho => self.answer_echo(from, frame, headers, now, out),
                     Service::Metadata => {
                         self.tally.to_metadata += 1;
@@ -142,7 +145,7 @@ impl Switch {
 
     /// Which MAC a guest should send to for an address on its link.
     fn link_address(&self, port: &Port, address: u32) -> Option<[u8; 6]> {
-        if address == port.gateway || address == METADATA.to_bits() {
+        if address == port.gateway || address == METADATA.to_bits() || port.is_resolver(address) {
             return Some(MacAddress::ROUTER.0);
         }
         let here = self.fabric.networks[port.network].subnets[port.subnet].id;
@@ -158,18 +161,39 @@ impl Switch {
                 address: Ipv4Addr::from_bits(port.address),
                 netmask: subnet.cidr.netmask(),
                 gateway: Ipv4Addr::from_bits(port.gateway),
+                resolver: Ipv4Addr::from_bits(port.resolver),
                 host_name: &port.host_name,
                 mtu: self.settings.mtu,
                 duration: self.settings.lease,
             };
             dhcp::answer(frame, headers, &lease)
         });
+        self.reply(from, reply.ok_or(Malformed::DhcpIgnored), now, out);
+    }
+
+    fn answer_dns(&mut self, from: PortIndex, frame: &[u8], headers: &Headers, now: Moment, out: &mut impl Output) {
+        let reply = self.fabric.port(from).and_then(|port| {
+            let start = headers.transport() + UDP_HEADER;
+            let question = frame.get(start..start + usize::from(headers.packet.data))?;
+            let answer = dns::answer(question, &self.fabric.networks[port.network].names)?;
+            let datagram = Datagram {
+                guest: MacAddress(port.mac),
+                source: (Ipv4Addr::from_bits(headers.destination), dns::PORT),
+                destination: (Ipv4Addr::from_bits(headers.source), headers.source_port),
+            };
+            Some(datagram.frame(answer.len(), |payload| payload.copy_from_slice(&answer)))
+        });
+        self.reply(from, reply.ok_or(Malformed::DnsIgnored), now, out);
+    }
+
+    /// Answers a question to a service, or counts it as one that needs no answer.
+    fn reply(&mut self, to: PortIndex, reply: Result<Vec<u8>, Malformed>, now: Moment, out: &mut impl Output) {
         match reply {
-            Some(reply) => {
-                self.count_answer(from, &reply, now, out);
-                self.answer(from, &reply, out);
+            Ok(reply) => {
+                self.count_answer(to, &reply, now, out);
+                self.answer(to, &reply, out);
             }
-            None => self.tally.malformed(Malformed::DhcpIgnored),
+            Err(why) => self.tally.malformed(why),
         }
     }
 
@@ -219,6 +243,7 @@ fn addressee(port: &Port, frame: &[u8], headers: &Headers) -> Option<Addressee> 
     Some(match headers.destination {
         _ if asks_address => Addressee::Router(Service::Dhcp),
         to if to == METADATA.to_bits() => Addressee::Router(Service::Metadata),
+        to if dns::is_question(headers) && port.is_resolver(to) => Addressee::Router(Service::Dns),
         to if to == port.gateway && exchange::asks_echo(headers) => Addressee::Router(Service::GatewayEcho),
         _ => Addressee::Network,
     })

@@ -1,14 +1,16 @@
 //! The switch: frames of guests in, verdicts and frames out.
 //!
 //! The core is pure: [`Switch`] is given a [`plan::Plan`], frames and the time, and answers through [`Output`]. It parses
-//! ([`parse`]), checks sources, answers ARP and DHCP, routes, judges by the security groups, and keeps the flow table of
+//! ([`parse`]), checks sources, answers ARP, DHCP and DNS, routes, judges by the security groups, and keeps the flow table of
 //! [`lucarne_flows`]. What touches the system stands in the shell beside it: sockets, the tunnel, the metadata service.
 
 mod admission;
 mod arp;
 pub mod counters;
+mod datagram;
 mod delivery;
 mod dhcp;
+mod dns;
 mod exchange;
 mod fabric;
 pub mod geneve;
@@ -18,6 +20,7 @@ mod keyed;
 pub mod memory;
 mod metadata;
 mod mitigation;
+mod names;
 mod network_acl;
 pub mod output;
 pub mod parse;

@@ -50,7 +50,7 @@ impl RemovalReason {
     }
 }
 
-/// The port of one instance on this host. Its address, MAC and groups stand in the network's endpoints.
+/// The port of one instance on this host. Its address, MAC, groups and name stand in the network's endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortPlan {
     pub interface: InterfaceId,
@@ -66,12 +66,10 @@ pub struct PortPlan {
     pub flow_interval: Option<Duration>,
 }
 
-/// What 169.254.169.254 tells the instance, beside its address, MAC and groups.
+/// What 169.254.169.254 tells the instance, beside what stands in its endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceMetadata {
     pub image: ImageId,
-    /// The host name that DHCP and the metadata service give: the `Name` tag made a label, or `ip-10-0-0-4`.
-    pub host_name: String,
     pub user_data: Option<String>,
     pub launched: Moment,
 }

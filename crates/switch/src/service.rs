@@ -1,4 +1,4 @@
-//! What the virtual router itself offers to guests, as flows: the metadata service, DHCP, an echo of the gateway.
+//! What the virtual router itself offers to guests, as flows: the metadata service, DHCP, DNS, an echo of the gateway.
 //!
 //! Owns which flows these are and their records: allowed whatever groups and orders say, because a guest cannot do without, and
 //! with [`Path::Service`]. What is answered is decided in [`crate::guest`] and by the metadata service.
@@ -12,7 +12,7 @@ use lucarne_model::{
 
 use crate::{
     admission::Passage,
-    dhcp,
+    dhcp, dns,
     exchange::{self, Beginning},
     fabric::Port,
     guest::METADATA,
@@ -48,10 +48,10 @@ impl Switch {
 
 /// Whether the flow is one with a service of the router.
 pub(crate) fn is_served(port: &Port, key: FlowKey) -> bool {
-    match key.remote() {
-        METADATA => true,
-        remote if remote.to_bits() != port.gateway => false,
-        _ => key.protocol() == ICMP || dhcp::is_exchange(key),
+    match key.remote().to_bits() {
+        remote if remote == METADATA.to_bits() => true,
+        remote if remote == port.gateway => key.protocol() == ICMP || dhcp::is_exchange(key),
+        remote => port.is_resolver(remote) && dns::is_exchange(key),
     }
 }
 

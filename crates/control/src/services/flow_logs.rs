@@ -263,7 +263,6 @@ mod tests {
             interface: InterfaceId::from_bits(1),
             vpc: VpcId::from_bits(1),
             user_data: None,
-            name: None,
             flow_interval_millis: None,
             volumes: Vec::new(),
         }

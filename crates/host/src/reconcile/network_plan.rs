@@ -23,14 +23,11 @@ use crate::layout::Layout;
 
 /// The plan for the switch.
 pub(crate) fn network_plan(desired: &Desired, known: &Known, layout: &Layout) -> Plan {
-    let with_port = desired.instances.iter().filter(|instance| needs_port(instance, known));
-    let ports = with_port.filter_map(|instance| {
-        let endpoint = endpoint_of(desired, instance.interface)?;
-        Some(port(instance, endpoint, known, layout))
-    });
+    let is_in_network = |instance: &DesiredInstance| endpoint_of(desired, instance.interface).is_some();
+    let with_port = desired.instances.iter().filter(|instance| needs_port(instance, known) && is_in_network(instance));
     Plan {
         networks: desired.networks.clone(),
-        ports: ports.collect(),
+        ports: with_port.map(|instance| port(instance, known, layout)).collect(),
         peers: desired.peers.clone(),
         mitigations: desired.mitigations.clone(),
         // What the plan itself tells is all that is known here.
@@ -50,7 +47,7 @@ pub(crate) fn endpoint_of(desired: &Desired, interface: InterfaceId) -> Option<&
     desired.networks.iter().flat_map(|network| &network.endpoints).find(|endpoint| endpoint.interface == interface)
 }
 
-fn port(instance: &DesiredInstance, endpoint: &Endpoint, known: &Known, layout: &Layout) -> PortPlan {
+fn port(instance: &DesiredInstance, known: &Known, layout: &Layout) -> PortPlan {
     let launched = known.ledger.entry(instance.id).map_or(Moment::EPOCH, |entry| entry.since);
     PortPlan {
         interface: instance.interface,
@@ -59,65 +56,7 @@ fn port(instance: &DesiredInstance, endpoint: &Endpoint, known: &Known, layout: 
         vpc: instance.vpc,
         socket: layout.switch_socket(instance.interface),
         guest_socket: layout.guest_socket(instance.interface),
-        metadata: InstanceMetadata {
-            image: instance.image,
-            host_name: host_name(instance.name.as_deref(), endpoint),
-            user_data: instance.user_data.clone(),
-            launched,
-        },
+        metadata: InstanceMetadata { image: instance.image, user_data: instance.user_data.clone(), launched },
         flow_interval: instance.flow_interval_millis.map(Duration::from_millis),
-    }
-}
-
-/// The name made a label of RFC 1123 section 2.1, or `ip-10-0-0-4` where nothing of it is left.
-fn host_name(name: Option<&str>, endpoint: &Endpoint) -> String {
-    const LONGEST_LABEL: usize = 63;
-    let letters = name.unwrap_or_default().chars().map(|letter| match letter.to_ascii_lowercase() {
-        letter @ ('a'..='z' | '0'..='9') => letter,
-        _ => '-',
-    });
-    let label: String = letters.skip_while(|letter| *letter == '-').take(LONGEST_LABEL).collect();
-    match label.trim_end_matches('-') {
-        "" => format!("ip-{}", endpoint.address.to_string().replace('.', "-")),
-        label => label.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use lucarne_model::{HostId, InstanceId, MacAddress, SubnetId};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn endpoint() -> Endpoint {
-        Endpoint {
-            interface: InterfaceId::from_bits(1),
-            instance: InstanceId::from_bits(1),
-            subnet: SubnetId::from_bits(1),
-            address: Ipv4Addr::new(10, 0, 0, 4),
-            mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            groups: Vec::new(),
-            host: HostId::from_bits(1),
-        }
-    }
-
-    #[test]
-    fn a_name_becomes_a_label_and_without_one_the_address_names_the_vm() {
-        assert_eq!(host_name(Some("Web 1"), &endpoint()), "web-1");
-        assert_eq!(host_name(None, &endpoint()), "ip-10-0-0-4");
-        assert_eq!(host_name(Some("--ä--"), &endpoint()), "ip-10-0-0-4");
-    }
-
-    proptest! {
-        #[test]
-        fn every_name_gives_a_valid_label(name: String) {
-            let label = host_name(Some(&name), &endpoint());
-            prop_assert!((1..=63).contains(&label.len()));
-            prop_assert!(label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
-            prop_assert!(!label.starts_with('-') && !label.ends_with('-'));
-        }
     }
 }

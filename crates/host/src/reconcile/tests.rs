@@ -97,7 +97,6 @@ pub(super) fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Atta
         interface: InterfaceId::from_bits(n),
         vpc: VpcId::from_bits(1),
         user_data: None,
-        name: None,
         volumes,
         flow_interval_millis: None,
     }
@@ -112,6 +111,7 @@ pub(super) fn network(instances: &[DesiredInstance]) -> DesiredNetwork {
         mac: MacAddress([2, 0, 0, 0, 0, instance.id.bits() as u8]),
         groups: Vec::new(),
         host: HostId::from_bits(1),
+        name: None,
     });
     DesiredNetwork {
         vpc: VpcId::from_bits(1),

@@ -334,7 +334,6 @@ impl Bed {
             interface: InterfaceId::from_bits(n),
             vpc: VpcId::from_bits(1),
             user_data: None,
-            name: None,
             volumes: Vec::<Attachment>::new(),
             flow_interval_millis: None,
         }
@@ -358,6 +357,7 @@ pub(crate) fn put(desired: &mut Desired, instance: DesiredInstance) {
         mac: MacAddress([2, 0, 0, 0, 0, instance.id.bits() as u8]),
         groups: Vec::new(),
         host: HostId::from_bits(1),
+        name: None,
     });
     desired.networks = vec![DesiredNetwork {
         vpc: VpcId::from_bits(1),

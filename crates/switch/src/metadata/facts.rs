@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use jiff::Timestamp;
 use lucarne_model::{
-    AccountId, Cidr, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId, SubnetId, VpcId,
+    AccountId, Cidr, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId, SubnetId, VpcId,
 };
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ pub(super) struct Facts {
     vpc_cidr: Cidr,
     subnet_cidr: Cidr,
     groups: Vec<SecurityGroupId>,
-    host_name: String,
+    host_name: HostName,
     launched: Moment,
 }
 
@@ -66,7 +66,7 @@ impl Facts {
             vpc_cidr: network.cidr,
             subnet_cidr: subnet.cidr,
             groups: endpoint.groups.clone(),
-            host_name: port.metadata.host_name.clone(),
+            host_name: endpoint.host_name(),
             launched: port.metadata.launched,
         })
     }
@@ -95,10 +95,10 @@ impl Facts {
         let instance = [
             ("ami-id", self.image.to_string()),
             ("ami-launch-index", "0".into()),
-            ("hostname", self.host_name.clone()),
+            ("hostname", self.host_name.to_string()),
             ("instance-action", "none".into()),
             ("instance-id", self.instance.to_string()),
-            ("local-hostname", self.host_name.clone()),
+            ("local-hostname", self.host_name.to_string()),
             ("local-ipv4", self.address.to_string()),
             ("mac", mac.to_string()),
             ("placement/availability-zone", ZONE.into()),
@@ -110,7 +110,7 @@ impl Facts {
         let interface = [
             ("device-number", "0".into()),
             ("interface-id", self.interface.to_string()),
-            ("local-hostname", self.host_name.clone()),
+            ("local-hostname", self.host_name.to_string()),
             ("local-ipv4s", self.address.to_string()),
             ("mac", mac.to_string()),
             ("owner-id", self.account.to_string()),

@@ -3,7 +3,8 @@
 use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
 
 use lucarne_model::{
-    AccountId, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId, SubnetId, VpcId,
+    AccountId, HostId, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId, SubnetId,
+    VpcId,
     desired::{DesiredNetwork, DesiredSubnet, Endpoint},
 };
 use smoltcp::{
@@ -33,11 +34,11 @@ fn plan(user_data: &str) -> Plan {
         mac: MAC,
         groups: vec![SecurityGroupId::from_bits(6), SecurityGroupId::from_bits(7)],
         host: HostId::from_bits(1),
+        name: HostName::from_tag("Web"),
     };
     let (vpc, account) = (VpcId::from_bits(1), AccountId::from_bits(42));
     let metadata = InstanceMetadata {
         image: ImageId::from_bits(3),
-        host_name: "web".into(),
         user_data: Some(user_data.to_owned()),
         launched: Moment::from_secs(1_000),
     };

@@ -1,4 +1,5 @@
-//! What the switch answers itself: ARP, DHCP, an echo of the gateway; and what it hands to the metadata service.
+//! What the switch answers itself: ARP, DHCP, an echo of the gateway; and what it hands to the metadata service. DNS is in
+//! [`super::names`].
 
 use std::net::Ipv4Addr;
 
@@ -19,10 +20,12 @@ fn arp(sender_mac: MacAddress, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
 }
 
 #[test]
-fn arp_is_answered_for_the_gateway_the_neighbours_and_the_metadata_service() {
+fn arp_is_answered_for_the_gateway_the_neighbours_and_the_services() {
     for (target, owner) in [
         (GATEWAY, MacAddress::ROUTER),
         (METADATA, MacAddress::ROUTER),
+        (Ipv4Addr::new(10, 0, 0, 2), MacAddress::ROUTER),
+        (Ipv4Addr::new(169, 254, 169, 253), MacAddress::ROUTER),
         (address(APP), mac(APP)),
         (address(FAR), mac(FAR)),
     ] {
@@ -117,6 +120,9 @@ fn dhcp_gives_a_guest_its_address_and_all_that_goes_with_it() {
         });
         assert!(options.contains(&(26, 1400u16.to_be_bytes().to_vec())), "MTU");
         assert!(options.contains(&(12, b"machine-1".to_vec())), "host name");
+        assert!(options.contains(&(6, vec![10, 0, 0, 2])), "resolver");
+        assert!(options.contains(&(15, b"internal".to_vec())), "domain");
+        assert!(options.contains(&(119, b"\x08internal\0".to_vec())), "where names are looked for");
     }
     scene.flush();
     let (asked, answered) = (scene.record(WEB, Direction::Egress), scene.record(WEB, Direction::Ingress));
@@ -133,6 +139,7 @@ fn dhcp_refuses_an_address_that_is_not_the_guests() {
     scene.send_frame(WEB, &dhcp(DhcpMessageType::Request, Some(address(APP))));
     read_reply(&scene.out.to_guests[0].1, |reply| {
         assert_eq!((reply.message_type, reply.your_ip), (DhcpMessageType::Nak, Ipv4Addr::UNSPECIFIED));
+        assert_eq!(reply.dns_servers, None);
     });
 }
 

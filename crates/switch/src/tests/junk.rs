@@ -14,6 +14,7 @@ fn sound_frame() -> impl Strategy<Value = Vec<u8>> {
         any::<(u16, u16, u8)>().prop_map(|(a, b, flags)| tcp(a, b, flags)),
         (any::<(u16, u16)>(), 0usize..1500).prop_map(|((a, b), data)| udp(a, b, data)),
         (0usize..400).prop_map(|data| udp(68, 67, data)),
+        vec(any::<u8>(), 0..100).prop_map(|data| Shape { data: data.clone(), ..udp(9, 53, data.len()) }),
         any::<(u8, u8, u16)>().prop_map(|(kind, code, id)| icmp(kind, code, id)),
         (prop_oneof![Just(3u8), Just(11), Just(12)], vec(any::<u8>(), 0..60))
             .prop_map(|(kind, data)| Shape { data, ..icmp(kind, 3, 0) }),
@@ -23,10 +24,11 @@ fn sound_frame() -> impl Strategy<Value = Vec<u8>> {
         }),
         (any::<u8>(), vec(any::<u8>(), 0..64)).prop_map(|(protocol, data)| Shape { protocol, data, ..ping(1) }),
     ];
-    let ends = (0usize..4, any::<[u8; 4]>()).prop_map(|(kind, octets)| match kind {
+    let ends = (0usize..5, any::<[u8; 4]>()).prop_map(|(kind, octets)| match kind {
         0 => Ends::between(WEB, FAR),
         1 => Ends::between(WEB, DATABASE),
         2 => Ends::between(FAR, WEB),
+        3 => Ends { destination: Ipv4Addr::new(10, 0, 0, 2), ..Ends::between(WEB, FAR) },
         _ => Ends { destination: octets.into(), ..Ends::between(WEB, APP) },
     });
     (ends, shape).prop_map(|(ends, shape)| ends.frame(&shape))

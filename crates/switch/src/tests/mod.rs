@@ -8,6 +8,7 @@ mod denials;
 mod frames;
 mod ground_truth;
 mod junk;
+mod names;
 mod paths;
 mod reasons;
 mod round_trips;
@@ -16,7 +17,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use frames::{Ends, Shape};
 use lucarne_model::{
-    AccountId, EndReason, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId,
+    AccountId, EndReason, FlowRecord, HostId, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId,
     SecurityGroupId, SubnetId, VpcId,
     desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint, TunnelPeer},
     flow::{Direction, Location, Verdict},
@@ -95,6 +96,7 @@ fn endpoint(machine: u128) -> Endpoint {
         mac: mac(machine),
         groups: if matches!(machine, APP | FAR) { vec![SERVERS, MEMBERS] } else { vec![SERVERS] },
         host: if matches!(machine, FAR | FAR_DATABASE) { THERE } else { HERE },
+        name: HostName::from_tag(&format!("machine-{machine}")),
     }
 }
 
@@ -152,12 +154,7 @@ fn port_plan(machine: u128) -> PortPlan {
         vpc: vpc(machine),
         socket: "unused".into(),
         guest_socket: "unused".into(),
-        metadata: InstanceMetadata {
-            image: ImageId::from_bits(1),
-            host_name: format!("machine-{machine}"),
-            user_data: None,
-            launched: Moment::EPOCH,
-        },
+        metadata: InstanceMetadata { image: ImageId::from_bits(1), user_data: None, launched: Moment::EPOCH },
         flow_interval: None,
     }
 }

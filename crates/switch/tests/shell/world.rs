@@ -190,7 +190,6 @@ impl World {
             guest_socket: self.path("guest", guest),
             metadata: InstanceMetadata {
                 image: ImageId::from_bits(1),
-                host_name: format!("guest-{guest}"),
                 user_data: Some(USER_DATA.to_owned()),
                 launched: Moment::EPOCH,
             },
@@ -289,6 +288,7 @@ fn network() -> DesiredNetwork {
         mac: mac(guest),
         groups: vec![group],
         host: host_id(usize::from(guest == FAR)),
+        name: None,
     };
     let rule = |id, direction, traffic| Rule {
         id: RuleId::from_bits(id),
