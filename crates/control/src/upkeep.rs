@@ -1,5 +1,5 @@
-//! What the controller does by the clock: notes which hosts fell silent or came back, has idle
-//! memory lent, ends mitigations whose time is over, and forgets what is long over.
+//! What the controller does by the clock: notes which hosts fell silent or came back, and tells whom it concerns; has idle
+//! memory lent, asks hosts to prove their TPMs, ends mitigations whose time is over, and forgets what is long over.
 //!
 //! Owns the rounds and how long ended instances are shown.
 
@@ -23,6 +23,8 @@ use crate::{
 const HOSTS_EVERY: Duration = Duration::from_secs(1);
 /// How often what instances hold is charged.
 const METER_EVERY: Duration = Duration::from_secs(10);
+/// How often hosts whose TPM has not proved its keys are asked again.
+const ASK_EVERY: Duration = Duration::from_secs(10);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// How long a terminated instance and its jobs are still shown.
 const SHOW_ENDED: Duration = Duration::from_secs(3600);
@@ -36,6 +38,7 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
     let mut hosts = tokio::time::interval(HOSTS_EVERY);
     let mut meter = tokio::time::interval(METER_EVERY);
     let mut forget = tokio::time::interval(FORGET_EVERY);
+    let mut ask = tokio::time::interval(ASK_EVERY);
     loop {
         let round = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -47,9 +50,13 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
                 failed => failed,
             },
             _ = meter.tick() => services::usage::meter(&controller).await,
+            _ = ask.tick() => services::tpms::ask_all(&controller).await,
             _ = forget.tick() => {
                 controller.memory_histories.forget(crate::clock::now());
-                controller.store.write(forget_ended).await
+                match controller.store.write(forget_ended).await {
+                    Ok(()) => services::tpms::look_again(&controller).await,
+                    failed => failed,
+                }
             }
         };
         if let Err(problem) = round {

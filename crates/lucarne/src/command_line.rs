@@ -34,6 +34,7 @@ use crate::{
         security_group::SecurityGroupCommand,
         storage::{SnapshotCommand, VolumeCommand},
         tag::TagCommand,
+        tpm_maker::TpmMakerCommand,
         usage::UsageCommand,
     },
     configuration::{ConfigFile, Configuration},
@@ -98,6 +99,9 @@ pub(crate) enum Command {
     AccessKey(AccessKeyCommand),
     /// Hosts (for operators); without a verb, the host agent's process
     Host(HostCommand),
+    /// Makers whose TPMs hosts may prove themselves with (for operators)
+    #[command(subcommand)]
+    TpmMaker(TpmMakerCommand),
     /// Images that instances boot from
     #[command(subcommand)]
     Image(ImageCommand),
@@ -256,6 +260,7 @@ impl Command {
             Self::User(command) => command.run(context).await,
             Self::AccessKey(command) => command.run(context).await,
             Self::Host(HostCommand { verb: Some(verb), .. }) => verb.run(context).await,
+            Self::TpmMaker(command) => command.run(context).await,
             Self::Image(command) => command.run(context).await,
             Self::Vpc(command) => command.run(context).await,
             Self::Subnet(command) => command.run(context).await,

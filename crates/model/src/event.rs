@@ -27,6 +27,10 @@ event_kinds! {
     HostLost = "host-lost";
     /// A host that was lost is heard of again.
     HostBack = "host-back";
+    /// A host has proved its TPM.
+    TpmProved = "tpm-proved";
+    /// What a host proved of its TPM does not count any more, or could not be proved.
+    TpmNotProved = "tpm-not-proved";
     /// What was proved of an instance is not what was asked for, or was not proved.
     AttestationFailed = "attestation-failed";
 }

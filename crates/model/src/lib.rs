@@ -38,6 +38,7 @@ pub mod security_group;
 pub mod storage;
 pub mod tag;
 pub mod time;
+pub mod tpm;
 pub mod units;
 pub mod warm;
 

@@ -17,6 +17,7 @@ pub mod network;
 pub mod price_book;
 pub mod receipt;
 pub mod storage;
+pub mod tpm;
 pub mod usage;
 
 use schemars::JsonSchema;

@@ -39,6 +39,8 @@ pub(crate) mod snapshots;
 pub(crate) mod streams;
 pub(crate) mod subnets;
 pub(crate) mod tags;
+pub(crate) mod tpm_makers;
+pub(crate) mod tpms;
 pub(crate) mod usage;
 pub(crate) mod users;
 pub(crate) mod volumes;
