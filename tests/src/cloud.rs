@@ -168,6 +168,27 @@ impl Cloud {
         Api::send(operator.request(Method::PUT, &format!("{path}/quota")).json(&quota))?.ok().map(drop)
     }
 
+    /// The root of a host's software TPM, once that is made.
+    pub fn tpm_root(&self, host: usize) -> PathBuf {
+        self.host_dir(host).join("attestation/authority/issuercert.pem")
+    }
+
+    /// Has the operator trust the hosts' software TPMs, and waits until all hosts have proved theirs.
+    pub fn prove_tpms(&self) -> anyhow::Result<()> {
+        let operator = self.operator()?;
+        for host in 0..self.hosts.len() {
+            let pem = eventually("a software TPM is made", START, || fs::read_to_string(self.tpm_root(host)).ok())
+                .with_context(|| self.logs())?;
+            let root: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+            operator.post("/v1/tpm-makers", &json!({"name": "software", "certificate": root}))?.ok()?;
+        }
+        let is_proved = |host: &Value| host.pointer("/tpm/proved").is_some_and(Value::is_u64);
+        eventually("all hosts have proved their TPM", START, || {
+            operator.list("/v1/hosts").ok()?.iter().all(is_proved).then_some(())
+        })
+        .with_context(|| self.logs())
+    }
+
     /// The last lines of all logs, for failures.
     pub fn logs(&self) -> String {
         let names = fs::read_dir(self.dir()).into_iter().flatten().flatten().map(|entry| entry.path());

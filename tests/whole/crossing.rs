@@ -194,6 +194,7 @@ fn build(operation: &Operation<'_>, builder: &mut Builder<'_>) -> anyhow::Result
                     ("/v1/tags/{resource}", _) => builder.id("VpcId").map(Value::from),
                     (_, "access_key") => builder.id("access_key").map(Value::from),
                     (_, "price_book") => Some(json!("pb-00000000000000000")),
+                    (_, "tpm_maker") => Some(json!("maker-00000000000000000")),
                     (_, "measurement") => Some(json!("meas-00000000000000000")),
                     (_, "mitigation") => Some(json!("mit-00000000000000000")),
                     (_, "question") => Some(json!("top-ports")),

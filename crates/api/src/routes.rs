@@ -6,9 +6,9 @@
 
 use axum::http::Method;
 use lucarne_model::{
-    AccountId, ErrorCode, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
+    AccountId, ErrorCode, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
     KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId,
-    SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
+    SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
     actual::{Host, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -21,15 +21,16 @@ use lucarne_model::{
     price::PriceBook,
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
+    tpm::{ChallengeAnswer, PresentedTpm, TpmMaker},
 };
 
 use crate::{
     Access, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, attestation::*, finding::*, flow::*, flow_log::*, flow_question::*,
-        host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*,
-        usage::*,
+        ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
+        flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
+        receipt::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -225,6 +226,9 @@ routes! {
     /// Has a launch undone because of what was measured.
     Operate POST "/v1/instances/{instance}/attestation/deny"
         deny_attestation((InstanceId,), NoQuery, Json<AnswerAttestation>) -> Json<Instance>;
+    /// Has the TPM of an instance's host open a credential that the caller made for its keys.
+    Operate POST "/v1/instances/{instance}/attestation/challenge"
+        challenge_host((InstanceId,), NoQuery, Json<ChallengeHost>) -> Json<ChallengedHost>;
     /// Puts measurements into the account's list of known ones.
     Administer POST "/v1/measurements"
         add_measurements((), NoQuery, Json<AddMeasurements>) -> Created<AddedMeasurements>;
@@ -309,15 +313,30 @@ routes! {
     Provide GET "/v1/mitigations/{mitigation}" get_mitigation((MitigationId,), NoQuery, Nothing) -> Json<Mitigation>;
     /// Ends a mitigation.
     Provide DELETE "/v1/mitigations/{mitigation}" delete_mitigation((MitigationId,), NoQuery, Nothing) -> Done;
+    /// Lists events, newest first: what happened to the account's things without anybody asking for it.
+    Read GET "/v1/events" list_events((), EventsQuery, Nothing) -> Json<Page<Event>>;
     /// Lists jobs: the workflows of launches and terminations.
     Read GET "/v1/jobs" list_jobs((), ListQuery, Nothing) -> Json<Page<Job>>;
     /// Shows a job.
     Read GET "/v1/jobs/{job}" get_job((JobId,), NoQuery, Nothing) -> Json<Job>;
 
+    /// Trusts the TPMs of a maker.
+    Provide POST "/v1/tpm-makers" add_tpm_maker((), NoQuery, Json<AddTpmMaker>) -> Created<TpmMaker>;
+    /// Lists the makers whose TPMs are trusted.
+    Provide GET "/v1/tpm-makers" list_tpm_makers((), ListQuery, Nothing) -> Json<Page<TpmMaker>>;
+    /// Shows a maker whose TPMs are trusted.
+    Provide GET "/v1/tpm-makers/{tpm_maker}" get_tpm_maker((TpmMakerId,), NoQuery, Nothing) -> Json<TpmMaker>;
+    /// Trusts the TPMs of a maker no longer.
+    Provide DELETE "/v1/tpm-makers/{tpm_maker}" remove_tpm_maker((TpmMakerId,), NoQuery, Nothing) -> Done;
+
     /// Makes a machine a host, by the operator's join token.
     Public POST "/v1/host/enrol" enrol_host((), NoQuery, Json<EnrolHost>) -> Created<Enrolled>;
     /// Says what the host is now, and learns where flow records go.
     Host POST "/v1/host/hello" hello_host((), NoQuery, Json<lucarne_model::actual::HostDescription>) -> Json<HostSettings>;
+    /// Takes what a host says of its TPM, which is then asked to prove it.
+    Host POST "/v1/host/tpm" present_tpm((), NoQuery, Json<PresentedTpm>) -> Done;
+    /// Takes the answer to a challenge that the desired state asks for.
+    Host POST "/v1/host/challenges/{token}" answer_challenge((String,), NoQuery, Json<ChallengeAnswer>) -> Done;
     /// Takes a host's heartbeat and actual state.
     Host POST "/v1/host/report" report_host((), NoQuery, Json<Report>) -> Done;
     /// Gives a host its desired state, waiting for a newer one.

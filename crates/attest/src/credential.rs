@@ -2,14 +2,16 @@
 //! sections "Credential Protection" and "Secret Sharing").
 //!
 //! A secret is encrypted so that only the TPM that holds the endorsement key gives it out, and only if the attestation
-//! key of the given name lives in it too. Whoever asks draws the secret and the randomness; sending it is the hands'.
+//! key of the given name lives in it too. Whoever asks draws the secret and the randomness; sending it is the hands'. The
+//! host does not give the secret away, or others could have their questions answered by it as if they were that host: it
+//! answers with a digest over the secret and its own key ([`answer`]).
 //! Endorsement keys are those of the TCG's usual templates: names by SHA-256, AES-128 in CFB below them.
 
 use aes::{
     Aes128,
     cipher::{BlockEncrypt as _, KeyInit as _},
 };
-use lucarne_model::{ErrorCode, evidence::CredentialProof};
+use lucarne_model::{ErrorCode, evidence::CredentialProof, storage::Digest};
 use num_bigint::BigUint;
 use p256::{
     EncodedPoint, FieldBytes, NonZeroScalar, ProjectivePoint, PublicKey,
@@ -19,6 +21,7 @@ use ring::hmac;
 
 use crate::{
     pcr::sha256,
+    qualifying::encode,
     spki::{exponent, padded},
     wire::{Key, Writer},
 };
@@ -31,6 +34,7 @@ pub const LONGEST_SECRET: usize = 32;
 const DIGEST: usize = 32;
 const DIGEST_BITS: u32 = 256;
 const SYMMETRIC_BITS: u32 = 128;
+const DOMAIN: &[u8] = b"lucarne credential v1";
 /// What the seed is for, with the zero that ends it.
 const IDENTITY: &[u8] = b"IDENTITY\0";
 
@@ -45,7 +49,7 @@ pub enum CredentialError {
     Randomness,
     #[error("the credential was not made for this attestation key and this endorsement key")]
     OtherQuestion,
-    #[error("the host answered with another secret")]
+    #[error("the host did not answer with this secret, or another host did")]
     OtherAnswer,
 }
 
@@ -65,6 +69,52 @@ pub struct Credential {
     pub credential_blob: Vec<u8>,
     /// TPM2B_ENCRYPTED_SECRET.
     pub encrypted_secret: Vec<u8>,
+}
+
+/// A question that was asked of a host's TPM, and what only its asker knows of it.
+#[derive(Clone)]
+pub struct Question {
+    secret: [u8; LONGEST_SECRET],
+    randomness: [u8; RANDOMNESS],
+    credential: Credential,
+}
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Question").field("credential", &self.credential).finish_non_exhaustive()
+    }
+}
+
+impl Question {
+    /// Makes the question of what the caller has drawn, and draws anew for each.
+    pub fn new(
+        ek: &Key,
+        ak_name: &[u8],
+        secret: [u8; LONGEST_SECRET],
+        randomness: [u8; RANDOMNESS],
+    ) -> Result<Self, CredentialError> {
+        let credential = make(ek, ak_name, &secret, &randomness)?;
+        Ok(Self { secret, randomness, credential })
+    }
+
+    /// What the TPM is sent.
+    pub const fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// The proof for others to see, if the host with this key has given the right answer.
+    pub fn judge(&self, given: &[u8], host_key: &Digest) -> Result<CredentialProof, CredentialError> {
+        if given != answer(&self.secret, host_key) {
+            return Err(CredentialError::OtherAnswer);
+        }
+        Ok(CredentialProof {
+            secret: self.secret[..].into(),
+            randomness: self.randomness[..].into(),
+            credential_blob: self.credential.credential_blob.clone().into(),
+            encrypted_secret: self.credential.encrypted_secret.clone().into(),
+            answer: given.into(),
+        })
+    }
 }
 
 /// Encrypts `secret` so that only the TPM with the endorsement key `ek` opens it, and only beside the key of `ak_name`.
@@ -92,14 +142,21 @@ pub fn make(
     Ok(Credential { credential_blob: sized(&object.into_octets()), encrypted_secret: sized(&encrypted_seed) })
 }
 
-/// Whether the recorded question was made for these two keys, and answered: the same question is made again.
-pub fn verify(proof: &CredentialProof, ek: &Key, ak_name: &[u8]) -> Result<(), CredentialError> {
+/// What the host with this key answers once its TPM has opened the secret: SHA-256 over the domain and each part, each behind
+/// its length.
+pub fn answer(secret: &[u8], host_key: &Digest) -> [u8; 32] {
+    sha256(&[&encode(&[DOMAIN, secret, &host_key.to_bytes()])])
+}
+
+/// Whether the recorded question was made for these two keys, and answered by the host with this key: the same question is
+/// made again.
+pub fn verify(proof: &CredentialProof, ek: &Key, ak_name: &[u8], host_key: &Digest) -> Result<(), CredentialError> {
     let randomness = proof.randomness.as_ref().try_into().map_err(|_| CredentialError::Randomness)?;
     let asked = make(ek, ak_name, &proof.secret, randomness)?;
     if asked.credential_blob != *proof.credential_blob || asked.encrypted_secret != *proof.encrypted_secret {
         return Err(CredentialError::OtherQuestion);
     }
-    if proof.answer != proof.secret { Err(CredentialError::OtherAnswer) } else { Ok(()) }
+    if *proof.answer == answer(&proof.secret, host_key) { Ok(()) } else { Err(CredentialError::OtherAnswer) }
 }
 
 fn sized(octets: &[u8]) -> Vec<u8> {
@@ -183,6 +240,10 @@ fn encrypt(key: &[u8], octets: &mut [u8]) {
 mod tests {
     use super::*;
 
+    fn host_key() -> Digest {
+        Digest::from_bytes([3; 32])
+    }
+
     /// The point of P-256 that everyone knows: the key whose private half is 1.
     fn generator() -> Key {
         let point = ProjectivePoint::GENERATOR.to_affine().to_encoded_point(false);
@@ -199,7 +260,7 @@ mod tests {
             randomness: vec![7; RANDOMNESS].into(),
             credential_blob: asked.credential_blob.into(),
             encrypted_secret: asked.encrypted_secret.into(),
-            answer: b"secret".to_vec().into(),
+            answer: answer(b"secret", &host_key()).to_vec().into(),
         }
     }
 
@@ -231,17 +292,34 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_proof_is_of_these_two_keys_and_of_this_answer() {
+    fn a_recorded_proof_is_of_these_two_keys_and_of_this_hosts_answer() {
+        let other_host = Digest::from_bytes([4; 32]);
         for ek in [generator(), rsa()] {
             let good = proof(&ek, b"name");
-            assert_eq!(verify(&good, &ek, b"name"), Ok(()));
-            assert_eq!(verify(&good, &ek, b"other"), Err(CredentialError::OtherQuestion));
-            let answer = CredentialProof { answer: b"guess".to_vec().into(), ..good.clone() };
-            assert_eq!(verify(&answer, &ek, b"name"), Err(CredentialError::OtherAnswer));
+            assert_eq!(verify(&good, &ek, b"name", &host_key()), Ok(()));
+            assert_eq!(verify(&good, &ek, b"other", &host_key()), Err(CredentialError::OtherQuestion));
+            assert_eq!(verify(&good, &ek, b"name", &other_host), Err(CredentialError::OtherAnswer), "relayed");
+            for wrong in [answer(b"guess", &host_key()).to_vec(), b"secret".to_vec()] {
+                let answer = CredentialProof { answer: wrong.into(), ..good.clone() };
+                assert_eq!(verify(&answer, &ek, b"name", &host_key()), Err(CredentialError::OtherAnswer));
+            }
             let drawn = CredentialProof { randomness: vec![8; RANDOMNESS].into(), ..good };
-            assert_eq!(verify(&drawn, &ek, b"name"), Err(CredentialError::OtherQuestion));
+            assert_eq!(verify(&drawn, &ek, b"name", &host_key()), Err(CredentialError::OtherQuestion));
         }
-        assert_eq!(verify(&proof(&rsa(), b"name"), &generator(), b"name"), Err(CredentialError::OtherQuestion));
+        let of_other = verify(&proof(&rsa(), b"name"), &generator(), b"name", &host_key());
+        assert_eq!(of_other, Err(CredentialError::OtherQuestion));
+    }
+
+    #[test]
+    fn a_question_that_was_answered_is_a_proof_for_others() {
+        let question = Question::new(&generator(), b"name", [5; 32], [7; RANDOMNESS]).expect("a question");
+        let right = answer(&[5; 32], &host_key());
+        let proof = question.judge(&right, &host_key()).expect("a proof");
+        assert_eq!(verify(&proof, &generator(), b"name", &host_key()), Ok(()));
+        for wrong in [answer(&[6; 32], &host_key()), [5; 32]] {
+            assert_eq!(question.judge(&wrong, &host_key()), Err(CredentialError::OtherAnswer));
+        }
+        assert!(!format!("{question:?}").contains("5, 5"), "the secret is shown to nobody");
     }
 
     #[test]

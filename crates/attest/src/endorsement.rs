@@ -66,6 +66,19 @@ pub fn verify(chain: &[Octets], roots: &[Octets], now: Moment) -> Result<Key, En
     spki::read(&certificate.subject_public_key_info()).ok_or(EndorsementError::Key)
 }
 
+/// The key that the first certificate is of, whoever signed it; none where there is no certificate.
+pub fn certified_key(chain: &[Octets]) -> Result<Option<Key>, EndorsementError> {
+    let Some(own) = chain.first() else { return Ok(None) };
+    let own = CertificateDer::from(&own[..]);
+    let certificate = EndEntityCert::try_from(&own).map_err(EndorsementError::Unreadable)?;
+    spki::read(&certificate.subject_public_key_info()).map(Some).ok_or(EndorsementError::Key)
+}
+
+/// Whether these octets can be the root of a chain.
+pub fn check_root(root: &Octets) -> Result<(), EndorsementError> {
+    anchors(&[CertificateDer::from(&root[..])]).map(drop)
+}
+
 fn anchors<'a>(roots: &'a [CertificateDer<'a>]) -> Result<Vec<TrustAnchor<'a>>, EndorsementError> {
     let read = roots
         .iter()

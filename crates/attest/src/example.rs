@@ -141,7 +141,7 @@ impl Machine {
             event_log: self.log.to_octets().into(),
             ak_public: self.ak.public.to_octets().into(),
             ek_certificates: vec![self.certificate.clone()],
-            credential: Some(self.proof()),
+            credential: Some(self.proof(&Digest::from_bytes([9; 32]))),
             guest: Some(guest.into()),
         };
         self.quote(&mut evidence, |_| {});
@@ -166,7 +166,7 @@ impl Machine {
         evidence.signature = self.ak.sign(&evidence.quote).to_octets().into();
     }
 
-    fn proof(&self) -> CredentialProof {
+    fn proof(&self, host_key: &Digest) -> CredentialProof {
         let (secret, randomness) = ([5; 32], [6; credential::RANDOMNESS]);
         let asked = credential::make(&self.ek, &self.ak.public.name(), &secret, &randomness).expect("a credential");
         CredentialProof {
@@ -174,7 +174,7 @@ impl Machine {
             randomness: randomness[..].into(),
             credential_blob: asked.credential_blob.into(),
             encrypted_secret: asked.encrypted_secret.into(),
-            answer: secret[..].into(),
+            answer: credential::answer(&secret, host_key)[..].into(),
         }
     }
 }

@@ -3,8 +3,8 @@
 //! Read it in this order; `docs/book/attestation.md` tells the same for tenants and operators:
 //! - what a TPM says, octet by octet: [`wire`]; where a measurement goes: [`pcr`]; how a boot is told: [`event_log`];
 //! - what was measured, in canonical form: [`measure`], written as [`canonical`] JSON;
-//! - of which TPM it is: [`endorsement`] by its maker, [`credential`] that only that TPM opens; keys as others write them:
-//!   [`spki`];
+//! - of which TPM it is: [`endorsement`] by its maker, [`credential`] that only that TPM opens; both of a host's
+//!   [`enrolment`]; keys as others write them: [`spki`];
 //! - whether the TPM said it now and for this launch: [`quote`], bound to what [`qualifying`] says;
 //! - what is known, and who says so: [`mod@reference`], of which a publisher's part is a [`manifest`], [`signing`] it, in an
 //!   append-only [`log`] over a [`merkle`] tree;
@@ -14,6 +14,7 @@
 pub mod canonical;
 pub mod credential;
 pub mod endorsement;
+pub mod enrolment;
 pub mod event_log;
 pub mod evidence;
 #[cfg(test)]

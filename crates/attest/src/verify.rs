@@ -162,10 +162,11 @@ fn judge_keys(evidence: &Evidence, ak: &Result<Public, QuoteError>, trust: &Trus
         (None, ..) => report.skip(CheckName::Credential, "no endorsement key is believed"),
         (_, Err(error), _) => report.refuse(CheckName::Credential, error.code(), error),
         (_, _, None) => report.skip(CheckName::Credential, "no proof was recorded"),
-        (Some(ek), Ok(ak), Some(proof)) => match credential::verify(proof, &ek, &ak.name()) {
-            Ok(()) => {
-                report.holds(CheckName::Credential, "the recorded challenge was made for both keys, and answered")
-            }
+        (Some(ek), Ok(ak), Some(proof)) => match credential::verify(proof, &ek, &ak.name(), &evidence.host_key) {
+            Ok(()) => report.holds(
+                CheckName::Credential,
+                "the recorded challenge was made for both keys, and this host answered it",
+            ),
             Err(error) => report.refuse(CheckName::Credential, error.code(), error),
         },
     }

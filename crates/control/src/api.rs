@@ -7,16 +7,16 @@ use lucarne_api::{
     Api, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, attestation::*, finding::*, flow::*, flow_log::*, flow_question::*,
-        host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*,
-        usage::*,
+        ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
+        flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
+        receipt::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
-    AccountId, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, KnownMeasurementId,
-    MitigationId, NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags,
-    TenantFlowRecord, UserId, VolumeId, VpcId,
+    AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
+    KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId,
+    SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -29,6 +29,7 @@ use lucarne_model::{
     price::PriceBook,
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
+    tpm::{ChallengeAnswer, PresentedTpm, TpmMaker},
 };
 
 use crate::{Caller, Controller, auth, services};
@@ -572,6 +573,12 @@ impl Api for Controller {
     ) -> Result<Json<Instance>, Problem> {
         services::attestations::deny_attestation(self, call).await
     }
+    async fn challenge_host(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Json<ChallengeHost>>,
+    ) -> Result<Json<ChallengedHost>, Problem> {
+        services::tpms::challenge_host(self, call).await
+    }
     async fn add_measurements(
         &self,
         call: Call<Caller, (), NoQuery, Json<AddMeasurements>>,
@@ -617,11 +624,35 @@ impl Api for Controller {
     async fn delete_mitigation(&self, call: Call<Caller, (MitigationId,), NoQuery, Nothing>) -> Result<Done, Problem> {
         services::mitigations::delete_mitigation(self, call).await
     }
+    async fn list_events(&self, call: Call<Caller, (), EventsQuery, Nothing>) -> Result<Json<Page<Event>>, Problem> {
+        services::events::list_events(self, call).await
+    }
     async fn list_jobs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Job>>, Problem> {
         services::jobs::list_jobs(self, call).await
     }
     async fn get_job(&self, call: Call<Caller, (JobId,), NoQuery, Nothing>) -> Result<Json<Job>, Problem> {
         services::jobs::get_job(self, call).await
+    }
+    async fn add_tpm_maker(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<AddTpmMaker>>,
+    ) -> Result<Created<TpmMaker>, Problem> {
+        services::tpm_makers::add_tpm_maker(self, call).await
+    }
+    async fn list_tpm_makers(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<TpmMaker>>, Problem> {
+        services::tpm_makers::list_tpm_makers(self, call).await
+    }
+    async fn get_tpm_maker(
+        &self,
+        call: Call<Caller, (TpmMakerId,), NoQuery, Nothing>,
+    ) -> Result<Json<TpmMaker>, Problem> {
+        services::tpm_makers::get_tpm_maker(self, call).await
+    }
+    async fn remove_tpm_maker(&self, call: Call<Caller, (TpmMakerId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::tpm_makers::remove_tpm_maker(self, call).await
     }
     async fn enrol_host(&self, call: Call<Caller, (), NoQuery, Json<EnrolHost>>) -> Result<Created<Enrolled>, Problem> {
         services::hosts::enrol_host(self, call).await
@@ -631,6 +662,15 @@ impl Api for Controller {
         call: Call<Caller, (), NoQuery, Json<HostDescription>>,
     ) -> Result<Json<HostSettings>, Problem> {
         services::hosts::hello_host(self, call).await
+    }
+    async fn present_tpm(&self, call: Call<Caller, (), NoQuery, Json<PresentedTpm>>) -> Result<Done, Problem> {
+        services::tpms::present_tpm(self, call).await
+    }
+    async fn answer_challenge(
+        &self,
+        call: Call<Caller, (String,), NoQuery, Json<ChallengeAnswer>>,
+    ) -> Result<Done, Problem> {
+        services::tpms::answer_challenge(self, call).await
     }
     async fn report_host(&self, call: Call<Caller, (), NoQuery, Json<Report>>) -> Result<Done, Problem> {
         services::hosts::report_host(self, call).await

@@ -15,7 +15,7 @@ use crate::{
     OperatorFile,
     auth::secret,
     random,
-    services::{access_keys, hosts::JOIN_TOKEN},
+    services::{access_keys, hosts::JOIN_TOKEN, tpms::REQUIRE_TPM},
     settings::Settings,
     store::{AccessKeyRecord, Scope, Store, Tx},
 };
@@ -41,15 +41,19 @@ pub(crate) async fn token_secret(store: &Store) -> Result<String, BootstrapError
     store.write(|tx| setting_or_secret(tx, TOKEN_SECRET)).await.map_err(BootstrapError::Store)
 }
 
-/// Makes what is missing, and tells the operator how to reach `endpoint`.
+/// Makes what is missing, notes what placement must know of the settings, and tells the operator how to reach `endpoint`.
 pub(crate) async fn write_operator_file(
     store: &Store,
     settings: &Settings,
     endpoint: String,
 ) -> Result<(), BootstrapError> {
     let path = settings.state_dir.join(OperatorFile::NAME);
-    let earlier = OperatorFile::read(&path).ok();
+    let (earlier, require_tpm) = (OperatorFile::read(&path).ok(), settings.require_tpm);
     let make = move |tx: &mut Tx<'_>| {
+        match require_tpm {
+            true => tx.set_setting(REQUIRE_TPM, "")?,
+            false => tx.forget_setting(REQUIRE_TPM)?,
+        }
         let administrator = administrator(tx)?;
         let join_token = setting_or_secret(tx, JOIN_TOKEN)?;
         let (access_key_id, secret_access_key) = match earlier.filter(|file| still_good(tx, file)) {

@@ -25,6 +25,7 @@ use lucarne_model::{
     network_acl::{AclEntry, NetworkAcl},
     security_group::SecurityGroup,
     storage::{Snapshot, SnapshotState, VolumeState},
+    tpm::DesiredChallenge,
 };
 use serde::Serialize;
 
@@ -36,13 +37,21 @@ use crate::{
 
 const ALL: Scope = Scope::Everything;
 
+/// What a host is told that is in no record: it is asked for now, and nobody waits for it tomorrow.
+#[derive(Debug)]
+pub(crate) struct Passing {
+    pub(crate) streams: Vec<StreamRequest>,
+    pub(crate) challenges: Vec<DesiredChallenge>,
+    pub(crate) leases: Vec<DesiredLease>,
+}
+
 /// Everything that `host` should be, but for its version, and a fingerprint of it. `mentioned` are the instances that it
 /// speaks of.
 pub(crate) fn compute(
     tx: &Tx<'_>,
     host: HostId,
     mentioned: &[InstanceId],
-    (streams, leases): (Vec<StreamRequest>, Vec<DesiredLease>),
+    Passing { streams, challenges, leases }: Passing,
     cache: &Networks,
 ) -> Result<(Desired, Fingerprint), Problem> {
     let placed = tx.referring::<InstanceRecord>(ALL, host)?;
@@ -67,6 +76,7 @@ pub(crate) fn compute(
         snapshots: snapshots(tx, &volumes)?,
         volumes: volumes.into_iter().map(volume).collect(),
         streams,
+        challenges,
         leases,
         ..Desired::default()
     };

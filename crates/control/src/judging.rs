@@ -33,8 +33,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) nonce: &'a Octets,
     /// As the host said at its hello: the point of its key, uncompressed, in base64.
     pub(crate) export_key: &'a str,
-    /// The key that signed this host's first proof; none before that.
-    pub(crate) attestation_key: Option<&'a Octets>,
+    /// TPMT_PUBLIC of the key that was proved to live in the host's TPM.
+    pub(crate) attestation_key: &'a Octets,
 }
 
 fn refused(code: ErrorCode, error: impl Display) -> StateReason {
@@ -49,8 +49,8 @@ pub(crate) fn prove(evidence: &Evidence, expected: &Expected<'_>) -> Result<Vec<
     if evidence.host_key != host_key {
         return Err(refused(ErrorCode::QuoteRelayed, "the quote was made for another host's key"));
     }
-    if expected.attestation_key.is_some_and(|known| *known != evidence.ak_public) {
-        let message = "the quote is signed by another key than this host's earlier ones";
+    if *expected.attestation_key != evidence.ak_public {
+        let message = "the quote is signed by another key than the one that was proved to live in this host's TPM";
         return Err(refused(ErrorCode::AttestationKeyUntrusted, message));
     }
     let ak = quote::read_public(&evidence.ak_public).map_err(|error| refused(error.code(), &error))?;
@@ -74,8 +74,8 @@ fn read(evidence: &Evidence, values: &Values) -> Result<Vec<Measurement>, StateR
     Ok(measured)
 }
 
-/// SHA-256 of the SubjectPublicKeyInfo of a key on P-256.
-fn fingerprint(export_key: &str) -> Option<Digest> {
+/// SHA-256 of the SubjectPublicKeyInfo of a key on P-256: the point, uncompressed, in base64.
+pub(crate) fn fingerprint(export_key: &str) -> Option<Digest> {
     let point = STANDARD.decode(export_key).ok()?;
     let (x, y) = point.strip_prefix(&[4])?.split_at_checked(32)?;
     let der = spki::write(&Key::P256 { x: x.to_vec(), y: y.to_vec() })?;

@@ -10,9 +10,11 @@ mod api;
 mod auth;
 mod blobs;
 mod bootstrap;
+mod challenges;
 mod clock;
 mod collector_client;
 mod desired;
+mod enrolment;
 mod fleet;
 mod host_ca;
 mod http;
@@ -58,6 +60,7 @@ pub(crate) use auth::Caller;
 
 use auth::{Policies, Principals, Throttle, TokenKey};
 use blobs::BlobStore;
+use challenges::Challenges;
 use collector_client::CollectorClient;
 use desired::Networks;
 use fleet::Fleet;
@@ -118,6 +121,8 @@ pub(crate) struct Controller {
     pub(crate) secrets: SecretBox,
     pub(crate) workflows: Workflows,
     pub(crate) streams: Streams,
+    /// What hosts' TPMs are asked.
+    pub(crate) challenges: Challenges,
     /// Memory that hosts lend each other.
     pub(crate) lending: Lendings,
     pub(crate) networks: Arc<Networks>,
@@ -137,6 +142,7 @@ impl Controller {
             collector: CollectorClient::new(settings.collector.clone()),
             workflows: Workflows::new(store.clone(), fleet.clone()),
             streams: Streams::default(),
+            challenges: Challenges::default(),
             lending: Lendings::default(),
             memory_histories: MemoryHistories::default(),
             networks: Arc::new(Networks::new(store.changes().clone())),

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use lucarne_model::{
-    Bytes, HostId, Vcpus,
+    Bytes, ErrorCode, HostId, Vcpus,
     actual::{Capacity, HostState},
     instance::PlacementStrategy,
 };
@@ -35,6 +35,8 @@ pub(crate) struct Candidate {
     pub(crate) used: Capacity,
     /// What the instance must find there to start. It differs between hosts, for they do not all promise memory twice.
     pub(crate) demand: Demand,
+    /// Whether it has proved its TPM.
+    pub(crate) proved: bool,
     /// Instances there that are to be spread from, or packed with, the new one.
     pub(crate) companions: u32,
 }
@@ -45,6 +47,8 @@ pub(crate) struct Wish {
     /// This host or none: asked for by the user, or where the instance's volumes lie.
     pub(crate) host: Option<HostId>,
     pub(crate) strategy: PlacementStrategy,
+    /// Whether only hosts will do that have proved their TPM.
+    pub(crate) proved: bool,
 }
 
 /// Why there is no host.
@@ -56,10 +60,23 @@ pub(crate) enum Refusal {
     UnknownHost,
     #[error("the wished host is {}", state_in_words(*.0))]
     HostNotUp(HostState),
+    #[error("the wished host has not proved its TPM")]
+    WishedNotProved,
+    #[error("none of {up} hosts that are up has proved its TPM; `lucarne host list` shows why")]
+    NoneProved { up: usize },
     #[error("the wished host has {free} left, which is less than {needed}")]
     HostFull { needed: Amounts, free: Amounts },
     #[error("none of {up} hosts that are up has {needed} left; the emptiest has {most}")]
     NoRoom { up: usize, needed: Amounts, most: Amounts },
+}
+
+impl Refusal {
+    pub(crate) const fn code(&self) -> ErrorCode {
+        match self {
+            Self::WishedNotProved | Self::NoneProved { .. } => ErrorCode::HostNotProved,
+            _ => ErrorCode::InsufficientInstanceCapacity,
+        }
+    }
 }
 
 /// A demand in words.
@@ -109,26 +126,34 @@ impl Candidate {
 /// question has the same answer.
 pub(crate) fn choose(candidates: &[Candidate], wish: Wish) -> Result<HostId, Refusal> {
     if let Some(wished) = wish.host {
-        return wished_host(candidates, wished);
+        return wished_host(candidates, wished, wish.proved);
     }
     let up = || candidates.iter().filter(|candidate| candidate.state == HostState::Up);
-    let fitting = up().filter(|candidate| candidate.has_room());
+    let will_do = || up().filter(|candidate| candidate.proved || !wish.proved);
+    let fitting = will_do().filter(|candidate| candidate.has_room());
     let chosen = match wish.strategy {
         PlacementStrategy::Spread => fitting.min_by_key(|c| (c.companions, c.fullness(), c.host)),
         PlacementStrategy::Pack => fitting.min_by_key(|c| (Reverse(c.companions), Reverse(c.fullness()), c.host)),
     };
-    chosen.map(|candidate| candidate.host).ok_or_else(|| match up().max_by_key(|c| c.free().memory) {
-        Some(most) => {
-            Refusal::NoRoom { up: up().count(), needed: most.demand.in_words(), most: most.free().in_words() }
+    chosen.map(|candidate| candidate.host).ok_or_else(|| {
+        match (up().count(), will_do().max_by_key(|c| c.free().memory)) {
+            (0, _) => Refusal::NoHostUp { enrolled: candidates.len() },
+            (up, None) => Refusal::NoneProved { up },
+            (_, Some(most)) => {
+                let (needed, most) = (most.demand.in_words(), most.free().in_words());
+                Refusal::NoRoom { up: will_do().count(), needed, most }
+            }
         }
-        None => Refusal::NoHostUp { enrolled: candidates.len() },
     })
 }
 
-fn wished_host(candidates: &[Candidate], wished: HostId) -> Result<HostId, Refusal> {
+fn wished_host(candidates: &[Candidate], wished: HostId, proved: bool) -> Result<HostId, Refusal> {
     let candidate = candidates.iter().find(|candidate| candidate.host == wished).ok_or(Refusal::UnknownHost)?;
     if candidate.state != HostState::Up {
         return Err(Refusal::HostNotUp(candidate.state));
+    }
+    if proved && !candidate.proved {
+        return Err(Refusal::WishedNotProved);
     }
     if !candidate.has_room() {
         let (needed, free) = (candidate.demand.in_words(), candidate.free().in_words());
@@ -151,10 +176,10 @@ mod tests {
             memory: Bytes::mib(memory),
             disk: Bytes::mib(disk),
         };
-        (0..40u128, state, amounts(), amounts(), demand(), 0..4u32).prop_map(
-            move |(id, state, has, used, demand, companions)| {
+        (0..40u128, state, amounts(), amounts(), demand(), 0..4u32, any::<bool>()).prop_map(
+            move |(id, state, has, used, demand, companions, proved)| {
                 let (capacity, used) = (capacity(has), capacity(used));
-                Candidate { host: HostId::from_bits(id), state, capacity, used, demand, companions }
+                Candidate { host: HostId::from_bits(id), state, capacity, used, demand, proved, companions }
             },
         )
     }
@@ -175,17 +200,24 @@ mod tests {
         })
     }
 
-    const SPREAD: Wish = Wish { host: None, strategy: PlacementStrategy::Spread };
-    const PACK: Wish = Wish { host: None, strategy: PlacementStrategy::Pack };
+    const SPREAD: Wish = Wish { host: None, strategy: PlacementStrategy::Spread, proved: false };
+    const PACK: Wish = Wish { strategy: PlacementStrategy::Pack, ..SPREAD };
 
     proptest! {
         #[test]
-        fn whoever_is_chosen_is_up_and_has_room(all in candidates(), pack: bool) {
-            let wish = if pack { PACK } else { SPREAD };
-            let fits = |c: &Candidate| c.state == HostState::Up && c.has_room();
+        fn whoever_is_chosen_is_up_and_has_room_and_proved_its_tpm_where_that_is_wanted(
+            all in candidates(), pack: bool, proved: bool,
+        ) {
+            let wish = Wish { proved, ..if pack { PACK } else { SPREAD } };
+            let fits = |c: &Candidate| c.state == HostState::Up && c.has_room() && (c.proved || !proved);
             match choose(&all, wish) {
                 Ok(host) => prop_assert!(all.iter().any(|c| c.host == host && fits(c))),
-                Err(_) => prop_assert!(!all.iter().any(fits)),
+                Err(refusal) => {
+                    prop_assert!(!all.iter().any(fits));
+                    let up = all.iter().any(|c| c.state == HostState::Up);
+                    let only_proof_is_missing = up && !all.iter().any(|c| c.state == HostState::Up && (c.proved || !proved));
+                    prop_assert_eq!(refusal.code() == ErrorCode::HostNotProved, only_proof_is_missing);
+                }
             }
         }
 
@@ -221,7 +253,7 @@ mod tests {
         #[test]
         fn a_wished_host_is_taken_or_nothing(all in candidates(), wished in 0..40u128) {
             let wished = HostId::from_bits(wished);
-            let wish = Wish { host: Some(wished), strategy: PlacementStrategy::Spread };
+            let wish = Wish { host: Some(wished), ..SPREAD };
             match choose(&all, wish) {
                 Ok(host) => prop_assert_eq!(host, wished),
                 Err(Refusal::UnknownHost) => prop_assert!(all.iter().all(|c| c.host != wished)),
@@ -238,6 +270,7 @@ mod tests {
             capacity: Capacity { vcpus: Vcpus(8), memory: Bytes::gib(8), disk: Bytes::gib(8) },
             used: Capacity::default(),
             demand: Demand { vcpus: Vcpus(1), memory: Bytes::gib(1), disk: Bytes::ZERO },
+            proved: true,
             companions: 0,
         };
         let mut hosts = vec![empty(1), empty(2), empty(3)];

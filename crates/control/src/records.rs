@@ -10,14 +10,16 @@ use lucarne_memory::{
     settings::Keeping,
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, Evidence, FlowLogId, HostId, InstanceId, JobId, Measurement, Moment, Octets, Tags,
-    Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, Evidence, FlowLogId, HostId, InstanceId, JobId, Measurement, Moment, Tags, Vcpus,
+    VolumeId,
     actual::{Capacity, Host},
     attestation::Judgement,
     desired::VolumeContent,
+    evidence::CredentialProof,
     flow_log::StoreCredentials,
-    instance::{Instance, InstanceState},
-    storage::{BootSource, Volume, VolumeState},
+    instance::{Instance, InstanceState, StateReason},
+    storage::{BootSource, Digest, Volume, VolumeState},
+    tpm::{PresentedTpm, TpmIdentity},
 };
 use serde::{Deserialize, Serialize};
 
@@ -212,9 +214,6 @@ pub(crate) struct HostRecord {
     /// Whether it has spoken with its key.
     #[serde(default)]
     pub(crate) has_spoken: bool,
-    /// The TPM's key by which it first proved what it runs; another is not its own.
-    #[serde(default)]
-    pub(crate) attestation_key: Option<Octets>,
 }
 
 impl Resource for HostRecord {
@@ -260,6 +259,50 @@ impl HostRecord {
             memory: used.memory - demand.memory,
             disk: used.disk - demand.disk,
         };
+    }
+}
+
+/// What a host presented of its TPM and what was proved of it: beside its host, of which every look needs the rest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TpmRecord {
+    pub(crate) host: HostId,
+    /// The last that the host said.
+    pub(crate) presented: PresentedTpm,
+    /// The keys that are the host's own from then on.
+    pub(crate) proved: Option<ProvedTpm>,
+    /// Why the last answer proved nothing.
+    pub(crate) failed: Option<StateReason>,
+}
+
+/// Two keys that were proved to live in one TPM, by the host with this key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProvedTpm {
+    pub(crate) identity: TpmIdentity,
+    pub(crate) proof: CredentialProof,
+    /// SHA-256 of the SubjectPublicKeyInfo of the host's TLS key.
+    pub(crate) host_key: Digest,
+    pub(crate) at: Moment,
+}
+
+impl Resource for TpmRecord {
+    const KIND: &'static str = "tpm";
+    const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
+    /// Not the host's own: one id names one thing.
+    type Id = String;
+    fn id(&self) -> String {
+        Self::id_of(self.host)
+    }
+    fn account(&self) -> AccountId {
+        AccountId::OPERATOR
+    }
+    fn tags_mut(&mut self) -> Option<&mut Tags> {
+        None
+    }
+}
+
+impl TpmRecord {
+    pub(crate) fn id_of(host: HostId) -> String {
+        format!("{}/{host}", Self::KIND)
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// A host that was silent for longer is down.
     pub host_timeout: Duration,
+    /// Whether hosts take no instance before they have proved a TPM of a trusted maker; attested ones never do.
+    pub require_tpm: bool,
     /// Throws the access keys of tenants' own stores away at the start: for when the key that they are sealed with is lost.
     pub forget_store_secrets: bool,
 }
@@ -43,6 +45,7 @@ impl Settings {
             collector,
             heartbeat: Duration::from_secs(1),
             host_timeout: Duration::from_secs(10),
+            require_tpm: false,
             forget_store_secrets: false,
         }
     }

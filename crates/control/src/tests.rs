@@ -1,6 +1,8 @@
 //! A whole controller over a real socket: what its users, and those who are none, meet.
 
-mod attestation;
+pub(crate) mod attestation;
+mod enrolment;
+mod events;
 mod memory;
 mod names;
 mod orders;
@@ -35,9 +37,14 @@ struct User {
 }
 
 async fn start() -> Cloud {
+    start_with(|_| {}).await
+}
+
+async fn start_with(change: impl FnOnce(&mut Settings)) -> Cloud {
     let dir = tempfile::tempdir().unwrap();
     let nobody = "127.0.0.1:0".parse().unwrap();
-    let settings = Settings::new(dir.path().into(), nobody, dir.path().join("collector.json"));
+    let mut settings = Settings::new(dir.path().into(), nobody, dir.path().join("collector.json"));
+    change(&mut settings);
     let shutdown = CancellationToken::new();
     tokio::spawn(run(settings, shutdown.clone()));
     let path = dir.path().join(OperatorFile::NAME);

@@ -26,6 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    challenges,
     controller::Controller,
     durable::{self, Outlives},
     error::Error,
@@ -133,13 +134,13 @@ impl Agent {
         let (memory_reports, memory_reported) = watch::channel(None);
         let hello_again = Arc::new(Notify::new());
         let word = Word { desired: wished.clone(), settings: settings.clone() };
-        let layout = folder.layout().clone();
+        let (layout, asked) = (folder.layout().clone(), wished.clone());
         let owner = Owner {
             hands: Hands {
                 driver,
                 network: network.clone(),
                 memory: memory.clone(),
-                prover,
+                prover: prover.clone(),
                 tpms: VirtualTpms::new(layout.clone()),
                 controller: controller.clone(),
                 layout: layout.clone(),
@@ -163,6 +164,8 @@ impl Agent {
         let links = vec![
             tokio::spawn(links::say_hello(controller.clone(), host, told, hello_again.clone(), shutdown.clone())),
             tokio::spawn(links::follow_desired(controller.clone(), layout, wishes, shutdown.clone())),
+            tokio::spawn(challenges::present(controller.clone(), prover.clone(), shutdown.clone())),
+            tokio::spawn(challenges::answer(controller.clone(), prover.clone(), asked, shutdown.clone())),
             tokio::spawn(govern(memory, (governs, word), memory_reports, shutdown.clone())),
             tokio::spawn(links::send_reports(
                 (controller, network),

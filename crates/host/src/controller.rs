@@ -15,6 +15,7 @@ use lucarne_model::{
     actual::{HostDescription, Report},
     desired::Desired,
     storage::{Blob, Digest},
+    tpm::{ChallengeAnswer, PresentedTpm},
 };
 
 /// What the agent asks of the controller. A call that gets no answer fails with
@@ -26,6 +27,10 @@ pub trait Controller: Send + Sync + std::fmt::Debug {
     /// Says what the host is now.
     async fn hello(&self, host: &HostDescription) -> Result<HostSettings, Problem>;
     async fn report(&self, report: &Report) -> Result<(), Problem>;
+    /// Says what this host's TPM is.
+    async fn present_tpm(&self, presented: &PresentedTpm) -> Result<(), Problem>;
+    /// Answers the challenge that `token` names.
+    async fn answer_challenge(&self, token: &str, answer: &ChallengeAnswer) -> Result<(), Problem>;
     /// The desired state if it is newer than `have`, waiting up to `wait` for it.
     async fn desired(&self, have: Option<u64>, wait: Duration) -> Result<Option<Desired>, Problem>;
     /// The bytes of a blob, as they come.

@@ -18,6 +18,7 @@ use lucarne_model::{
     actual::{HostDescription, Report},
     desired::Desired,
     storage::{Blob, Digest},
+    tpm::{ChallengeAnswer, PresentedTpm},
 };
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tokio_tungstenite::{
@@ -110,6 +111,14 @@ impl Controller for HttpController {
 
     async fn report(&self, report: &Report) -> Result<(), Problem> {
         within(ANSWER_TIMEOUT, self.client.report_host(None, None, report)).await
+    }
+
+    async fn present_tpm(&self, presented: &PresentedTpm) -> Result<(), Problem> {
+        within(ANSWER_TIMEOUT, self.client.present_tpm(None, None, presented)).await
+    }
+
+    async fn answer_challenge(&self, token: &str, answer: &ChallengeAnswer) -> Result<(), Problem> {
+        within(ANSWER_TIMEOUT, self.client.answer_challenge(token, None, None, answer)).await
     }
 
     async fn desired(&self, have: Option<u64>, wait: Duration) -> Result<Option<Desired>, Problem> {

@@ -2,13 +2,14 @@
 //!
 //! [`reconcile`] decides, pure; [`Agent`] is the owner that selects, decides and begins steps; around it stand the hands.
 //! An agent may be killed at any point: VMs run on, and the next one adopts them. In reading order: `reconcile`, `agent`,
-//! `perform`, `virtual_tpms`, `links`, `peers`, `identity`, `measuring`, `spool`, `exporter`, `run`.
+//! `perform`, `virtual_tpms`, `links`, `challenges`, `peers`, `identity`, `measuring`, `spool`, `exporter`, `run`.
 
 mod agent;
 mod backoff;
 mod blobs;
 mod capacity;
 mod certificate;
+mod challenges;
 mod controller;
 mod durable;
 mod error;

@@ -131,7 +131,7 @@ impl Hands {
             return Err(Failure::new(ErrorCode::HostNotProved, message, Prospect::Hopeless));
         };
         let proved = prover.prove(instance, generation, nonce, measured).await;
-        proved.map(Box::new).map_err(|error| Failure::new(ErrorCode::HostNotProved, chain(&error), Prospect::Doubtful))
+        proved.map(Box::new).map_err(|error| Failure::new(error.code, chain(&error), Prospect::Doubtful))
     }
 
     async fn create_volume(&self, volume: &DesiredVolume) -> Result<(), Failure> {

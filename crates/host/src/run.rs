@@ -77,6 +77,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         capacity: capacity(&settings, &budget)?,
         oversubscription: oversubscription(&settings, &tools),
         hypervisor: driver.version().await.map_err(|cause| Error::Driver { cause })?,
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: kernel_release(),
     };
     identity.save(&layout)?;
     let nobody = HttpController::new(&settings.controller, None)?;
@@ -111,6 +113,11 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     end_of_export.cancel();
     export_ended(export).await;
     ended
+}
+
+/// As Linux says it; empty where it does not.
+fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
 /// Begins to measure what runs here. A simulated VM is nothing that anything could be proved of.

@@ -12,6 +12,7 @@ use crate::{
         Context, Reads,
         attestation::AttestationCommand,
         documents,
+        event::EventCommand,
         finding::FindingCommand,
         flow::FlowCommand,
         flow_log::FlowLogCommand,
@@ -33,6 +34,7 @@ use crate::{
         security_group::SecurityGroupCommand,
         storage::{SnapshotCommand, VolumeCommand},
         tag::TagCommand,
+        tpm_maker::TpmMakerCommand,
         usage::UsageCommand,
     },
     configuration::{ConfigFile, Configuration},
@@ -97,6 +99,9 @@ pub(crate) enum Command {
     AccessKey(AccessKeyCommand),
     /// Hosts (for operators); without a verb, the host agent's process
     Host(HostCommand),
+    /// Makers whose TPMs hosts may prove themselves with (for operators)
+    #[command(subcommand)]
+    TpmMaker(TpmMakerCommand),
     /// Images that instances boot from
     #[command(subcommand)]
     Image(ImageCommand),
@@ -158,6 +163,9 @@ pub(crate) enum Command {
     /// Flow logs: standing orders for flow records
     #[command(subcommand)]
     FlowLog(FlowLogCommand),
+    /// Events: what happened to the account's things without anybody asking for it
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Findings: what flow records show that somebody should look at
     #[command(subcommand)]
     Finding(FindingCommand),
@@ -252,6 +260,7 @@ impl Command {
             Self::User(command) => command.run(context).await,
             Self::AccessKey(command) => command.run(context).await,
             Self::Host(HostCommand { verb: Some(verb), .. }) => verb.run(context).await,
+            Self::TpmMaker(command) => command.run(context).await,
             Self::Image(command) => command.run(context).await,
             Self::Vpc(command) => command.run(context).await,
             Self::Subnet(command) => command.run(context).await,
@@ -269,6 +278,7 @@ impl Command {
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,
             Self::FlowLog(command) => command.run(context).await,
+            Self::Event(command) => command.run(context).await,
             Self::Finding(command) => command.run(context).await,
             Self::Mitigation(command) => command.run(context).await,
             Self::PriceBook(command) => command.run(context).await,

@@ -152,6 +152,9 @@ pub(crate) static HOST: Kind = Kind {
         ("STATE", "state"),
         ("ADDRESS", "address"),
         ("HYPERVISOR", "hypervisor"),
+        ("TPM", "tpm.kind"),
+        ("MAKER", "tpm.maker"),
+        ("PROVED", "tpm.proved"),
         ("INSTANCES", "instances"),
         ("VCPUS", "used.vcpus"),
         ("OF", "capacity.vcpus"),
@@ -435,6 +438,17 @@ pub(crate) static MEASUREMENT: Kind = Kind {
     delete: delete!(remove_measurement, InvalidMeasurementNotFound),
 };
 
+pub(crate) static TPM_MAKER: Kind = Kind {
+    noun: "TPM maker",
+    prefix: "maker-",
+    names: BY_NAME_OR_TAG,
+    not_found: ErrorCode::InvalidTpmMakerNotFound,
+    columns: &[("ID", "id"), ("NAME", "name"), ("FINGERPRINT", "fingerprint"), ("CREATED", "created")],
+    list: list!(list_tpm_makers),
+    show: show!(get_tpm_maker, InvalidTpmMakerNotFound),
+    delete: delete!(remove_tpm_maker, InvalidTpmMakerNotFound),
+};
+
 /// What was measured of an instance.
 pub(crate) const JUDGED_COLUMNS: &[Column] = &[
     ("COMPONENT", "component"),
@@ -489,6 +503,15 @@ pub(crate) const FLOW_COLUMNS: &[Column] = &[
     ("BYTES", "bytes"),
     ("VERDICT", "verdict"),
     ("END REASON", "end_reason"),
+];
+
+pub(crate) const EVENT_COLUMNS: &[Column] = &[
+    ("AT", "at"),
+    ("KIND", "kind"),
+    ("ACCOUNT", "account"),
+    ("RESOURCE", "resource"),
+    ("CODE", "code"),
+    ("MESSAGE", "message"),
 ];
 
 /// What is found and has no name or no id has no row above either.
@@ -660,6 +683,7 @@ pub(crate) static ALL: &[&Kind] = &[
     &MITIGATION,
     &PRICE_BOOK,
     &MEASUREMENT,
+    &TPM_MAKER,
     &JOB,
 ];
 
@@ -698,6 +722,7 @@ mod tests {
             ("Mitigation", &MITIGATION),
             ("PriceBook", &PRICE_BOOK),
             ("KnownMeasurement", &MEASUREMENT),
+            ("TpmMaker", &TPM_MAKER),
             ("Job", &JOB),
         ];
         assert_eq!(rows.len(), ALL.len());
@@ -709,6 +734,7 @@ mod tests {
         }
         let others = [
             ("TenantFlowRecord", FLOW_COLUMNS),
+            ("Event", EVENT_COLUMNS),
             ("ShownFinding", FINDING_COLUMNS),
             ("JudgedMeasurement", JUDGED_COLUMNS),
             ("Judgement", JUDGEMENT_COLUMNS),

@@ -18,10 +18,15 @@ const LENGTH: usize = 32;
 
 /// A nonce that nobody has had.
 pub(crate) fn draw() -> Result<Octets, Failure> {
-    let mut nonce = vec![0; LENGTH];
+    Ok(Octets(random::<LENGTH>()?.to_vec()))
+}
+
+/// Octets that nobody can guess.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut octets = [0; N];
     let failed = |_| Failure::local(LocalCode::NoRandomNumbers, "this machine gives no random numbers");
-    SystemRandom::new().fill(&mut nonce).map_err(failed)?;
-    Ok(Octets(nonce))
+    SystemRandom::new().fill(&mut octets).map_err(failed)?;
+    Ok(octets)
 }
 
 /// Reads one as `--nonce` takes it.

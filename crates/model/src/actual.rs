@@ -8,11 +8,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccountId, Bytes, Evidence, HostId, InstanceId, Moment, OversubscriptionFactor, SnapshotId, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, Component, Evidence, HostId, InstanceId, Moment, OversubscriptionFactor, SnapshotId, Tags, Vcpus,
+    VolumeId,
     flow::Location,
     instance::{Attachment, StateReason},
     memory_report::{HostMemory, MemoryReport},
     storage::Blob,
+    tpm::HostTpm,
     warm::{ActualWarmState, Began},
 };
 
@@ -39,6 +41,32 @@ pub struct HostDescription {
     #[serde(default)]
     pub oversubscription: OversubscriptionFactor,
     pub hypervisor: String,
+    /// The host agent's version; empty from one that does not tell.
+    #[serde(default)]
+    pub agent: String,
+    /// The release of the kernel that runs; empty from an agent that does not tell.
+    #[serde(default)]
+    pub kernel: String,
+}
+
+impl HostDescription {
+    /// What runs on the host, as it says, in one order.
+    pub fn versions(&self) -> [(Component, &str); 3] {
+        [
+            (Component::Agent, self.agent.as_str()),
+            (Component::Hypervisor, self.hypervisor.as_str()),
+            (Component::Kernel, self.kernel.as_str()),
+        ]
+    }
+}
+
+/// A version that runs on a host, by the host's word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeployedVersion {
+    pub component: Component,
+    pub version: String,
+    /// When the host first told it, after another or none.
+    pub since: Moment,
 }
 
 /// What instances can use.
@@ -76,6 +104,12 @@ pub struct Host {
     /// Frames that its switch dropped before they became flows, by reason, since its agent started.
     #[serde(default)]
     pub dropped_frames: BTreeMap<String, u64>,
+    /// What runs there, and since when.
+    #[serde(default)]
+    pub versions: Vec<DeployedVersion>,
+    /// None until its agent has told.
+    #[serde(default)]
+    pub tpm: Option<HostTpm>,
     /// Where its memory is; none until its agent has told.
     #[serde(default)]
     pub memory: Option<HostMemory>,

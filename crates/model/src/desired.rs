@@ -19,6 +19,7 @@ use crate::{
     network_acl::AclEntry,
     security_group::Rule,
     storage::{Blob, BootSource},
+    tpm::DesiredChallenge,
     warm::DesiredWarmState,
 };
 
@@ -36,6 +37,9 @@ pub struct Desired {
     pub peers: Vec<TunnelPeer>,
     /// Streams that a user waits for.
     pub streams: Vec<StreamRequest>,
+    /// Credentials for its TPM to open.
+    #[serde(default)]
+    pub challenges: Vec<DesiredChallenge>,
     /// What the operator has ordered against abuse and concerns an interface of this host.
     #[serde(default)]
     pub mitigations: Vec<DesiredMitigation>,

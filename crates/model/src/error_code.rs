@@ -60,6 +60,7 @@ error_codes! {
     InvalidFindingNotFound = "InvalidFindingId.NotFound", 404, "No such finding";
     InvalidPriceBookNotFound = "InvalidPriceBookId.NotFound", 404, "No such price book";
     InvalidMeasurementNotFound = "InvalidMeasurementId.NotFound", 404, "No such measurement in the account's list";
+    InvalidTpmMakerNotFound = "InvalidTpmMakerId.NotFound", 404, "No such maker of TPMs in the list of those that are trusted";
     AttestationNotFound = "InvalidAttestation.NotFound", 404, "Nothing was to be proved of the instance";
     InvalidPartNotFound = "InvalidPartName.NotFound", 404, "No such part of kept flow records";
     InvalidJobNotFound = "InvalidJobId.NotFound", 404, "No such job";
@@ -90,6 +91,10 @@ error_codes! {
     AttestationExpired = "AttestationExpired", 409, "The answer was not given in time";
     AttestationDenied = "AttestationDenied", 409, "The owner did not approve what was measured";
     HostNotProved = "HostNotProved", 503, "The host could not prove what it runs";
+    TpmFailed = "TpmFailed", 503, "The host's TPM does not work";
+    TpmChanged = "TpmChanged", 409, "The host has another TPM than the one that it proved";
+    TpmInUse = "TpmInUse", 409, "Another host has proved this TPM to be its own";
+    ChallengeExpired = "ChallengeExpired", 409, "The challenge was answered, or its time is over";
     MeasurementChanged = "MeasurementChanged", 409, "What was measured was changed afterwards";
     ControllerUnreachable = "ControllerUnreachable", 503, "The controller does not answer";
     CollectorUnavailable = "CollectorUnavailable", 503, "The flow collector does not answer";

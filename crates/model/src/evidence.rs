@@ -18,7 +18,7 @@ pub struct PcrValue {
 }
 
 /// How the attestation key was proved to live in the TPM that the endorsement key names: what was asked with
-/// `MakeCredential` and what the host answered with `ActivateCredential`. It binds whoever believes the asker.
+/// `MakeCredential` and what the host answered after `ActivateCredential`. It binds whoever believes the asker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialProof {
@@ -30,7 +30,7 @@ pub struct CredentialProof {
     pub credential_blob: Octets,
     /// TPM2B_ENCRYPTED_SECRET, as it was sent.
     pub encrypted_secret: Octets,
-    /// What the host answered.
+    /// What the host answered: a SHA-256 over the secret and the host's key.
     pub answer: Octets,
 }
 

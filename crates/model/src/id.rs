@@ -126,6 +126,7 @@ ids! {
     MitigationId = "mit", "mitigation";
     PriceBookId = "pb", "price book";
     KnownMeasurementId = "meas", "known measurement";
+    TpmMakerId = "maker", "TPM maker";
 }
 
 /// An account: 12 decimal digits, the owner of every resource.

@@ -3,6 +3,7 @@
 //! Owns the bodies' shapes. Unknown fields are refused, so that a misspelt option is not silently ignored.
 
 pub mod attestation;
+pub mod event;
 pub mod finding;
 pub mod flow;
 pub mod flow_log;
@@ -16,6 +17,7 @@ pub mod network;
 pub mod price_book;
 pub mod receipt;
 pub mod storage;
+pub mod tpm;
 pub mod usage;
 
 use schemars::JsonSchema;

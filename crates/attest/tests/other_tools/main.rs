@@ -52,7 +52,7 @@ fn evidence(machine: &Machine, kind: &Kind) -> Evidence {
         instance: InstanceId::from_bits(77),
         generation: 1,
         nonce: vec![5; 16].into(),
-        host_key: Digest::from_bytes([9; 32]),
+        host_key: host_key(),
         quote: Octets::default(),
         signature: Octets::default(),
         pcrs: values.to_evidence(),
@@ -66,6 +66,10 @@ fn evidence(machine: &Machine, kind: &Kind) -> Evidence {
     evidence
 }
 
+fn host_key() -> Digest {
+    Digest::from_bytes([9; 32])
+}
+
 fn activate(machine: &Machine, ak_public: &Octets) -> CredentialProof {
     let ak = Public::from_octets(ak_public).unwrap();
     let ek = spki::read(&machine.ek_der()).unwrap();
@@ -77,7 +81,7 @@ fn activate(machine: &Machine, ak_public: &Octets) -> CredentialProof {
         randomness: randomness[..].into(),
         credential_blob: asked.credential_blob.into(),
         encrypted_secret: asked.encrypted_secret.into(),
-        answer: answer.into(),
+        answer: credential::answer(&answer, &host_key())[..].into(),
     }
 }
 

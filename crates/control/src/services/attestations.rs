@@ -14,7 +14,7 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, ErrorCode, Evidence, InstanceId, Octets, UserId,
+    AccountId, ErrorCode, Event, EventKind, Evidence, InstanceId, Octets, UserId,
     actual::ActualInstance,
     attestation::{
         AttestMode, AttestState, InstanceAttestation, Judgement, KnownMeasurement, NONCE_LENGTHS, OnMismatch,
@@ -24,11 +24,11 @@ use lucarne_model::{
 
 use super::{
     checks::{check_name, refuse},
-    instances,
+    instances, tpms,
 };
 use crate::{
     Caller, Controller, judging, random,
-    records::{AttestationRecord, HostRecord, InstanceRecord},
+    records::{AttestationRecord, HostRecord, InstanceRecord, ProvedTpm},
     store::{Scope, Tx},
 };
 
@@ -88,32 +88,29 @@ fn kept(tx: &Tx<'_>, instance: InstanceId) -> Result<AttestationRecord, Problem>
 /// Judges a proof of the instance's present start, and writes down what came of it. The caller puts the instance's record.
 pub(crate) fn judge(tx: &mut Tx<'_>, record: &mut InstanceRecord, evidence: &Evidence) -> Result<(), Problem> {
     let Some(host) = record.instance.host else { return Ok(()) };
-    let mut host: HostRecord = tx.get(Scope::Everything, host)?;
+    let host: HostRecord = tx.get(Scope::Everything, host)?;
+    let tpm = tpms::proved(tx, &host)?;
     let known = tx.list::<KnownMeasurement>(Scope::Account(record.instance.account))?;
     let mut kept = kept(tx, record.instance.id)?;
     let now = tx.now();
     let instance = &mut record.instance;
     let Some(attestation) = &mut instance.attestation else { return Ok(()) };
-    let expected = judging::Expected {
-        instance: instance.id,
-        generation: instance.generation,
-        nonce: &attestation.nonce,
-        export_key: &host.host.description.export_key,
-        attestation_key: host.attestation_key.as_ref(),
-    };
-    let outcome = judging::prove(evidence, &expected).and_then(|measurements| {
+    let outcome = tpm.and_then(|tpm| {
+        let expected = judging::Expected {
+            instance: instance.id,
+            generation: instance.generation,
+            nonce: &attestation.nonce,
+            export_key: &host.host.description.export_key,
+            attestation_key: &tpm.identity.attestation_public,
+        };
+        let measurements = judging::prove(evidence, &expected)?;
         let content = judging::judge(&attestation.policy.mode, &measurements, &known, &kept.measurements);
-        kept.evidence = Some(evidence.clone());
+        kept.evidence = Some(with_tpm(evidence, tpm));
         if attestation.state == AttestState::Measuring || content.is_ok() {
             kept.measurements = measurements;
         }
         content
     });
-    // The first key by which a host proves itself is its key.
-    if kept.evidence.as_ref() == Some(evidence) && host.attestation_key.is_none() {
-        host.attestation_key = Some(evidence.ak_public.clone());
-        tx.put(&host)?;
-    }
     let is_first = attestation.state == AttestState::Measuring;
     let asks = is_first && attestation.policy.mode == AttestMode::Prompt;
     let reason = outcome.err();
@@ -131,8 +128,19 @@ pub(crate) fn judge(tx: &mut Tx<'_>, record: &mut InstanceRecord, evidence: &Evi
         (instance.state, instance.changed) = (InstanceState::AwaitingApproval, now);
     }
     kept.note(judgement(instance, now, None, reason.clone()));
+    if let Some(StateReason { code, message }) = reason.clone() {
+        let (resource, account) = (instance.id.to_string(), instance.account);
+        let kind = EventKind::AttestationFailed;
+        tx.note_event(Event { at: now, account, kind, resource, code: Some(code), message })?;
+    }
     instance.state_reason = reason.or(instance.state_reason.take());
     tx.put(&kept)
+}
+
+/// The evidence with what was proved of the TPM that signed it.
+fn with_tpm(evidence: &Evidence, tpm: ProvedTpm) -> Evidence {
+    let ek_certificates = tpm.identity.endorsement_certificates;
+    Evidence { ek_certificates, credential: Some(tpm.proof), ..evidence.clone() }
 }
 
 /// Nobody answered in time.
@@ -228,7 +236,7 @@ fn owned(tx: &Tx<'_>, (account, operator): (AccountId, bool), id: InstanceId) ->
     own
 }
 
-fn unattested(id: InstanceId) -> Problem {
+pub(super) fn unattested(id: InstanceId) -> Problem {
     Problem::new(ErrorCode::AttestationNotFound, format!("nothing was to be proved of {id}"))
 }
 

@@ -11,7 +11,7 @@ use lucarne_model::{
     storage::{Snapshot, SnapshotState, VolumeState},
 };
 
-use super::instances;
+use super::{instances, tpms};
 use crate::{
     Caller, Controller,
     fleet::Fleet,
@@ -52,6 +52,7 @@ fn remove(tx: &mut Tx<'_>, fleet: &Fleet, scope: Scope, id: HostId, force: bool)
     let public_key = record.host.description.public_key.clone();
     // Read again: giving up may have changed it.
     let record: HostRecord = tx.get(ALL, id)?;
+    tpms::forget(tx, id)?;
     tx.delete(&record)?;
     tx.insert(&RemovedHost { host: id, account: AccountId::OPERATOR, public_key, at: tx.now() })?;
     tx.touch(REMOVED_HOSTS);

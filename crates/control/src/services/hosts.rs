@@ -19,14 +19,17 @@ use lucarne_api::{
 };
 use lucarne_model::{
     AccountId, ErrorCode, HostId, InstanceId, Moment,
-    actual::{ActualInstance, ActualSnapshot, ActualState, Capacity, Host, HostDescription, HostState, Report},
+    actual::{
+        ActualInstance, ActualSnapshot, ActualState, Capacity, DeployedVersion, Host, HostDescription, HostState,
+        Report,
+    },
     desired::Desired,
     instance::{InstanceState, StateReason},
     storage::{Snapshot, VolumeState},
 };
 use subtle::ConstantTimeEq;
 
-use super::{attestations, checks::refuse};
+use super::{attestations, checks::refuse, tpms};
 use crate::{
     Caller, Controller,
     auth::secret,
@@ -108,7 +111,7 @@ fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> R
         );
         return Err(Problem::new(ErrorCode::IncorrectState, detail));
     }
-    let host = Host {
+    let mut host = Host {
         id: random::id(),
         account: AccountId::OPERATOR,
         description,
@@ -116,19 +119,26 @@ fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> R
         used: Capacity::default(),
         instances: 0,
         dropped_frames: BTreeMap::new(),
+        versions: Vec::new(),
+        tpm: None,
         memory: None,
         enrolled: tx.now(),
         last_heard: tx.now(),
         tags: Default::default(),
     };
-    tx.insert(&HostRecord {
-        host: host.clone(),
-        key_digest,
-        draining: false,
-        has_spoken: false,
-        attestation_key: None,
-    })?;
+    note_versions(&mut host, tx.now());
+    tx.insert(&HostRecord { host: host.clone(), key_digest, draining: false, has_spoken: false })?;
     Ok(host.id)
+}
+
+/// What runs on the host by now, and since when: what is as it was keeps its time.
+fn note_versions(host: &mut Host, now: Moment) {
+    let told = host.description.versions().into_iter().filter(|(_, version)| !version.is_empty());
+    let noted = told.map(|(component, version)| {
+        let known = host.versions.iter().find(|known| known.component == component && known.version == version);
+        known.cloned().unwrap_or_else(|| DeployedVersion { component, version: version.to_owned(), since: now })
+    });
+    host.versions = noted.collect();
 }
 
 pub(crate) async fn hello_host(
@@ -148,7 +158,9 @@ pub(crate) async fn hello_host(
         record.host.description = description;
         record.host.last_heard = tx.now();
         record.has_spoken = true;
+        note_versions(&mut record.host, tx.now());
         tx.put(&record)?;
+        tpms::judge_again(tx, host)?;
         // Where it is reached may be new: the other hosts of its networks hear of it.
         for placed in tx.referring::<InstanceRecord>(Scope::Everything, host)? {
             tx.touch(placed.instance.vpc);
@@ -327,8 +339,10 @@ async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Probl
     let sequence = controller.store.changes().sequence();
     let (mentioned, streams) = (controller.fleet.mentioned(host), controller.streams.of(host));
     let leases = controller.lending.of(host);
+    let challenges = controller.challenges.of(host, crate::clock::now());
     let networks = controller.networks.clone();
-    let compute = move |tx: &Tx<'_>| desired::compute(tx, host, &mentioned, (streams, leases), &networks);
+    let passing = desired::Passing { streams, challenges, leases };
+    let compute = move |tx: &Tx<'_>| desired::compute(tx, host, &mentioned, passing, &networks);
     let (desired, fingerprint) = controller.store.read(compute).await?;
     Ok(Desired { version: controller.fleet.number(host, fingerprint, sequence), ..desired })
 }

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use lucarne_api::bodies::mitigation::Mitigation;
 use lucarne_model::{
     AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId,
-    RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VpcId,
+    RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TpmMakerId, UserId, VpcId,
     attestation::KnownMeasurement,
     flow_log::FlowLog,
     identity::{AccessKey, Account, User},
@@ -17,6 +17,7 @@ use lucarne_model::{
     price::PriceBook,
     security_group::{Peer, SecurityGroup},
     storage::{Image, Snapshot, SnapshotState},
+    tpm::TpmMaker,
 };
 use serde::{Deserialize, Serialize};
 
@@ -150,6 +151,10 @@ impl Resource for PriceBook {
     fn public(&self) -> bool {
         self.account.is_none()
     }
+}
+
+impl Resource for TpmMaker {
+    common_fields!("tpm-maker", InvalidTpmMakerNotFound, TpmMakerId);
 }
 
 impl Resource for KnownMeasurement {

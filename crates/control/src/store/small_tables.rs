@@ -30,6 +30,10 @@ impl Tx<'_> {
         self.execute(sql, (key, value)).map(|_| ())
     }
 
+    pub(crate) fn forget_setting(&mut self, key: &str) -> Result<(), Problem> {
+        self.execute("DELETE FROM setting WHERE key = $1", [key]).map(|_| ())
+    }
+
     pub(crate) fn remembered(&self, account: AccountId, key: &str) -> Result<Option<Remembered>, Problem> {
         let sql = "SELECT request, answer FROM idempotency WHERE account = $1 AND key = $2";
         self.row(sql, (account.to_string(), key), |row| Ok(Remembered { request: row.get(0)?, answer: row.get(1)? }))

@@ -1,6 +1,7 @@
 //! Attested launches as tenants, operators and a host meet them; the host here is this test, and its TPM is on paper.
 
-mod paper;
+pub(crate) mod chip;
+pub(crate) mod paper;
 
 use lucarne_model::{Component, attestation::AttestState};
 use paper::{Forgery, Machine};
@@ -192,8 +193,7 @@ async fn a_proof_that_is_none_is_refused_with_its_own_code_and_nobody_is_asked()
     scene.until(&instance, "awaiting-approval").await;
     scene.answer(&scene.tenant, &instance, "deny").await;
     scene.until(&instance, "terminated").await;
-    // From its first proof on the host's key is known.
-    scene.machine.changes_tpm();
+    scene.machine.changes_key();
     let instance = scene.prompt().await;
     assert_eq!(why(&scene.until(&instance, "terminated").await), ErrorCode::AttestationKeyUntrusted);
 }

@@ -13,13 +13,14 @@ use lucarne_model::{
     memory_move::Moved,
     network::NetworkInterface,
     storage::VolumeState,
+    tpm::HostTpm,
 };
 
 use crate::{
     fleet::Fleet,
     placement::{self, Candidate, Demand, Wish},
     records::{HostRecord, InstanceRecord, JobRecord, Leg, Passage, VolumeRecord},
-    services::{attestations, memory, shown},
+    services::{attestations, memory, shown, tpms::REQUIRE_TPM},
     store::{Scope, Tx},
     workflow::steps::{Effect, Observed},
 };
@@ -75,9 +76,10 @@ fn place(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord, now: Momen
     let keeping = memory::keeping(&instance.memory_settings, instance.memory)?;
     let candidates = candidates(tx, fleet, (record, &keeping, disk), now)?;
     let wished = instance.placement.host.map(|wished| resolve(&candidates, instance.account, wished));
-    let wish = Wish { host: bound_to(&volumes, wished)?, strategy: instance.placement.strategy };
-    let host = placement::choose(&candidates, wish)
-        .map_err(|refusal| Problem::new(ErrorCode::InsufficientInstanceCapacity, refusal.to_string()))?;
+    let (host, strategy) = (bound_to(&volumes, wished)?, instance.placement.strategy);
+    let wish = Wish { host, strategy, proved: instance.attestation.is_some() || tx.setting(REQUIRE_TPM)?.is_some() };
+    let host =
+        placement::choose(&candidates, wish).map_err(|refusal| Problem::new(refusal.code(), refusal.to_string()))?;
     let mut chosen: HostRecord = tx.get(Scope::Everything, host)?;
     record.claimed = Some(chosen.claim(&keeping).firm);
     chosen.promise(&Demand { disk, ..record.promised() });
@@ -106,9 +108,13 @@ pub(crate) fn reserve(
         return Err(Problem::new(ErrorCode::IncorrectState, format!("{} is on that host already", instance.id)));
     }
     candidates.retain(|candidate| Some(candidate.host) != instance.host);
-    let wish = Wish { host: wished, strategy: instance.placement.strategy };
-    let host = placement::choose(&candidates, wish)
-        .map_err(|refusal| Problem::new(ErrorCode::InsufficientInstanceCapacity, refusal.to_string()))?;
+    let wish = Wish {
+        host: wished,
+        strategy: instance.placement.strategy,
+        proved: instance.attestation.is_some() || tx.setting(REQUIRE_TPM)?.is_some(),
+    };
+    let host =
+        placement::choose(&candidates, wish).map_err(|refusal| Problem::new(refusal.code(), refusal.to_string()))?;
     let mut chosen: HostRecord = tx.get(Scope::Everything, host)?;
     if chosen.host.description.peer_port == 0 {
         let detail = "the host that it would go to takes no instances from others; its agent is too old";
@@ -191,6 +197,7 @@ fn candidates(
         capacity: host.host.description.capacity,
         used: host.host.used,
         demand: Demand { vcpus, memory: host.claim(keeping).at_start, disk },
+        proved: host.host.tpm.as_ref().is_some_and(HostTpm::is_proved),
         companions: companions.get(&host.host.id).copied().unwrap_or_default(),
     };
     tx.with_all(|hosts| hosts.into_iter().map(candidate).collect())

@@ -18,7 +18,11 @@ use std::{
 
 use async_trait::async_trait;
 use lucarne_attest::{spki, wire::Key};
-use lucarne_model::{Evidence, InstanceId, Measurement, Octets, storage::Digest};
+use lucarne_model::{
+    ErrorCode, Evidence, InstanceId, Measurement, Octets,
+    storage::Digest,
+    tpm::{DesiredChallenge, PresentedTpm},
+};
 use lucarne_tpm::Tpm;
 use ring::digest::{SHA256, digest};
 use tokio::sync::oneshot;
@@ -52,7 +56,11 @@ pub(crate) enum NoProof {
 
 impl From<NoProof> for ProverError {
     fn from(cause: NoProof) -> Self {
-        Self(Box::new(cause))
+        let code = match &cause {
+            NoProof::Platform(error) => error.code(),
+            NoProof::Unavailable(_) | NoProof::Busy | NoProof::Ending => ErrorCode::HostNotProved,
+        };
+        Self { code, cause: Box::new(cause) }
     }
 }
 
@@ -60,10 +68,8 @@ impl From<NoProof> for ProverError {
 #[derive(Debug)]
 pub(crate) struct Measuring(Result<SyncSender<Question>, String>);
 
-struct Question {
-    wanted: Wanted,
-    answer: oneshot::Sender<Result<Evidence, NoProof>>,
-}
+/// What the thread does with its TPM, and who waits for it.
+type Question = Box<dyn FnOnce(&mut Owner) + Send>;
 
 impl Measuring {
     /// Begins to measure in a thread of its own, which ends when this is dropped.
@@ -83,10 +89,18 @@ impl Measuring {
         Self(begun)
     }
 
-    async fn ask(&self, wanted: Wanted) -> Result<Evidence, NoProof> {
+    /// Has the thread do this with its TPM, which is opened first if it is not open.
+    async fn ask<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Platform) -> Result<T, PlatformError> + Send + 'static,
+    ) -> Result<T, NoProof> {
         let questions = self.0.as_ref().map_err(|reason| NoProof::Unavailable(reason.clone()))?;
         let (answer, answered) = oneshot::channel();
-        questions.try_send(Question { wanted, answer }).map_err(|refused| match refused {
+        let question = move |owner: &mut Owner| {
+            // Who asked may have gone.
+            let _ = answer.send(owner.act(act));
+        };
+        questions.try_send(Box::new(question)).map_err(|refused| match refused {
             TrySendError::Full(_) => NoProof::Busy,
             TrySendError::Disconnected(_) => NoProof::Ending,
         })?;
@@ -104,7 +118,17 @@ impl Prover for Measuring {
         measured: &[Measurement],
     ) -> Result<Evidence, ProverError> {
         let (nonce, measured) = (nonce.clone(), measured.to_vec());
-        Ok(self.ask(Wanted { instance, generation, nonce, measured }).await?)
+        let wanted = Wanted { instance, generation, nonce, measured };
+        Ok(self.ask(move |platform| platform.prove(wanted)).await?)
+    }
+
+    async fn identify(&self) -> Result<PresentedTpm, ProverError> {
+        Ok(self.ask(|platform| Ok(platform.presented())).await?)
+    }
+
+    async fn open(&self, challenge: &DesiredChallenge) -> Result<Octets, ProverError> {
+        let challenge = challenge.clone();
+        Ok(self.ask(move |platform| platform.answer(&challenge)).await?)
     }
 }
 
@@ -127,10 +151,7 @@ impl Owner {
         }
         loop {
             match questions.recv_timeout(LOOK) {
-                Ok(Question { wanted, answer }) => {
-                    // Who asked may have gone.
-                    let _ = answer.send(self.prove(wanted));
-                }
+                Ok(question) => question(&mut self),
                 Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -153,13 +174,13 @@ impl Owner {
 
     /// A TPM that fails in the middle of a question fails that question: what had been extended for it is gone, and
     /// whoever asked decides whether to ask again.
-    fn prove(&mut self, wanted: Wanted) -> Result<Evidence, NoProof> {
-        let proved = self.open()?.prove(wanted, None);
-        if proved.as_ref().is_err_and(PlatformError::is_loss) {
+    fn act<T>(&mut self, act: impl FnOnce(&mut Platform) -> Result<T, PlatformError>) -> Result<T, NoProof> {
+        let done = act(self.open()?);
+        if done.as_ref().is_err_and(PlatformError::is_loss) {
             tracing::warn!("the TPM was lost; it is opened anew at the next question");
             self.platform = None;
         }
-        Ok(proved?)
+        Ok(done?)
     }
 
     /// A software TPM that was killed is started again, and told again what was measured, before anybody asks.

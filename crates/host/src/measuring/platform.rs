@@ -9,14 +9,19 @@ use std::{
 };
 
 use lucarne_attest::{
+    credential,
     event_log::{EventLog, EventLogError},
     measure::{self, MeasureError},
     pcr::{self, Values},
     qualifying::Purpose,
 };
-use lucarne_model::{Evidence, InstanceId, Measurement, Octets, evidence::CredentialProof, storage::Digest};
+use lucarne_model::{
+    ErrorCode, Evidence, InstanceId, Measurement, Octets,
+    storage::Digest,
+    tpm::{DesiredChallenge, PresentedTpm, TpmIdentity, TpmModel},
+};
 use lucarne_tpm::{
-    Error as TpmError, Keys, Maker, Tpm,
+    CommandCode, Credential, Error as TpmError, Keys, Maker, Tpm,
     swtpm::{self, Authority, Swtpm, manufacture},
 };
 
@@ -98,6 +103,18 @@ pub(crate) enum PlatformError {
 }
 
 impl PlatformError {
+    /// What others are told of it.
+    pub(super) fn code(&self) -> ErrorCode {
+        match self {
+            // A TPM opens a credential that was made for its own two keys, and refuses every other.
+            Self::Tpm(TpmError::Refused { command: CommandCode::ActivateCredential, .. }) => {
+                ErrorCode::CredentialMismatch
+            }
+            Self::Tpm(_) => ErrorCode::TpmFailed,
+            _ => ErrorCode::HostNotProved,
+        }
+    }
+
     /// Whether the TPM must be opened anew before anything else is asked of it.
     pub(super) fn is_loss(&self) -> bool {
         matches!(self, Self::Tpm(error) if error.is_lost())
@@ -120,6 +137,8 @@ pub(super) struct Platform {
     /// None of a machine with its own TPM. Dropped after the lines to it.
     software: Option<Swtpm>,
     maker: Maker,
+    /// TPMT_PUBLIC of the endorsement key.
+    endorsement_public: Octets,
     host: Host,
     files: Files,
     measured: Vec<Measured>,
@@ -134,12 +153,14 @@ impl Platform {
         let (software, mut tpm) = start(which, &files, &host.name).map_err(PlatformError::Tpm)?;
         let keys = Keys::open(&mut tpm, &files.key()).map_err(PlatformError::Tpm)?;
         let maker = tpm.maker().map_err(PlatformError::Tpm)?;
+        let endorsement_public = keys.endorsement_public(&mut tpm).map_err(PlatformError::Tpm)?.into();
         let firmware = if software.is_some() { EventLog::new() } else { firmware_log()? };
         let kept = kept_log(&files.event_log())?;
         let registers = tpm.read_pcrs(&log::of_the_host()).map_err(PlatformError::Tpm)?;
         let resumed = log::resume(kept, &firmware, &values(registers)).ok_or(PlatformError::Unexplained)?;
         let Resumed { log, extended } = resumed;
-        let mut platform = Self { tpm, keys, software, maker, host, files, measured: Vec::new(), log };
+        let measured = Vec::new();
+        let mut platform = Self { tpm, keys, software, maker, endorsement_public, host, files, measured, log };
         platform.extend_from(extended)?;
         platform.measure()?;
         Ok(platform)
@@ -198,11 +219,7 @@ impl Platform {
     }
 
     /// Evidence of this host as it is now, and of the guest.
-    pub(super) fn prove(
-        &mut self,
-        wanted: Wanted,
-        credential: Option<CredentialProof>,
-    ) -> Result<Evidence, PlatformError> {
+    pub(super) fn prove(&mut self, wanted: Wanted) -> Result<Evidence, PlatformError> {
         self.measure_again()?;
         let Wanted { instance, generation, nonce, measured } = wanted;
         let guest = measure::describe_guest(measured).map_err(PlatformError::Guest)?;
@@ -217,11 +234,38 @@ impl Platform {
             pcrs: registers.to_evidence(),
             event_log: self.log.to_octets().into(),
             ak_public: self.keys.attestation_public().into(),
-            ek_certificates: self.keys.certificate().into_iter().map(Octets::from).collect(),
-            credential,
+            ek_certificates: self.certificates(),
+            // Who asked for it has it.
+            credential: None,
             guest: Some(guest.into()),
             nonce,
         })
+    }
+
+    /// Which TPM this is.
+    pub(super) fn presented(&self) -> PresentedTpm {
+        let Maker { manufacturer, model, firmware, .. } = self.maker.clone();
+        let identity = TpmIdentity {
+            model: TpmModel { manufacturer, model, firmware },
+            endorsement_public: self.endorsement_public.clone(),
+            endorsement_certificates: self.certificates(),
+            attestation_public: self.keys.attestation_public().into(),
+        };
+        match &self.software {
+            Some(_) => PresentedTpm::Software(identity),
+            None => PresentedTpm::Hardware(identity),
+        }
+    }
+
+    fn certificates(&self) -> Vec<Octets> {
+        self.keys.certificate().into_iter().map(Octets::from).collect()
+    }
+
+    /// Has the TPM open a credential, and answers with what only who knows its secret and this host's key can compute.
+    pub(super) fn answer(&mut self, challenge: &DesiredChallenge) -> Result<Octets, PlatformError> {
+        let made = Credential { blob: &challenge.credential_blob, secret: &challenge.encrypted_secret };
+        let secret = self.keys.activate(&mut self.tpm, made).map_err(PlatformError::Tpm)?;
+        Ok(credential::answer(&secret, &self.host.key)[..].into())
     }
 
     fn quote(&mut self, qualifying_data: &[u8; 32], guest: &[u8]) -> Result<(lucarne_tpm::Quote, Values), TpmError> {

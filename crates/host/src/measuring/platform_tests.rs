@@ -1,7 +1,7 @@
 //! With a real swtpm: what is proved is what is there, whatever happens to the TPM or to a file.
 
-use lucarne_attest::{quote, wire::Public};
-use lucarne_model::Component;
+use lucarne_attest::{enrolment::TpmKeys, quote, wire::Public};
+use lucarne_model::{Component, tpm::TpmKind};
 
 use super::*;
 
@@ -65,7 +65,7 @@ fn believed(evidence: &Evidence) -> Vec<Measurement> {
 #[test]
 fn the_event_log_is_read_by_tpm2_eventlog() {
     let bed = Bed::new();
-    let evidence = bed.open().prove(wanted(1), None).unwrap();
+    let evidence = bed.open().prove(wanted(1)).unwrap();
     let path = bed.folder.path().join("log");
     fs::write(&path, &evidence.event_log[..]).unwrap();
     let read = std::process::Command::new("tpm2_eventlog").arg(&path).output();
@@ -85,16 +85,16 @@ fn shims(measurements: &[Measurement]) -> usize {
 fn evidence_is_believed_and_tells_at_once_when_one_octet_of_the_host_changes() {
     let bed = Bed::new();
     let mut platform = bed.open();
-    let before = believed(&platform.prove(wanted(1), None).unwrap());
+    let before = believed(&platform.prove(wanted(1)).unwrap());
     for component in [Component::Agent, Component::AgentConfiguration, Component::KernelCommandLine, Component::Cpu] {
         assert!(before.iter().any(|measured| measured.component == component), "{component}");
     }
     assert_eq!(shims(&before), 1);
-    assert_eq!(believed(&platform.prove(wanted(2), None).unwrap()), before, "a second launch begins as the first");
+    assert_eq!(believed(&platform.prove(wanted(2)).unwrap()), before, "a second launch begins as the first");
     fs::write(bed.shim(), b"b").unwrap();
-    assert_eq!(shims(&believed(&platform.prove(wanted(3), None).unwrap())), 2);
+    assert_eq!(shims(&believed(&platform.prove(wanted(3)).unwrap())), 2);
     fs::remove_file(bed.shim()).unwrap();
-    let refused = platform.prove(wanted(4), None).unwrap_err();
+    let refused = platform.prove(wanted(4)).unwrap_err();
     assert!(matches!(&refused, PlatformError::Measure { name, .. } if name == "shim.so"), "{refused}");
 }
 
@@ -102,17 +102,49 @@ fn evidence_is_believed_and_tells_at_once_when_one_octet_of_the_host_changes() {
 fn a_tpm_that_is_killed_is_told_again_what_was_measured() {
     let bed = Bed::new();
     let mut platform = bed.open();
-    let before = platform.prove(wanted(1), None).unwrap();
+    let before = platform.prove(wanted(1)).unwrap();
     assert!(!platform.has_ended());
     let process = platform.software.as_ref().unwrap().process_id();
     let process = rustix::process::Pid::from_raw(process as i32).unwrap();
     rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
-    let lost = platform.prove(wanted(2), None).unwrap_err();
+    let lost = platform.prove(wanted(2)).unwrap_err();
     assert!(lost.is_loss(), "{lost}");
     drop(platform);
-    let after = bed.open().prove(wanted(2), None).unwrap();
+    let after = bed.open().prove(wanted(2)).unwrap();
     assert_eq!(believed(&after), believed(&before));
     assert_eq!(after.ak_public, before.ak_public);
+}
+
+/// The TPM opens what was made for its own two keys and for nobody else's, and answers for this host alone.
+#[test]
+fn a_presented_tpm_answers_for_its_own_keys_and_says_what_is_the_matter_otherwise() {
+    let bed = Bed::new();
+    let mut platform = bed.open();
+    let presented = platform.presented();
+    assert_eq!(presented.kind(), TpmKind::Software);
+    let keys = TpmKeys::read(presented.identity().unwrap()).unwrap();
+    let question = keys.ask([3; 32], [7; credential::RANDOMNESS]).unwrap();
+    let challenge = |credential: &credential::Credential| DesiredChallenge {
+        token: String::new(),
+        credential_blob: credential.credential_blob.clone().into(),
+        encrypted_secret: credential.encrypted_secret.clone().into(),
+    };
+    let answer = platform.answer(&challenge(question.credential())).unwrap();
+    let proof = question.judge(&answer, &bed.host().key).unwrap();
+    assert_eq!(credential::verify(&proof, &keys.endorsement, &keys.attestation.name(), &bed.host().key), Ok(()));
+    assert!(question.judge(&answer, &Digest::from_bytes([6; 32])).is_err(), "it is another host's answer too");
+
+    let other_ak = credential::make(&keys.endorsement, &[9; 34], &[3; 32], &[7; credential::RANDOMNESS]).unwrap();
+    let refused = platform.answer(&challenge(&other_ak)).unwrap_err();
+    assert_eq!((refused.code(), refused.is_loss()), (ErrorCode::CredentialMismatch, false), "{refused}");
+
+    let process = platform.software.as_ref().unwrap().process_id();
+    let process = rustix::process::Pid::from_raw(process as i32).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    let lost = platform.answer(&challenge(question.credential())).unwrap_err();
+    assert_eq!((lost.code(), lost.is_loss()), (ErrorCode::TpmFailed, true), "{lost}");
+    drop(platform);
+    assert_eq!(bed.open().presented(), presented, "it comes back as the same TPM");
 }
 
 /// The log is ahead of the TPM when the agent is killed between the two.
@@ -129,7 +161,7 @@ fn events_that_were_written_and_not_extended_are_extended_at_the_next_start() {
     let resumed = log::resume(Some(kept.clone()), &EventLog::new(), &registers).unwrap();
     assert_eq!(resumed, Resumed { log: kept, extended: from });
     platform.extend_from(resumed.extended).unwrap();
-    assert_eq!(shims(&believed(&platform.prove(wanted(1), None).unwrap())), 2);
+    assert_eq!(shims(&believed(&platform.prove(wanted(1)).unwrap())), 2);
 }
 
 #[test]
@@ -137,7 +169,7 @@ fn registers_that_somebody_else_extends_are_found_out() {
     let bed = Bed::new();
     let mut platform = bed.open();
     platform.tpm.extend(pcr::AGENT, &[1; 32]).unwrap();
-    let evidence = platform.prove(wanted(1), None).unwrap();
+    let evidence = platform.prove(wanted(1)).unwrap();
     let log = EventLog::parse(&evidence.event_log).unwrap();
     assert!(log.explains(&Values::from(evidence.pcrs.as_slice()), &[pcr::AGENT]).is_err());
 }

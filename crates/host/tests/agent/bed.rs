@@ -32,6 +32,7 @@ use lucarne_model::{
     desired::{Desired, DesiredInstance, DesiredNetwork, Endpoint, Power},
     instance::Attachment,
     storage::{Blob, BootSource, Digest},
+    tpm::{ChallengeAnswer, DesiredChallenge, PresentedTpm, TpmIdentity, TpmModel},
 };
 use lucarne_switch::Plan;
 use lucarne_vmm::simulated::{Settings as SimulatedSettings, Simulated};
@@ -55,6 +56,10 @@ pub(crate) struct MemoryController {
     pub(crate) damaged: AtomicUsize,
     /// What streams carried, by token, each time that one was opened.
     pub(crate) streams: Mutex<Vec<(String, pipe::UnboundedReceiver<Bytes>)>>,
+    /// What the host said that its TPM is.
+    pub(crate) presented: Mutex<Vec<PresentedTpm>>,
+    /// Answers to challenges, by token, as they came.
+    pub(crate) answers: watch::Sender<Vec<(String, ChallengeAnswer)>>,
 }
 
 impl MemoryController {
@@ -68,6 +73,8 @@ impl MemoryController {
             collector_port: AtomicU16::new(1),
             damaged: AtomicUsize::new(0),
             streams: Mutex::default(),
+            presented: Mutex::default(),
+            answers: watch::Sender::default(),
         }
     }
 
@@ -152,6 +159,16 @@ impl Controller for MemoryController {
         self.reports.send_replace(Some(report.clone()));
         Ok(())
     }
+    async fn present_tpm(&self, presented: &PresentedTpm) -> Result<(), Problem> {
+        self.answer(())?;
+        self.presented.lock().unwrap().push(presented.clone());
+        Ok(())
+    }
+    async fn answer_challenge(&self, token: &str, answer: &ChallengeAnswer) -> Result<(), Problem> {
+        self.answer(())?;
+        self.answers.send_modify(|answers| answers.push((token.to_owned(), answer.clone())));
+        Ok(())
+    }
     async fn desired(&self, have: Option<u64>, _: Duration) -> Result<Option<Desired>, Problem> {
         self.answer(())?;
         let mut desired = self.desired.subscribe();
@@ -207,6 +224,24 @@ impl Prover for PaperProver {
             credential: None,
             guest: Some(serde_json::to_vec(measured).unwrap().into()),
         })
+    }
+
+    async fn identify(&self) -> Result<PresentedTpm, ProverError> {
+        let nothing = || Octets(Vec::new());
+        Ok(PresentedTpm::Software(TpmIdentity {
+            model: TpmModel { manufacturer: "PAPR".into(), ..TpmModel::default() },
+            endorsement_public: nothing(),
+            endorsement_certificates: Vec::new(),
+            attestation_public: nothing(),
+        }))
+    }
+
+    /// One with an empty secret is one that was made for others.
+    async fn open(&self, challenge: &DesiredChallenge) -> Result<Octets, ProverError> {
+        match challenge.encrypted_secret.is_empty() {
+            true => Err(ProverError { code: ErrorCode::CredentialMismatch, cause: "made up".into() }),
+            false => Ok(challenge.encrypted_secret.clone()),
+        }
     }
 }
 
@@ -269,6 +304,8 @@ impl Bed {
                 capacity: Capacity::default(),
                 oversubscription: Default::default(),
                 hypervisor: "simulated".into(),
+                agent: String::new(),
+                kernel: String::new(),
             },
         };
         let (shutdown, pace) =

@@ -16,6 +16,7 @@ use lucarne_model::{
         VolumeContent,
     },
     instance::Attachment,
+    tpm::{ChallengeAnswer, DesiredChallenge, PresentedTpm},
 };
 use lucarne_vmm::{driver::EndOfMachine, simulated::Fault};
 
@@ -285,4 +286,28 @@ async fn a_held_vm_is_held_through_any_number_of_agents_and_begins_when_that_is_
     let runs = bed.controller.reaches(1, ActualState::Running).await;
     assert_eq!(runs.evidence, None);
     bed.end().await;
+}
+
+/// A controller that was away, or an answer that came too late, is no reason to open a credential twice.
+#[tokio::test]
+async fn the_tpm_is_presented_and_each_challenge_answered_once_with_what_became_of_it() {
+    let mut bed = Bed::start().await;
+    let challenge = |token: &str, secret: &[u8]| DesiredChallenge {
+        token: token.into(),
+        credential_blob: Octets(vec![1]),
+        encrypted_secret: secret.into(),
+    };
+    let mut answers = bed.controller.answers.subscribe();
+    bed.controller.wish(|desired| desired.challenges = vec![challenge("a", b"opened"), challenge("b", b"")]);
+    bed.controller.wish(|desired| desired.challenges.push(challenge("c", b"later")));
+    let all = answers.wait_for(|answers| answers.len() == 3);
+    let all = tokio::time::timeout(Duration::from_secs(20), all).await.unwrap().unwrap().clone();
+    let opened = |answer: &[u8]| ChallengeAnswer::Opened { answer: answer.into() };
+    assert_eq!(all[0], ("a".to_owned(), opened(b"opened")));
+    assert!(matches!(&all[1].1, ChallengeAnswer::Failed { reason } if reason.code == ErrorCode::CredentialMismatch));
+    assert_eq!(all[2], ("c".to_owned(), opened(b"later")));
+    let presented = bed.controller.presented.lock().unwrap().clone();
+    assert!(matches!(presented.as_slice(), [PresentedTpm::Software(_)]), "{presented:?}");
+    bed.end().await;
+    assert_eq!(answers.borrow().len(), 3);
 }

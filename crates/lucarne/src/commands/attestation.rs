@@ -19,7 +19,7 @@ use lucarne_model::{
 };
 use serde_json::Value;
 
-use super::{Context, attestation_verify::VerifyArgs, flow::parse_span};
+use super::{Context, attestation_challenge::ChallengeArgs, attestation_verify::VerifyArgs, flow::parse_span};
 use crate::{
     failure::{Failure, LocalCode},
     kind::{INSTANCE, JUDGED_COLUMNS, JUDGEMENT_COLUMNS},
@@ -54,6 +54,8 @@ pub(crate) enum AttestationCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Ask the TPM of an instance's host a question that only it can answer, whatever the controller says
+    Challenge(ChallengeArgs),
     /// Judge evidence in a folder, with nobody asked: every check with its result; exits 1 with the first that refuses
     Verify(VerifyArgs),
 }
@@ -117,6 +119,7 @@ impl AttestationCommand {
                 nonces::check(id, &evidence.nonce)?;
                 write(&evidence, out)
             }
+            Self::Challenge(args) => args.run(context, resolve(session, &INSTANCE, &args.id).await?).await,
             Self::Verify(args) => args.run(context.format),
         }
     }
@@ -198,7 +201,7 @@ async fn give(context: &Context, id: InstanceId, given: Answer) -> Result<(), Fa
 }
 
 /// The proof as plain files, in the forms that other tools take.
-fn write(evidence: &Evidence, folder: &Path) -> Result<(), Failure> {
+pub(super) fn write(evidence: &Evidence, folder: &Path) -> Result<(), Failure> {
     let failed = |cause: io::Error| Failure::local(LocalCode::FileUnwritable, format!("{}: {cause}", folder.display()));
     let files = to_files(evidence, None).map_err(|cause| Failure::problem(cause.code(), cause.to_string()))?;
     fs::create_dir_all(folder).map_err(failed)?;

@@ -3,9 +3,11 @@
 //! Owns what the nouns share: listing, showing, deleting, names and tags. Everything particular is in the noun's own file.
 
 pub(crate) mod attestation;
+pub(crate) mod attestation_challenge;
 pub(crate) mod attestation_verify;
 pub(crate) mod console;
 pub(crate) mod documents;
+pub(crate) mod event;
 pub(crate) mod finding;
 pub(crate) mod flow;
 pub(crate) mod flow_answer;
@@ -39,6 +41,7 @@ pub(crate) mod route_table;
 pub(crate) mod security_group;
 pub(crate) mod storage;
 pub(crate) mod tag;
+pub(crate) mod tpm_maker;
 pub(crate) mod usage;
 
 use clap::{Args, Subcommand};

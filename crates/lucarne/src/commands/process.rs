@@ -32,6 +32,9 @@ pub(crate) struct ControllerArgs {
     /// The collector's connection.json
     #[arg(long, value_name = "FILE")]
     collector: PathBuf,
+    /// Let hosts take no instance before they have proved a TPM of a trusted maker; attested instances never go elsewhere
+    #[arg(long)]
+    require_tpm: bool,
     /// Throw the access keys of tenants' own stores away: for when secrets.key, with which they are sealed, is lost
     #[arg(long)]
     forget_store_secrets: bool,
@@ -173,6 +176,7 @@ impl ControllerArgs {
         open_as_many_files_as_allowed();
         let mut settings = lucarne_control::Settings::new(self.state_dir.clone(), self.listen, self.collector.clone());
         settings.allow_plaintext = allow_plaintext;
+        settings.require_tpm = self.require_tpm;
         settings.forget_store_secrets = self.forget_store_secrets;
         lucarne_control::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("controller", error))
     }

@@ -1,16 +1,22 @@
-//! What a new cloud on one machine is given before it is called ready: hosts that are up, a public image, a first tenant.
+//! What a new cloud on one machine is given before it is called ready: hosts that are up and have proved their TPMs, a public
+//! image, a first tenant.
 //!
 //! Each step looks first whether it has been done, so a later start does nothing twice.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use lucarne_api::bodies::identity::{CreateAccount, NewAccount};
+use lucarne_attest::signing::from_pem;
 use lucarne_model::{AccountId, ErrorCode, Tags};
 use serde_json::Value;
 
 use super::ready::Access;
 use crate::{
-    commands::{image, login::configuration_of},
+    commands::{image, login::configuration_of, tpm_maker},
     failure::{Failure, LocalCode},
     kind::{HOST, IMAGE},
     listing::list,
@@ -19,6 +25,9 @@ use crate::{
 };
 
 const HOSTS_TIME: Duration = Duration::from_secs(60);
+const TPMS_TIME: Duration = Duration::from_secs(60);
+/// What a certificate in PEM is called.
+const CERTIFICATE: &str = "CERTIFICATE";
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// A session of an account's administrator that keeps nothing for other commands.
@@ -46,6 +55,36 @@ pub(crate) async fn hosts_are_up(operator: &Session, wanted: usize) -> Result<()
     tokio::time::timeout(HOSTS_TIME, look).await.unwrap_or_else(|_| {
         let detail = format!("not all of {wanted} hosts were up after {} s; see their logs", HOSTS_TIME.as_secs());
         Err(Failure::local(LocalCode::ProcessFailed, detail))
+    })
+}
+
+/// Trusts the roots of the hosts' software TPMs, and waits until the hosts have proved them. Hosts that have none are left
+/// without; one that takes long proves itself later.
+pub(crate) async fn tpms_are_proved(operator: &Session, roots: &[PathBuf]) -> Result<(), Failure> {
+    let _progress = Progress::start("waiting for the hosts' TPMs");
+    let mut trusted = BTreeSet::new();
+    let look = async {
+        loop {
+            for root in roots {
+                let read = || from_pem(&std::fs::read_to_string(root).ok()?, CERTIFICATE).pop();
+                if !trusted.contains(root)
+                    && let Some(certificate) = read()
+                {
+                    tpm_maker::add(operator, "software", certificate.into()).await?;
+                    trusted.insert(root);
+                }
+            }
+            let hosts = hosts_up(operator).await?;
+            let is_settled = |host: &Value| host["tpm"]["kind"] == "none" || !host["tpm"]["proved"].is_null();
+            if hosts.iter().all(is_settled) {
+                return Ok(());
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    };
+    tokio::time::timeout(TPMS_TIME, look).await.unwrap_or_else(|_| {
+        eprintln!("lucarne dev: not all hosts have proved their TPM yet; `lucarne host list` shows why");
+        Ok(())
     })
 }
 

@@ -115,7 +115,7 @@ impl<'a> House<'a> {
         private_file::write(&token_file, join_token.as_bytes())?;
         let share = memory.memory.or_else(|| memory_share(count));
         for number in 1..=count {
-            let name = format!("host-{number}");
+            let name = host_name(number);
             let address = IpAddr::V4(Ipv4Addr::new(127, 0, 1, number));
             let mut arguments: Vec<String> = vec!["host".into(), "--stop-machines".into()];
             let options = [
@@ -137,6 +137,12 @@ impl<'a> House<'a> {
         Ok(())
     }
 
+    /// Where the root of each host's software TPM is, once that was made.
+    pub(crate) fn tpm_roots(&self, count: u8) -> Vec<PathBuf> {
+        let root = |number| self.state.of(&host_name(number)).join("attestation/authority/issuercert.pem");
+        (1..=count).map(root).collect()
+    }
+
     /// Ends the hosts first, who take their machines with them, then the controller, then the collector, so that the
     /// last word of each is still heard by the next.
     pub(crate) async fn end(self) {
@@ -155,6 +161,10 @@ impl<'a> House<'a> {
         arguments.extend(["--state-dir".into(), self.state.of(name).display().to_string(), "--die-with-parent".into()]);
         Program { name: name.into(), executable: self.executable.clone(), arguments, logs: self.state.logs() }
     }
+}
+
+fn host_name(number: u8) -> String {
+    format!("host-{number}")
 }
 
 /// Looks until `look` finds what it looks for.

@@ -86,6 +86,7 @@ impl DevArgs {
         furnish::image_is_there(&session).await?;
         let tenant = furnish::tenant(&session, &state.path().join("tenant.json"), allow_plaintext).await?;
         furnish::hosts_are_up(&session, usize::from(self.hosts)).await?;
+        furnish::tpms_are_proved(&session, &house.tpm_roots(self.hosts)).await?;
         // Until there is a console, browsers are shown the API's own document.
         let ready = ReadyFile { console: format!("{endpoint}/v1/openapi.json"), endpoint, operator, tenant };
         ready.write(ready_file)?;

@@ -1,4 +1,4 @@
-//! A host on paper: it does at once what it is told, and proves it with a TPM that is a key in memory.
+//! A host on paper: it does at once what it is told, and proves it with a TPM on paper.
 //!
 //! Owns the making of good evidence, and of evidence that is good but for one thing.
 
@@ -10,18 +10,25 @@ use lucarne_attest::{
     measure,
     pcr::{self, Values},
     qualifying::Purpose,
-    wire::{AsymmetricScheme, Attest, Attributes, Clock, HashAlgorithm, Key, MAGIC, Public, Signature, Wire as _},
+    wire::{Attest, Clock, HashAlgorithm, MAGIC, Signature, Wire as _},
 };
-use lucarne_model::{Component, Evidence, InstanceId, Measurement, Octets, storage::Digest};
+use lucarne_model::{
+    Component, Evidence, InstanceId, Measurement, Octets,
+    storage::Digest,
+    tpm::{ChallengeAnswer, DesiredChallenge},
+};
 use reqwest::Method;
 use ring::{
     digest::{SHA256, digest},
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+    signature::{EcdsaKeyPair, KeyPair as _},
 };
 use serde_json::{Value, json};
 
-use super::Cloud;
+use super::{
+    Cloud,
+    chip::{Chip, Maker, new_key, public_of},
+};
 
 /// What is wrong with a proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,37 +43,38 @@ pub(super) enum Forgery {
     OtherGuest,
 }
 
-#[derive(Debug)]
-pub(super) struct Machine {
-    pub(super) id: String,
+pub(in crate::tests) struct Machine {
+    pub(in crate::tests) id: String,
     key: String,
     tls: EcdsaKeyPair,
-    tpm: EcdsaKeyPair,
+    pub(in crate::tests) tpm: Chip,
     software: Vec<Measurement>,
     forgery: Option<Forgery>,
     version: Mutex<u64>,
-}
-
-fn new_key() -> EcdsaKeyPair {
-    let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
-    let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-    EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap()
 }
 
 fn measurement(component: Component, name: &str, content: u8) -> Measurement {
     Measurement { component, name: name.into(), digest: Digest::from_bytes([content; 32]) }
 }
 
-fn public_of(pair: &EcdsaKeyPair) -> Key {
-    let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
-    Key::P256 { x: x.to_vec(), y: y.to_vec() }
-}
-
 impl Machine {
-    pub(super) async fn enrol(cloud: &Cloud) -> Self {
+    /// A host that has proved its TPM, of a maker that the operator trusts.
+    pub(in crate::tests) async fn enrol(cloud: &Cloud) -> Self {
+        let maker = Maker::new();
+        let machine = Self::with_tpm(cloud, "k", Chip::new(7, Some(&maker))).await;
+        let trust = json!({"name": "Paper", "certificate": maker.root});
+        assert_eq!(cloud.post(&cloud.operator().await, "/v1/tpm-makers", trust).await.0, 201);
+        assert_eq!(machine.present(cloud).await.0, 204);
+        machine.turn(cloud).await;
+        assert!(machine.shown(cloud).await["tpm"]["proved"].is_u64(), "{}", machine.shown(cloud).await);
+        machine
+    }
+
+    /// One that has said nothing of its TPM yet.
+    pub(in crate::tests) async fn with_tpm(cloud: &Cloud, public_key: &str, tpm: Chip) -> Self {
         let tls = new_key();
         let capacity = json!({"vcpus": 16, "memory": 1_u64 << 30, "disk": 1 << 30});
-        let description = json!({"name": "h", "address": "127.0.0.1", "tunnel_port": 1, "public_key": "k",
+        let description = json!({"name": "h", "address": "127.0.0.1", "tunnel_port": 1, "public_key": public_key,
             "export_key": STANDARD.encode(tls.public_key().as_ref()), "capacity": capacity, "hypervisor": "paper"});
         let body = json!({"join_token": cloud.operator.join_token, "host": description});
         let (status, enrolled) = cloud.send(cloud.request(Method::POST, "/v1/host/enrol", "").json(&body)).await;
@@ -77,7 +85,39 @@ impl Machine {
             measurement(Component::Agent, "lucarne", 2),
         ];
         let (id, key) = (text("host"), text("host_key"));
-        Self { id, key, tls, tpm: new_key(), software, forgery: None, version: Mutex::new(0) }
+        Self { id, key, tls, tpm, software, forgery: None, version: Mutex::new(0) }
+    }
+
+    /// What operators are shown of it.
+    pub(in crate::tests) async fn shown(&self, cloud: &Cloud) -> Value {
+        cloud.get(&cloud.operator().await, &format!("/v1/hosts/{}", self.id)).await.1
+    }
+
+    pub(in crate::tests) async fn present(&self, cloud: &Cloud) -> (u16, Value) {
+        self.say(cloud, "/v1/host/tpm", &serde_json::to_value(self.tpm.presented()).unwrap()).await
+    }
+
+    pub(in crate::tests) async fn challenges(&self, cloud: &Cloud) -> Vec<DesiredChallenge> {
+        serde_json::from_value(self.desired(cloud).await["challenges"].clone()).unwrap()
+    }
+
+    pub(in crate::tests) async fn answer(
+        &self,
+        cloud: &Cloud,
+        challenge: &DesiredChallenge,
+        answer: &ChallengeAnswer,
+    ) -> (u16, Value) {
+        let path = format!("/v1/host/challenges/{}", challenge.token);
+        self.say(cloud, &path, &serde_json::to_value(answer).unwrap()).await
+    }
+
+    /// What its TPM makes of a challenge.
+    pub(in crate::tests) fn opens(&self, challenge: &DesiredChallenge) -> ChallengeAnswer {
+        self.tpm.answer(challenge, &fingerprint(&self.tls))
+    }
+
+    async fn say(&self, cloud: &Cloud, path: &str, body: &Value) -> (u16, Value) {
+        cloud.send(cloud.request(Method::POST, path, &self.key).json(body)).await
     }
 
     /// One byte of a component is another from now on.
@@ -88,8 +128,9 @@ impl Machine {
         changed.digest = Digest::from_bytes(bytes);
     }
 
-    pub(super) fn changes_tpm(&mut self) {
-        self.tpm = new_key();
+    /// Its attestation key is another one by now, which it has not proved.
+    pub(super) fn changes_key(&mut self) {
+        self.tpm.attestation = new_key();
     }
 
     pub(super) fn forge(&mut self, forgery: Option<Forgery>) {
@@ -110,7 +151,10 @@ impl Machine {
     }
 
     /// Is what it is told to be, and says so.
-    pub(super) async fn turn(&self, cloud: &Cloud) {
+    pub(in crate::tests) async fn turn(&self, cloud: &Cloud) {
+        for challenge in self.challenges(cloud).await {
+            self.answer(cloud, &challenge, &self.opens(&challenge)).await;
+        }
         let desired = self.desired(cloud).await;
         let instances: Vec<_> = desired["instances"].as_array().unwrap().iter().map(|one| self.actual(one)).collect();
         let version = {
@@ -121,7 +165,7 @@ impl Machine {
         let capacity = json!({"vcpus": 16, "memory": 1_u64 << 30, "disk": 1 << 30});
         let report = json!({"version": version, "capacity": capacity, "instances": instances, "volumes": [],
             "snapshots": [], "dropped_frames": {}});
-        let sent = cloud.send(cloud.request(Method::POST, "/v1/host/report", &self.key).json(&report)).await;
+        let sent = self.say(cloud, "/v1/host/report", &report).await;
         assert_eq!(sent.0, 204, "{sent:?}");
     }
 
@@ -200,21 +244,11 @@ impl Machine {
 
     /// The signature, and the public half of the key that made it.
     fn sign(&self, message: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        let attributes =
-            [Attributes::FIXED_PARENT, Attributes::SENSITIVE_DATA_ORIGIN, Attributes::RESTRICTED, Attributes::SIGN];
-        let public = Public {
-            name_algorithm: HashAlgorithm::Sha256,
-            attributes: attributes.into_iter().fold(Attributes::FIXED_TPM, Attributes::with),
-            policy: Vec::new(),
-            symmetric_bits: None,
-            scheme: AsymmetricScheme::Ecdsa(HashAlgorithm::Sha256),
-            key: public_of(&self.tpm),
-        };
         let message = if self.is(Forgery::Signature) { b"something else".as_slice() } else { message };
-        let made = self.tpm.sign(&SystemRandom::new(), message).unwrap();
+        let made = self.tpm.attestation.sign(&SystemRandom::new(), message).unwrap();
         let (r, s) = made.as_ref().split_at(32);
         let signature = Signature::Ecdsa { hash: HashAlgorithm::Sha256, r: r.to_vec(), s: s.to_vec() };
-        (signature.to_octets(), public.to_octets())
+        (signature.to_octets(), self.tpm.attestation_public().to_octets())
     }
 }
 
