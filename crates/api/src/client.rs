@@ -41,6 +41,7 @@ mod generated {
             EndReason = lucarne_model::EndReason,
             EnrolHost = crate::bodies::host::EnrolHost,
             Enrolled = crate::bodies::host::Enrolled,
+            EventKind = lucarne_model::EventKind,
             Evidence = lucarne_model::Evidence,
             ExportFormat = lucarne_model::flow_log::ExportFormat,
             FindingId = lucarne_model::FindingId,

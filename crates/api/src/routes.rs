@@ -6,7 +6,7 @@
 
 use axum::http::Method;
 use lucarne_model::{
-    AccountId, ErrorCode, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
+    AccountId, ErrorCode, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
     KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId,
     SubnetId, Tags, TenantFlowRecord, UserId, VolumeId, VpcId,
     actual::{Host, Report},
@@ -27,9 +27,9 @@ use crate::{
     Access, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, attestation::*, finding::*, flow::*, flow_log::*, flow_question::*,
-        host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*,
-        usage::*,
+        ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
+        flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
+        receipt::*, storage::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -309,6 +309,8 @@ routes! {
     Provide GET "/v1/mitigations/{mitigation}" get_mitigation((MitigationId,), NoQuery, Nothing) -> Json<Mitigation>;
     /// Ends a mitigation.
     Provide DELETE "/v1/mitigations/{mitigation}" delete_mitigation((MitigationId,), NoQuery, Nothing) -> Done;
+    /// Lists events, newest first: what happened to the account's things without anybody asking for it.
+    Read GET "/v1/events" list_events((), EventsQuery, Nothing) -> Json<Page<Event>>;
     /// Lists jobs: the workflows of launches and terminations.
     Read GET "/v1/jobs" list_jobs((), ListQuery, Nothing) -> Json<Page<Job>>;
     /// Shows a job.

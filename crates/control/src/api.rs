@@ -7,14 +7,14 @@ use lucarne_api::{
     Api, Call, Problem, Route,
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
-        ChangeTags, ListQuery, NoQuery, Page, attestation::*, finding::*, flow::*, flow_log::*, flow_question::*,
-        host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*, receipt::*, storage::*,
-        usage::*,
+        ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
+        flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
+        receipt::*, storage::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
-    AccountId, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, KnownMeasurementId,
+    AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, KnownMeasurementId,
     MitigationId, NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags,
     TenantFlowRecord, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
@@ -616,6 +616,9 @@ impl Api for Controller {
     }
     async fn delete_mitigation(&self, call: Call<Caller, (MitigationId,), NoQuery, Nothing>) -> Result<Done, Problem> {
         services::mitigations::delete_mitigation(self, call).await
+    }
+    async fn list_events(&self, call: Call<Caller, (), EventsQuery, Nothing>) -> Result<Json<Page<Event>>, Problem> {
+        services::events::list_events(self, call).await
     }
     async fn list_jobs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Job>>, Problem> {
         services::jobs::list_jobs(self, call).await

@@ -3,10 +3,14 @@
 //!
 //! Owns the rounds and how long ended instances are shown.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use lucarne_api::Problem;
-use lucarne_model::{HostId, actual::HostState, instance::InstanceState};
+use lucarne_model::{
+    AccountId, ErrorCode, Event, EventKind, HostId,
+    actual::HostState,
+    instance::{Instance, InstanceState},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,6 +26,8 @@ const METER_EVERY: Duration = Duration::from_secs(10);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// How long a terminated instance and its jobs are still shown.
 const SHOW_ENDED: Duration = Duration::from_secs(3600);
+/// How long an event is shown, if not so many come after it that it goes before.
+const KEEP_EVENTS: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long the answer to a request with an idempotency key is kept.
 const REMEMBER_REQUESTS: Duration = Duration::from_secs(24 * 3600);
 
@@ -71,13 +77,49 @@ async fn note_hosts(controller: &Controller) -> Result<(), Problem> {
 fn note_host(tx: &mut Tx<'_>, host: HostId, state: HostState) -> Result<(), Problem> {
     let mut record: HostRecord = tx.get(Scope::Everything, host)?;
     tracing::info!(%host, name = record.host.description.name, ?state, "a host's state changed");
+    let happened = happened(record.host.state, state);
     record.host.state = state;
     tx.put(&record)?;
+    let name = &record.host.description.name;
+    if let Some(kind) = happened {
+        tell(tx, AccountId::OPERATOR, kind, host, &format!("host {name}"))?;
+    }
     // Workflows wait for what their host says, or for its silence.
     for placed in tx.referring::<InstanceRecord>(Scope::Everything, host)? {
-        tx.touch(placed.instance.id);
+        let Instance { id, account, host: own, state, .. } = placed.instance;
+        tx.touch(id);
+        // A tenant is told of the instance, and not which machine its host is.
+        if let Some(kind) = happened.filter(|_| own == Some(host) && state != InstanceState::Terminated) {
+            tell(tx, account, kind, id, "the instance's host")?;
+        }
     }
     Ok(())
+}
+
+/// What a change of a host's state is to those who have something there.
+const fn happened(before: HostState, now: HostState) -> Option<EventKind> {
+    match (before, now) {
+        (HostState::Down, HostState::Down) => None,
+        (_, HostState::Down) => Some(EventKind::HostLost),
+        (HostState::Down, _) => Some(EventKind::HostBack),
+        _ => None,
+    }
+}
+
+fn tell(
+    tx: &mut Tx<'_>,
+    account: AccountId,
+    kind: EventKind,
+    resource: impl Display,
+    who: &str,
+) -> Result<(), Problem> {
+    let (code, message) = match kind {
+        EventKind::HostLost => {
+            (Some(ErrorCode::HostUnreachable), format!("{who} does not answer; what is shown is what was last known"))
+        }
+        _ => (None, format!("{who} answers again")),
+    };
+    tx.note_event(Event { at: tx.now(), account, kind, resource: resource.to_string(), code, message })
 }
 
 /// An instance that still has a host is kept: that host has yet to confirm that nothing of it is left.
@@ -97,5 +139,6 @@ fn forget_ended(tx: &mut Tx<'_>) -> Result<(), Problem> {
             tx.delete(&record)?;
         }
     }
+    tx.forget_events_before(now.minus(KEEP_EVENTS))?;
     tx.forget_requests_before(now.minus(REMEMBER_REQUESTS))
 }

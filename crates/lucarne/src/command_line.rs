@@ -12,6 +12,7 @@ use crate::{
         Context, Reads,
         attestation::AttestationCommand,
         documents,
+        event::EventCommand,
         finding::FindingCommand,
         flow::FlowCommand,
         flow_log::FlowLogCommand,
@@ -158,6 +159,9 @@ pub(crate) enum Command {
     /// Flow logs: standing orders for flow records
     #[command(subcommand)]
     FlowLog(FlowLogCommand),
+    /// Events: what happened to the account's things without anybody asking for it
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Findings: what flow records show that somebody should look at
     #[command(subcommand)]
     Finding(FindingCommand),
@@ -269,6 +273,7 @@ impl Command {
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,
             Self::FlowLog(command) => command.run(context).await,
+            Self::Event(command) => command.run(context).await,
             Self::Finding(command) => command.run(context).await,
             Self::Mitigation(command) => command.run(context).await,
             Self::PriceBook(command) => command.run(context).await,

@@ -491,6 +491,15 @@ pub(crate) const FLOW_COLUMNS: &[Column] = &[
     ("END REASON", "end_reason"),
 ];
 
+pub(crate) const EVENT_COLUMNS: &[Column] = &[
+    ("AT", "at"),
+    ("KIND", "kind"),
+    ("ACCOUNT", "account"),
+    ("RESOURCE", "resource"),
+    ("CODE", "code"),
+    ("MESSAGE", "message"),
+];
+
 /// What is found and has no name or no id has no row above either.
 pub(crate) const FINDING_COLUMNS: &[Column] = &[
     ("ID", "id"),
@@ -709,6 +718,7 @@ mod tests {
         }
         let others = [
             ("TenantFlowRecord", FLOW_COLUMNS),
+            ("Event", EVENT_COLUMNS),
             ("ShownFinding", FINDING_COLUMNS),
             ("JudgedMeasurement", JUDGED_COLUMNS),
             ("Judgement", JUDGEMENT_COLUMNS),

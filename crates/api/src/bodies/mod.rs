@@ -3,6 +3,7 @@
 //! Owns the bodies' shapes. Unknown fields are refused, so that a misspelt option is not silently ignored.
 
 pub mod attestation;
+pub mod event;
 pub mod finding;
 pub mod flow;
 pub mod flow_log;

@@ -125,6 +125,7 @@ fn delete(tx: &mut Tx<'_>, scope: Scope, id: AccountId) -> Result<(), Problem> {
     for user in tx.list::<User>(Scope::Account(id))? {
         tx.delete(&user)?;
     }
+    tx.forget_events_of(id)?;
     tx.delete(&account)
 }
 

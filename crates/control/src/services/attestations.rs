@@ -14,7 +14,7 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, ErrorCode, Evidence, InstanceId, Octets, UserId,
+    AccountId, ErrorCode, Event, EventKind, Evidence, InstanceId, Octets, UserId,
     actual::ActualInstance,
     attestation::{
         AttestMode, AttestState, InstanceAttestation, Judgement, KnownMeasurement, NONCE_LENGTHS, OnMismatch,
@@ -131,6 +131,11 @@ pub(crate) fn judge(tx: &mut Tx<'_>, record: &mut InstanceRecord, evidence: &Evi
         (instance.state, instance.changed) = (InstanceState::AwaitingApproval, now);
     }
     kept.note(judgement(instance, now, None, reason.clone()));
+    if let Some(StateReason { code, message }) = reason.clone() {
+        let (resource, account) = (instance.id.to_string(), instance.account);
+        let kind = EventKind::AttestationFailed;
+        tx.note_event(Event { at: now, account, kind, resource, code: Some(code), message })?;
+    }
     instance.state_reason = reason.or(instance.state_reason.take());
     tx.put(&kept)
 }

@@ -11,6 +11,7 @@ pub(crate) mod attachments;
 pub(crate) mod attestations;
 pub(crate) mod blobs;
 pub(crate) mod checks;
+pub(crate) mod events;
 pub(crate) mod findings;
 pub(crate) mod flow_logs;
 pub(crate) mod flow_questions;

@@ -7,6 +7,7 @@
 
 mod changes;
 mod decoded;
+mod events;
 mod filter;
 mod page;
 mod resource;
@@ -32,6 +33,7 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 
 pub(crate) use changes::{Changes, Subscription};
+pub(crate) use events::Place;
 pub(crate) use filter::Filter;
 pub(crate) use page::{page_limit, read_token, write_token};
 pub(crate) use resource::{Item, Resource, Scope};

@@ -5,7 +5,8 @@
 
 use rusqlite::Connection;
 
-const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("migrations/0001_resources.sql"))];
+const MIGRATIONS: &[(i64, &str)] =
+    &[(1, include_str!("migrations/0001_resources.sql")), (2, include_str!("migrations/0002_events.sql"))];
 
 /// Why the tables could not be brought to this build's shape.
 #[derive(Debug, thiserror::Error)]

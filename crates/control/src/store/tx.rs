@@ -277,7 +277,7 @@ pub(super) fn decode<R: Resource>(body: &str) -> Result<R, Problem> {
     serde_json::from_str(body).map_err(|error| unreadable(R::KIND, &error))
 }
 
-fn unreadable(kind: &str, error: &serde_json::Error) -> Problem {
+pub(super) fn unreadable(kind: &str, error: &serde_json::Error) -> Problem {
     tracing::error!(kind, %error, "a document of the store does not have its kind's shape");
     Problem::new(ErrorCode::Internal, format!("a stored {kind} could not be read"))
 }

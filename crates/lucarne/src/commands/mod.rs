@@ -6,6 +6,7 @@ pub(crate) mod attestation;
 pub(crate) mod attestation_verify;
 pub(crate) mod console;
 pub(crate) mod documents;
+pub(crate) mod event;
 pub(crate) mod finding;
 pub(crate) mod flow;
 pub(crate) mod flow_answer;
