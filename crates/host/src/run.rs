@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::{Agent, Parts},
+    agent::{self, Agent, Parts},
     capacity::{self, capacity},
     certificate::ExportKey,
     error::Error,
@@ -77,6 +77,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         capacity: capacity(&settings, &budget)?,
         oversubscription: oversubscription(&settings, &tools),
         hypervisor: driver.version().await.map_err(|cause| Error::Driver { cause })?,
+        started: agent::now(),
     };
     identity.save(&layout)?;
     let nobody = HttpController::new(&settings.controller, None)?;

@@ -435,6 +435,35 @@ pub(crate) static MEASUREMENT: Kind = Kind {
     delete: delete!(remove_measurement, InvalidMeasurementNotFound),
 };
 
+pub(crate) static NOTARY: Kind = Kind {
+    noun: "notary",
+    prefix: "notary-",
+    names: &["name"],
+    not_found: ErrorCode::InvalidNotaryNotFound,
+    columns: &[("ID", "id"), ("NAME", "name"), ("URL", "url"), ("CREATED", "created")],
+    list: list!(list_notaries),
+    show: show!(get_notary, InvalidNotaryNotFound),
+    delete: delete!(delete_notary, InvalidNotaryNotFound),
+};
+
+pub(crate) static PUBLISHER: Kind = Kind {
+    noun: "publisher",
+    prefix: "pub-",
+    names: &["name"],
+    not_found: ErrorCode::InvalidPublisherNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("NOTARY", "notary"),
+        ("SERIES", "series"),
+        ("SEEN ENTRIES", "seen.size"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_publishers),
+    show: show!(get_publisher, InvalidPublisherNotFound),
+    delete: delete!(remove_publisher, InvalidPublisherNotFound),
+};
+
 /// What was measured of an instance.
 pub(crate) const JUDGED_COLUMNS: &[Column] = &[
     ("COMPONENT", "component"),
@@ -451,6 +480,8 @@ pub(crate) const JUDGEMENT_COLUMNS: &[Column] = &[
     ("MODE", "mode.kind"),
     ("STATE", "state"),
     ("BY", "by"),
+    ("PUBLISHER", "manifest.publisher"),
+    ("VERSION", "manifest.version"),
     ("REASON", "reason.message"),
 ];
 
@@ -669,6 +700,8 @@ pub(crate) static ALL: &[&Kind] = &[
     &MITIGATION,
     &PRICE_BOOK,
     &MEASUREMENT,
+    &NOTARY,
+    &PUBLISHER,
     &JOB,
 ];
 
@@ -707,6 +740,8 @@ mod tests {
             ("Mitigation", &MITIGATION),
             ("PriceBook", &PRICE_BOOK),
             ("KnownMeasurement", &MEASUREMENT),
+            ("Notary", &NOTARY),
+            ("Publisher", &PUBLISHER),
             ("Job", &JOB),
         ];
         assert_eq!(rows.len(), ALL.len());

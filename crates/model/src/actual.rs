@@ -39,6 +39,9 @@ pub struct HostDescription {
     #[serde(default)]
     pub oversubscription: OversubscriptionFactor,
     pub hypervisor: String,
+    /// When its agent started: what it runs may be another since.
+    #[serde(default)]
+    pub started: Moment,
 }
 
 /// What instances can use.

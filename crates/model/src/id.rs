@@ -126,6 +126,8 @@ ids! {
     MitigationId = "mit", "mitigation";
     PriceBookId = "pb", "price book";
     KnownMeasurementId = "meas", "known measurement";
+    NotaryId = "notary", "notary";
+    PublisherId = "pub", "publisher";
 }
 
 /// An account: 12 decimal digits, the owner of every resource.

@@ -26,7 +26,7 @@ use lucarne_model::{
 };
 use subtle::ConstantTimeEq;
 
-use super::{attestations, checks::refuse};
+use super::{checks::refuse, rechecks::ASKED};
 use crate::{
     Caller, Controller,
     auth::secret,
@@ -126,6 +126,7 @@ fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> R
         key_digest,
         draining: false,
         has_spoken: false,
+        began: None,
         attestation_key: None,
     })?;
     Ok(host.id)
@@ -144,6 +145,10 @@ pub(crate) async fn hello_host(
         // Hosts say hello again while the collector is away: that alone is nothing to write down.
         if record.has_spoken && record.host.description == description {
             return Ok(());
+        }
+        if record.host.description.started != description.started {
+            record.began = Some(tx.now());
+            tx.touch(ASKED);
         }
         record.host.description = description;
         record.host.last_heard = tx.now();
@@ -190,8 +195,12 @@ pub(crate) async fn report_host(
     let told = report.clone();
     // The records first: should they fail, the same report is news again.
     controller.store.write(move |tx| settle_report(tx, host, &told)).await?;
+    let proves = report.instances.iter().any(|actual| actual.evidence.is_some());
     for instance in controller.fleet.take(host, report) {
         controller.store.changes().touch(&instance.to_string());
+    }
+    if proves {
+        controller.store.changes().touch(ASKED);
     }
     Ok(Done)
 }
@@ -206,7 +215,6 @@ fn settle_report(tx: &mut Tx<'_>, host: HostId, report: &Report) -> Result<(), P
         if record.instance.host == Some(host)
             && let Some(actual) = actual.get(&record.instance.id)
         {
-            let record = attestations::settle(tx, record, actual)?;
             settle_instance(tx, record, actual)?;
         }
     }

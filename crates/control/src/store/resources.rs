@@ -7,20 +7,22 @@ use std::fmt::Display;
 
 use lucarne_api::bodies::mitigation::Mitigation;
 use lucarne_model::{
-    AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId,
-    RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VpcId,
+    AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, KnownMeasurementId, MitigationId, NetworkAclId, NotaryId,
+    PriceBookId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VpcId,
     attestation::KnownMeasurement,
     flow_log::FlowLog,
     identity::{AccessKey, Account, User},
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
     price::PriceBook,
+    publisher::Notary,
     security_group::{Peer, SecurityGroup},
     storage::{Image, Snapshot, SnapshotState},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{Item, Resource};
+use crate::services::rechecks::WITH_POLICY;
 
 /// The parts of [`Resource`] that read the same for every kind with an id, an account and tags.
 macro_rules! common_fields {
@@ -93,6 +95,9 @@ impl Resource for AccessKeyRecord {
 /// It does not point at its main route table, default ACL and default group: they point at it, and go with it.
 impl Resource for Vpc {
     common_fields!("vpc", InvalidVpcNotFound, VpcId);
+    fn references(&self) -> Vec<String> {
+        self.attest_policy.iter().map(|_| WITH_POLICY.to_owned()).collect()
+    }
     fn uses(&self) -> Vec<(Item, u64)> {
         vec![(Item::Vpcs, 1)]
     }
@@ -154,6 +159,14 @@ impl Resource for PriceBook {
 
 impl Resource for KnownMeasurement {
     common_fields!("known-measurement", InvalidMeasurementNotFound, KnownMeasurementId);
+}
+
+/// Every account may name one as the place where a publisher of its own publishes.
+impl Resource for Notary {
+    common_fields!("notary", InvalidNotaryNotFound, NotaryId);
+    fn public(&self) -> bool {
+        true
+    }
 }
 
 impl Resource for SecurityGroup {

@@ -269,6 +269,7 @@ impl Bed {
                 capacity: Capacity::default(),
                 oversubscription: Default::default(),
                 hypervisor: "simulated".into(),
+                started: lucarne_model::Moment::EPOCH,
             },
         };
         let (shutdown, pace) =

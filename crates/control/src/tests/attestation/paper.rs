@@ -40,6 +40,8 @@ pub(super) enum Forgery {
 pub(super) struct Machine {
     pub(super) id: String,
     key: String,
+    /// As it enrolled.
+    description: Value,
     tls: EcdsaKeyPair,
     tpm: EcdsaKeyPair,
     software: Vec<Measurement>,
@@ -68,7 +70,7 @@ impl Machine {
         let capacity = json!({"vcpus": 16, "memory": 1_u64 << 30, "disk": 1 << 30});
         let description = json!({"name": "h", "address": "127.0.0.1", "tunnel_port": 1, "public_key": "k",
             "export_key": STANDARD.encode(tls.public_key().as_ref()), "capacity": capacity, "hypervisor": "paper"});
-        let body = json!({"join_token": cloud.operator.join_token, "host": description});
+        let body = json!({"join_token": cloud.operator.join_token, "host": &description});
         let (status, enrolled) = cloud.send(cloud.request(Method::POST, "/v1/host/enrol", "").json(&body)).await;
         assert_eq!(status, 201, "{enrolled}");
         let text = |field: &str| enrolled[field].as_str().unwrap().to_owned();
@@ -77,7 +79,7 @@ impl Machine {
             measurement(Component::Agent, "lucarne", 2),
         ];
         let (id, key) = (text("host"), text("host_key"));
-        Self { id, key, tls, tpm: new_key(), software, forgery: None, version: Mutex::new(0) }
+        Self { id, key, description, tls, tpm: new_key(), software, forgery: None, version: Mutex::new(0) }
     }
 
     /// One byte of a component is another from now on.
@@ -86,6 +88,19 @@ impl Machine {
         let mut bytes = changed.digest.to_bytes();
         bytes[31] ^= 1;
         changed.digest = Digest::from_bytes(bytes);
+    }
+
+    pub(super) fn software(&self) -> &[Measurement] {
+        &self.software
+    }
+
+    /// Its agent says hello as after a start. There is no collector that it could be told of.
+    pub(super) async fn begins_anew(&self, cloud: &Cloud) {
+        let mut description = self.description.clone();
+        description["started"] = json!(crate::clock::now());
+        let (status, answer) =
+            cloud.send(cloud.request(Method::POST, "/v1/host/hello", &self.key).json(&description)).await;
+        assert_eq!(status, 503, "{answer}");
     }
 
     pub(super) fn changes_tpm(&mut self) {
