@@ -214,13 +214,14 @@ impl Cast<'_> {
         let mode = || AttestMode::Manifest { publisher: PUBLISHER.to_owned() };
         let id = self.launch("a5", mode(), &nonces::draw()?).await?;
         let ended = self.until(id, "terminated").await?;
-        let why = ended.state_reason.map(|why| (why.code, why.message)).unwrap_or((ErrorCode::Internal, String::new()));
+        let reason = ended.state_reason.map(|why| (why.code, why.message));
+        let (code, message) = reason.unwrap_or((ErrorCode::Internal, "it says no reason".into()));
         let digest = |of: &[Measurement]| of.iter().find(|one| one.component == Component::Agent).cloned();
         let both = [digest(measured), digest(&with_another_agent(measured))];
-        let names_both = both.iter().flatten().all(|one| why.1.contains(&one.digest.to_string()));
+        let names_both = both.iter().flatten().all(|one| message.contains(&one.digest.to_string()));
         let what = "a5 trusts a publisher who knows the host's agent of before its patch alone";
-        let held = why.0 == ErrorCode::MeasurementUnknown && names_both;
-        story.step(what, "terminated, MeasurementUnknown, with both digests", format!("{}: {}", why.0, why.1), held);
+        let held = code == ErrorCode::MeasurementUnknown && names_both;
+        story.step(what, "terminated, MeasurementUnknown, with both digests", format!("{code}: {message}"), held);
 
         notary.publish(hosts(measured.to_vec()), "the patch").await?;
         let nonce = nonces::draw()?;
