@@ -17,7 +17,7 @@ use lucarne_model::{
 use crate::workflow::steps::Observed;
 
 /// How long a host that answers may take to prove an instance again. It is cut off then: silence proves nothing.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How many proofs one host is asked for at a time: its TPM makes one after the other.
 const OF_ONE_HOST: usize = 4;
 

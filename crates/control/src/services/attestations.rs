@@ -16,7 +16,7 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, ErrorCode, Evidence, InstanceId, Octets,
+    AccountId, ErrorCode, Evidence, InstanceId, Moment, Octets,
     attestation::{
         AttestMode, AttestPolicy, AttestState, InstanceAttestation, KnownMeasurement, NONCE_LENGTHS, PolicySource,
         VpcAttestPolicy,
@@ -83,9 +83,10 @@ pub(super) fn fresh_nonce() -> Octets {
 
 /// The instance is started again: it is held and measured as at its launch, and its host proves itself anew. What was
 /// approved once need not be approved again as long as it is the same.
-pub(super) fn begin_again(instance: &mut Instance) {
+pub(super) fn begin_again(instance: &mut Instance, now: Moment) {
     if let Some(attestation) = instance.attestation.as_mut().filter(|attestation| attestation.state.may_join()) {
-        (attestation.nonce, attestation.state, attestation.asked) = (fresh_nonce(), AttestState::Rechecking, None);
+        (attestation.nonce, attestation.state) = (fresh_nonce(), AttestState::Rechecking);
+        attestation.asked = Some(now);
     }
 }
 
@@ -141,12 +142,7 @@ fn unattested(id: InstanceId) -> Problem {
 }
 
 /// Whether an answer to the proof with this nonce is still waited for.
-fn check_answer(
-    id: InstanceId,
-    attestation: &InstanceAttestation,
-    nonce: &Octets,
-    now: lucarne_model::Moment,
-) -> Result<(), Problem> {
+fn check_answer(id: InstanceId, attestation: &InstanceAttestation, nonce: &Octets, now: Moment) -> Result<(), Problem> {
     let refuse = |code, detail: String| Err(Problem::new(code, detail));
     match attestation.state {
         AttestState::Measuring => refuse(ErrorCode::IncorrectState, format!("{id} has not been measured yet")),

@@ -148,7 +148,7 @@ async fn begin_next_generation(
         }
         attest_policies::check_start(tx, &record.instance)?;
         record.instance.generation += 1;
-        attestations::begin_again(&mut record.instance);
+        attestations::begin_again(&mut record.instance, tx.now());
         enter(&mut record, InstanceState::Pending, tx.now());
         tx.put(&record)?;
         Ok(record)
