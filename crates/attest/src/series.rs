@@ -69,11 +69,11 @@ pub enum VouchError {
     #[error("the host runs what does not hold: {0}")]
     Standing(ManifestError),
     #[error("not the software of {series} {version} of {publisher}: {cause}")]
-    Other { publisher: String, series: String, version: u64, cause: ReferenceError },
+    Other { publisher: String, series: String, version: u64, cause: Box<ReferenceError> },
 }
 
 impl VouchError {
-    pub const fn code(&self) -> ErrorCode {
+    pub fn code(&self) -> ErrorCode {
         match self {
             Self::Nothing { .. } => ErrorCode::InvalidManifestNotFound,
             Self::Unmeasured => ErrorCode::MeasurementUnknown,
@@ -151,7 +151,7 @@ impl Shown {
         let Manifest { publisher, name: series, version, .. } = newest.manifest.clone();
         match (against(newest), newest.standing.clone()) {
             (_, Err(standing)) => Err(VouchError::Standing(standing)),
-            (Err(cause), Ok(())) => Err(VouchError::Other { publisher, series, version, cause }),
+            (Err(cause), Ok(())) => Err(VouchError::Other { publisher, series, version, cause: Box::new(cause) }),
             (Ok(()), Ok(())) => Ok(newest),
         }
     }
