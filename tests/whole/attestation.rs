@@ -103,6 +103,7 @@ const SLOW: Duration = Duration::from_secs(240);
 struct Scene {
     cloud: Cloud,
     tenant: Api,
+    vpc: String,
     launch: Vec<String>,
 }
 
@@ -111,12 +112,12 @@ impl Scene {
         let cloud = Cloud::start(Driver::Qemu, 1)?;
         cloud.prove_tpms()?;
         let (image, tenant) = (cloud.tiny()?, cloud.tenant("first")?);
-        let (_, subnet) = tenant.network()?;
+        let (vpc, subnet) = tenant.network()?;
         let user_data = cloud.dir().join("says").to_string_lossy().into_owned();
         fs::write(&user_data, SAYS)?;
         let launch = ["instance", "launch", "--image", &image, "--subnet", &subnet, "--memory", "128M"];
         let launch = launch.into_iter().chain(["--user-data", &user_data]).map(str::to_owned).collect();
-        Ok(Self { cloud, tenant, launch })
+        Ok(Self { cloud, tenant, vpc, launch })
     }
 
     fn launch(&self, arguments: &[&str]) -> anyhow::Result<String> {
@@ -224,5 +225,93 @@ fn a_real_vm_begins_on_its_hosts_proof_and_on_no_other_hosts_by_one_byte() -> an
     let changed = scene.launch(&["--tpm", "--attest", "config=known"])?;
     scene.ends(&changed, "MeasurementUnknown")?;
     ensure!(scene.cloud.machines(0).len() == 2, "a process is left of what was denied or refused");
+    Ok(())
+}
+
+const LISTENER: &str = "10.0.1.10";
+const PINGER: &str = "10.0.1.11";
+
+/// Pings for ever, and says of each ping whether it was answered.
+fn pings() -> String {
+    format!(
+        "#!/bin/sh\n(while :; do if ping -c 1 -W 1 {LISTENER} > /dev/null 2>&1; then echo 'probe: reached'; \
+         else echo 'probe: lost'; fi; sleep 1; done) > /dev/console &\n"
+    )
+}
+
+impl Scene {
+    fn attested(&self, instance: &str, state: &str) -> anyhow::Result<()> {
+        let mut last = Value::Null;
+        let found = eventually(&format!("{instance} is {state}"), SLOW, || {
+            last = self.tenant.get(&format!("/v1/instances/{instance}")).ok()?.body;
+            (last.pointer("/attestation/state") == Some(&json!(state))).then_some(())
+        });
+        found.with_context(|| format!("last seen: {last}")).with_context(|| self.cloud.logs())
+    }
+
+    /// Waits until a console has printed a line some more times.
+    fn prints_more(&self, instance: &str, line: &str, times: usize) -> anyhow::Result<()> {
+        let count = || self.tenant.log(instance).ok().map(|log| log.matches(line).count());
+        let before = count().context("there is a log")?;
+        eventually(&format!("{instance} prints `{line}` again"), SLOW, || (count()? >= before + times).then_some(()))
+            .with_context(|| self.cloud.logs())
+    }
+
+    /// When the flows began that the instance took part in, in microseconds since 1970.
+    fn flow_starts(&self, instance: &str) -> anyhow::Result<Vec<u64>> {
+        let flows = self.tenant.get(&format!("/v1/flows?since=0&limit=1000&instance={instance}"))?.ok()?;
+        let flows = flows["items"].as_array().into_iter().flatten();
+        Ok(flows.filter(|flow| flow["protocol"] == 1).filter_map(|flow| flow["start"].as_u64()).collect())
+    }
+}
+
+fn now_micros() -> anyhow::Result<u64> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    Ok(u64::try_from(since.as_micros())?)
+}
+
+/// Every ping is a flow of its own: the flow records tell whether one left the machine.
+#[test]
+fn a_machine_whose_host_has_become_another_reaches_nobody_until_it_is_what_it_was() -> anyhow::Result<()> {
+    let mut scene = Scene::start()?;
+    let listener = scene.launch(&["--attest", "prompt", "--address", LISTENER, "--wait"])?;
+    scene.run(&["measurements", "add", "--from", &listener])?;
+    scene.run(&["attestation", "approve", &listener])?;
+    scene.runs(&listener)?;
+    let vpc = scene.vpc.clone();
+    scene.run(&["vpc", "attest-policy", "set", &vpc, "--attest", "list", "--recheck-every", "1d"])?;
+    fs::write(scene.cloud.dir().join("says"), pings())?;
+    let pinger = scene.launch(&["--address", PINGER])?;
+    scene.tenant.await_log(&pinger, "probe: reached", SLOW).with_context(|| scene.cloud.logs())?;
+
+    let machines = scene.cloud.machines(0);
+    scene.cloud.kill_host(0);
+    scene.cloud.start_host(0, |command| _ = command.args(["--memory-pool", "1M"]))?;
+    scene.attested(&pinger, "quarantined")?;
+    // What the switch had before it was told.
+    std::thread::sleep(Duration::from_secs(1));
+    let cut_off = now_micros()?;
+    scene.prints_more(&pinger, "probe: lost", 3)?;
+    let shown = scene.tenant.get(&format!("/v1/instances/{pinger}"))?.ok()?;
+    ensure!(shown["state"] == "running", "{shown}");
+    ensure!(shown.pointer("/state_reason/code") == Some(&json!("MeasurementUnknown")), "{shown}");
+    let events = scene.tenant.get("/v1/events?kind=attestation-failed")?.ok()?.to_string();
+    ensure!(events.contains(&pinger) && events.contains("agent-configuration"), "{events}");
+
+    let restored = now_micros()?;
+    scene.cloud.kill_host(0);
+    scene.cloud.start_host(0, |_| {})?;
+    scene.attested(&pinger, "matched")?;
+    scene.prints_more(&pinger, "probe: reached", 2)?;
+    ensure!(scene.cloud.machines(0) == machines, "they are not the VMs that were cut off");
+    let mut starts = Vec::new();
+    eventually("the pings of afterwards are recorded", SLOW, || {
+        starts = scene.flow_starts(&pinger).ok()?;
+        starts.iter().any(|start| *start > restored).then_some(())
+    })
+    .with_context(|| scene.cloud.logs())?;
+    ensure!(starts.iter().any(|start| *start < cut_off), "no ping of before is recorded: {starts:?}");
+    let between: Vec<_> = starts.iter().filter(|start| (cut_off..restored).contains(start)).collect();
+    ensure!(between.is_empty(), "frames of a machine that was cut off went on: {between:?}");
     Ok(())
 }

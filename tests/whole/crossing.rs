@@ -20,8 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What a tenant owns: an id for each kind that the document names, such as `VpcId`.
 type Owned = BTreeMap<&'static str, String>;
 
+/// The public key of RFC 8410, whose private half everybody knows.
+const PUBLISHERS_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+
 /// Ids that belong to operators, and routes that tenants may not call at all.
-const OPERATORS: &[&str] = &["HostId"];
+const OPERATORS: &[&str] = &["HostId", "NotaryId"];
 
 fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let (vpc, subnet) = api.network()?;
@@ -47,6 +51,9 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let target = json!({"kind": "subnet", "subnet": subnet});
     let flow_log = api.make("/v1/flow-logs", json!({"target": target}), "/id")?;
     let image_shown = api.get(&format!("/v1/images/{image}"))?.ok()?;
+    let notary = json!({"name": vpc.replace("vpc-", "notary "), "url": "http://127.0.0.1:1"});
+    let notary = cloud.operator()?.make("/v1/notaries", notary, "/id")?;
+    let publisher = json!({"name": "own", "notary": notary, "key": PUBLISHERS_KEY});
     let user = api.make("/v1/users", json!({"name": "reader", "role": "reader"}), "/id")?;
     Ok(Owned::from([
         ("AccountId", api.account.clone()),
@@ -64,6 +71,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("Digest", text(&image_shown, "/boot/kernel/digest")?),
         ("UserId", user),
         ("FlowLogId", flow_log),
+        ("PublisherId", api.make("/v1/publishers", publisher, "/id")?),
         ("JobId", text(&launched, "/jobs/0")?),
         ("access_key", api.key.clone()),
     ]))
@@ -196,6 +204,7 @@ fn build(operation: &Operation<'_>, builder: &mut Builder<'_>) -> anyhow::Result
                     (_, "price_book") => Some(json!("pb-00000000000000000")),
                     (_, "tpm_maker") => Some(json!("maker-00000000000000000")),
                     (_, "measurement") => Some(json!("meas-00000000000000000")),
+                    (_, "notary") => Some(json!("notary-00000000000000000")),
                     (_, "mitigation") => Some(json!("mit-00000000000000000")),
                     (_, "question") => Some(json!("top-ports")),
                     (_, "host" | "token") => Some(json!("host-00000000000000000")),
@@ -318,6 +327,7 @@ fn everything(api: &Api) -> anyhow::Result<Vec<Value>> {
         "access-keys",
         "interfaces",
         "flow-logs",
+        "publishers",
     ];
     lists.into_iter().map(|list| Ok(Value::from(api.list(&format!("/v1/{list}"))?))).collect()
 }

@@ -7,8 +7,8 @@
 use axum::http::Method;
 use lucarne_model::{
     AccountId, ErrorCode, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId,
-    SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
+    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RouteTableId, RuleId,
+    SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
     actual::{Host, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -19,6 +19,7 @@ use lucarne_model::{
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
     price::PriceBook,
+    publisher::{Notary, Publisher},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
     tpm::{ChallengeAnswer, PresentedTpm, TpmMaker},
@@ -30,7 +31,7 @@ use crate::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        receipt::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -93,6 +94,11 @@ routes! {
     Read GET "/v1/vpcs/{vpc}" get_vpc((VpcId,), NoQuery, Nothing) -> Json<Vpc>;
     /// Deletes a VPC that has no subnets, with what it was born with.
     Administer DELETE "/v1/vpcs/{vpc}" delete_vpc((VpcId,), NoQuery, Nothing) -> Done;
+    /// Has every instance that is to be part of a VPC proved by its host, and proved again at an interval.
+    Administer PUT "/v1/vpcs/{vpc}/attest-policy"
+        set_attest_policy((VpcId,), NoQuery, Json<SetAttestPolicy>) -> Json<Vpc>;
+    /// Wants nothing of a VPC's instances any more but what their launches asked for.
+    Administer DELETE "/v1/vpcs/{vpc}/attest-policy" clear_attest_policy((VpcId,), NoQuery, Nothing) -> Done;
     /// Makes a subnet.
     Administer POST "/v1/subnets" create_subnet((), NoQuery, Json<CreateSubnet>) -> Created<Subnet>;
     /// Lists subnets.
@@ -220,6 +226,9 @@ routes! {
     /// Gives what the host proved an instance's start with.
     Read GET "/v1/instances/{instance}/attestation/evidence"
         get_evidence((InstanceId,), NoQuery, Nothing) -> Json<Evidence>;
+    /// Gives the manifest that an instance's host was held against, with the log's head and the proof that it is in it.
+    Read GET "/v1/instances/{instance}/attestation/manifest"
+        get_attested_manifest((InstanceId,), NoQuery, Nothing) -> Download;
     /// Lets an instance begin as it was measured.
     Operate POST "/v1/instances/{instance}/attestation/approve"
         approve_attestation((InstanceId,), NoQuery, Json<AnswerAttestation>) -> Json<Instance>;
@@ -240,6 +249,22 @@ routes! {
     /// Takes a measurement out of the account's list.
     Administer DELETE "/v1/measurements/{measurement}"
         remove_measurement((KnownMeasurementId,), NoQuery, Nothing) -> Done;
+    /// Lets the controller ask a notary.
+    Provide POST "/v1/notaries" create_notary((), NoQuery, Json<CreateNotary>) -> Created<Notary>;
+    /// Lists the notaries that the controller may ask.
+    Read GET "/v1/notaries" list_notaries((), ListQuery, Nothing) -> Json<Page<Notary>>;
+    /// Shows a notary.
+    Read GET "/v1/notaries/{notary}" get_notary((NotaryId,), NoQuery, Nothing) -> Json<Notary>;
+    /// Lets the controller ask a notary no more, which no publisher publishes at.
+    Provide DELETE "/v1/notaries/{notary}" delete_notary((NotaryId,), NoQuery, Nothing) -> Done;
+    /// Puts a publisher into the account's list of those whose manifests it trusts.
+    Administer POST "/v1/publishers" create_publisher((), NoQuery, Json<CreatePublisher>) -> Created<Publisher>;
+    /// Lists the publishers that the account trusts.
+    Read GET "/v1/publishers" list_publishers((), ListQuery, Nothing) -> Json<Page<Publisher>>;
+    /// Shows a publisher.
+    Read GET "/v1/publishers/{publisher}" get_publisher((PublisherId,), NoQuery, Nothing) -> Json<Publisher>;
+    /// Takes a publisher out of the account's list.
+    Administer DELETE "/v1/publishers/{publisher}" remove_publisher((PublisherId,), NoQuery, Nothing) -> Done;
     /// Changes how an instance's memory is kept, within one interval of its host's governor.
     Operate PATCH "/v1/instances/{instance}/memory"
         set_memory((InstanceId,), NoQuery, Json<EditMemory>) -> Json<Instance>;

@@ -7,7 +7,7 @@
 //!   [`enrolment`]; keys as others write them: [`spki`];
 //! - whether the TPM said it now and for this launch: [`quote`], bound to what [`qualifying`] says;
 //! - what is known, and who says so: [`mod@reference`], of which a publisher's part is a [`manifest`], [`signing`] it, in an
-//!   append-only [`log`] over a [`merkle`] tree;
+//!   append-only [`log`] over a [`merkle`] tree; a publisher asked for all versions of a [`series`];
 //! - all of it together: [`verify`], over [`evidence`] as a folder of plain files.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -27,6 +27,7 @@ pub mod pcr;
 pub mod qualifying;
 pub mod quote;
 pub mod reference;
+pub mod series;
 pub mod signing;
 pub mod spki;
 pub mod verify;

@@ -26,6 +26,8 @@ pub enum LogError {
     Shrunk { before: u64, size: u64 },
     #[error("two heads with {size} entries are not the same")]
     TwoHeads { size: u64 },
+    #[error("the head was signed at {time}, and it is {now} (seconds since 1970): it may be an old one")]
+    Stale { time: u64, now: u64 },
 }
 
 impl LogError {
@@ -34,6 +36,7 @@ impl LogError {
             Self::Head(_) => ErrorCode::ManifestInvalid,
             Self::NotIncluded { .. } => ErrorCode::ManifestNotLogged,
             Self::Forked { .. } | Self::Shrunk { .. } | Self::TwoHeads { .. } => ErrorCode::LogForked,
+            Self::Stale { .. } => ErrorCode::LogStale,
         }
     }
 }

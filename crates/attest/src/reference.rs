@@ -85,6 +85,12 @@ impl<V> Judgement<'_, V> {
         self.judged.iter().find(is_refused).map_or(Ok(()), |one| Err(one.refusal()))
     }
 
+    /// Whether what is known under its component and name is that, and nothing else; what nobody knows may be anything.
+    pub fn none_changed(&self) -> Result<(), ReferenceError> {
+        let changed = |one: &&Judged<'_, V>| one.vouchers.is_empty() && !one.expected.is_empty();
+        self.judged.iter().find(changed).map_or(Ok(()), |one| Err(one.refusal()))
+    }
+
     /// Whether each is vouched for, and nothing that is known is missing: the host or guest is exactly that.
     pub fn complete(&self) -> Result<(), ReferenceError> {
         self.all_known()?;

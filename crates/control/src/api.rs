@@ -9,14 +9,14 @@ use lucarne_api::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        receipt::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
     AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId, RouteTableId, RuleId, SecurityGroupId, SnapshotId,
-    SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
+    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RouteTableId, RuleId,
+    SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -27,6 +27,7 @@ use lucarne_model::{
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
     price::PriceBook,
+    publisher::{Notary, Publisher},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
     tpm::{ChallengeAnswer, PresentedTpm, TpmMaker},
@@ -133,6 +134,15 @@ impl Api for Controller {
     }
     async fn delete_vpc(&self, call: Call<Caller, (VpcId,), NoQuery, Nothing>) -> Result<Done, Problem> {
         services::vpcs::delete_vpc(self, call).await
+    }
+    async fn set_attest_policy(
+        &self,
+        call: Call<Caller, (VpcId,), NoQuery, Json<SetAttestPolicy>>,
+    ) -> Result<Json<Vpc>, Problem> {
+        services::attest_policies::set_attest_policy(self, call).await
+    }
+    async fn clear_attest_policy(&self, call: Call<Caller, (VpcId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::attest_policies::clear_attest_policy(self, call).await
     }
     async fn create_subnet(
         &self,
@@ -561,6 +571,12 @@ impl Api for Controller {
     ) -> Result<Json<Evidence>, Problem> {
         services::attestations::get_evidence(self, call).await
     }
+    async fn get_attested_manifest(
+        &self,
+        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+    ) -> Result<Download, Problem> {
+        services::attestations::get_attested_manifest(self, call).await
+    }
     async fn approve_attestation(
         &self,
         call: Call<Caller, (InstanceId,), NoQuery, Json<AnswerAttestation>>,
@@ -602,6 +618,42 @@ impl Api for Controller {
         call: Call<Caller, (KnownMeasurementId,), NoQuery, Nothing>,
     ) -> Result<Done, Problem> {
         services::measurements::remove_measurement(self, call).await
+    }
+    async fn create_notary(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateNotary>>,
+    ) -> Result<Created<Notary>, Problem> {
+        services::notaries::create_notary(self, call).await
+    }
+    async fn list_notaries(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Notary>>, Problem> {
+        services::notaries::list_notaries(self, call).await
+    }
+    async fn get_notary(&self, call: Call<Caller, (NotaryId,), NoQuery, Nothing>) -> Result<Json<Notary>, Problem> {
+        services::notaries::get_notary(self, call).await
+    }
+    async fn delete_notary(&self, call: Call<Caller, (NotaryId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::notaries::delete_notary(self, call).await
+    }
+    async fn create_publisher(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreatePublisher>>,
+    ) -> Result<Created<Publisher>, Problem> {
+        services::publishers::create_publisher(self, call).await
+    }
+    async fn list_publishers(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<Publisher>>, Problem> {
+        services::publishers::list_publishers(self, call).await
+    }
+    async fn get_publisher(
+        &self,
+        call: Call<Caller, (PublisherId,), NoQuery, Nothing>,
+    ) -> Result<Json<Publisher>, Problem> {
+        services::publishers::get_publisher(self, call).await
+    }
+    async fn remove_publisher(&self, call: Call<Caller, (PublisherId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::publishers::remove_publisher(self, call).await
     }
     async fn create_mitigation(
         &self,

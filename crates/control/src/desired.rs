@@ -224,9 +224,9 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
         cold: instance.cold,
         virtual_tpm: instance.virtual_tpm,
         attestation: instance.attestation.map(|attestation| DesiredAttestation {
-            nonce: attestation.nonce,
             begin: attestation.state.may_begin(),
-            heard: !attestation.state.awaits_evidence(),
+            heard: !attestation.awaits_evidence(),
+            nonce: attestation.nonce,
         }),
         mac: Some(instance.mac),
         vcpus: instance.vcpus,

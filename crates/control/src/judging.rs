@@ -1,6 +1,6 @@
 //! What a proof is worth, and whether a policy is content with what it says.
 //!
-//! Owns the order of the controller's checks, and which part of an account's list a policy asks. Pure: records come in,
+//! Owns the order of the controller's checks, and which part of an account's list a policy asks, and which publisher. Pure: records come in,
 //! and measurements or a reason come out. What a TPM's octets mean, and what matches what, is the room `attest`'s.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -14,16 +14,21 @@ use lucarne_attest::{
     qualifying::Purpose,
     quote::{self, Quote},
     reference::{self, Known},
+    series::Version,
     spki,
+    verify::is_software,
     wire::Key,
 };
 use lucarne_model::{
     ErrorCode, Evidence, InstanceId, Measurement, Octets,
     attestation::{AttestMode, JudgedMeasurement, KnownMeasurement, Voucher},
     instance::StateReason,
+    publisher::ManifestVersion,
     storage::Digest,
 };
 use ring::digest::{SHA256, digest};
+
+use crate::consultation::{Answers, unknown};
 
 /// What a proof must be of.
 #[derive(Clone, Copy, Debug)]
@@ -83,37 +88,77 @@ pub(crate) fn fingerprint(export_key: &str) -> Option<Digest> {
     Some(Digest::from_bytes(hash.as_ref().try_into().ok()?))
 }
 
-/// Whether the policy is content. Where the owner is asked it is, until something was approved: then nothing may differ
-/// from that.
-pub(crate) fn judge(
+/// All that a policy may ask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Knowledge<'a> {
+    /// The account's own list.
+    pub(crate) list: &'a [KnownMeasurement],
+    /// What was approved, or found to match, before; empty at a launch.
+    pub(crate) approved: &'a [Measurement],
+    /// What publishers show now.
+    pub(crate) answers: &'a Answers,
+}
+
+/// Whether all modes are content, and the manifest that the host's software is in if one was asked for.
+pub(crate) fn judge<'a>(
+    modes: &[AttestMode],
+    measured: &[Measurement],
+    knowledge: &Knowledge<'a>,
+) -> Result<Option<(&'a str, &'a Version)>, StateReason> {
+    let mut vouched = None;
+    for mode in modes {
+        vouched = judge_by(mode, measured, knowledge)?.or(vouched);
+    }
+    Ok(vouched)
+}
+
+/// Whether one mode is content. Where the owner is asked it is, until something was approved: then nothing may differ from
+/// that.
+fn judge_by<'a>(
     mode: &AttestMode,
     measured: &[Measurement],
-    list: &[KnownMeasurement],
-    approved: &[Measurement],
-) -> Result<(), StateReason> {
+    knowledge: &Knowledge<'a>,
+) -> Result<Option<(&'a str, &'a Version)>, StateReason> {
+    let known = known(mode, knowledge.list);
     let outcome = match mode {
-        AttestMode::Prompt if approved.is_empty() => Ok(()),
+        AttestMode::Prompt if knowledge.approved.is_empty() => Ok(()),
         AttestMode::Prompt => {
             let own = || Voucher::Own { configuration: None, note: None };
-            let known: Vec<_> = approved.iter().map(|one| Known { measurement: one.clone(), by: own() }).collect();
-            reference::judge(measured, &known).complete()
+            let approved = knowledge.approved.iter().map(|one| Known { measurement: one.clone(), by: own() });
+            reference::judge(measured, &approved.collect::<Vec<_>>()).complete()
         }
-        AttestMode::List => reference::judge(measured, &known(mode, list)).all_known(),
-        AttestMode::Config { .. } => reference::judge(measured, &known(mode, list)).complete(),
+        AttestMode::List => reference::judge(measured, &known).all_known(),
+        AttestMode::Config { .. } => reference::judge(measured, &known).complete(),
         AttestMode::Manifest { publisher } => {
-            let message = format!("no manifest of `{publisher}` is known");
-            return Err(refused(ErrorCode::InvalidManifestNotFound, message));
+            let vouched = vouch(publisher, measured, knowledge.answers)?;
+            let rest: Vec<_> = measured.iter().filter(|one| !is_published(one)).cloned().collect();
+            let outcome = reference::judge(&rest, &known).none_changed();
+            return outcome.map(|()| Some(vouched)).map_err(|error| refused(error.code(), error));
         }
     };
-    outcome.map_err(|error| refused(error.code(), error))
+    outcome.map(|()| None).map_err(|error| refused(error.code(), error))
+}
+
+fn vouch<'a>(
+    publisher: &str,
+    measured: &[Measurement],
+    answers: &'a Answers,
+) -> Result<(&'a str, &'a Version), StateReason> {
+    let (name, answer) = answers.get_key_value(publisher).ok_or_else(|| unknown(publisher))?;
+    let vouched = answer.as_ref().map_err(Clone::clone)?.vouch(measured);
+    vouched.map(|version| (name.as_str(), version)).map_err(|error| refused(error.code(), error))
+}
+
+/// Whether a publisher can know it: the host's software.
+fn is_published(measurement: &Measurement) -> bool {
+    is_software(measurement.component) && !measurement.component.is_guests()
 }
 
 /// That of the list which the policy asks; where the owner decides, all of it is to be seen.
 fn known(mode: &AttestMode, list: &[KnownMeasurement]) -> Vec<Known<Voucher>> {
     let is_asked = |one: &&KnownMeasurement| match mode {
-        AttestMode::Prompt | AttestMode::List => true,
+        AttestMode::Prompt | AttestMode::List | AttestMode::Manifest { .. } => true,
         AttestMode::Config { name } => one.configuration.as_ref() == Some(name),
-        AttestMode::Manifest { .. } => false,
     };
     let voucher = |one: &KnownMeasurement| {
         let by = Voucher::Own { configuration: one.configuration.clone(), note: one.note.clone() };
@@ -122,88 +167,52 @@ fn known(mode: &AttestMode, list: &[KnownMeasurement]) -> Vec<Known<Voucher>> {
     list.iter().filter(is_asked).map(voucher).collect()
 }
 
-/// Each measurement with who vouches for it, and whether that contents the policy.
-pub(crate) fn show(mode: &AttestMode, measured: &[Measurement], list: &[KnownMeasurement]) -> Vec<JudgedMeasurement> {
-    let known = known(mode, list);
-    let judged = reference::judge(measured, &known).judged;
-    let asks = *mode == AttestMode::Prompt;
-    let shown = |one: reference::Judged<'_, Voucher>| JudgedMeasurement {
-        measurement: one.measurement.clone(),
-        matches: (!asks).then_some(!one.vouchers.is_empty()),
-        vouchers: one.vouchers.into_iter().cloned().collect(),
+/// Each measurement with who vouches for it, and whether that contents all modes. `manifest` is what the host's software was
+/// found in last, and what that one knows.
+pub(crate) fn show(
+    modes: &[AttestMode],
+    measured: &[Measurement],
+    list: &[KnownMeasurement],
+    manifest: Option<(&ManifestVersion, &[Measurement])>,
+) -> Vec<JudgedMeasurement> {
+    let published = |one: &Measurement| manifest.filter(|(_, known)| known.contains(one)).map(|(version, _)| version);
+    let shown = |one: &Measurement| {
+        let judged = modes.iter().map(|mode| shown_by(mode, one, list, published(one).is_some()));
+        let (mut vouchers, mut verdicts) = (Vec::new(), Vec::new());
+        for (by, verdict) in judged {
+            vouchers.extend(by.into_iter().filter(|by| !vouchers.contains(by)).collect::<Vec<_>>());
+            verdicts.extend(verdict);
+        }
+        vouchers.extend(published(one).cloned().map(Voucher::Manifest));
+        let matches = (!verdicts.is_empty()).then(|| verdicts.iter().all(|verdict| *verdict));
+        JudgedMeasurement { measurement: one.clone(), vouchers, matches }
     };
-    judged.into_iter().map(shown).collect()
+    measured.iter().map(shown).collect()
+}
+
+/// Who of the account's list vouches for one measurement, and what one mode says of it.
+fn shown_by(
+    mode: &AttestMode,
+    one: &Measurement,
+    list: &[KnownMeasurement],
+    is_in_manifest: bool,
+) -> (Vec<Voucher>, Option<bool>) {
+    let known = known(mode, list);
+    let judgement = reference::judge(std::slice::from_ref(one), &known);
+    let vouchers: Vec<Voucher> =
+        judgement.judged.iter().flat_map(|judged| &judged.vouchers).map(|by| (*by).clone()).collect();
+    let is_known = !vouchers.is_empty();
+    let verdict = match mode {
+        AttestMode::Prompt => None,
+        // What is the instance's own is passed over, unless the list speaks of it.
+        AttestMode::List | AttestMode::Config { .. } if !one.component.is_instances_own() => Some(is_known),
+        AttestMode::Manifest { .. } if is_published(one) => Some(is_in_manifest),
+        AttestMode::List | AttestMode::Config { .. } | AttestMode::Manifest { .. } => {
+            (is_known || judgement.none_changed().is_err()).then_some(is_known)
+        }
+    };
+    (vouchers, verdict)
 }
 
 #[cfg(test)]
-mod tests {
-    use lucarne_model::{AccountId, Component, KnownMeasurementId, Moment};
-
-    use super::*;
-
-    fn measurement(component: Component, name: &str, content: u8) -> Measurement {
-        Measurement { component, name: name.into(), digest: Digest::from_bytes([content; 32]) }
-    }
-
-    fn listed(measurement: &Measurement, configuration: Option<&str>) -> KnownMeasurement {
-        KnownMeasurement {
-            id: KnownMeasurementId::from_bits(1),
-            account: AccountId::from_bits(1),
-            measurement: measurement.clone(),
-            configuration: configuration.map(Into::into),
-            note: None,
-            created: Moment::EPOCH,
-            tags: Default::default(),
-        }
-    }
-
-    #[test]
-    fn a_list_knows_what_is_in_it_whatever_it_belongs_to() {
-        let agent = measurement(Component::Agent, "lucarne", 1);
-        let kernel = measurement(Component::GuestKernel, "kernel", 2);
-        let list = [listed(&agent, None), listed(&kernel, Some("web"))];
-        assert_eq!(judge(&AttestMode::List, &[agent.clone(), kernel.clone()], &list, &[]), Ok(()));
-        let changed = measurement(Component::Agent, "lucarne", 9);
-        let reason = judge(&AttestMode::List, &[changed.clone(), kernel], &list, &[]).unwrap_err();
-        assert_eq!(reason.code, ErrorCode::MeasurementUnknown);
-        assert!(reason.message.contains("agent `lucarne`"), "{}", reason.message);
-        let shown = show(&AttestMode::List, &[agent, changed], &list);
-        assert_eq!(shown.iter().map(|one| one.matches).collect::<Vec<_>>(), [Some(true), Some(false)]);
-    }
-
-    #[test]
-    fn a_configuration_wants_all_of_its_own_and_nothing_else() {
-        let web = AttestMode::Config { name: "web".into() };
-        let (old, new) = (measurement(Component::Agent, "lucarne", 1), measurement(Component::Agent, "lucarne", 2));
-        let kernel = measurement(Component::GuestKernel, "kernel", 3);
-        let of_others = measurement(Component::GuestInitramfs, "initramfs", 4);
-        let list = [
-            listed(&old, Some("web")),
-            listed(&new, Some("web")),
-            listed(&kernel, Some("web")),
-            listed(&of_others, None),
-        ];
-        for agent in [&old, &new] {
-            assert_eq!(judge(&web, &[agent.clone(), kernel.clone()], &list, &[]), Ok(()), "either version");
-        }
-        assert!(judge(&web, std::slice::from_ref(&old), &list, &[]).is_err(), "the kernel was not measured");
-        assert!(judge(&web, &[old, kernel, of_others], &list, &[]).is_err(), "known, but not of this configuration");
-    }
-
-    #[test]
-    fn what_was_approved_once_may_not_become_anything_else() {
-        let before = [measurement(Component::Kernel, "vmlinuz", 1)];
-        let after = [measurement(Component::Kernel, "vmlinuz", 2)];
-        assert_eq!(judge(&AttestMode::Prompt, &before, &[], &[]), Ok(()));
-        assert_eq!(judge(&AttestMode::Prompt, &before, &[], &before), Ok(()));
-        assert!(judge(&AttestMode::Prompt, &after, &[], &before).is_err());
-        assert!(judge(&AttestMode::Prompt, &[], &[], &before).is_err(), "what was there is missing");
-    }
-
-    #[test]
-    fn who_is_asked_sees_what_the_list_knows_and_no_verdict() {
-        let kernel = measurement(Component::Kernel, "vmlinuz", 1);
-        let shown = show(&AttestMode::Prompt, std::slice::from_ref(&kernel), &[listed(&kernel, Some("web"))]);
-        assert_eq!((shown[0].vouchers.len(), shown[0].matches), (1, None));
-    }
-}
+mod tests;

@@ -7,12 +7,14 @@
 //! do it in transactions of the [`store`], `workflow` goes on with what takes longer, `desired` tells hosts what to be.
 
 mod api;
+mod attestation_records;
 mod auth;
 mod blobs;
 mod bootstrap;
 mod challenges;
 mod clock;
 mod collector_client;
+mod consultation;
 mod desired;
 mod enrolment;
 mod fleet;
@@ -20,13 +22,16 @@ mod host_ca;
 mod http;
 mod idempotency;
 mod instructions;
+mod joint_policy;
 mod judging;
 mod lending;
 mod memory_history;
 mod named_questions;
+mod notary_client;
 mod placement;
 mod quota;
 mod random;
+mod rechecking;
 mod records;
 mod rule_words;
 mod secrets;
@@ -62,11 +67,13 @@ use auth::{Policies, Principals, Throttle, TokenKey};
 use blobs::BlobStore;
 use challenges::Challenges;
 use collector_client::CollectorClient;
+use consultation::Consultant;
 use desired::Networks;
 use fleet::Fleet;
 use host_ca::HostCa;
 use lending::Lendings;
 use memory_history::MemoryHistories;
+use notary_client::NotaryClient;
 use services::streams::Streams;
 use store::Store;
 use usage::UsageLedger;
@@ -89,6 +96,8 @@ pub enum Error {
     Blobs(#[source] io::Error),
     #[error("the controller could not be made ready")]
     Bootstrap(#[from] BootstrapError),
+    #[error("notaries cannot be asked")]
+    Notaries(#[source] reqwest::Error),
     #[error("the API cannot be served")]
     Listen(#[from] ListenError),
     #[error("the workflows could not be taken up again: {0}")]
@@ -120,6 +129,7 @@ pub(crate) struct Controller {
     /// Opens what the store has sealed.
     pub(crate) secrets: SecretBox,
     pub(crate) workflows: Workflows,
+    pub(crate) consultant: Consultant,
     pub(crate) streams: Streams,
     /// What hosts' TPMs are asked.
     pub(crate) challenges: Challenges,
@@ -132,6 +142,7 @@ impl Controller {
     pub(crate) async fn open(settings: Settings) -> Result<Self, Error> {
         let store = Store::open(&settings.state_dir)?;
         let fleet = Arc::new(Fleet::new(clock::now(), settings.host_timeout));
+        let consultant = Consultant::new(store.clone(), NotaryClient::new().map_err(Error::Notaries)?);
         Ok(Self {
             blobs: BlobStore::open(settings.state_dir.join("blobs")).await.map_err(Error::Blobs)?,
             policies: Policies::compile()?,
@@ -140,7 +151,8 @@ impl Controller {
             throttle: Throttle::default(),
             failed_sign_ins: Throttle::default(),
             collector: CollectorClient::new(settings.collector.clone()),
-            workflows: Workflows::new(store.clone(), fleet.clone()),
+            workflows: Workflows::new(store.clone(), fleet.clone(), consultant.clone()),
+            consultant,
             streams: Streams::default(),
             challenges: Challenges::default(),
             lending: Lendings::default(),
@@ -169,10 +181,12 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     controller.workflows.resume().await.map_err(Error::Workflows)?;
     let upkeep = tokio::spawn(upkeep::run(controller.clone(), shutdown.clone()));
     let instructions = tokio::spawn(instructions::run(controller.clone(), shutdown.clone()));
+    let rechecks = tokio::spawn(services::rechecks::run(controller.clone(), shutdown.clone()));
     let collection = tokio::spawn(collect_regularly(controller.clone()));
     tracing::info!(endpoint, "the controller answers");
     http::serve(listener, lucarne_api::router(controller, Limits::default()), shutdown).await;
     collection.abort();
+    rechecks.abort();
     instructions.abort();
     upkeep.abort();
     Ok(())

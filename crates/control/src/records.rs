@@ -10,10 +10,9 @@ use lucarne_memory::{
     settings::Keeping,
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, Evidence, FlowLogId, HostId, InstanceId, JobId, Measurement, Moment, Tags, Vcpus,
-    VolumeId,
+    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Tags, Vcpus, VolumeId,
     actual::{Capacity, Host},
-    attestation::Judgement,
+    attestation::AttestState,
     desired::VolumeContent,
     evidence::CredentialProof,
     flow_log::StoreCredentials,
@@ -25,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     placement::Demand,
+    services::rechecks::ASKED,
     store::{Item, Resource, held},
 };
 
@@ -83,11 +83,16 @@ impl Resource for InstanceRecord {
         }
         let groups = instance.security_groups.iter().map(ToString::to_string).chain(self.placement_group());
         let volumes = instance.volumes.iter().map(|attachment| attachment.volume.to_string());
+        let waits = instance
+            .attestation
+            .as_ref()
+            .filter(|about| about.awaits_evidence() && about.state != AttestState::Measuring);
         [instance.vpc.to_string(), instance.subnet.to_string()]
             .into_iter()
             .chain(host)
             .chain(groups)
             .chain(volumes)
+            .chain(waits.map(|_| ASKED.to_owned()))
             .collect()
     }
     fn tags_mut(&mut self) -> Option<&mut Tags> {
@@ -123,50 +128,6 @@ impl InstanceRecord {
     /// The host that it is being brought to.
     pub(crate) fn coming_to(&self) -> Option<HostId> {
         self.passage.filter(|passage| passage.leg == Leg::Coming).map(|passage| passage.host)
-    }
-}
-
-/// What was proved of an instance, and what was thought of it: beside its instance, of which every look needs the rest.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct AttestationRecord {
-    pub(crate) instance: InstanceId,
-    pub(crate) account: AccountId,
-    /// The newest proof that could be read.
-    pub(crate) evidence: Option<Evidence>,
-    /// What it says, the host's first.
-    pub(crate) measurements: Vec<Measurement>,
-    /// Oldest first.
-    pub(crate) history: Vec<Judgement>,
-}
-
-impl Resource for AttestationRecord {
-    const KIND: &'static str = "attestation";
-    const NOT_FOUND: ErrorCode = ErrorCode::AttestationNotFound;
-    /// Not the instance's own: one id names one thing.
-    type Id = String;
-    fn id(&self) -> String {
-        Self::id_of(self.instance)
-    }
-    fn account(&self) -> AccountId {
-        self.account
-    }
-    fn tags_mut(&mut self) -> Option<&mut Tags> {
-        None
-    }
-}
-
-impl AttestationRecord {
-    /// How many judgements are kept.
-    const HISTORY: usize = 100;
-
-    pub(crate) fn id_of(instance: InstanceId) -> String {
-        format!("{}/{instance}", Self::KIND)
-    }
-
-    pub(crate) fn note(&mut self, judgement: Judgement) {
-        self.history.push(judgement);
-        let excess = self.history.len().saturating_sub(Self::HISTORY);
-        self.history.drain(..excess);
     }
 }
 
@@ -214,6 +175,9 @@ pub(crate) struct HostRecord {
     /// Whether it has spoken with its key.
     #[serde(default)]
     pub(crate) has_spoken: bool,
+    /// When its agent was last found to have been started.
+    #[serde(default)]
+    pub(crate) began: Option<Moment>,
 }
 
 impl Resource for HostRecord {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Controller, lending,
     records::{HostRecord, InstanceRecord, JobRecord},
-    services::{self, attestations},
+    services::{self, judgements},
     store::{Scope, Tx},
 };
 
@@ -142,7 +142,7 @@ fn forget_ended(tx: &mut Tx<'_>) -> Result<(), Problem> {
         let jobs = tx.referring::<JobRecord>(Scope::Everything, record.instance.id)?;
         if jobs.iter().all(JobRecord::is_finished) {
             jobs.iter().try_for_each(|job| tx.delete(job))?;
-            attestations::forget(tx, record.instance.id)?;
+            judgements::forget(tx, record.instance.id)?;
             tx.delete(&record)?;
         }
     }

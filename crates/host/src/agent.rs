@@ -404,6 +404,6 @@ async fn until(look: Option<Instant>) {
     }
 }
 
-fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     Moment::EPOCH.plus(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::{Agent, Parts},
+    agent::{self, Agent, Parts},
     capacity::{self, capacity},
     certificate::ExportKey,
     error::Error,
@@ -79,6 +79,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         hypervisor: driver.version().await.map_err(|cause| Error::Driver { cause })?,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: kernel_release(),
+        started: agent::now(),
     };
     identity.save(&layout)?;
     let nobody = HttpController::new(&settings.controller, None)?;

@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use crate::{
     commands::{
         Context, Reads,
+        attest_policy::AttestPolicyCommand,
         attestation::AttestationCommand,
         documents,
         event::EventCommand,
@@ -27,9 +28,11 @@ use crate::{
         mitigation::MitigationCommand,
         network::{SubnetCommand, VpcCommand},
         network_acl::NetworkAclCommand,
+        notary::NotaryCommand,
         pager::{LenderArgs, PagerArgs},
         price_book::PriceBookCommand,
-        process::{CollectorArgs, ControllerArgs, NotaryProcessArgs},
+        process::{CollectorArgs, ControllerArgs},
+        publisher::PublisherCommand,
         route_table::RouteTableCommand,
         security_group::SecurityGroupCommand,
         storage::{SnapshotCommand, VolumeCommand},
@@ -140,6 +143,12 @@ pub(crate) enum Command {
     /// Attestations: what hosts proved of instances, and the answers to that
     #[command(subcommand)]
     Attestation(AttestationCommand),
+    /// What hosts must prove of every instance of a VPC
+    #[command(subcommand)]
+    AttestPolicy(AttestPolicyCommand),
+    /// Publishers whose manifests the account trusts
+    #[command(subcommand)]
+    Publisher(PublisherCommand),
     /// Measurements that the account trusts
     #[command(subcommand)]
     Measurements(MeasurementsCommand),
@@ -180,8 +189,9 @@ pub(crate) enum Command {
     Controller(ControllerArgs),
     /// The process that keeps flow records
     Collector(CollectorArgs),
-    /// The process of the third party who publishes what hosts should run
-    Notary(NotaryProcessArgs),
+    /// Notaries that the controller may ask; without a verb, the process of the third party who publishes what hosts should
+    /// run
+    Notary(NotaryCommand),
     /// The process that moves one VM's memory between the host and cheaper places; host agents start it
     Pager(PagerArgs),
     /// The process that keeps copies of other hosts' pages in idle memory; host agents start it
@@ -203,7 +213,10 @@ impl CommandLine {
             Command::Dev(args) => args.run(global.allow_plaintext).await,
             Command::Controller(args) => args.run(global.allow_plaintext).await,
             Command::Collector(args) => args.run().await,
-            Command::Notary(args) => args.run().await,
+            Command::Notary(NotaryCommand { verb: None, process: Some(process) }) => process.run().await,
+            Command::Notary(NotaryCommand { verb: None, process: None }) => Err(Failure::wrong_usage(
+                "say `lucarne notary add|list|show|remove`, or give the notary's process its options",
+            )),
             Command::Attestation(AttestationCommand::Verify(args)) => args.run(global.output),
             Command::Manifest(command) => command.run(global.output, global.allow_plaintext).await,
             Command::Pager(args) => args.run().await,
@@ -247,7 +260,9 @@ impl Command {
     /// large machine the memory of idle threads would be most of what they have.
     pub(crate) fn worker_threads(&self) -> Option<usize> {
         match self {
-            Self::Collector(_) | Self::Notary(_) | Self::Host(HostCommand { verb: None, .. }) => Some(2),
+            Self::Collector(_)
+            | Self::Notary(NotaryCommand { verb: None, .. })
+            | Self::Host(HostCommand { verb: None, .. }) => Some(2),
             Self::Pager(_) | Self::Lender(_) => Some(1),
             _ => None,
         }
@@ -274,6 +289,9 @@ impl Command {
             Self::Memory(command) => command.run(context).await,
             Self::Attestation(command) => command.run(context).await,
             Self::Measurements(command) => command.run(context).await,
+            Self::AttestPolicy(command) => command.run(context).await,
+            Self::Publisher(command) => command.run(context).await,
+            Self::Notary(NotaryCommand { verb: Some(verb), .. }) => verb.run(context).await,
             Self::Usage(command) => command.run(context).await,
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,

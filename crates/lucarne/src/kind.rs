@@ -449,6 +449,35 @@ pub(crate) static TPM_MAKER: Kind = Kind {
     delete: delete!(remove_tpm_maker, InvalidTpmMakerNotFound),
 };
 
+pub(crate) static NOTARY: Kind = Kind {
+    noun: "notary",
+    prefix: "notary-",
+    names: &["name"],
+    not_found: ErrorCode::InvalidNotaryNotFound,
+    columns: &[("ID", "id"), ("NAME", "name"), ("URL", "url"), ("CREATED", "created")],
+    list: list!(list_notaries),
+    show: show!(get_notary, InvalidNotaryNotFound),
+    delete: delete!(delete_notary, InvalidNotaryNotFound),
+};
+
+pub(crate) static PUBLISHER: Kind = Kind {
+    noun: "publisher",
+    prefix: "pub-",
+    names: &["name"],
+    not_found: ErrorCode::InvalidPublisherNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("NOTARY", "notary"),
+        ("SERIES", "series"),
+        ("SEEN ENTRIES", "seen.size"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_publishers),
+    show: show!(get_publisher, InvalidPublisherNotFound),
+    delete: delete!(remove_publisher, InvalidPublisherNotFound),
+};
+
 /// What was measured of an instance.
 pub(crate) const JUDGED_COLUMNS: &[Column] = &[
     ("COMPONENT", "component"),
@@ -465,6 +494,8 @@ pub(crate) const JUDGEMENT_COLUMNS: &[Column] = &[
     ("MODE", "mode.kind"),
     ("STATE", "state"),
     ("BY", "by"),
+    ("PUBLISHER", "manifest.publisher"),
+    ("VERSION", "manifest.version"),
     ("REASON", "reason.message"),
 ];
 
@@ -684,6 +715,8 @@ pub(crate) static ALL: &[&Kind] = &[
     &PRICE_BOOK,
     &MEASUREMENT,
     &TPM_MAKER,
+    &NOTARY,
+    &PUBLISHER,
     &JOB,
 ];
 
@@ -723,6 +756,8 @@ mod tests {
             ("PriceBook", &PRICE_BOOK),
             ("KnownMeasurement", &MEASUREMENT),
             ("TpmMaker", &TPM_MAKER),
+            ("Notary", &NOTARY),
+            ("Publisher", &PUBLISHER),
             ("Job", &JOB),
         ];
         assert_eq!(rows.len(), ALL.len());

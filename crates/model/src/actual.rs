@@ -47,6 +47,9 @@ pub struct HostDescription {
     /// The release of the kernel that runs; empty from an agent that does not tell.
     #[serde(default)]
     pub kernel: String,
+    /// When its agent started: what it runs may be another since.
+    #[serde(default)]
+    pub started: Moment,
 }
 
 impl HostDescription {

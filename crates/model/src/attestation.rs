@@ -8,7 +8,10 @@ use std::{fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, KnownMeasurementId, Measurement, Moment, Octets, Tags, UserId, instance::StateReason};
+use crate::{
+    AccountId, KnownMeasurementId, Measurement, Moment, Octets, Tags, UserId, instance::StateReason,
+    publisher::ManifestVersion,
+};
 
 /// How long an answer is waited for where nothing else was asked for.
 pub const APPROVE_WITHIN: Duration = Duration::from_secs(600);
@@ -26,7 +29,8 @@ pub enum AttestMode {
     List,
     /// Each must be in the tenant's own list under this configuration's name, and nothing of that may be missing.
     Config { name: String },
-    /// Each of the host's must be in a manifest of this publisher that holds now.
+    /// All of the host's software must be in one manifest of this publisher of the account's that holds now; of the rest,
+    /// what the tenant's own list has under its component and name must be that.
     Manifest { publisher: String },
 }
 
@@ -94,6 +98,36 @@ impl AttestPolicy {
     }
 }
 
+/// What is wanted of every instance that is to be part of a VPC, for as long as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VpcAttestPolicy {
+    pub policy: AttestPolicy,
+    /// How often hosts must prove anew what runs there.
+    pub recheck_seconds: u64,
+    /// Since when it is so.
+    pub since: Moment,
+}
+
+impl VpcAttestPolicy {
+    /// How often hosts must prove it anew where nothing else was asked for.
+    pub const RECHECK: Duration = Duration::from_secs(900);
+
+    pub fn recheck(&self) -> Duration {
+        Duration::from_secs(self.recheck_seconds)
+    }
+}
+
+/// Where an instance's policy is from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicySource {
+    /// Its launch asked for it. What its VPC wants holds beside it.
+    #[default]
+    Launch,
+    /// Its VPC wants it.
+    Vpc,
+}
+
 /// How far the attestation of an instance's present start is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -153,15 +187,30 @@ impl fmt::Display for AttestState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceAttestation {
     pub policy: AttestPolicy,
+    #[serde(default)]
+    pub source: PolicySource,
     /// What its host must have signed, so that the proof is not an old one.
     pub nonce: Octets,
     pub state: AttestState,
     /// When an answer comes too late; set while one is waited for.
     #[serde(default)]
     pub until: Option<Moment>,
-    /// When its host last proved what it runs.
+    /// When its host last proved what is wanted.
     #[serde(default)]
     pub proved: Option<Moment>,
+    /// Since when its host is asked to prove what runs already, if it is.
+    #[serde(default)]
+    pub asked: Option<Moment>,
+    /// When a proof of its host's was judged last, or found missing.
+    #[serde(default)]
+    pub checked: Option<Moment>,
+}
+
+impl InstanceAttestation {
+    /// Whether the host's proof with the nonce is still to come.
+    pub fn awaits_evidence(&self) -> bool {
+        self.state.awaits_evidence() || self.asked.is_some()
+    }
 }
 
 /// Who says that a measurement is known.
@@ -170,8 +219,8 @@ pub struct InstanceAttestation {
 pub enum Voucher {
     /// The tenant's own list; with the configuration that it belongs to there, if any.
     Own { configuration: Option<String>, note: Option<String> },
-    /// A manifest of this publisher.
-    Manifest { publisher: String, version: String },
+    /// A manifest of a publisher whom the tenant trusts.
+    Manifest(ManifestVersion),
 }
 
 /// One measurement and whether it is known.
@@ -181,7 +230,7 @@ pub struct JudgedMeasurement {
     pub measurement: Measurement,
     /// Empty: nobody vouches for it.
     pub vouchers: Vec<Voucher>,
-    /// Whether the policy is content with it; none where the tenant is asked.
+    /// Whether the policy is content with it; none where the tenant is asked, or the policy says nothing of it.
     pub matches: Option<bool>,
 }
 
@@ -210,6 +259,9 @@ pub struct Judgement {
     pub state: AttestState,
     /// Who answered, where somebody did.
     pub by: Option<UserId>,
+    /// The manifest that the host's software was found in, where one was asked for.
+    #[serde(default)]
+    pub manifest: Option<ManifestVersion>,
     /// Why it is not content.
     pub reason: Option<StateReason>,
 }

@@ -61,6 +61,9 @@ error_codes! {
     InvalidPriceBookNotFound = "InvalidPriceBookId.NotFound", 404, "No such price book";
     InvalidMeasurementNotFound = "InvalidMeasurementId.NotFound", 404, "No such measurement in the account's list";
     InvalidTpmMakerNotFound = "InvalidTpmMakerId.NotFound", 404, "No such maker of TPMs in the list of those that are trusted";
+    InvalidNotaryNotFound = "InvalidNotaryId.NotFound", 404, "No such notary";
+    InvalidPublisherNotFound = "InvalidPublisherId.NotFound", 404, "No such publisher in the account's list";
+    AttestPolicyNotFound = "InvalidAttestPolicy.NotFound", 404, "The VPC has no attestation policy";
     AttestationNotFound = "InvalidAttestation.NotFound", 404, "Nothing was to be proved of the instance";
     InvalidPartNotFound = "InvalidPartName.NotFound", 404, "No such part of kept flow records";
     InvalidJobNotFound = "InvalidJobId.NotFound", 404, "No such job";
@@ -74,6 +77,8 @@ error_codes! {
     InvalidGroupDuplicate = "InvalidGroup.Duplicate", 409, "The VPC has a group of this name";
     AccountDuplicate = "AccountAlreadyExists", 409, "An account of this name exists";
     UserDuplicate = "UserAlreadyExists", 409, "A user of this name exists in the account";
+    NotaryDuplicate = "NotaryAlreadyExists", 409, "A notary of this name exists";
+    PublisherDuplicate = "PublisherAlreadyExists", 409, "The account has a publisher of this name";
     AclEntryExists = "NetworkAclEntryAlreadyExists", 409, "The network ACL has an entry of this number and direction";
     RouteExists = "RouteAlreadyExists", 409, "The route table has a route for this destination";
     VolumeInUse = "VolumeInUse", 409, "The volume is attached";
@@ -127,6 +132,8 @@ error_codes! {
     ManifestRolledBack = "ManifestRolledBack", 409, "A newer version of the manifest is known";
     ManifestNotLogged = "ManifestNotLogged", 409, "The manifest is not proved to be in the publisher's log";
     LogForked = "LogForked", 409, "The publisher's log shows different things to different readers";
+    LogStale = "LogStale", 409, "The publisher's log was not shown as it is now";
+    PublisherUnreachable = "PublisherUnreachable", 503, "The publisher's notary does not answer";
     InvalidManifestNotFound = "InvalidManifestId.NotFound", 404, "No such manifest";
     StoreUnavailable = "StoreUnavailable", 503, "The store could not be written";
     Internal = "InternalError", 500, "Something went wrong inside; it has been logged";

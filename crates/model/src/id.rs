@@ -127,6 +127,8 @@ ids! {
     PriceBookId = "pb", "price book";
     KnownMeasurementId = "meas", "known measurement";
     TpmMakerId = "maker", "TPM maker";
+    NotaryId = "notary", "notary";
+    PublisherId = "pub", "publisher";
 }
 
 /// An account: 12 decimal digits, the owner of every resource.

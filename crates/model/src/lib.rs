@@ -35,6 +35,7 @@ pub mod octets;
 pub mod oversubscription;
 pub mod paging;
 pub mod price;
+pub mod publisher;
 pub mod security_group;
 pub mod storage;
 pub mod tag;

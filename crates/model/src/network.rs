@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccountId, Cidr, InstanceId, InterfaceId, MacAddress, Moment, NetworkAclId, RouteTableId, SecurityGroupId,
-    SubnetId, Tags, VpcId,
+    SubnetId, Tags, VpcId, attestation::VpcAttestPolicy,
 };
 
 /// An address space of its own. Born with a main route table, a default network ACL and a default security group.
@@ -24,6 +24,9 @@ pub struct Vpc {
     /// The ACL that new subnets get.
     pub default_network_acl: NetworkAclId,
     pub default_security_group: SecurityGroupId,
+    /// What its instances' hosts must prove; none: nothing, but of those whose launches asked for it.
+    #[serde(default)]
+    pub attest_policy: Option<VpcAttestPolicy>,
     pub created: Moment,
     #[serde(default)]
     pub tags: Tags,

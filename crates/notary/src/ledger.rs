@@ -146,6 +146,13 @@ impl Ledger {
         }
     }
 
+    /// The newest versions of a series, at most so many, newest first, each with its place in the log.
+    pub fn newest(&self, name: &str, most: usize) -> Vec<(u64, &Envelope)> {
+        let versions = self.series.get(name).into_iter().flat_map(|series| series.versions.values().rev());
+        let entry = |index: &usize| self.entries.get(*index).map(|(envelope, _)| (*index as u64, envelope));
+        versions.filter_map(entry).take(most).collect()
+    }
+
     /// All manifests, in the log's order, and whether each stands.
     pub fn manifests(&self) -> impl Iterator<Item = (&Manifest, bool)> {
         self.entries.iter().filter_map(|(_, said)| match said {

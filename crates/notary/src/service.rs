@@ -11,6 +11,7 @@
 //! | `GET /v1/log/consistency?before=N&size=M` | anyone | the proof that its first M entries begin with its first N |
 //! | `GET /v1/manifests` | anyone | all manifests, and which of them stand |
 //! | `GET /v1/manifests/{name}?version=N` | anyone | a manifest, the newest if none is said, with head and proof |
+//! | `GET /v1/series/{name}?seen=N` | anyone | its newest versions, under one head that goes on from N entries, with all proofs |
 //! | `POST /v1/submissions` | either token | measurements of a new version |
 //! | `GET /v1/submissions/{id}` | publish token | the same with what was found of it |
 //! | `POST /v1/manifests` | publish token | signs and publishes |
@@ -34,6 +35,7 @@ use lucarne_attest::{
     canonical,
     log::Consistency,
     manifest::{Manifest, Published, Revocation},
+    series::{Logged, Series, VERSIONS},
     signing::Envelope,
 };
 use lucarne_model::{ErrorCode, Measurement, Moment, storage::Digest};
@@ -190,6 +192,19 @@ impl Service {
         Ok(Published { manifest: envelope.clone(), head: journal.head(now())?, inclusion })
     }
 
+    /// All of it under one lock, so that every proof is one under the same head.
+    fn series(&self, name: &str, seen: u64) -> Result<Series, Refusal> {
+        let journal = self.journal();
+        let ledger = journal.ledger();
+        let size = ledger.size();
+        let prove = |(index, envelope): (u64, &Envelope)| {
+            Some(Logged { manifest: envelope.clone(), inclusion: ledger.inclusion(index, size)? })
+        };
+        let versions = ledger.newest(name, VERSIONS).into_iter().filter_map(prove).collect();
+        let consistency = ledger.consistency(seen, size).filter(|_| (1..size).contains(&seen));
+        Ok(Series { head: journal.head(now())?, consistency, versions })
+    }
+
     fn submitted(&self, id: &Digest) -> Result<Submitted, Refusal> {
         let path = self.0.submissions.join(format!("{id}.json"));
         let text = files::read(&path).map_err(|error| unavailable(&error))?;
@@ -236,6 +251,7 @@ pub(crate) async fn serve(listener: TcpListener, service: Service, shutdown: Can
         .route("/v1/manifests", get(list).post(publish))
         .route("/v1/manifests/{name}", get(show))
         .route("/v1/manifests/{name}/revoke", post(revoke))
+        .route("/v1/series/{name}", get(series))
         .route("/v1/submissions", post(submit))
         .route("/v1/submissions/{id}", get(submission))
         .layer(DefaultBodyLimit::max(LARGEST))
@@ -312,6 +328,21 @@ async fn show(
     Query(Version { version }): Query<Version>,
 ) -> Answer<Published> {
     service.published(&name, version).map(Json)
+}
+
+#[derive(Debug, Deserialize)]
+struct SeenSize {
+    /// How many entries the asker has seen a head of.
+    #[serde(default)]
+    seen: u64,
+}
+
+async fn series(
+    State(service): State<Service>,
+    Path(name): Path<String>,
+    Query(SeenSize { seen }): Query<SeenSize>,
+) -> Answer<Series> {
+    service.series(&name, seen).map(Json)
 }
 
 async fn submit(

@@ -6,6 +6,7 @@ use std::{fs, path::Path, time::Duration};
 use lucarne_attest::{
     log::{self, Consistency, Head},
     manifest::{Manifest, Published, Seen},
+    series::Series,
     signing::{Envelope, PublicKey},
 };
 use lucarne_model::{Component, ErrorCode, Measurement, Moment, storage::Digest};
@@ -126,6 +127,29 @@ async fn a_version_that_is_revoked_or_rolled_back_does_not_hold_and_the_others_d
     assert!(notary.judge(&notary.show(3).await).is_ok());
     let rows: Vec<ManifestRow> = notary.get("/v1/manifests").await;
     assert_eq!(rows.iter().map(|row| row.stands).collect::<Vec<_>>(), [false, false, true, true]);
+    notary.stop().await;
+}
+
+#[tokio::test]
+async fn a_series_is_shown_whole_under_one_head_that_goes_on_from_what_was_seen() {
+    let folder = TempDir::new().unwrap();
+    let notary = Notary::start(folder.path()).await;
+    let empty: Series = notary.get("/v1/series/host").await;
+    assert!(empty.verify(&notary.key, "host", now(), None).is_ok() && empty.versions.is_empty());
+    notary.publish(1, None).await;
+    let first: Series = notary.get("/v1/series/host?seen=0").await;
+    let seen = first.verify(&notary.key, "host", now(), None).unwrap().head;
+    for octet in 2..=10 {
+        notary.publish(octet, None).await;
+    }
+    let later: Series = notary.get("/v1/series/host?seen=1").await;
+    let shown = later.verify(&notary.key, "host", now(), Some(&seen)).unwrap();
+    assert_eq!((later.versions.len(), shown.head.size), (8, 10));
+    assert_eq!(shown.vouch(&submission(10).measurements).unwrap().manifest.version, 10);
+    assert_eq!(shown.vouch(&submission(2).measurements).unwrap_err().code(), ErrorCode::MeasurementUnknown);
+    let unproved: Series = notary.get("/v1/series/host").await;
+    let refused = unproved.verify(&notary.key, "host", now(), Some(&seen)).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::LogForked, "whoever does not ask for the proof has none");
     notary.stop().await;
 }
 

@@ -2,7 +2,7 @@
 
 use lucarne_model::{
     AccountId, InstanceId, Measurement, Octets,
-    attestation::{AttestPolicy, InstanceAttestation, JudgedMeasurement, Judgement, KnownMeasurement},
+    attestation::{AttestPolicy, InstanceAttestation, JudgedMeasurement, Judgement, KnownMeasurement, VpcAttestPolicy},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -54,4 +54,18 @@ pub struct AddMeasurements {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddedMeasurements {
     pub items: Vec<KnownMeasurement>,
+}
+
+/// What is wanted of every instance of a VPC from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetAttestPolicy {
+    pub policy: AttestPolicy,
+    /// How often hosts must prove anew what runs there; 15 minutes if not given.
+    #[serde(default = "usual_recheck")]
+    pub recheck_seconds: u64,
+}
+
+fn usual_recheck() -> u64 {
+    VpcAttestPolicy::RECHECK.as_secs()
 }

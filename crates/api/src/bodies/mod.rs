@@ -15,6 +15,7 @@ pub mod memory;
 pub mod mitigation;
 pub mod network;
 pub mod price_book;
+pub mod publisher;
 pub mod receipt;
 pub mod storage;
 pub mod tpm;

@@ -19,8 +19,9 @@ use lucarne_model::{
 };
 
 use super::{
-    access_keys, attestations,
+    access_keys,
     checks::{check_name, check_tags, refuse},
+    judgements,
 };
 use crate::{
     Caller, Controller, random,
@@ -137,7 +138,7 @@ fn forget_ended(tx: &mut Tx<'_>, account: AccountId) -> Result<(), Problem> {
     for record in tx.list::<InstanceRecord>(Scope::Account(account))? {
         // One that keeps its host waits for word that nothing of it is left there.
         if record.instance.state == InstanceState::Terminated && record.instance.host.is_none() {
-            attestations::forget(tx, record.instance.id)?;
+            judgements::forget(tx, record.instance.id)?;
             tx.delete(&record)?;
         }
     }

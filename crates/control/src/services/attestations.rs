@@ -1,12 +1,14 @@
-//! Attestations of instances: what is asked of a launch, the judgement of its proof, the owner's answer, and what is shown.
+//! Attestations of instances: what is asked of a launch or a start, the owner's answer, and what is shown.
 //!
-//! Owns the records and which answer is taken. Whether a proof is to be believed and what a policy is content with is
-//! decided in [`crate::judging`]; when, by the workflow. A VM is let begin by nothing but the state that is kept here.
+//! Owns which policy may be asked for, and which answer is taken. Proofs are judged in [`super::judgements`]. A VM is let begin
+//! by nothing but the state that is kept here.
 
 use std::time::Duration;
 
+use axum::body::Body;
 use lucarne_api::{
     Call, Problem,
+    answer::Download,
     bodies::{
         NoQuery,
         attestation::{AnswerAttestation, AttestLaunch, ShownAttestation},
@@ -14,21 +16,22 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, ErrorCode, Event, EventKind, Evidence, InstanceId, Octets, UserId,
-    actual::ActualInstance,
+    AccountId, ErrorCode, Evidence, InstanceId, Moment, Octets,
     attestation::{
-        AttestMode, AttestState, InstanceAttestation, Judgement, KnownMeasurement, NONCE_LENGTHS, OnMismatch,
+        AttestMode, AttestPolicy, AttestState, InstanceAttestation, KnownMeasurement, NONCE_LENGTHS, PolicySource,
+        VpcAttestPolicy,
     },
-    instance::{Instance, InstanceState, StateReason},
+    instance::{Instance, InstanceState},
 };
 
 use super::{
     checks::{check_name, refuse},
-    instances, tpms,
+    instances,
+    judgements::{judgement, kept, wanted},
 };
 use crate::{
-    Caller, Controller, judging, random,
-    records::{AttestationRecord, HostRecord, InstanceRecord, ProvedTpm},
+    Caller, Controller, consultation, judging, random,
+    records::InstanceRecord,
     store::{Scope, Tx},
 };
 
@@ -36,156 +39,54 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Whether a launch may ask for this.
-pub(super) fn check(request: &AttestLaunch) -> Result<(), Problem> {
+pub(super) fn check(tx: &Tx<'_>, account: AccountId, request: &AttestLaunch) -> Result<(), Problem> {
     let AttestLaunch { policy, nonce } = request;
     if !NONCE_LENGTHS.contains(&nonce.len()) {
         let (least, most) = (NONCE_LENGTHS.start(), NONCE_LENGTHS.end());
         return Err(refuse(format!("a nonce has {least} to {most} octets; this one has {}", nonce.len())));
     }
+    check_policy(tx, account, policy)
+}
+
+/// Whether the account may want this of an instance.
+pub(super) fn check_policy(tx: &Tx<'_>, account: AccountId, policy: &AttestPolicy) -> Result<(), Problem> {
     if !(1..=LONGEST_WAIT.as_secs()).contains(&policy.approve_within_seconds) {
         return Err(refuse(format!("approve_within_seconds can be 1 to {}", LONGEST_WAIT.as_secs())));
     }
     match &policy.mode {
         AttestMode::Prompt | AttestMode::List => Ok(()),
         AttestMode::Config { name } => check_name(name),
-        AttestMode::Manifest { publisher } => {
-            Err(refuse(format!("no manifests of `{publisher}` are known to this controller")))
-        }
+        AttestMode::Manifest { publisher } => match consultation::by_name(tx, account, publisher)? {
+            Some(_) => Ok(()),
+            None => {
+                let unknown = consultation::unknown(publisher);
+                Err(Problem::new(unknown.code, unknown.message))
+            }
+        },
     }
 }
 
-/// What an instance carries whose launch asked for this.
-pub(super) fn begin(request: &AttestLaunch) -> InstanceAttestation {
-    let AttestLaunch { policy, nonce } = request.clone();
-    InstanceAttestation { policy, nonce, state: AttestState::Measuring, until: None, proved: None }
+/// What an instance carries whose launch asked for this, or whose VPC wants it.
+pub(super) fn begin(request: Option<&AttestLaunch>, vpc: Option<&VpcAttestPolicy>) -> Option<InstanceAttestation> {
+    let (policy, source, nonce) = match (request, vpc) {
+        (Some(request), _) => (request.policy.clone(), PolicySource::Launch, request.nonce.clone()),
+        (None, Some(vpc)) => (vpc.policy.clone(), PolicySource::Vpc, fresh_nonce()),
+        (None, None) => return None,
+    };
+    let state = AttestState::Measuring;
+    Some(InstanceAttestation { policy, source, nonce, state, until: None, proved: None, asked: None, checked: None })
+}
+
+pub(super) fn fresh_nonce() -> Octets {
+    Octets(random::bytes::<32>().to_vec())
 }
 
 /// The instance is started again: it is held and measured as at its launch, and its host proves itself anew. What was
 /// approved once need not be approved again as long as it is the same.
-pub(super) fn begin_again(instance: &mut Instance) {
+pub(super) fn begin_again(instance: &mut Instance, now: Moment) {
     if let Some(attestation) = instance.attestation.as_mut().filter(|attestation| attestation.state.may_join()) {
-        attestation.nonce = Octets(random::bytes::<32>().to_vec());
-        attestation.state = AttestState::Rechecking;
-    }
-}
-
-/// The record of an instance that has proved nothing yet.
-pub(super) fn record(instance: &Instance) -> AttestationRecord {
-    let (instance, account) = (instance.id, instance.account);
-    AttestationRecord { instance, account, evidence: None, measurements: Vec::new(), history: Vec::new() }
-}
-
-/// Forgets what was proved of an instance, with the instance; of one that had nothing to prove there is nothing.
-pub(crate) fn forget(tx: &mut Tx<'_>, instance: InstanceId) -> Result<(), Problem> {
-    let record: Option<AttestationRecord> = tx.find(Scope::Everything, AttestationRecord::id_of(instance))?;
-    record.map_or(Ok(()), |record| tx.delete(&record))
-}
-
-fn kept(tx: &Tx<'_>, instance: InstanceId) -> Result<AttestationRecord, Problem> {
-    tx.get(Scope::Everything, AttestationRecord::id_of(instance))
-}
-
-/// Judges a proof of the instance's present start, and writes down what came of it. The caller puts the instance's record.
-pub(crate) fn judge(tx: &mut Tx<'_>, record: &mut InstanceRecord, evidence: &Evidence) -> Result<(), Problem> {
-    let Some(host) = record.instance.host else { return Ok(()) };
-    let host: HostRecord = tx.get(Scope::Everything, host)?;
-    let tpm = tpms::proved(tx, &host)?;
-    let known = tx.list::<KnownMeasurement>(Scope::Account(record.instance.account))?;
-    let mut kept = kept(tx, record.instance.id)?;
-    let now = tx.now();
-    let instance = &mut record.instance;
-    let Some(attestation) = &mut instance.attestation else { return Ok(()) };
-    let outcome = tpm.and_then(|tpm| {
-        let expected = judging::Expected {
-            instance: instance.id,
-            generation: instance.generation,
-            nonce: &attestation.nonce,
-            export_key: &host.host.description.export_key,
-            attestation_key: &tpm.identity.attestation_public,
-        };
-        let measurements = judging::prove(evidence, &expected)?;
-        let content = judging::judge(&attestation.policy.mode, &measurements, &known, &kept.measurements);
-        kept.evidence = Some(with_tpm(evidence, tpm));
-        if attestation.state == AttestState::Measuring || content.is_ok() {
-            kept.measurements = measurements;
-        }
-        content
-    });
-    let is_first = attestation.state == AttestState::Measuring;
-    let asks = is_first && attestation.policy.mode == AttestMode::Prompt;
-    let reason = outcome.err();
-    attestation.state = match (&reason, attestation.policy.on_mismatch) {
-        (None, _) if asks => AttestState::AwaitingApproval,
-        (None, _) if attestation.policy.mode == AttestMode::Prompt => AttestState::Approved,
-        (None, _) => AttestState::Matched,
-        // What runs is not taken back: it is cut off.
-        (Some(_), OnMismatch::Rollback) if is_first => AttestState::Mismatched,
-        (Some(_), _) => AttestState::Quarantined,
-    };
-    attestation.proved = reason.is_none().then_some(now).or(attestation.proved);
-    if asks && reason.is_none() {
-        attestation.until = Some(now.plus(attestation.policy.approve_within()));
-        (instance.state, instance.changed) = (InstanceState::AwaitingApproval, now);
-    }
-    kept.note(judgement(instance, now, None, reason.clone()));
-    if let Some(StateReason { code, message }) = reason.clone() {
-        let (resource, account) = (instance.id.to_string(), instance.account);
-        let kind = EventKind::AttestationFailed;
-        tx.note_event(Event { at: now, account, kind, resource, code: Some(code), message })?;
-    }
-    instance.state_reason = reason.or(instance.state_reason.take());
-    tx.put(&kept)
-}
-
-/// The evidence with what was proved of the TPM that signed it.
-fn with_tpm(evidence: &Evidence, tpm: ProvedTpm) -> Evidence {
-    let ek_certificates = tpm.identity.endorsement_certificates;
-    Evidence { ek_certificates, credential: Some(tpm.proof), ..evidence.clone() }
-}
-
-/// Nobody answered in time.
-pub(crate) fn expire(tx: &mut Tx<'_>, record: &mut InstanceRecord) -> Result<(), Problem> {
-    let mut kept = kept(tx, record.instance.id)?;
-    if let Some(attestation) = &mut record.instance.attestation {
-        attestation.state = AttestState::Expired;
-    }
-    kept.note(judgement(&record.instance, tx.now(), None, None));
-    tx.put(&kept)
-}
-
-/// Takes a host's new proof of an instance that runs.
-pub(super) fn settle(
-    tx: &mut Tx<'_>,
-    mut record: InstanceRecord,
-    actual: &ActualInstance,
-) -> Result<InstanceRecord, Problem> {
-    let Some(attestation) = &record.instance.attestation else { return Ok(record) };
-    let Some(evidence) = &actual.evidence else { return Ok(record) };
-    let is_asked = attestation.state == AttestState::Rechecking
-        && actual.generation == record.instance.generation
-        && evidence.nonce == attestation.nonce;
-    if is_asked {
-        judge(tx, &mut record, evidence)?;
-        tx.put(&record)?;
-    }
-    Ok(record)
-}
-
-fn judgement(
-    instance: &Instance,
-    at: lucarne_model::Moment,
-    by: Option<UserId>,
-    reason: Option<StateReason>,
-) -> Judgement {
-    let attestation = instance.attestation.as_ref();
-    Judgement {
-        at,
-        generation: instance.generation,
-        nonce: attestation.map(|attestation| attestation.nonce.clone()).unwrap_or_default(),
-        mode: attestation.map_or(AttestMode::Prompt, |attestation| attestation.policy.mode.clone()),
-        state: attestation.map_or(AttestState::Measuring, |attestation| attestation.state),
-        by,
-        reason,
+        (attestation.nonce, attestation.state) = (fresh_nonce(), AttestState::Rechecking);
+        attestation.asked = Some(now);
     }
 }
 
@@ -241,12 +142,7 @@ pub(super) fn unattested(id: InstanceId) -> Problem {
 }
 
 /// Whether an answer to the proof with this nonce is still waited for.
-fn check_answer(
-    id: InstanceId,
-    attestation: &InstanceAttestation,
-    nonce: &Octets,
-    now: lucarne_model::Moment,
-) -> Result<(), Problem> {
+fn check_answer(id: InstanceId, attestation: &InstanceAttestation, nonce: &Octets, now: Moment) -> Result<(), Problem> {
     let refuse = |code, detail: String| Err(Problem::new(code, detail));
     match attestation.state {
         AttestState::Measuring => refuse(ErrorCode::IncorrectState, format!("{id} has not been measured yet")),
@@ -269,11 +165,13 @@ pub(crate) async fn get_attestation(
     let (scope, id) = (call.caller.scope(), call.path.0);
     let show = move |tx: &Tx<'_>| {
         let record: InstanceRecord = tx.get(scope, id)?;
-        let Instance { account, generation, attestation, .. } = record.instance;
-        let attestation = attestation.ok_or_else(|| unattested(id))?;
+        let attestation = record.instance.attestation.clone().ok_or_else(|| unattested(id))?;
+        let wanted = wanted(tx, &record.instance, &attestation)?;
+        let Instance { account, generation, .. } = record.instance;
         let kept = kept(tx, id)?;
         let known = tx.list::<KnownMeasurement>(Scope::Account(account))?;
-        let measurements = judging::show(&attestation.policy.mode, &kept.measurements, &known);
+        let manifest = kept.held_against.as_ref().map(|held| (&held.manifest, held.measurements.as_slice()));
+        let measurements = judging::show(&wanted.modes, &kept.measurements, &known, manifest);
         let history = kept.history.into_iter().rev().collect();
         Ok(ShownAttestation { instance: id, account, generation, attestation, measurements, history })
     };
@@ -292,4 +190,23 @@ pub(crate) async fn get_evidence(
         })
     };
     controller.store.read(read).await.map(Json)
+}
+
+pub(crate) async fn get_attested_manifest(
+    controller: &Controller,
+    call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+) -> Result<Download, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    let read = move |tx: &Tx<'_>| {
+        tx.get::<InstanceRecord>(scope, id)?;
+        kept(tx, id)?.held_against.ok_or_else(|| {
+            Problem::new(ErrorCode::InvalidManifestNotFound, format!("the host of {id} was held against no manifest"))
+        })
+    };
+    let held = controller.store.read(read).await?;
+    let text = serde_json::to_vec(&held.published).map_err(|error| {
+        tracing::error!(%error, "a manifest that was kept cannot be written");
+        Problem::new(ErrorCode::Internal, "the manifest that was kept cannot be written")
+    })?;
+    Ok(Download(Body::from(text)))
 }

@@ -29,7 +29,7 @@ use lucarne_model::{
 };
 use subtle::ConstantTimeEq;
 
-use super::{attestations, checks::refuse, tpms};
+use super::{checks::refuse, rechecks::ASKED, tpms};
 use crate::{
     Caller, Controller,
     auth::secret,
@@ -127,7 +127,7 @@ fn enrol(tx: &mut Tx<'_>, description: HostDescription, key_digest: String) -> R
         tags: Default::default(),
     };
     note_versions(&mut host, tx.now());
-    tx.insert(&HostRecord { host: host.clone(), key_digest, draining: false, has_spoken: false })?;
+    tx.insert(&HostRecord { host: host.clone(), key_digest, draining: false, has_spoken: false, began: None })?;
     Ok(host.id)
 }
 
@@ -154,6 +154,10 @@ pub(crate) async fn hello_host(
         // Hosts say hello again while the collector is away: that alone is nothing to write down.
         if record.has_spoken && record.host.description == description {
             return Ok(());
+        }
+        if record.host.description.started != description.started {
+            record.began = Some(tx.now());
+            tx.touch(ASKED);
         }
         record.host.description = description;
         record.host.last_heard = tx.now();
@@ -202,8 +206,12 @@ pub(crate) async fn report_host(
     let told = report.clone();
     // The records first: should they fail, the same report is news again.
     controller.store.write(move |tx| settle_report(tx, host, &told)).await?;
+    let proves = report.instances.iter().any(|actual| actual.evidence.is_some());
     for instance in controller.fleet.take(host, report) {
         controller.store.changes().touch(&instance.to_string());
+    }
+    if proves {
+        controller.store.changes().touch(ASKED);
     }
     Ok(Done)
 }
@@ -218,7 +226,6 @@ fn settle_report(tx: &mut Tx<'_>, host: HostId, report: &Report) -> Result<(), P
         if record.instance.host == Some(host)
             && let Some(actual) = actual.get(&record.instance.id)
         {
-            let record = attestations::settle(tx, record, actual)?;
             settle_instance(tx, record, actual)?;
         }
     }

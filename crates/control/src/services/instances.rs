@@ -17,7 +17,7 @@ use lucarne_model::{
     instance::{Instance, InstanceState, StateReason},
 };
 
-use super::{attachments::wrong_state, attestations, launch, shown};
+use super::{attachments::wrong_state, attest_policies, attestations, launch, shown};
 use crate::{
     Caller, Controller, random,
     records::InstanceRecord,
@@ -146,8 +146,9 @@ async fn begin_next_generation(
             let detail = format!("the host of {id} does not answer; try again when it is back");
             return Err(Problem::new(ErrorCode::HostUnreachable, detail));
         }
+        attest_policies::check_start(tx, &record.instance)?;
         record.instance.generation += 1;
-        attestations::begin_again(&mut record.instance);
+        attestations::begin_again(&mut record.instance, tx.now());
         enter(&mut record, InstanceState::Pending, tx.now());
         tx.put(&record)?;
         Ok(record)

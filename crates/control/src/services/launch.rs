@@ -11,6 +11,7 @@ use lucarne_api::{
 };
 use lucarne_model::{
     AccountId, Bytes, ErrorCode, SecurityGroupId, Tags, Vcpus,
+    attestation::InstanceAttestation,
     desired::VolumeContent,
     instance::{Attachment, Instance, InstanceState},
     memory::MemorySettings,
@@ -19,7 +20,7 @@ use lucarne_model::{
     storage::{BootSource, Image, Volume, VolumeState},
 };
 
-use super::{addresses, attachments, attestations};
+use super::{addresses, attachments, attestations, judgements};
 use crate::{
     quota, random,
     records::{InstanceRecord, VolumeRecord},
@@ -42,6 +43,7 @@ struct Plan {
     memory: Bytes,
     memory_settings: MemorySettings,
     vcpus: Vcpus,
+    attestation: Option<InstanceAttestation>,
 }
 
 /// Makes the instances and the jobs that launch them, or refuses all.
@@ -83,7 +85,6 @@ fn check_shape(request: &LaunchInstances, count: u32) -> Result<(), Problem> {
     {
         return Err(refuse("the name of a placement group has 1 to 64 characters"));
     }
-    request.attestation.as_ref().map_or(Ok(()), attestations::check)?;
     request.tags.check().map_err(|error| refuse(error.to_string()))
 }
 
@@ -105,7 +106,10 @@ fn plan(tx: &Tx<'_>, account: AccountId, request: &LaunchInstances) -> Result<Pl
     }
     // As it can be kept, if it can be.
     super::memory::check(tx, account, &request.memory_settings, memory)?;
-    Ok(Plan { image, subnet, groups, memory, memory_settings: request.memory_settings, vcpus })
+    request.attestation.as_ref().map_or(Ok(()), |wanted| attestations::check(tx, account, wanted))?;
+    let vpc: Vpc = tx.get(Scope::Account(account), subnet.vpc)?;
+    let attestation = attestations::begin(request.attestation.as_ref(), vpc.attest_policy.as_ref());
+    Ok(Plan { attestation, image, subnet, groups, memory, memory_settings: request.memory_settings, vcpus })
 }
 
 /// The groups asked for, all of the subnet's VPC; its default group if none are.
@@ -162,7 +166,7 @@ fn make(
         user_data: request.user_data.clone(),
         cold: request.cold,
         virtual_tpm: request.virtual_tpm,
-        attestation: request.attestation.as_ref().map(attestations::begin),
+        attestation: plan.attestation.clone(),
         began: None,
         launched: now,
         changed: now,
@@ -176,7 +180,7 @@ fn make(
     }
     tx.insert(&record)?;
     if record.instance.attestation.is_some() {
-        tx.insert(&attestations::record(&record.instance))?;
+        tx.insert(&judgements::record(&record.instance))?;
     }
     for volume in &request.volumes {
         attachments::attach(tx, account, *volume, &mut record)?;

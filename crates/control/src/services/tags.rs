@@ -8,12 +8,13 @@ use lucarne_api::{
     input::Json,
 };
 use lucarne_model::{
-    FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, ResourceId, RouteTableId,
-    SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
+    FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, NotaryId, PublisherId,
+    ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
     flow_log::FlowLog,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
+    publisher::Notary,
     security_group::SecurityGroup,
     storage::{Image, Snapshot},
 };
@@ -21,6 +22,7 @@ use lucarne_model::{
 use super::checks::{check_tags, refuse};
 use crate::{
     Caller, Controller,
+    attestation_records::PublisherRecord,
     records::{HostRecord, InstanceRecord, JobRecord, VolumeRecord},
     store::{Resource, Scope, Tx, not_found},
 };
@@ -42,7 +44,9 @@ const KINDS: &[(&str, Change)] = &[
     (UserId::PREFIX, change::<User>),
     (JobId::PREFIX, change::<JobRecord>),
     (FlowLogId::PREFIX, change::<FlowLog>),
-    // Mitigations and hosts are the operator account's, so no other finds one.
+    (PublisherId::PREFIX, change::<PublisherRecord>),
+    // Mitigations, notaries and hosts are the operator account's, so no other finds one.
+    (NotaryId::PREFIX, change::<Notary>),
     (MitigationId::PREFIX, change::<Mitigation>),
     (HostId::PREFIX, change::<HostRecord>),
 ];

@@ -67,6 +67,7 @@ fn create(tx: &mut Tx<'_>, account: AccountId, request: CreateVpc) -> Result<Vpc
         main_route_table: random::id(),
         default_network_acl: random::id(),
         default_security_group: random::id(),
+        attest_policy: None,
         created: tx.now(),
         tags: request.tags,
     };

@@ -7,14 +7,15 @@ use std::fmt::Display;
 
 use lucarne_api::bodies::mitigation::Mitigation;
 use lucarne_model::{
-    AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, KnownMeasurementId, MitigationId, NetworkAclId, PriceBookId,
-    RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TpmMakerId, UserId, VpcId,
+    AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, KnownMeasurementId, MitigationId, NetworkAclId, NotaryId,
+    PriceBookId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TpmMakerId, UserId, VpcId,
     attestation::KnownMeasurement,
     flow_log::FlowLog,
     identity::{AccessKey, Account, User},
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
     price::PriceBook,
+    publisher::Notary,
     security_group::{Peer, SecurityGroup},
     storage::{Image, Snapshot, SnapshotState},
     tpm::TpmMaker,
@@ -22,6 +23,7 @@ use lucarne_model::{
 use serde::{Deserialize, Serialize};
 
 use super::{Item, Resource};
+use crate::services::rechecks::WITH_POLICY;
 
 /// The parts of [`Resource`] that read the same for every kind with an id, an account and tags.
 macro_rules! common_fields {
@@ -94,6 +96,9 @@ impl Resource for AccessKeyRecord {
 /// It does not point at its main route table, default ACL and default group: they point at it, and go with it.
 impl Resource for Vpc {
     common_fields!("vpc", InvalidVpcNotFound, VpcId);
+    fn references(&self) -> Vec<String> {
+        self.attest_policy.iter().map(|_| WITH_POLICY.to_owned()).collect()
+    }
     fn uses(&self) -> Vec<(Item, u64)> {
         vec![(Item::Vpcs, 1)]
     }
@@ -159,6 +164,14 @@ impl Resource for TpmMaker {
 
 impl Resource for KnownMeasurement {
     common_fields!("known-measurement", InvalidMeasurementNotFound, KnownMeasurementId);
+}
+
+/// Every account may name one as the place where a publisher of its own publishes.
+impl Resource for Notary {
+    common_fields!("notary", InvalidNotaryNotFound, NotaryId);
+    fn public(&self) -> bool {
+        true
+    }
 }
 
 impl Resource for SecurityGroup {

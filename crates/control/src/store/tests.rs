@@ -36,6 +36,7 @@ fn vpc(account: AccountId, name: &str) -> Vpc {
         main_route_table: random::id(),
         default_network_acl: NetworkAclId::from_bits(1),
         default_security_group: random::id(),
+        attest_policy: None,
         created: crate::clock::now(),
         tags: Tags::named(name),
     }

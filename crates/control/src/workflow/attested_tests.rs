@@ -2,17 +2,16 @@
 
 use lucarne_api::bodies::instance::{JobKind, JobState};
 use lucarne_model::{
-    Evidence, HostId, Moment, Octets,
+    HostId, Moment, Octets,
     actual::{ActualInstance, ActualState},
-    attestation::{AttestMode, AttestPolicy, AttestState, InstanceAttestation, OnMismatch},
+    attestation::{AttestMode, AttestPolicy, AttestState, InstanceAttestation, OnMismatch, PolicySource},
     instance::{Instance, InstanceState, StateReason},
-    storage::Digest,
 };
 use proptest::prelude::*;
 
 use super::{
     steps::{self, Decision, Effect, Observed, Sight},
-    tests::{instance, job, said},
+    tests::{evidence, instance, job, said},
 };
 use crate::records::JobRecord;
 
@@ -34,7 +33,16 @@ impl World {
         let policy = AttestPolicy { mode, on_mismatch: OnMismatch::Rollback, approve_within_seconds: 60 };
         let nonce = Octets(NONCE.to_vec());
         let state = AttestState::Measuring;
-        let attestation = Some(InstanceAttestation { policy, nonce, state, until: None, proved: None });
+        let attestation = Some(InstanceAttestation {
+            policy,
+            source: PolicySource::Launch,
+            nonce,
+            state,
+            until: None,
+            proved: None,
+            asked: None,
+            checked: None,
+        });
         let instance = Instance { attestation, ..instance() };
         let job = job(JobKind::AttestedLaunch);
         Self { instance, job, now: Moment::EPOCH, effects: Vec::new(), verdict }
@@ -96,24 +104,8 @@ impl World {
 }
 
 fn proof(nonce: [u8; 16]) -> Observed {
-    let nothing = || Octets(Vec::new());
-    let id = instance().id;
-    let evidence = Evidence {
-        instance: id,
-        generation: 1,
-        nonce: Octets(nonce.to_vec()),
-        host_key: Digest::from_bytes([1; 32]),
-        quote: nothing(),
-        signature: nothing(),
-        pcrs: Vec::new(),
-        event_log: nothing(),
-        ak_public: nothing(),
-        ek_certificates: Vec::new(),
-        credential: None,
-        guest: None,
-    };
     let Observed::Said(held) = said(ActualState::Held, 1) else { unreachable!("that is what was said") };
-    Observed::Said(ActualInstance { evidence: Some(Box::new(evidence)), ..held })
+    Observed::Said(ActualInstance { evidence: Some(Box::new(evidence(nonce))), ..held })
 }
 
 fn stuck() -> Observed {

@@ -17,10 +17,11 @@ use lucarne_model::{
 };
 
 use crate::{
+    consultation::Answers,
     fleet::Fleet,
     placement::{self, Candidate, Demand, Wish},
     records::{HostRecord, InstanceRecord, JobRecord, Leg, Passage, VolumeRecord},
-    services::{attestations, memory, shown, tpms::REQUIRE_TPM},
+    services::{judgements, memory, shown, tpms::REQUIRE_TPM},
     store::{Scope, Tx},
     workflow::steps::{Effect, Observed},
 };
@@ -28,7 +29,7 @@ use crate::{
 /// Carries out `effect` on the instance's record, which is put, and on that of its job, which the caller puts.
 pub(super) fn perform(
     tx: &mut Tx<'_>,
-    fleet: &Fleet,
+    (fleet, answers): (&Fleet, &Answers),
     (record, job): (&mut InstanceRecord, &mut JobRecord),
     effect: Effect,
 ) -> Result<(), Problem> {
@@ -36,8 +37,8 @@ pub(super) fn perform(
     match effect {
         Effect::Nothing => return Ok(()),
         Effect::Place => place(tx, fleet, record, now)?,
-        Effect::Judge => judge(tx, fleet, record)?,
-        Effect::Expire => attestations::expire(tx, record)?,
+        Effect::Judge => judge(tx, (fleet, answers), record)?,
+        Effect::Expire => judgements::expire(tx, record)?,
         Effect::MarkRunning => enter(record, InstanceState::Running, None, now),
         Effect::ShutDown => enter(record, InstanceState::ShuttingDown, reason, now),
         Effect::GiveRoomBack { confirmed } => give_room_back(tx, record, confirmed)?,
@@ -53,12 +54,12 @@ pub(super) fn perform(
 }
 
 /// Judges the proof that the host told last. One that it has just taken back is waited for again.
-fn judge(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord) -> Result<(), Problem> {
+fn judge(tx: &mut Tx<'_>, (fleet, answers): (&Fleet, &Answers), record: &mut InstanceRecord) -> Result<(), Problem> {
     let told = fleet.observe(record.instance.host, record.instance.id, tx.now());
     let Observed::Said(ActualInstance { evidence: Some(evidence), .. }) = told else {
         return Err(Problem::new(ErrorCode::Internal, "the proof that was to be judged is not told any more"));
     };
-    attestations::judge(tx, record, &evidence)
+    judgements::judge(tx, record, &evidence, answers)
 }
 
 fn enter(record: &mut InstanceRecord, state: InstanceState, reason: Option<StateReason>, now: Moment) {

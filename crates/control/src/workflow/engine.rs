@@ -5,7 +5,7 @@
 //! the job's new position: a kill at any instant leaves the job at a step's beginning or end.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -18,11 +18,13 @@ use lucarne_model::{InstanceId, JobId, Moment, instance::StateReason, memory_mov
 
 use super::{
     effects,
-    steps::{self, Decision, Observed, Sight},
+    steps::{self, Decision, Effect, Observed, Sight},
 };
 use crate::{
+    consultation::{Answers, Consultant},
     fleet::Fleet,
     records::{InstanceRecord, JobRecord},
+    services::judgements,
     store::{Scope, Store, Tx},
 };
 
@@ -39,12 +41,13 @@ pub(crate) const HOLD_VARIABLE: &str = "LUCARNE_HOLD_AT";
 pub(crate) struct Workflows {
     store: Store,
     fleet: Arc<Fleet>,
+    consultant: Consultant,
     followed: Arc<Mutex<HashSet<JobId>>>,
 }
 
 impl Workflows {
-    pub(crate) fn new(store: Store, fleet: Arc<Fleet>) -> Self {
-        Self { store, fleet, followed: Arc::default() }
+    pub(crate) fn new(store: Store, fleet: Arc<Fleet>, consultant: Consultant) -> Self {
+        Self { store, fleet, consultant, followed: Arc::default() }
     }
 
     /// Takes up all unfinished jobs; called once, when the controller starts.
@@ -164,13 +167,21 @@ async fn drive(workflows: &Workflows, id: JobId) {
 /// Looks first without writing, because most looks find nothing to do.
 async fn look(workflows: &Workflows, id: JobId) -> Result<Look, Problem> {
     let fleet = workflows.fleet.clone();
-    let (decision, job) = workflows.store.read(move |tx| consider(tx, &fleet, id).map(|(d, job, _)| (d, job))).await?;
+    let consider = move |tx: &Tx<'_>| {
+        let (decision, job, record) = consider(tx, &fleet, id)?;
+        let judges = decision == Decision::Step(Effect::Judge);
+        let asks = if judges { judgements::publishers(tx, &record.instance)? } else { BTreeSet::new() };
+        Ok((decision, job, asks))
+    };
+    let (decision, job, asks) = workflows.store.read(consider).await?;
     if let Decision::Wait { until } = decision {
         return Ok(Look::Waiting { until });
     }
     hold(&job, "before").await;
+    // Others' answers are waited for here, and never in a transaction.
+    let answers = workflows.consultant.ask(job.job.account, asks).await?;
     let fleet = workflows.fleet.clone();
-    let look = workflows.store.write(move |tx| carry_out(tx, &fleet, id)).await?;
+    let look = workflows.store.write(move |tx| carry_out(tx, (&fleet, &answers), id)).await?;
     hold(&job, "after").await;
     Ok(look)
 }
@@ -184,8 +195,11 @@ fn consider(tx: &Tx<'_>, fleet: &Fleet, id: JobId) -> Result<(Decision, JobRecor
     Ok((steps::decide(&job, &record.instance, &sight, tx.now()), job, record))
 }
 
-fn carry_out(tx: &mut Tx<'_>, fleet: &Fleet, id: JobId) -> Result<Look, Problem> {
+fn carry_out(tx: &mut Tx<'_>, (fleet, answers): (&Fleet, &Answers), id: JobId) -> Result<Look, Problem> {
     let (decision, mut job, mut record) = consider(tx, fleet, id)?;
+    if decision == Decision::Step(Effect::Judge) && !are_asked(tx, answers, &record)? {
+        return Ok(Look::Moved);
+    }
     let now = tx.now();
     match decision {
         Decision::Wait { until } => return Ok(Look::Waiting { until }),
@@ -195,8 +209,8 @@ fn carry_out(tx: &mut Tx<'_>, fleet: &Fleet, id: JobId) -> Result<Look, Problem>
             return Ok(Look::Over);
         }
         Decision::Fail(reason) => steps::turn_round(&mut job, reason, now),
-        Decision::Stay(effect) => effects::perform(tx, fleet, (&mut record, &mut job), effect)?,
-        Decision::Step(effect) => match effects::perform(tx, fleet, (&mut record, &mut job), effect) {
+        Decision::Stay(effect) => effects::perform(tx, (fleet, answers), (&mut record, &mut job), effect)?,
+        Decision::Step(effect) => match effects::perform(tx, (fleet, answers), (&mut record, &mut job), effect) {
             Ok(()) => steps::advance(&mut job, now),
             Err(problem) if is_final(&problem, &job) => {
                 let reason = StateReason { code: problem.code, message: problem.detail };
@@ -207,6 +221,11 @@ fn carry_out(tx: &mut Tx<'_>, fleet: &Fleet, id: JobId) -> Result<Look, Problem>
     }
     tx.put(&job)?;
     Ok(Look::Moved)
+}
+
+/// Whether all whose word it takes were asked: the proof, or what is wanted, may be newer than the look before.
+fn are_asked(tx: &Tx<'_>, answers: &Answers, record: &InstanceRecord) -> Result<bool, Problem> {
+    Ok(judgements::publishers(tx, &record.instance)?.iter().all(|publisher| answers.contains_key(publisher)))
 }
 
 /// A store that cannot be written is tried again; a refusal ends a launch or a migration. Nothing ends a termination.

@@ -11,4 +11,4 @@ pub(crate) mod engine;
 mod migration_tests;
 pub(crate) mod steps;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,17 +2,18 @@
 
 use lucarne_api::bodies::instance::{Job, JobKind, JobState};
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, HostId, ImageId, InstanceId, InterfaceId, JobId, MacAddress, Moment, SubnetId, Vcpus,
-    VpcId,
+    AccountId, Bytes, ErrorCode, Evidence, HostId, ImageId, InstanceId, InterfaceId, JobId, MacAddress, Moment, Octets,
+    SubnetId, Vcpus, VpcId,
     actual::{ActualInstance, ActualState},
     instance::{Instance, InstanceState, StateReason},
+    storage::Digest,
 };
 use proptest::prelude::*;
 
 use super::steps::{self, Decision, Effect, Observed, START_PATIENCE, Sight};
 use crate::records::JobRecord;
 
-pub(super) fn instance() -> Instance {
+pub(crate) fn instance() -> Instance {
     Instance {
         id: InstanceId::from_bits(1),
         account: AccountId::from_bits(1),
@@ -125,7 +126,26 @@ impl World {
     }
 }
 
-pub(super) fn said(state: ActualState, generation: u64) -> Observed {
+/// A proof of nothing, with this nonce.
+pub(crate) fn evidence(nonce: [u8; 16]) -> Evidence {
+    let nothing = || Octets(Vec::new());
+    Evidence {
+        instance: instance().id,
+        generation: 1,
+        nonce: Octets(nonce.to_vec()),
+        host_key: Digest::from_bytes([1; 32]),
+        quote: nothing(),
+        signature: nothing(),
+        pcrs: Vec::new(),
+        event_log: nothing(),
+        ak_public: nothing(),
+        ek_certificates: Vec::new(),
+        credential: None,
+        guest: None,
+    }
+}
+
+pub(crate) fn said(state: ActualState, generation: u64) -> Observed {
     let id = InstanceId::from_bits(1);
     let (volumes, began, stood_still_millis, evidence) = (Vec::new(), None, None, None);
     Observed::Said(ActualInstance { id, generation, state, reason: None, volumes, began, stood_still_millis, evidence })

@@ -306,6 +306,7 @@ impl Bed {
                 hypervisor: "simulated".into(),
                 agent: String::new(),
                 kernel: String::new(),
+                started: lucarne_model::Moment::EPOCH,
             },
         };
         let (shutdown, pace) =

@@ -7,15 +7,17 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
+use futures::StreamExt as _;
 use lucarne_api::{
     bodies::attestation::{AnswerAttestation, AttestLaunch, ShownAttestation},
     client::Client,
 };
-use lucarne_attest::evidence::to_files;
+use lucarne_attest::{evidence::to_files, manifest::Published};
 use lucarne_model::{
-    Evidence, InstanceId, Octets,
-    attestation::{APPROVE_WITHIN, AttestMode, AttestPolicy, OnMismatch},
+    ErrorCode, Evidence, InstanceId, Octets,
+    attestation::{APPROVE_WITHIN, AttestMode, AttestPolicy, JudgedMeasurement, OnMismatch, Voucher},
     instance::{Instance, InstanceState},
+    publisher::ManifestVersion,
 };
 use serde_json::Value;
 
@@ -26,7 +28,7 @@ use crate::{
     listing::resolve,
     nonces,
     output::{self, Format},
-    session::{Session, answer, json_of},
+    session::{Session, answer, byte_stream, json_of},
 };
 
 #[derive(Subcommand, Clone, Debug)]
@@ -61,12 +63,21 @@ pub(crate) enum AttestationCommand {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Mismatch {
+pub(super) enum Mismatch {
     /// Undo the launch
     #[default]
     Rollback,
     /// Let it exist, and never join the virtual network
     Quarantine,
+}
+
+impl From<Mismatch> for OnMismatch {
+    fn from(chosen: Mismatch) -> Self {
+        match chosen {
+            Mismatch::Rollback => Self::Rollback,
+            Mismatch::Quarantine => Self::Quarantine,
+        }
+    }
 }
 
 /// What launches take.
@@ -91,10 +102,7 @@ pub(crate) struct AttestArgs {
 impl AttestArgs {
     pub(crate) fn body(&self) -> Result<Option<AttestLaunch>, Failure> {
         let Some(mode) = self.attest.clone() else { return Ok(None) };
-        let on_mismatch = match self.on_mismatch.unwrap_or_default() {
-            Mismatch::Rollback => OnMismatch::Rollback,
-            Mismatch::Quarantine => OnMismatch::Quarantine,
-        };
+        let on_mismatch = self.on_mismatch.unwrap_or_default().into();
         let approve_within_seconds = self.approve_within.unwrap_or(APPROVE_WITHIN).as_secs();
         let nonce = self.nonce.clone().map_or_else(nonces::draw, Ok)?;
         Ok(Some(AttestLaunch { policy: AttestPolicy { mode, on_mismatch, approve_within_seconds }, nonce }))
@@ -116,8 +124,11 @@ impl AttestationCommand {
             Self::Evidence { id, out } => {
                 let id: InstanceId = resolve(session, &INSTANCE, id).await?;
                 let evidence: Evidence = session.read(async |client| answer(client.get_evidence(&id)).await).await?;
-                nonces::check(id, &evidence.nonce)?;
-                write(&evidence, out)
+                // What is proved again while it runs is asked for by the controller: who verifies it must know that.
+                if nonces::check(id, &evidence.nonce).is_err() {
+                    eprintln!("note: the newest proof of {id} has a nonce of the controller's, not that of its launch");
+                }
+                write(&evidence, held_against(session, id).await?.as_ref(), out)
             }
             Self::Challenge(args) => args.run(context, resolve(session, &INSTANCE, &args.id).await?).await,
             Self::Verify(args) => args.run(context.format),
@@ -138,11 +149,38 @@ async fn show(context: &Context, id: InstanceId) -> Result<(), Failure> {
     about["instance"] = json_of(&shown.instance)?;
     context.format.print_value(&about)?;
     output::print("\n")?;
-    let rows: Vec<Value> = shown.measurements.iter().map(json_of).collect::<Result<_, _>>()?;
+    let rows: Vec<Value> = shown.measurements.iter().map(row).collect::<Result<_, _>>()?;
     context.format.print_list(&rows, JUDGED_COLUMNS)?;
     output::print("\n")?;
     let rows: Vec<Value> = shown.history.iter().map(json_of).collect::<Result<_, _>>()?;
     context.format.print_list(&rows, JUDGEMENT_COLUMNS)
+}
+
+/// A measurement with its vouchers in words.
+fn row(judged: &JudgedMeasurement) -> Result<Value, Failure> {
+    let in_words = |voucher: &Voucher| match voucher {
+        Voucher::Own { configuration: None, .. } => "own list".to_owned(),
+        Voucher::Own { configuration: Some(name), .. } => format!("own {name}"),
+        Voucher::Manifest(ManifestVersion { publisher, series, version }) => format!("{publisher} {series} {version}"),
+    };
+    let mut row = json_of(judged)?;
+    row["vouchers"] = judged.vouchers.iter().map(in_words).collect();
+    Ok(row)
+}
+
+/// The manifest that the host was held against, if one was asked for.
+pub(crate) async fn held_against(session: &Session, id: InstanceId) -> Result<Option<Published>, Failure> {
+    let call = async |client: Client| byte_stream(client.get_attested_manifest(&id)).await;
+    let unexpected = |cause: String| Failure::local(LocalCode::UnexpectedAnswer, cause);
+    let mut parts = match session.stream(call).await {
+        Err(failure) if failure.code() == Some(ErrorCode::InvalidManifestNotFound) => return Ok(None),
+        answered => answered?.into_inner(),
+    };
+    let mut text = Vec::new();
+    while let Some(part) = parts.next().await {
+        text.extend_from_slice(&part.map_err(|cause| unexpected(cause.to_string()))?);
+    }
+    serde_json::from_slice(&text).map(Some).map_err(|cause| unexpected(cause.to_string()))
 }
 
 /// What the console of an instance that waits for its owner has instead of a guest: it shows what was measured and asks. Says
@@ -201,9 +239,9 @@ async fn give(context: &Context, id: InstanceId, given: Answer) -> Result<(), Fa
 }
 
 /// The proof as plain files, in the forms that other tools take.
-pub(super) fn write(evidence: &Evidence, folder: &Path) -> Result<(), Failure> {
+pub(super) fn write(evidence: &Evidence, published: Option<&Published>, folder: &Path) -> Result<(), Failure> {
     let failed = |cause: io::Error| Failure::local(LocalCode::FileUnwritable, format!("{}: {cause}", folder.display()));
-    let files = to_files(evidence, None).map_err(|cause| Failure::problem(cause.code(), cause.to_string()))?;
+    let files = to_files(evidence, published).map_err(|cause| Failure::problem(cause.code(), cause.to_string()))?;
     fs::create_dir_all(folder).map_err(failed)?;
     files.iter().try_for_each(|(name, content)| fs::write(folder.join(name), content)).map_err(failed)
 }

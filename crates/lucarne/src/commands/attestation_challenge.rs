@@ -72,7 +72,7 @@ impl ChallengeArgs {
             "answered": true,
         });
         if let Some(folder) = &self.out {
-            attestation::write(&Evidence { credential: Some(proof), ..evidence }, folder)?;
+            attestation::write(&Evidence { credential: Some(proof), ..evidence }, None, folder)?;
         }
         context.format.print_value(&json_of(&shown)?)
     }

@@ -106,6 +106,13 @@ pub(crate) struct NewVersion {
     note: String,
 }
 
+impl NewVersion {
+    fn submission(&self) -> Result<Submission, Failure> {
+        let measurements: Vec<Measurement> = read_json(&self.measurements)?;
+        Ok(Submission { name: self.name.clone(), measurements, note: self.note.clone() })
+    }
+}
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PublishArgs {
     #[command(flatten)]
@@ -152,7 +159,7 @@ impl ManifestCommand {
     pub(crate) async fn run(&self, format: Format, allow_plaintext: bool) -> Result<(), Failure> {
         match self {
             Self::Submit { notary, version } => {
-                let submitted = notary.open(allow_plaintext)?.submit(version).await?;
+                let submitted = notary.open(allow_plaintext)?.submit(&version.submission()?).await?;
                 tell_submission(&submitted, format)
             }
             Self::Publish(args) => args.run(format, allow_plaintext).await,
@@ -183,13 +190,14 @@ impl PublishArgs {
             (Some(submission), ..) => submission.clone(),
             (None, Some(name), Some(measurements)) => {
                 let (name, measurements) = (name.clone(), measurements.clone());
-                notary.submit(&NewVersion { name, measurements, note: String::new() }).await?.id
+                let version = NewVersion { name, measurements, note: String::new() };
+                notary.submit(&version.submission()?).await?.id
             }
             _ => return Err(Failure::wrong_usage("say --submission, or --name and --measurements")),
         };
         let valid_seconds = self.valid.map_or(90 * DAY, |valid| valid.as_secs());
         let request = PublishRequest { submission, valid_seconds, oldest_accepted: self.oldest_accepted };
-        let published: Published = notary.post("/v1/manifests", &request).await?;
+        let published = notary.publish(&request).await?;
         let manifest = statement(&published.manifest)?;
         let name = manifest["name"].as_str().unwrap_or_default();
         format.print_change(&json_of(&published)?, &format!("{name} {}", manifest["version"]))
@@ -268,7 +276,7 @@ fn tell_submission(submitted: &Submitted, format: Format) -> Result<(), Failure>
 }
 
 /// A notary and, for those who write, its token.
-struct Notary {
+pub(crate) struct NotaryClient {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
@@ -276,21 +284,21 @@ struct Notary {
 
 impl NotaryArgs {
     /// For reading: what is read is signed, so that it may go in the clear.
-    fn open(&self) -> Result<Notary, Failure> {
+    fn open(&self) -> Result<NotaryClient, Failure> {
         check_endpoint(&self.notary, true)?;
-        Notary::new(&self.notary, None)
+        NotaryClient::new(&self.notary, None)
     }
 }
 
 impl WriterArgs {
-    fn open(&self, allow_plaintext: bool) -> Result<Notary, Failure> {
+    fn open(&self, allow_plaintext: bool) -> Result<NotaryClient, Failure> {
         check_endpoint(&self.notary.notary, allow_plaintext)?;
-        Notary::new(&self.notary.notary, Some(read_text(&self.token_file)?.trim().to_owned()))
+        NotaryClient::new(&self.notary.notary, Some(read_text(&self.token_file)?.trim().to_owned()))
     }
 }
 
-impl Notary {
-    fn new(base: &str, token: Option<String>) -> Result<Self, Failure> {
+impl NotaryClient {
+    pub(crate) fn new(base: &str, token: Option<String>) -> Result<Self, Failure> {
         let wrong = |cause: String| Failure::local(LocalCode::ConfigurationInvalid, format!("`{base}`: {cause}"));
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIME).timeout(ANSWER_TIME).no_proxy().build();
         let http = http.map_err(|cause| wrong(cause.to_string()))?;
@@ -298,10 +306,12 @@ impl Notary {
         Ok(Self { http, base, token })
     }
 
-    async fn submit(&self, version: &NewVersion) -> Result<Submitted, Failure> {
-        let measurements: Vec<Measurement> = read_json(&version.measurements)?;
-        let submission = Submission { name: version.name.clone(), measurements, note: version.note.clone() };
-        self.post("/v1/submissions", &submission).await
+    pub(crate) async fn submit(&self, submission: &Submission) -> Result<Submitted, Failure> {
+        self.post("/v1/submissions", submission).await
+    }
+
+    pub(crate) async fn publish(&self, request: &PublishRequest) -> Result<Published, Failure> {
+        self.post("/v1/manifests", request).await
     }
 
     async fn manifest(&self, name: &str, version: Option<u64>) -> Result<Published, Failure> {

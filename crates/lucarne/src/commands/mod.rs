@@ -2,6 +2,7 @@
 //!
 //! Owns what the nouns share: listing, showing, deleting, names and tags. Everything particular is in the noun's own file.
 
+pub(crate) mod attest_policy;
 pub(crate) mod attestation;
 pub(crate) mod attestation_challenge;
 pub(crate) mod attestation_verify;
@@ -32,10 +33,12 @@ pub(crate) mod memory;
 pub(crate) mod mitigation;
 pub(crate) mod network;
 pub(crate) mod network_acl;
+pub(crate) mod notary;
 pub(crate) mod pager;
 mod parts;
 pub(crate) mod price_book;
 pub(crate) mod process;
+pub(crate) mod publisher;
 pub(crate) mod receipt_audit;
 pub(crate) mod route_table;
 pub(crate) mod security_group;

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use lucarne_api::client::types;
 use lucarne_model::Cidr;
 
-use super::{Basics, Context, Naming};
+use super::{Basics, Context, Naming, attest_policy::AttestPolicyCommand};
 use crate::{
     failure::Failure,
     kind::{SUBNET, VPC},
@@ -22,6 +22,9 @@ pub(crate) enum VpcCommand {
         #[command(flatten)]
         naming: Naming,
     },
+    /// What hosts must prove of every instance of a VPC
+    #[command(subcommand)]
+    AttestPolicy(AttestPolicyCommand),
     #[command(flatten)]
     Basics(Basics),
 }
@@ -35,6 +38,7 @@ impl VpcCommand {
                     &context.session.change(async |client| answer(client.create_vpc(None, None, &body)).await).await?,
                 )
             }
+            Self::AttestPolicy(command) => command.run(context).await,
             Self::Basics(basics) => basics.run(context, &VPC).await,
         }
     }

@@ -10,7 +10,7 @@ use lucarne_api::{
     },
     client::Client,
 };
-use lucarne_attest::verify::{Trust, verify};
+use lucarne_attest::verify::{CheckName, Outcome, Trust, verify};
 use lucarne_model::{
     Bytes, Component, ErrorCode, Evidence, ImageId, InstanceId, Measurement, Octets, SubnetId, Tags, Vcpus,
     attestation::{APPROVE_WITHIN, AttestMode, AttestPolicy, OnMismatch},
@@ -18,9 +18,12 @@ use lucarne_model::{
     storage::Digest,
 };
 
-use super::{Stage, networks::cidr, report::Story, tenant::Tenant};
+use super::{Stage, networks::cidr, publishing::Publishing, report::Story, tenant::Tenant};
 use crate::{
-    commands::{attestation::shown, instance::log},
+    commands::{
+        attestation::{held_against, shown},
+        instance::log,
+    },
     failure::Failure,
     kind::{IMAGE, INSTANCE},
     listing::resolve,
@@ -36,6 +39,7 @@ const SUBNET: &str = "10.0.1.0/24";
 const MEMORY: Bytes = Bytes::mib(128);
 const CONFIGURATION: &str = "checked";
 const PATCHED: &str = "patched";
+const PUBLISHER: &str = "notary";
 
 /// A tenant with a network, and what is launched into it.
 struct Cast<'a> {
@@ -45,10 +49,23 @@ struct Cast<'a> {
 }
 
 pub(crate) async fn play(stage: &Stage, story: &mut Story) {
-    super::with_tenants(stage, story, async |story, tenants| scenes(stage, story, tenants).await).await;
+    let mut notary = None;
+    super::with_tenants(stage, story, async |story, tenants| scenes(stage, story, tenants, &mut notary).await).await;
+    if let Some(Err(failure)) = end(stage, notary).await {
+        story.step("the notary is gone", "no failure", failure.to_string(), false);
+    }
 }
 
-async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> Result<(), Failure> {
+async fn end(stage: &Stage, notary: Option<Publishing>) -> Option<Result<(), Failure>> {
+    Some(notary?.end(&stage.operator).await)
+}
+
+async fn scenes(
+    stage: &Stage,
+    story: &mut Story,
+    tenants: &mut Vec<Tenant>,
+    notary: &mut Option<Publishing>,
+) -> Result<(), Failure> {
     let image: ImageId = resolve(&stage.operator, &IMAGE, "tiny").await?;
     tenants.push(Tenant::create(&stage.operator, "demo-a", &random_key()[..8], stage.allow_plaintext).await?);
     let tenant = &tenants[0];
@@ -58,7 +75,9 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     let measured = cast.tell_proof(story).await?;
     cast.tell_denial(story).await?;
     cast.tell_known(story, &measured).await?;
-    cast.tell_changed(story, &measured).await
+    cast.tell_changed(story, &measured).await?;
+    let notary = notary.insert(Publishing::begin(&stage.operator).await?);
+    cast.tell_patched(story, notary, &measured).await
 }
 
 impl Cast<'_> {
@@ -175,16 +194,65 @@ impl Cast<'_> {
 
     /// The tenant expects an agent that differs from the host's by one byte of its digest.
     async fn tell_changed(&self, story: &mut Story, measured: &[Measurement]) -> Result<(), Failure> {
-        let expected = measured.iter().cloned().map(|one| match one.component {
-            Component::Agent => Measurement { digest: with_another_byte(&one.digest), ..one },
-            _ => one,
-        });
-        self.know(expected.collect(), PATCHED).await?;
+        self.know(with_another_agent(measured), PATCHED).await?;
         let mode = AttestMode::Config { name: PATCHED.to_owned() };
         let id = self.launch("a4", mode, &nonces::draw()?).await?;
         let what = "a4, which expects another agent by one byte, does not begin on this one";
         self.tell_end(story, id, what, ErrorCode::MeasurementUnknown).await
     }
+
+    /// A tenant that trusts a publisher, before and after the version that the host has come to run is published.
+    async fn tell_patched(
+        &self,
+        story: &mut Story,
+        notary: &Publishing,
+        measured: &[Measurement],
+    ) -> Result<(), Failure> {
+        notary.is_trusted_by(self.tenant, PUBLISHER).await?;
+        let hosts = |all: Vec<Measurement>| all.into_iter().filter(|one| !one.component.is_guests()).collect();
+        notary.publish(hosts(with_another_agent(measured)), "before the patch").await?;
+        let mode = || AttestMode::Manifest { publisher: PUBLISHER.to_owned() };
+        let id = self.launch("a5", mode(), &nonces::draw()?).await?;
+        let ended = self.until(id, "terminated").await?;
+        let reason = ended.state_reason.map(|why| (why.code, why.message));
+        let (code, message) = reason.unwrap_or((ErrorCode::Internal, "it says no reason".into()));
+        let digest = |of: &[Measurement]| of.iter().find(|one| one.component == Component::Agent).cloned();
+        let both = [digest(measured), digest(&with_another_agent(measured))];
+        let names_both = both.iter().flatten().all(|one| message.contains(&one.digest.to_string()));
+        let what = "a5 trusts a publisher who knows the host's agent of before its patch alone";
+        let held = code == ErrorCode::MeasurementUnknown && names_both;
+        story.step(what, "terminated, MeasurementUnknown, with both digests", format!("{code}: {message}"), held);
+
+        notary.publish(hosts(measured.to_vec()), "the patch").await?;
+        let nonce = nonces::draw()?;
+        let id = self.launch("a6", mode(), &nonce).await?;
+        let began = self.until(id, "running").await?;
+        let what = "the operator has the patched host's measurements published, and a6 begins";
+        story.step(what, "running", began.state.to_string(), true);
+        let session = &self.tenant.session;
+        let evidence: Evidence = session.read(async |client| answer(client.get_evidence(&id)).await).await?;
+        let (published, key) = (held_against(session, id).await?, notary.key()?);
+        let trust = Trust { now: now(), nonce: Some(&nonce), manifest_key: Some(&key), ..Trust::default() };
+        let report = verify(&evidence, published.as_ref(), &trust);
+        let seen = match (report.refusal(), report.outcome(CheckName::Reference)) {
+            (Some((check, code, detail)), _) => format!("{check:?}: {code}: {detail}"),
+            (None, Some(Outcome::Holds { detail })) => detail.clone(),
+            (None, other) => format!("{other:?}"),
+        };
+        let held = matches!(report.outcome(CheckName::Reference), Some(Outcome::Holds { .. }));
+        let held = held && report.refusal().is_none();
+        story.step("its proof and the manifest are verified here", "all of the host's software is in it", seen, held);
+        Ok(())
+    }
+}
+
+/// The host by one byte of its agent's digest another.
+fn with_another_agent(measured: &[Measurement]) -> Vec<Measurement> {
+    let other = measured.iter().cloned().map(|one| match one.component {
+        Component::Agent => Measurement { digest: with_another_byte(&one.digest), ..one },
+        _ => one,
+    });
+    other.collect()
 }
 
 fn names(measured: &[Measurement]) -> String {

@@ -8,6 +8,7 @@ mod memory;
 mod networks;
 mod nfdump;
 mod probes;
+mod publishing;
 mod questions;
 mod report;
 mod tenant;

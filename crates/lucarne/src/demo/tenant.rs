@@ -21,7 +21,7 @@ use crate::{
     commands::instance::launch,
     dev::furnish,
     failure::{Failure, LocalCode},
-    kind::{INSTANCE, Kind, MEASUREMENT, SECURITY_GROUP, SUBNET, VPC},
+    kind::{INSTANCE, Kind, MEASUREMENT, PUBLISHER, SECURITY_GROUP, SUBNET, VPC},
     listing::list,
     session::{Session, answer},
     wait::{self, Goal},
@@ -111,7 +111,7 @@ impl Tenant {
                 self.delete(&SECURITY_GROUP, &group).await?;
             }
         }
-        for kind in [&VPC, &MEASUREMENT] {
+        for kind in [&VPC, &MEASUREMENT, &PUBLISHER] {
             for item in list(&self.session, kind, None, None).await? {
                 self.delete(kind, &item).await?;
             }

@@ -46,6 +46,8 @@ pub(super) enum Forgery {
 pub(in crate::tests) struct Machine {
     pub(in crate::tests) id: String,
     key: String,
+    /// As it enrolled.
+    description: Value,
     tls: EcdsaKeyPair,
     pub(in crate::tests) tpm: Chip,
     software: Vec<Measurement>,
@@ -76,7 +78,7 @@ impl Machine {
         let capacity = json!({"vcpus": 16, "memory": 1_u64 << 30, "disk": 1 << 30});
         let description = json!({"name": "h", "address": "127.0.0.1", "tunnel_port": 1, "public_key": public_key,
             "export_key": STANDARD.encode(tls.public_key().as_ref()), "capacity": capacity, "hypervisor": "paper"});
-        let body = json!({"join_token": cloud.operator.join_token, "host": description});
+        let body = json!({"join_token": cloud.operator.join_token, "host": &description});
         let (status, enrolled) = cloud.send(cloud.request(Method::POST, "/v1/host/enrol", "").json(&body)).await;
         assert_eq!(status, 201, "{enrolled}");
         let text = |field: &str| enrolled[field].as_str().unwrap().to_owned();
@@ -85,7 +87,7 @@ impl Machine {
             measurement(Component::Agent, "lucarne", 2),
         ];
         let (id, key) = (text("host"), text("host_key"));
-        Self { id, key, tls, tpm, software, forgery: None, version: Mutex::new(0) }
+        Self { id, key, description, tls, tpm, software, forgery: None, version: Mutex::new(0) }
     }
 
     /// What operators are shown of it.
@@ -131,6 +133,19 @@ impl Machine {
     /// Its attestation key is another one by now, which it has not proved.
     pub(super) fn changes_key(&mut self) {
         self.tpm.attestation = new_key();
+    }
+
+    pub(super) fn software(&self) -> &[Measurement] {
+        &self.software
+    }
+
+    /// Its agent says hello as after a start. There is no collector that it could be told of.
+    pub(super) async fn begins_anew(&self, cloud: &Cloud) {
+        let mut description = self.description.clone();
+        description["started"] = json!(crate::clock::now());
+        let (status, answer) =
+            cloud.send(cloud.request(Method::POST, "/v1/host/hello", &self.key).json(&description)).await;
+        assert_eq!(status, 503, "{answer}");
     }
 
     pub(super) fn forge(&mut self, forgery: Option<Forgery>) {
