@@ -21,6 +21,7 @@ mod instructions;
 mod judging;
 mod lending;
 mod memory_history;
+mod moves;
 mod named_questions;
 mod placement;
 mod quota;
@@ -64,6 +65,7 @@ use fleet::Fleet;
 use host_ca::HostCa;
 use lending::Lendings;
 use memory_history::MemoryHistories;
+use moves::Mover;
 use services::streams::Streams;
 use store::Store;
 use usage::UsageLedger;
@@ -120,6 +122,8 @@ pub(crate) struct Controller {
     pub(crate) streams: Streams,
     /// Memory that hosts lend each other.
     pub(crate) lending: Lendings,
+    /// What moves instances for want of memory.
+    pub(crate) mover: Mover,
     pub(crate) networks: Arc<Networks>,
 }
 
@@ -138,6 +142,7 @@ impl Controller {
             workflows: Workflows::new(store.clone(), fleet.clone()),
             streams: Streams::default(),
             lending: Lendings::default(),
+            mover: Mover::default(),
             memory_histories: MemoryHistories::default(),
             networks: Arc::new(Networks::new(store.changes().clone())),
             usage: Arc::new(UsageLedger::open(&settings.state_dir.join("usage.ledger"))?),

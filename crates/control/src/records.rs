@@ -17,6 +17,8 @@ use lucarne_model::{
     desired::VolumeContent,
     flow_log::StoreCredentials,
     instance::{Instance, InstanceState},
+    memory::MemorySettings,
+    memory_move::MoveCause,
     storage::{BootSource, Volume, VolumeState},
 };
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,12 @@ pub(crate) struct Passage {
     /// What is promised there of its memory.
     pub(crate) claimed: Bytes,
     pub(crate) leg: Leg,
+    /// Why it goes there.
+    #[serde(default)]
+    pub(crate) cause: MoveCause,
+    /// How its memory is to be kept from when that host is its own; none: as now.
+    #[serde(default)]
+    pub(crate) settings: Option<MemorySettings>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

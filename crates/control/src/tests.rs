@@ -2,6 +2,7 @@
 
 mod attestation;
 mod memory;
+mod moves;
 mod orders;
 
 use std::{path::Path, time::Duration};

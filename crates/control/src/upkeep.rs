@@ -1,5 +1,5 @@
 //! What the controller does by the clock: notes which hosts fell silent or came back, has idle
-//! memory lent, ends mitigations whose time is over, and forgets what is long over.
+//! memory lent and instances moved to where there is some, ends mitigations whose time is over, and forgets what is long over.
 //!
 //! Owns the rounds and how long ended instances are shown.
 
@@ -10,7 +10,7 @@ use lucarne_model::{HostId, actual::HostState, instance::InstanceState};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Controller, lending,
+    Controller, lending, moves,
     records::{HostRecord, InstanceRecord, JobRecord},
     services::{self, attestations},
     store::{Scope, Tx},
@@ -33,13 +33,7 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
     loop {
         let round = tokio::select! {
             () = shutdown.cancelled() => return,
-            _ = hosts.tick() => match note_hosts(&controller).await {
-                Ok(()) => match lending::settle(&controller).await {
-                    Ok(()) => services::mitigations::end_expired(&controller).await,
-                    failed => failed,
-                },
-                failed => failed,
-            },
+            _ = hosts.tick() => look_at_hosts(&controller).await,
             _ = meter.tick() => services::usage::meter(&controller).await,
             _ = forget.tick() => {
                 controller.memory_histories.forget(crate::clock::now());
@@ -50,6 +44,13 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
             tracing::warn!(%problem, "a round of upkeep failed");
         }
     }
+}
+
+async fn look_at_hosts(controller: &Controller) -> Result<(), Problem> {
+    note_hosts(controller).await?;
+    lending::settle(controller).await?;
+    moves::settle(controller).await?;
+    services::mitigations::end_expired(controller).await
 }
 
 /// Brings the state that is kept of each host up to what is heard of it.
