@@ -99,7 +99,7 @@ fn lodger(tx: &Tx<'_>, fleet: &Fleet, host: HostId, record: &InstanceRecord) -> 
         host,
         claim,
         pinned: settings.pinned,
-        cost: effects::pages_that_go(fleet, host, record),
+        cost: effects::pages_that_go(fleet, record),
         tried: tried(tx, record.instance.id)?,
         ways: if can_move { effects::ways(tx, fleet, record)? } else { BTreeSet::new() },
     })

@@ -10,8 +10,8 @@ use lucarne_memory::{
     settings::Keeping,
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, Evidence, FlowLogId, HostId, InstanceId, JobId, Measurement, Moment, Octets, Tags,
-    Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, Evidence, FlowLogId, HostId, InstanceId, JobId, Measurement, Moment, Octets, Pages,
+    Tags, Vcpus, VolumeId,
     actual::{Capacity, Host},
     attestation::Judgement,
     desired::VolumeContent,
@@ -58,6 +58,9 @@ pub(crate) struct Passage {
     /// How its memory is to be kept from when that host is its own; none: as now.
     #[serde(default)]
     pub(crate) settings: Option<MemorySettings>,
+    /// Its pages that held anything when the move was begun: its host does not tell of one that is on its way.
+    #[serde(default)]
+    pub(crate) pages: Pages,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

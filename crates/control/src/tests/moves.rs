@@ -139,6 +139,8 @@ impl Scene {
 
     /// Plays both hosts until the instance, which is on its way from the first to the second, is there.
     async fn arrive(&mut self, instance: &str) -> Value {
+        // A host does not tell of the memory of what is on its way.
+        self.hosts[0].memories.clear();
         self.hosts[1].instances.push(says(instance, "arrived"));
         self.until(async || (self.shown(instance).await["host"] == self.hosts[1].id.as_str()).then_some(())).await;
         let said = |host: &mut Host, state| {

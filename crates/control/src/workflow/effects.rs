@@ -43,7 +43,7 @@ pub(super) fn perform(
         Effect::ShutDown => enter(record, InstanceState::ShuttingDown, reason, now),
         Effect::GiveRoomBack { confirmed } => give_room_back(tx, record, confirmed)?,
         Effect::End => return end(tx, record, reason, now),
-        Effect::Switch => job.job.moved = switch(fleet, record, now),
+        Effect::Switch => job.job.moved = switch(record, now),
         Effect::NoteStandstill { millis } => {
             job.job.moved = job.job.moved.map(|moved| Moved { stood_still_millis: millis, ..moved });
         }
@@ -131,7 +131,8 @@ pub(crate) fn reserve(
     chosen.promise(&Demand { memory: claimed, ..record.promised() });
     chosen.host.instances += 1;
     tx.put(&chosen)?;
-    record.passage = Some(Passage { host, claimed, leg: Leg::Coming, cause, settings });
+    let pages = pages_that_go(fleet, record);
+    record.passage = Some(Passage { host, claimed, leg: Leg::Coming, cause, settings, pages });
     tx.put(record)
 }
 
@@ -175,21 +176,21 @@ fn unfit(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<BTreeMap
     })
 }
 
-fn switch(fleet: &Fleet, record: &mut InstanceRecord, at: Moment) -> Option<Moved> {
+fn switch(record: &mut InstanceRecord, at: Moment) -> Option<Moved> {
     let (host, passage) = (record.instance.host?, record.passage?);
-    let pages = pages_that_go(fleet, host, record);
     let claimed = record.promised().memory;
     record.instance.host = Some(passage.host);
     record.claimed = Some(passage.claimed);
     record.instance.memory_settings = passage.settings.unwrap_or(record.instance.memory_settings);
     record.passage = Some(Passage { host, claimed, leg: Leg::Leaving, ..passage });
-    Some(Moved { at, from: host, to: passage.host, pages, stood_still_millis: None })
+    Some(Moved { at, from: host, to: passage.host, pages: passage.pages, stood_still_millis: None })
 }
 
 /// Its pages that hold anything, as its host told last; all of them from a host that does not tell.
-pub(crate) fn pages_that_go(fleet: &Fleet, host: HostId, record: &InstanceRecord) -> Pages {
+pub(crate) fn pages_that_go(fleet: &Fleet, record: &InstanceRecord) -> Pages {
     let all = Pages::covering(record.instance.memory);
-    let told = fleet.memory_of(host, record.instance.id).map(|memory| memory.pages);
+    let told = record.instance.host.and_then(|host| fleet.memory_of(host, record.instance.id));
+    let told = told.map(|memory| memory.pages);
     told.map_or(all, |pages| all - pages.untouched - pages.same_filled)
 }
 
