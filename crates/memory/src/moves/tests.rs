@@ -236,7 +236,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn nobody_moves_twice_in_a_while_nor_to_where_it_is_no_better(seed in any::<u64>()) {
         let mut world = World::new(seed);
@@ -265,11 +265,11 @@ proptest! {
 
 #[test]
 fn when_loads_stand_still_so_do_all_instances_in_the_end() {
-    for seed in 0..40 {
+    for seed in 0..20 {
         let mut world = World::new(seed);
         let still = |world: &mut World| {
             // No dice: nothing changes but by moves, all of which end well.
-            world.now = world.now.plus(Duration::from_secs(1));
+            world.now = world.now.plus(REST);
             for vm in &mut world.vms {
                 if let Some((to, _)) = vm.going.take() {
                     (vm.at, vm.tried) = (to, Some(world.now));
@@ -284,11 +284,11 @@ fn when_loads_stand_still_so_do_all_instances_in_the_end() {
             begun.len()
         };
         let mut last = 0;
-        for second in 0..20_000 {
+        for step in 0..1500 {
             if still(&mut world) > 0 {
-                last = second;
+                last = step;
             }
         }
-        assert!(last < 10_000, "with seed {seed} something still moved after {last} s");
+        assert!(last < 750, "with seed {seed} something still moved after {last} steps");
     }
 }
