@@ -46,6 +46,7 @@ impl Bed {
             nic: None,
             disks: Vec::new(),
             paging: None,
+            tpm: None,
             origin,
         };
         let pages = PagesByPlace { ssd: Pages::mib(64), ..PagesByPlace::default() };
