@@ -84,6 +84,13 @@ impl Fleet {
         self.memory(host, |told| Some(told.wishes.clone())).unwrap_or_default()
     }
 
+    /// Whether any host would rather have an instance elsewhere.
+    pub(crate) fn anybody_wishes(&self) -> bool {
+        let all = self.lock();
+        let mut told = all.values().filter_map(|heard| heard.report.as_ref()?.report.memory.as_ref());
+        told.any(|told| !told.wishes.is_empty())
+    }
+
     fn memory<T>(&self, host: HostId, read: impl FnOnce(&MemoryReport) -> Option<T>) -> Option<T> {
         let all = self.lock();
         read(all.get(&host)?.report.as_ref()?.report.memory.as_ref()?)

@@ -35,6 +35,9 @@ impl Mover {
 
 /// One round: what helps is begun.
 pub(crate) async fn settle(controller: &Controller) -> Result<(), Problem> {
+    if !controller.fleet.anybody_wishes() {
+        return Ok(());
+    }
     let fleet = controller.fleet.clone();
     let (hosts, lodgers) = controller.store.read(move |tx| look(tx, &fleet)).await?;
     for one in controller.mover.step(crate::clock::now(), &hosts, &lodgers) {
