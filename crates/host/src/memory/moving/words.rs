@@ -39,9 +39,9 @@ pub(super) const LONGEST: u32 = 64 << 10;
 /// What the other host says when it has all of it.
 const KEPT: u8 = 1;
 
-/// What is said first, behind its length in four bytes.
+/// What is said first, behind its length in four bytes. Not tagged within: serde could not read an origin's 128 bits then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Opening {
     /// Its origin, as it will be over there.
     Awake { origin: Origin },
