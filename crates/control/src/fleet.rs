@@ -12,6 +12,7 @@ use std::{
 use lucarne_model::{
     HostId, ImageId, InstanceId, Moment,
     actual::{ActualInstance, HostState, Report},
+    memory_move::MoveWish,
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
     warm::{Began, WarmProgress, WarmSize},
 };
@@ -76,6 +77,18 @@ impl Fleet {
     /// What the host told last of the instance's memory.
     pub(crate) fn memory_of(&self, host: HostId, instance: InstanceId) -> Option<InstanceMemory> {
         self.memory(host, |told| told.instances.iter().find(|memory| memory.instance == instance).cloned())
+    }
+
+    /// The instances that the host would rather have elsewhere.
+    pub(crate) fn wishes(&self, host: HostId) -> Vec<MoveWish> {
+        self.memory(host, |told| Some(told.wishes.clone())).unwrap_or_default()
+    }
+
+    /// Whether any host would rather have an instance elsewhere.
+    pub(crate) fn anybody_wishes(&self) -> bool {
+        let all = self.lock();
+        let mut told = all.values().filter_map(|heard| heard.report.as_ref()?.report.memory.as_ref());
+        told.any(|told| !told.wishes.is_empty())
     }
 
     fn memory<T>(&self, host: HostId, read: impl FnOnce(&MemoryReport) -> Option<T>) -> Option<T> {

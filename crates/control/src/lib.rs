@@ -26,6 +26,7 @@ mod joint_policy;
 mod judging;
 mod lending;
 mod memory_history;
+mod moves;
 mod named_questions;
 mod notary_client;
 mod placement;
@@ -73,6 +74,7 @@ use fleet::Fleet;
 use host_ca::HostCa;
 use lending::Lendings;
 use memory_history::MemoryHistories;
+use moves::Mover;
 use notary_client::NotaryClient;
 use services::streams::Streams;
 use store::Store;
@@ -135,6 +137,8 @@ pub(crate) struct Controller {
     pub(crate) challenges: Challenges,
     /// Memory that hosts lend each other.
     pub(crate) lending: Lendings,
+    /// What moves instances for want of memory.
+    pub(crate) mover: Mover,
     pub(crate) networks: Arc<Networks>,
 }
 
@@ -156,6 +160,7 @@ impl Controller {
             streams: Streams::default(),
             challenges: Challenges::default(),
             lending: Lendings::default(),
+            mover: Mover::default(),
             memory_histories: MemoryHistories::default(),
             networks: Arc::new(Networks::new(store.changes().clone())),
             usage: Arc::new(UsageLedger::open(&settings.state_dir.join("usage.ledger"))?),

@@ -10,13 +10,15 @@ use lucarne_memory::{
     settings::Keeping,
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Pages, Tags, Vcpus, VolumeId,
     actual::{Capacity, Host},
     attestation::AttestState,
     desired::VolumeContent,
     evidence::CredentialProof,
     flow_log::StoreCredentials,
     instance::{Instance, InstanceState, StateReason},
+    memory::MemorySettings,
+    memory_move::MoveCause,
     storage::{BootSource, Digest, Volume, VolumeState},
     tpm::{PresentedTpm, TpmIdentity},
 };
@@ -52,6 +54,15 @@ pub(crate) struct Passage {
     /// What is promised there of its memory.
     pub(crate) claimed: Bytes,
     pub(crate) leg: Leg,
+    /// Why it goes there.
+    #[serde(default)]
+    pub(crate) cause: MoveCause,
+    /// How its memory is to be kept from when that host is its own; none: as now.
+    #[serde(default)]
+    pub(crate) settings: Option<MemorySettings>,
+    /// Its pages that held anything when the move was begun: its host does not tell of one that is on its way.
+    #[serde(default)]
+    pub(crate) pages: Pages,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ pub(crate) mod attestation;
 mod enrolment;
 mod events;
 mod memory;
+mod moves;
 mod names;
 mod orders;
 

@@ -1,5 +1,6 @@
 //! What the controller does by the clock: notes which hosts fell silent or came back, and tells whom it concerns; has idle
-//! memory lent, asks hosts to prove their TPMs, ends mitigations whose time is over, and forgets what is long over.
+//! memory lent and instances moved to where there is some, asks hosts to prove their TPMs, ends mitigations whose time is over, and
+//! forgets what is long over.
 //!
 //! Owns the rounds and how long ended instances are shown.
 
@@ -14,7 +15,7 @@ use lucarne_model::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Controller, lending,
+    Controller, lending, moves,
     records::{HostRecord, InstanceRecord, JobRecord},
     services::{self, judgements},
     store::{Scope, Tx},
@@ -42,13 +43,7 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
     loop {
         let round = tokio::select! {
             () = shutdown.cancelled() => return,
-            _ = hosts.tick() => match note_hosts(&controller).await {
-                Ok(()) => match lending::settle(&controller).await {
-                    Ok(()) => services::mitigations::end_expired(&controller).await,
-                    failed => failed,
-                },
-                failed => failed,
-            },
+            _ = hosts.tick() => look_at_hosts(&controller).await,
             _ = meter.tick() => services::usage::meter(&controller).await,
             _ = ask.tick() => services::tpms::ask_all(&controller).await,
             _ = forget.tick() => {
@@ -63,6 +58,13 @@ pub(crate) async fn run(controller: Arc<Controller>, shutdown: CancellationToken
             tracing::warn!(%problem, "a round of upkeep failed");
         }
     }
+}
+
+async fn look_at_hosts(controller: &Controller) -> Result<(), Problem> {
+    note_hosts(controller).await?;
+    lending::settle(controller).await?;
+    moves::settle(controller).await?;
+    services::mitigations::end_expired(controller).await
 }
 
 /// Brings the state that is kept of each host up to what is heard of it.

@@ -76,7 +76,8 @@ impl Hands {
             Step::Receive { spec, from } => {
                 let passage = self.peers.await_from(*from, spec.instance, spec.generation).await;
                 let passage = passage.map_err(|error| peer_failure(&error))?;
-                self.memory.receive(spec, passage).await.map_err(|error| driver_failure(&error))?;
+                let began = self.memory.receive(spec, passage).await.map_err(|error| driver_failure(&error))?;
+                return Ok(Product::Began(began));
             }
             Step::LetGo(instance) => {
                 let stood_still = self.memory.go_on(*instance).await.map_err(|error| driver_failure(&error))?;

@@ -6,7 +6,7 @@
 //! - of one VM among others: [`settings`], what an owner may ask for; [`bucket`], what it must give back; [`governor`], what
 //!   each VM of a host may hold, run with and give up;
 //! - of the cloud: [`oversubscription`], what may be promised on a host; [`lending`], whose idle memory keeps whose pages;
-//!   [`usage`], what was had; [`ledger`], how that is kept; [`price`], what it costs.
+//!   [`moves`], who goes to another host for want of memory; [`usage`], what was had; [`ledger`], how that is kept; [`price`], what it costs.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bucket;
@@ -15,6 +15,7 @@ pub mod governor;
 pub mod ledger;
 pub mod lending;
 pub mod looks;
+pub mod moves;
 pub mod oversubscription;
 pub mod policy;
 pub mod prefetch;

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::{HostId, InstanceId, Moment, Pages};
 
 /// Why an instance moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MoveCause {
     /// Somebody asked for it.
+    #[default]
     Asked,
     /// Its host lacks memory even with every generic instance at its share.
     HostShort,
@@ -21,8 +22,6 @@ pub enum MoveCause {
     NothingUnused,
     /// It is to be kept as its host cannot promise.
     NewSettings,
-    /// It left this host for want of memory, and there is room for it again.
-    RoomAtHome,
 }
 
 impl MoveCause {
@@ -34,7 +33,6 @@ impl MoveCause {
             Self::PinnedBeyondRoom => "it moves to another host: its own cannot hold all of its pinned memory",
             Self::NothingUnused => "it moves to another host, which has memory for a soaker",
             Self::NewSettings => "it moves to another host, which has room for its new memory settings",
-            Self::RoomAtHome => "it moves back to the host that it left for want of memory",
         }
     }
 }
@@ -46,6 +44,9 @@ pub struct MoveWish {
     /// What it should find at the other host.
     pub needs: Pages,
     pub cause: MoveCause,
+    /// What its host lacks: another instance with a claim as large would do as well. Zero where it must be this one.
+    #[serde(default)]
+    pub lacks: Pages,
 }
 
 /// What a move came to, once the instance was the other host's.

@@ -11,6 +11,7 @@ use crate::{
     instance::StateReason,
     lease::Lending,
     memory::{MemoryMode, PagesByPlace, Place},
+    memory_move::MoveWish,
 };
 
 /// What a host tells of its memory and of that of its VMs.
@@ -18,6 +19,9 @@ use crate::{
 pub struct MemoryReport {
     pub host: HostMemory,
     pub instances: Vec<InstanceMemory>,
+    /// Instances that it would rather have elsewhere.
+    #[serde(default)]
+    pub wishes: Vec<MoveWish>,
 }
 
 /// Whether the machine lets its agent do a thing.

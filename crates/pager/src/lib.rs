@@ -55,6 +55,6 @@ mod wire;
 
 pub use exit::Exit;
 pub use peer::{Identity, IdentityError};
-pub use process::{Options, Origin, PagerError, discard, run, run_observed};
+pub use process::{KEPT, Options, Origin, PagerError, discard, run, run_observed};
 pub use remote::{Borrowing, RemoteStatistics};
 pub use step::Step;

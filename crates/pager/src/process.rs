@@ -52,6 +52,8 @@ use crate::{
 const INDEX: &str = "places.log";
 const STORE: &str = "pages.store";
 const LOCK: &str = "lock";
+/// The files of a pager's folder that hold its VM's pages while it sleeps.
+pub const KEPT: [&str; 2] = [INDEX, STORE];
 /// Threads that answer faults: the others can answer while one waits for the disk.
 const READERS: usize = 4;
 /// How often the main thread looks whether the pager is ending.

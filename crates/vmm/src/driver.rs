@@ -68,10 +68,22 @@ pub enum Origin {
     Warm {
         /// What tells its guest that it is another machine than all that went on from the same state (VM generation id).
         generation_id: u128,
-        /// The digest of that state's memory, and of all of it.
-        memory: Digest,
+        /// The digest of that state's memory; none when nothing of its memory is there any more, but all of it here.
+        memory: Option<Digest>,
+        /// Of all of that state.
         state: Digest,
     },
+}
+
+impl Origin {
+    /// Of a VM all of whose memory was brought to another host.
+    #[must_use]
+    pub fn brought(self) -> Self {
+        match self {
+            Self::Warm { generation_id, state, .. } => Self::Warm { generation_id, memory: None, state },
+            other => other,
+        }
+    }
 }
 
 /// How a VM's process lends its guest's memory to a pager. A guest that touches memory for the first time stands still until
@@ -221,6 +233,8 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     async fn resume(&self, instance: InstanceId) -> Result<(), Error>;
     /// Whether the VM stands still by [`Driver::pause`], or was woken and never let go.
     async fn is_paused(&self, instance: InstanceId) -> Result<bool, Error>;
+    /// Where a VM that runs comes from: what another host must know to take it in.
+    async fn origin(&self, instance: InstanceId) -> Result<Origin, Error>;
     /// The VM's process, if it has one.
     async fn process_id(&self, instance: InstanceId) -> Option<u32>;
     /// Writes the state of a paused VM's devices to a file, which then is there whole, and returns with what it can be woken.
@@ -234,7 +248,7 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 
     /// Brings a running VM, its memory and its devices, to another host, where [`Driver::receive`] takes it in. When it is
     /// done the VM stands still here; [`Driver::resume`] lets it go on here, if nobody else does. On an error it runs here as
-    /// before. One of [`Origin::Warm`] is not brought: the other host knows neither its devices nor its memory's origin.
+    /// before.
     async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error>;
     /// Takes in a VM that another host sends. When it is done the VM stands still, to go on by [`Driver::resume`]; on an error
     /// there is nothing of it here. Since when it stands still is returned, if that is known. Standing here already with this

@@ -20,8 +20,6 @@ pub enum Error {
     NotRunning { instance: InstanceId },
     #[error("{instance} runs its start number {running}; end that first")]
     StillRunning { instance: InstanceId, running: u64 },
-    #[error("{instance} went on from a warm state, and its memory does not go to another host")]
-    BeganWarm { instance: InstanceId },
     #[error("the guest of {instance} has not let go of {volume} within {after:?}")]
     GuestHolds { instance: InstanceId, volume: VolumeId, after: Duration },
     #[error("{instance} has no slot {slot}: slots are 0 to {}", crate::driver::SLOTS - 1)]
@@ -60,7 +58,7 @@ impl Error {
             Self::Ended { .. } | Self::NoAnswer { .. } | Self::Refused { .. } => ErrorCode::HypervisorFailed,
             Self::Tool { .. } | Self::ToolTooSlow { .. } | Self::Process { .. } => ErrorCode::HypervisorFailed,
             Self::NotRunning { .. } | Self::StillRunning { .. } => ErrorCode::IncorrectState,
-            Self::SlotTaken { .. } | Self::BeganWarm { .. } => ErrorCode::IncorrectState,
+            Self::SlotTaken { .. } => ErrorCode::IncorrectState,
             Self::Changed { .. } => ErrorCode::MeasurementChanged,
             Self::GuestHolds { .. } => ErrorCode::VolumeInUse,
             Self::NoSlot { .. } => ErrorCode::AttachmentLimitExceeded,

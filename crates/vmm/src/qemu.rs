@@ -34,7 +34,7 @@ use tokio::{
 pub use self::acceleration::Acceleration;
 use self::vm::{Entry, Vm};
 use crate::{
-    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, Passage, SerialLine, Stop, VolumeSource},
+    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, Origin, Passage, SerialLine, Stop, VolumeSource},
     error::Error,
     files::{self, Draft},
     record::Directory,
@@ -251,6 +251,10 @@ impl Driver for Qemu {
 
     async fn is_paused(&self, instance: InstanceId) -> Result<bool, Error> {
         self.running(instance)?.is_paused().await
+    }
+
+    async fn origin(&self, instance: InstanceId) -> Result<Origin, Error> {
+        Ok(self.running(instance)?.spec().origin)
     }
 
     async fn process_id(&self, instance: InstanceId) -> Option<u32> {

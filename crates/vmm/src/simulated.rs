@@ -23,8 +23,8 @@ use tokio::{
 
 use crate::{
     driver::{
-        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Passage, SerialLine, Stop, VolumeSource,
-        check_disks, is_in_place,
+        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Origin, Passage, SerialLine, Stop,
+        VolumeSource, check_disks, is_in_place,
     },
     error::Error,
     files::{self, Draft},
@@ -274,6 +274,10 @@ impl Driver for Simulated {
         let state = &locked(&self.state);
         state.machines.get(&instance).ok_or(Error::NotRunning { instance })?;
         Ok(state.paused.contains(&instance))
+    }
+
+    async fn origin(&self, instance: InstanceId) -> Result<Origin, Error> {
+        Ok(self.machine(instance)?.spec.origin)
     }
 
     async fn process_id(&self, _: InstanceId) -> Option<u32> {

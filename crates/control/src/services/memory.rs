@@ -16,15 +16,17 @@ use lucarne_model::{
     AccountId, Bytes, ErrorCode, HostId, InstanceId, Moment,
     instance::{Instance, InstanceState},
     memory::MemorySettings,
+    memory_move::MoveCause,
     price::Prices,
 };
 
-use super::{attachments::wrong_state, checks::refuse, instances, price_books};
+use super::{attachments::wrong_state, checks::refuse, instances, migration, price_books};
 use crate::{
     Caller, Controller,
     fleet::Fleet,
     records::{HostRecord, InstanceRecord},
     store::{Scope, Tx},
+    workflow::effects::Plan,
 };
 
 /// How an instance of this size is kept, if it can be kept so.
@@ -53,11 +55,18 @@ pub(crate) async fn set_memory(
     call: Call<Caller, (InstanceId,), NoQuery, Json<EditMemory>>,
 ) -> Result<Json<Instance>, Problem> {
     let (scope, id, edit) = (call.caller.scope(), call.path.0, call.body.0);
-    let record = controller.change(&call, move |tx| set(tx, scope, id, &edit)).await?;
+    let fleet = controller.fleet.clone();
+    let record = controller.change(&call, move |tx| set(tx, &fleet, (scope, id), &edit)).await?;
+    controller.workflows.resume_at(id).await?;
     Ok(instances::show(controller, &call.caller, record))
 }
 
-fn set(tx: &mut Tx<'_>, scope: Scope, id: InstanceId, edit: &EditMemory) -> Result<InstanceRecord, Problem> {
+fn set(
+    tx: &mut Tx<'_>,
+    fleet: &Fleet,
+    (scope, id): (Scope, InstanceId),
+    edit: &EditMemory,
+) -> Result<InstanceRecord, Problem> {
     let mut record: InstanceRecord = tx.get(scope, id)?;
     if matches!(record.instance.state, InstanceState::ShuttingDown | InstanceState::Terminated) {
         return Err(wrong_state(id, record.instance.state, "pending, running, stopping or stopped"));
@@ -69,14 +78,23 @@ fn set(tx: &mut Tx<'_>, scope: Scope, id: InstanceId, edit: &EditMemory) -> Resu
     if edit.thresholds.is_some() && edit.automatic_thresholds {
         return Err(refuse("thresholds are either given or automatic"));
     }
-    record.instance.memory_settings = edit.applied_to(record.instance.memory_settings);
-    let Instance { account, memory_settings, memory, .. } = &record.instance;
-    let keeping = check(tx, *account, memory_settings, *memory)?;
-    if let Some(host) = record.instance.host {
-        exchange_promise(tx, host, &mut record, &keeping)?;
+    let Instance { account, memory_settings, memory, host, .. } = record.instance;
+    let settings = edit.applied_to(memory_settings);
+    let keeping = check(tx, account, &settings, memory)?;
+    if let Some(host) = host
+        && let Err(lack) = exchange_promise(tx, host, &mut record, &keeping)?
+    {
+        return move_for(tx, fleet, id, settings, &lack);
     }
+    record.instance.memory_settings = settings;
     tx.put(&record)?;
     Ok(record)
+}
+
+/// What a host could not promise.
+struct Lack {
+    needed: Bytes,
+    free: Bytes,
 }
 
 /// Puts a new promise in the place of the one that the instance has at its host, if there is room for it.
@@ -85,17 +103,38 @@ fn exchange_promise(
     host: HostId,
     record: &mut InstanceRecord,
     keeping: &Keeping,
-) -> Result<(), Problem> {
+) -> Result<Result<(), Lack>, Problem> {
     let mut there: HostRecord = tx.get(Scope::Everything, host)?;
     there.release(&record.promised());
     record.claimed = Some(there.claim(keeping).firm);
     let (needed, free) = (record.promised().memory, there.host.description.capacity.memory - there.host.used.memory);
     if needed > free {
-        let detail = format!("kept so it needs {needed} of its host, which has {free} left for it");
-        return Err(Problem::new(ErrorCode::InsufficientInstanceCapacity, detail));
+        return Ok(Err(Lack { needed, free }));
     }
     there.promise(&record.promised());
-    tx.put(&there)
+    tx.put(&there)?;
+    Ok(Ok(()))
+}
+
+/// Has the instance moved to a host that can keep it so. It is kept as before until it is there, and stays so if it cannot come.
+fn move_for(
+    tx: &mut Tx<'_>,
+    fleet: &Fleet,
+    id: InstanceId,
+    settings: MemorySettings,
+    Lack { needed, free }: &Lack,
+) -> Result<InstanceRecord, Problem> {
+    let plan = Plan { wished: None, cause: MoveCause::NewSettings, settings: Some(settings) };
+    match migration::begin(tx, fleet, (Scope::Everything, id), plan) {
+        Ok(_) => tx.get(Scope::Everything, id),
+        Err(refusal) => {
+            let detail = format!(
+                "kept so it needs {needed} of its host, which has {free} left for it; and it cannot move: {}",
+                refusal.detail
+            );
+            Err(Problem::new(ErrorCode::InsufficientInstanceCapacity, detail))
+        }
+    }
 }
 
 pub(crate) async fn get_memory(

@@ -14,8 +14,7 @@ use lucarne_api::{
     input::Json,
 };
 use lucarne_model::{
-    ErrorCode, HostId, InstanceId, instance::InstanceState, memory_move::MoveCause, memory_report::MemoryState,
-    warm::Began,
+    ErrorCode, InstanceId, instance::InstanceState, memory_move::MoveCause, memory_report::MemoryState,
 };
 
 use super::attachments::wrong_state;
@@ -25,7 +24,10 @@ use crate::{
     random,
     records::{InstanceRecord, JobRecord},
     store::{Scope, Tx},
-    workflow::{effects, engine},
+    workflow::{
+        effects::{self, Plan},
+        engine,
+    },
 };
 
 pub(crate) async fn migrate_instance(
@@ -36,7 +38,8 @@ pub(crate) async fn migrate_instance(
     // Where an instance is concerns the operators of its host as much as its owner.
     let scope = if call.caller.operator { Scope::Everything } else { call.caller.scope() };
     let fleet = controller.fleet.clone();
-    let job = controller.change(&call, move |tx| begin(tx, &fleet, (scope, id), wished, MoveCause::Asked)).await?;
+    let plan = Plan { wished, cause: MoveCause::Asked, settings: None };
+    let job = controller.change(&call, move |tx| begin(tx, &fleet, (scope, id), plan)).await?;
     controller.workflows.resume_at(id).await?;
     Ok(Json(job))
 }
@@ -46,16 +49,16 @@ pub(crate) fn begin(
     tx: &mut Tx<'_>,
     fleet: &Fleet,
     (scope, id): (Scope, InstanceId),
-    wished: Option<HostId>,
-    cause: MoveCause,
+    plan: Plan,
 ) -> Result<Job, Problem> {
     let mut record: InstanceRecord = tx.get(scope, id)?;
     check(tx, fleet, &record)?;
-    effects::reserve(tx, fleet, &mut record, wished)?;
-    engine::begin_move(tx, cause, &record, random::id())
+    effects::reserve(tx, fleet, &mut record, plan)?;
+    engine::begin_move(tx, plan.cause, &record, random::id())
 }
 
-fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<(), Problem> {
+/// Whether the instance can move at all, whatever room there is.
+pub(crate) fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<(), Problem> {
     let id = record.instance.id;
     let refuse = |code, detail: String| Err(Problem::new(code, detail));
     if record.instance.state != InstanceState::Running {
@@ -79,15 +82,11 @@ fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<(), Prob
     let Some(host) = record.instance.host.filter(|host| !fleet.is_down(*host, tx.now())) else {
         return refuse(ErrorCode::HostUnreachable, format!("the host of {id} does not answer"));
     };
-    if let Some(Began::Warm { .. }) = fleet.began(host, id, record.instance.generation) {
-        let detail =
-            format!("{id} began from a warm state, which is its host's own; stopped and started again it can move");
-        return refuse(ErrorCode::IncorrectState, detail);
-    }
     match fleet.memory_of(host, id).map(|memory| memory.state) {
-        None | Some(MemoryState::Active) => Ok(()),
-        Some(MemoryState::Paused | MemoryState::Hibernated) => {
-            refuse(ErrorCode::IncorrectState, format!("{id} waits for memory; it can move when it goes on"))
+        None | Some(MemoryState::Active | MemoryState::Hibernated) => Ok(()),
+        Some(MemoryState::Paused) => {
+            let detail = format!("{id} is paused for want of memory; it can move when it goes on, or is hibernated");
+            refuse(ErrorCode::IncorrectState, detail)
         }
     }
 }

@@ -7,7 +7,7 @@ use lucarne_api::bodies::instance::Job;
 use lucarne_model::{
     AccountId, ErrorCode, HostId, Moment,
     instance::{Instance, InstanceState, StateReason},
-    memory_move::Moved,
+    memory_move::{MoveCause, Moved},
     memory_report::MemoryState,
     storage::Volume,
 };
@@ -16,7 +16,7 @@ use ring::digest;
 use crate::{
     Caller,
     fleet::Fleet,
-    records::{InstanceRecord, JobRecord, VolumeRecord},
+    records::{InstanceRecord, JobRecord, Leg, Passage, VolumeRecord},
 };
 
 /// The account's own name of a host. A host's id is random, so its digest leads nowhere.
@@ -32,6 +32,7 @@ fn host(caller: &Caller, host: Option<HostId>) -> Option<HostId> {
 }
 
 pub(crate) fn instance(caller: &Caller, fleet: &Fleet, record: InstanceRecord, now: Moment) -> Instance {
+    let moving = record.passage.and_then(on_its_way);
     let mut instance = record.instance;
     let ended = instance.state == InstanceState::Terminated;
     if !ended && instance.state_reason.is_none() && instance.host.is_some_and(|host| fleet.is_down(host, now)) {
@@ -39,12 +40,20 @@ pub(crate) fn instance(caller: &Caller, fleet: &Fleet, record: InstanceRecord, n
         instance.state_reason = Some(StateReason { code: ErrorCode::HostUnreachable, message });
     }
     if instance.state == InstanceState::Running && instance.state_reason.is_none() {
-        instance.state_reason = instance.host.and_then(|host| sleep(fleet.memory_of(host, instance.id)?.state));
+        let sleeping = || instance.host.and_then(|host| sleep(fleet.memory_of(host, instance.id)?.state));
+        instance.state_reason = moving.or_else(sleeping);
     }
     instance.began = instance.host.and_then(|host| fleet.began(host, instance.id, instance.generation));
     // What a terminated instance keeps its host for is between the controller and that host.
     instance.host = if ended { None } else { host(caller, instance.host) };
     instance
+}
+
+/// Why a running instance is on its way to another host, if nobody has asked for that.
+fn on_its_way(Passage { leg, cause, .. }: Passage) -> Option<StateReason> {
+    let is_coming = leg == Leg::Coming && cause != MoveCause::Asked;
+    let (code, message) = (ErrorCode::InsufficientInstanceCapacity, cause.in_words().into());
+    is_coming.then_some(StateReason { code, message })
 }
 
 /// Why a running instance does nothing, if it does nothing.

@@ -8,9 +8,11 @@ use lucarne_api::Problem;
 use lucarne_memory::settings::Keeping;
 use lucarne_model::{
     AccountId, Bytes, ErrorCode, HostId, Moment, Pages,
-    actual::ActualInstance,
-    instance::{InstanceState, StateReason},
-    memory_move::Moved,
+    actual::{ActualInstance, HostState},
+    instance::{Instance, InstanceState, StateReason},
+    memory::MemorySettings,
+    memory_move::{MoveCause, Moved},
+    memory_report::MemoryState::Hibernated,
     network::NetworkInterface,
     storage::VolumeState,
     tpm::HostTpm,
@@ -43,7 +45,7 @@ pub(super) fn perform(
         Effect::ShutDown => enter(record, InstanceState::ShuttingDown, reason, now),
         Effect::GiveRoomBack { confirmed } => give_room_back(tx, record, confirmed)?,
         Effect::End => return end(tx, record, reason, now),
-        Effect::Switch => job.job.moved = switch(fleet, record, now),
+        Effect::Switch => job.job.moved = switch(record, now),
         Effect::NoteStandstill { millis } => {
             job.job.moved = job.job.moved.map(|moved| Moved { stood_still_millis: millis, ..moved });
         }
@@ -94,21 +96,33 @@ fn place(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord, now: Momen
     Ok(())
 }
 
+/// A move that is asked for: where to, if that is wished, why, and how the memory is to be kept there, if that changes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) wished: Option<HostId>,
+    pub(crate) cause: MoveCause,
+    pub(crate) settings: Option<MemorySettings>,
+}
+
 /// Chooses a host for an instance to move to, and promises it the room.
 pub(crate) fn reserve(
     tx: &mut Tx<'_>,
     fleet: &Fleet,
     record: &mut InstanceRecord,
-    wished: Option<HostId>,
+    Plan { wished, cause, settings }: Plan,
 ) -> Result<(), Problem> {
     let (now, instance) = (tx.now(), &record.instance);
-    let keeping = memory::keeping(&instance.memory_settings, instance.memory)?;
+    let keeping = memory::keeping(&settings.unwrap_or(instance.memory_settings), instance.memory)?;
     let mut candidates = candidates(tx, fleet, (record, &keeping, Bytes::ZERO), now)?;
     let wished = wished.map(|wished| resolve(&candidates, instance.account, wished));
     if wished.is_some() && wished == instance.host {
         return Err(Problem::new(ErrorCode::IncorrectState, format!("{} is on that host already", instance.id)));
     }
-    candidates.retain(|candidate| Some(candidate.host) != instance.host);
+    let unfit = unfit(tx, fleet, record)?;
+    candidates.retain(|candidate| {
+        Some(candidate.host) != instance.host
+            && (Some(candidate.host) == wished || !unfit.contains_key(&candidate.host))
+    });
     let wish = Wish {
         host: wished,
         strategy: instance.placement.strategy,
@@ -116,33 +130,74 @@ pub(crate) fn reserve(
     };
     let host =
         placement::choose(&candidates, wish).map_err(|refusal| Problem::new(refusal.code(), refusal.to_string()))?;
-    let mut chosen: HostRecord = tx.get(Scope::Everything, host)?;
-    if chosen.host.description.peer_port == 0 {
-        let detail = "the host that it would go to takes no instances from others; its agent is too old";
-        return Err(Problem::new(ErrorCode::IncorrectState, detail));
+    if let Some(reason) = unfit.get(&host) {
+        return Err(Problem::new(ErrorCode::IncorrectState, format!("that host cannot take it in: {reason}")));
     }
+    let mut chosen: HostRecord = tx.get(Scope::Everything, host)?;
     let claimed = chosen.claim(&keeping).firm;
     chosen.promise(&Demand { memory: claimed, ..record.promised() });
     chosen.host.instances += 1;
     tx.put(&chosen)?;
-    record.passage = Some(Passage { host, claimed, leg: Leg::Coming });
+    let pages = pages_that_go(fleet, record);
+    record.passage = Some(Passage { host, claimed, leg: Leg::Coming, cause, settings, pages });
     tx.put(record)
 }
 
-fn switch(fleet: &Fleet, record: &mut InstanceRecord, at: Moment) -> Option<Moved> {
+/// The hosts that [`reserve`] would take if they were wished.
+pub(crate) fn ways(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<BTreeSet<HostId>, Problem> {
+    let instance = &record.instance;
+    let keeping = memory::keeping(&instance.memory_settings, instance.memory)?;
+    let candidates = candidates(tx, fleet, (record, &keeping, Bytes::ZERO), tx.now())?;
+    let unfit = unfit(tx, fleet, record)?;
+    let takes = |candidate: &&Candidate| {
+        candidate.state == HostState::Up
+            && candidate.has_room()
+            && Some(candidate.host) != instance.host
+            && !unfit.contains_key(&candidate.host)
+    };
+    Ok(candidates.iter().filter(takes).map(|candidate| candidate.host).collect())
+}
+
+/// Hosts that cannot take the instance in whatever room they have, and why.
+fn unfit(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<BTreeMap<HostId, &'static str>, Problem> {
+    let Instance { id, host: home, .. } = record.instance;
+    let sleeps = home.and_then(|home| fleet.memory_of(home, id)).is_some_and(|memory| memory.state == Hibernated);
+    let saved_by = match home {
+        Some(home) if sleeps => Some(tx.get::<HostRecord>(Scope::Everything, home)?.host.description.hypervisor),
+        _ => None,
+    };
+    let pages = |host| fleet.host_memory(host).is_some_and(|memory| memory.paging.is_available());
+    let reason = |host: &HostRecord| {
+        let description = &host.host.description;
+        match &saved_by {
+            _ if description.peer_port == 0 => Some("it takes no instances from others; its agent is too old"),
+            Some(_) if !pages(host.host.id) => Some("the instance is hibernated, and that host pages no memory"),
+            Some(hypervisor) if *hypervisor != description.hypervisor => {
+                Some("the instance is hibernated, and that host has another hypervisor")
+            }
+            _ => None,
+        }
+    };
+    tx.with_all(|hosts: Vec<&HostRecord>| {
+        hosts.into_iter().filter_map(|host| Some((host.host.id, reason(host)?))).collect()
+    })
+}
+
+fn switch(record: &mut InstanceRecord, at: Moment) -> Option<Moved> {
     let (host, passage) = (record.instance.host?, record.passage?);
-    let pages = pages_that_go(fleet, host, record);
     let claimed = record.promised().memory;
     record.instance.host = Some(passage.host);
     record.claimed = Some(passage.claimed);
-    record.passage = Some(Passage { host, claimed, leg: Leg::Leaving });
-    Some(Moved { at, from: host, to: passage.host, pages, stood_still_millis: None })
+    record.instance.memory_settings = passage.settings.unwrap_or(record.instance.memory_settings);
+    record.passage = Some(Passage { host, claimed, leg: Leg::Leaving, ..passage });
+    Some(Moved { at, from: host, to: passage.host, pages: passage.pages, stood_still_millis: None })
 }
 
 /// Its pages that hold anything, as its host told last; all of them from a host that does not tell.
-fn pages_that_go(fleet: &Fleet, host: HostId, record: &InstanceRecord) -> Pages {
+pub(crate) fn pages_that_go(fleet: &Fleet, record: &InstanceRecord) -> Pages {
     let all = Pages::covering(record.instance.memory);
-    let told = fleet.memory_of(host, record.instance.id).map(|memory| memory.pages);
+    let told = record.instance.host.and_then(|host| fleet.memory_of(host, record.instance.id));
+    let told = told.map(|memory| memory.pages);
     told.map_or(all, |pages| all - pages.untouched - pages.same_filled)
 }
 

@@ -27,7 +27,7 @@ use super::{
     measure::{Processors, process_memory},
     sleep::chain,
     supervisor::Wishes,
-    view::{Found, Sample, host_view, report},
+    view::{Found, Sample, host_view, report, wish},
 };
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -96,16 +96,18 @@ impl Governing {
         let found = Found { cpu, cpu_weights, lent };
         let samples: Vec<Sample> = all.iter().map(|one| one.sample.clone()).collect();
         let budget = self.memory.budget().clone();
+        let mut wishes = Vec::new();
         if budget.paging.is_available() {
             let plan = self.governor.step(now(), &host_view(&budget, &found, &samples));
             self.carry_out(&all, &plan).await;
+            wishes.extend(plan.verdicts.iter().filter_map(wish));
         }
         let limit = |instance| self.orders.get(&instance).map(|order: &Order| order.limit);
         let fullness = |instance| {
             let memory = samples.iter().find(|sample| sample.instance == instance).map(|sample| sample.keeping.memory);
             memory.and_then(|memory| self.governor.fullness(instance, memory)).unwrap_or_default()
         };
-        let report = report((&budget, &found), &samples, limit, fullness, now());
+        let report = report((&budget, &found), (&samples, wishes), limit, fullness, now());
         self.loans.step(report.host.free + report.host.lent);
         self.borrow(&all, &samples).await;
         report

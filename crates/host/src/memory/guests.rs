@@ -7,11 +7,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use lucarne_memory::governor::Life;
-use lucarne_model::{Bytes, InstanceId, Measurement, Pages, warm::Began};
+use lucarne_model::{Bytes, InstanceId, Measurement, Pages, memory::PagesByPlace, warm::Began};
 use lucarne_pager::control::Statistics;
 use lucarne_vmm::{
     Error,
@@ -40,7 +39,7 @@ pub(super) struct Shared {
     pub(super) layout: Layout,
     pub(super) budget: Budget,
     /// How to page; none where this machine or its driver cannot.
-    tools: Option<Tools>,
+    pub(super) tools: Option<Tools>,
     guests: Mutex<BTreeMap<InstanceId, Arc<Guest>>>,
     pub(super) templates: Mutex<BTreeSet<InstanceId>>,
     /// For VMs that could not be woken.
@@ -58,7 +57,7 @@ pub(crate) struct Tools {
 }
 
 /// How a VM that has no memory yet begins.
-enum Entry {
+pub(super) enum Entry {
     Boot,
     /// It boots when it is let go.
     Hold,
@@ -68,11 +67,11 @@ enum Entry {
 
 /// What is learnt of a VM as it begins.
 #[derive(Default)]
-struct Begun {
+pub(super) struct Begun {
     /// What it was measured as, if it is held.
     measured: Vec<Measurement>,
     /// Since when it stands still, of one that another host brought.
-    still_since: Option<Instant>,
+    pub(super) still_since: Option<Instant>,
 }
 
 /// One VM.
@@ -92,13 +91,22 @@ pub(super) struct Kept {
     pub(super) restarts_before: u32,
     pub(super) failure: Option<String>,
     /// Since when it stands still, of one that came from another host and has not gone on.
-    still_since: Option<Instant>,
+    pub(super) still_since: Option<Instant>,
+    /// All of it was brought to another host: until it is known who goes on with it, it does not wake here.
+    pub(super) is_brought: bool,
 }
 
 impl Default for Guest {
     fn default() -> Self {
-        let (life, restarts_before) = (Life::Running, 0);
-        let kept = Kept { life, pager: None, told: None, restarts_before, failure: None, still_since: None };
+        let kept = Kept {
+            life: Life::Running,
+            pager: None,
+            told: None,
+            restarts_before: 0,
+            failure: None,
+            still_since: None,
+            is_brought: false,
+        };
         Self { turn: tokio::sync::Mutex::default(), kept: Mutex::new(kept) }
     }
 }
@@ -106,6 +114,13 @@ impl Default for Guest {
 impl Guest {
     pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It sleeps, and has no pager that would tell of its pages.
+    pub(super) fn falls_asleep(&self, pages: PagesByPlace) {
+        let mut kept = self.kept();
+        kept.life = Life::Hibernated;
+        kept.told = Some(Statistics { pages, ..Statistics::default() });
     }
 }
 
@@ -193,35 +208,6 @@ impl Memory {
         self.0.driver.release(instance).await
     }
 
-    /// Brings a VM to another host; it stands still afterwards. One that is paused or sleeps is not brought.
-    pub(crate) async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error> {
-        let guest = self.0.guest(instance);
-        let _turn = guest.turn.lock().await;
-        if guest.kept().life != Life::Running {
-            return Err(Error::NotRunning { instance });
-        }
-        self.0.driver.send(instance, to).await
-    }
-
-    /// Takes a VM in that another host brings: its memory is here what it was there. It stands still afterwards.
-    pub(crate) async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<(), Error> {
-        let guest = self.0.guest(spec.instance);
-        let _turn = guest.turn.lock().await;
-        let begun = self.0.begin(spec, &guest, Entry::Receive(from)).await?;
-        guest.kept().still_since = begun.still_since;
-        Ok(())
-    }
-
-    /// Lets a VM go on that stands still for its way from host to host. For how long it did so is returned of one that came.
-    pub(crate) async fn go_on(&self, instance: InstanceId) -> Result<Option<Duration>, Error> {
-        let guest = self.0.guest(instance);
-        let _turn = guest.turn.lock().await;
-        self.0.driver.resume(instance).await?;
-        let mut kept = guest.kept();
-        kept.life = Life::Running;
-        Ok(kept.still_since.take().map(|since| since.elapsed()))
-    }
-
     /// Ends a VM, asleep or not, and what was kept of its memory.
     pub(crate) async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error> {
         let shared = &self.0;
@@ -272,10 +258,7 @@ impl Memory {
     }
 
     fn adopt_sleeper(&self, Sleeper { spec, pages }: Sleeper) -> MachineSpec {
-        let guest = self.0.guest(spec.instance);
-        let mut kept = guest.kept();
-        kept.life = Life::Hibernated;
-        kept.told = Some(Statistics { pages, ..Statistics::default() });
+        self.0.guest(spec.instance).falls_asleep(pages);
         spec
     }
 
@@ -287,7 +270,7 @@ impl Memory {
 
 impl Shared {
     /// Begins a VM with a pager that has nothing yet.
-    async fn begin(&self, spec: &MachineSpec, guest: &Guest, entry: Entry) -> Result<Begun, Error> {
+    pub(super) async fn begin(&self, spec: &MachineSpec, guest: &Guest, entry: Entry) -> Result<Begun, Error> {
         let Some(paging) = self.paging(spec.instance) else { return self.enter(spec, entry).await };
         self.give_up_pages(spec.instance, guest)?;
         let spec = MachineSpec { paging: Some(paging), ..spec.clone() };
@@ -331,10 +314,10 @@ impl Shared {
         let Some(tools) = &self.tools else { return };
         let (instance, memory) = (spec.instance, Pages::covering(spec.memory));
         let snapshot = match &spec.origin {
-            Origin::Warm { memory, .. } => {
+            Origin::Warm { memory: Some(memory), .. } => {
                 Some(lucarne_pager::Origin { file: self.layout.origin(instance), digest: memory.clone() })
             }
-            Origin::Boot | Origin::Template => None,
+            Origin::Warm { memory: None, .. } | Origin::Boot | Origin::Template => None,
         };
         let place = PagerPlace {
             executable: tools.executable.clone(),
@@ -349,13 +332,13 @@ impl Shared {
     }
 
     /// Deletes all that is kept of the memory of a VM that does not run, and its key.
-    fn give_up_pages(&self, instance: InstanceId, guest: &Guest) -> Result<(), Error> {
+    pub(super) fn give_up_pages(&self, instance: InstanceId, guest: &Guest) -> Result<(), Error> {
         {
             let mut kept = guest.kept();
             // The pager has ended with its machine; dropped, it is not started again.
             let restarts = kept.pager.take().map_or(0, |pager| pager.restarts());
             kept.restarts_before += restarts;
-            (kept.life, kept.told, kept.failure) = (Life::Running, None, None);
+            (kept.life, kept.told, kept.failure, kept.is_brought) = (Life::Running, None, None, false);
         }
         sleep::forget(&self.layout, instance);
         let state = self.layout.pages(instance);

@@ -1,7 +1,8 @@
 //! Guests' memory on this host: paged, governed, and told of.
 //!
 //! Owns which pager serves which VM, and the sleep of VMs. In reading order: [`guests`] starts, stops and adopts VMs with
-//! their pagers; [`supervisor`] keeps a pager alive; [`sleep`] hibernates and wakes; [`warm`] lets them begin where another
+//! their pagers; [`supervisor`] keeps a pager alive; [`sleep`] hibernates and wakes; [`moving`]
+//! brings VMs to other hosts, awake or asleep; [`warm`] lets them begin where another
 //! stopped; [`governing`] is the loop that measures ([`measure`]), asks the room `memory`, and does what it says; [`view`] is
 //! how measurements are read; [`loans`] lends memory to other hosts, and borrows theirs.
 
@@ -10,6 +11,7 @@ mod governing;
 mod guests;
 mod loans;
 mod measure;
+mod moving;
 mod sleep;
 mod supervisor;
 mod view;

@@ -7,7 +7,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -21,6 +21,7 @@ use lucarne_model::{
 };
 use lucarne_pager::{client::ClientError, shim};
 use lucarne_vmm::driver::{EndOfMachine, MachineEvent, MachineSpec, Paging, Stop};
+use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -111,7 +112,7 @@ impl Shared {
         wishes: Wishes,
     ) -> Result<(), SleepError> {
         let _turn = guest.turn.lock().await;
-        if guest.kept().life != Life::Hibernated {
+        if guest.kept().life != Life::Hibernated || guest.kept().is_brought {
             return Ok(());
         }
         let sleeper =
@@ -136,7 +137,7 @@ impl Shared {
 
     async fn try_to_wake(&self, spec: &MachineSpec, guest: &Guest, wishes: Wishes) -> Result<(), SleepError> {
         let instance = spec.instance;
-        let key = read_key(instance).map_err(|cause| SleepError::Key { doing: "read", cause })?;
+        let key = read_key(&self.layout, instance).map_err(|cause| SleepError::Key { doing: "read", cause })?;
         let paging = self.paging(instance).ok_or(SleepError::NoPager)?;
         let spec = MachineSpec { paging: Some(Paging { key: Some(key), ..paging }), ..spec.clone() };
         self.watch(&spec, guest, wishes);
@@ -145,9 +146,10 @@ impl Shared {
 
     async fn keep_key(&self, spec: &MachineSpec) -> Result<(), SleepError> {
         let (instance, machine) = (spec.instance, self.layout.lent_memory(spec.instance));
+        let layout = self.layout.clone();
         let kept = tokio::task::spawn_blocking(move || {
             let key = shim::key_of(&machine).map_err(io::Error::other)?;
-            write_key(instance, &key)
+            write_key(&layout, instance, &key)
         });
         let kept = kept.await.map_err(io::Error::other).and_then(|kept| kept);
         kept.map_err(|cause| SleepError::Key { doing: "kept", cause })
@@ -173,13 +175,13 @@ pub(super) fn find(layout: &Layout) -> Vec<Sleeper> {
         .collect()
 }
 
-fn read(path: &Path) -> io::Result<Sleeper> {
+pub(super) fn read(path: &Path) -> io::Result<Sleeper> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 /// Deletes what wakes a VM, and the key that was kept for it. What cannot be deleted is replaced by the next sleep.
 pub(super) fn forget(layout: &Layout, instance: InstanceId) {
-    for path in [layout.asleep(instance), layout.devices(instance), key_path(instance)] {
+    for path in [layout.asleep(instance), layout.devices(instance), key_path(layout, instance)] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "what was kept of a VM's sleep is left behind");
@@ -189,12 +191,16 @@ pub(super) fn forget(layout: &Layout, instance: InstanceId) {
     }
 }
 
-fn key_path(instance: InstanceId) -> PathBuf {
-    Path::new(KEYS).join(format!("lucarne-{instance}.key"))
+/// Of this agent alone: on one machine there may be several, and a VM that moves from one to another has a key with both.
+fn key_path(layout: &Layout, instance: InstanceId) -> PathBuf {
+    let root = layout.root().canonicalize().unwrap_or_else(|_| layout.root().into());
+    let digest = digest::digest(&digest::SHA256, root.as_os_str().as_bytes());
+    let agent: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Path::new(KEYS).join(format!("lucarne-{agent}-{instance}.key"))
 }
 
-fn write_key(instance: InstanceId, key: &PageKey) -> io::Result<()> {
-    let path = key_path(instance);
+pub(super) fn write_key(layout: &Layout, instance: InstanceId, key: &PageKey) -> io::Result<()> {
+    let path = key_path(layout, instance);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -203,8 +209,8 @@ fn write_key(instance: InstanceId, key: &PageKey) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(&key.0)
 }
 
-fn read_key(instance: InstanceId) -> io::Result<PageKey> {
-    let bytes = fs::read(key_path(instance))?;
+pub(super) fn read_key(layout: &Layout, instance: InstanceId) -> io::Result<PageKey> {
+    let bytes = fs::read(key_path(layout, instance))?;
     let wrong = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not a key");
     Ok(PageKey(<[u8; KEY]>::try_from(bytes.as_slice()).map_err(wrong)?))
 }
@@ -218,13 +224,18 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path().into());
+        let other = tempfile::tempdir().unwrap();
+        let other = Layout::new(other.path().into());
         let instance = InstanceId::from_bits(u128::from(std::process::id()) << 20 | 1);
         let key = PageKey([9; KEY]);
-        write_key(instance, &key).unwrap();
-        write_key(instance, &key).unwrap();
-        assert!(read_key(instance).unwrap() == key);
-        assert_eq!(fs::metadata(key_path(instance)).unwrap().permissions().mode() & 0o777, 0o600);
+        write_key(&layout, instance, &key).unwrap();
+        write_key(&layout, instance, &key).unwrap();
+        assert!(read_key(&layout, instance).unwrap() == key);
+        assert_eq!(fs::metadata(key_path(&layout, instance)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(read_key(&other, instance).is_err(), "it is another agent's");
+        forget(&other, instance);
+        assert!(read_key(&layout, instance).unwrap() == key);
         forget(&layout, instance);
-        assert!(read_key(instance).is_err());
+        assert!(read_key(&layout, instance).is_err());
     }
 }

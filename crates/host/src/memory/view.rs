@@ -4,13 +4,18 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use lucarne_memory::{
-    governor::{HostView, Life, VmView, cpu::CpuView},
+    governor::{
+        HostView, Life, VmView,
+        cpu::CpuView,
+        elsewhere::{Verdict, Why},
+    },
     settings::Keeping,
 };
 use lucarne_model::{
     Bytes, ErrorCode, InstanceId, Lending, Moment, Pages, Vcpus,
     instance::StateReason,
     memory::{PagesByPlace, Place},
+    memory_move::{MoveCause, MoveWish},
     memory_report::{Ability, FaultsFrom, HostMemory, InstanceMemory, MemoryReport, MemoryState},
 };
 use lucarne_pager::{
@@ -177,16 +182,27 @@ fn overhead(samples: &[Sample]) -> Bytes {
     samples.iter().map(Sample::overhead).sum()
 }
 
-/// What the controller is told. `limit` and `bucket` are the governor's last word on an instance.
+/// What the controller is told. `limit` and `bucket` are the governor's last word on an instance, `wishes` its verdicts.
 pub(crate) fn report(
     (budget, found): (&Budget, &Found),
-    samples: &[Sample],
+    (samples, wishes): (&[Sample], Vec<MoveWish>),
     limit: impl Fn(InstanceId) -> Option<Pages>,
     bucket: impl Fn(InstanceId) -> u32,
     now: Moment,
 ) -> MemoryReport {
     let instances = samples.iter().map(|sample| sample.report(limit(sample.instance), bucket(sample.instance), now));
-    MemoryReport { host: host_memory(budget, found, samples), instances: instances.collect() }
+    MemoryReport { host: host_memory(budget, found, samples), instances: instances.collect(), wishes }
+}
+
+/// What a verdict wishes of the controller, if it is one that concerns it.
+pub(crate) fn wish(verdict: &Verdict) -> Option<MoveWish> {
+    let Verdict::NeedsAnotherHost { instance, needs, why } = *verdict else { return None };
+    let (cause, lacks) = match why {
+        Why::HostShort { lacks } => (MoveCause::HostShort, lacks),
+        Why::PinnedBeyondRoom => (MoveCause::PinnedBeyondRoom, Pages::ZERO),
+        Why::NothingUnused => (MoveCause::NothingUnused, Pages::ZERO),
+    };
+    Some(MoveWish { instance, needs, cause, lacks })
 }
 
 /// The parts, whose sum is the total. Guests that took more at once than they may keep make that larger for as long.
@@ -266,7 +282,7 @@ mod tests {
     fn the_parts_of_a_host_are_its_total_however_much_guests_hold() {
         for (mib, total) in [(200, 200 + 61), (40, 83 + 61)] {
             let samples = [sample(1, Some(told(60))), sample(2, None)];
-            let report = report((&budget(mib), &found()), &samples, |_| None, |_| 0, Moment::EPOCH);
+            let report = report((&budget(mib), &found()), (&samples, Vec::new()), |_| None, |_| 0, Moment::EPOCH);
             let host = report.host;
             assert_eq!(host.total, host.parts());
             assert_eq!(host.total, Bytes::mib(total), "overhead comes beside what was given to pages");
@@ -302,6 +318,18 @@ mod tests {
         let idle = |pages| sample(1, Some(Statistics { idle: Pages::mib(pages), ..told(60) })).vm().idle;
         assert_eq!((idle(40), idle(70)), (Pages::mib(40), Pages::mib(60)));
         assert_eq!(sample(2, None).vm().idle, Pages::ZERO);
+    }
+
+    #[test]
+    fn of_verdicts_those_that_ask_for_another_host_are_wishes() {
+        let (instance, needs) = (InstanceId::from_bits(1), Pages::mib(5));
+        let lacks = Pages::mib(3);
+        let wished = |why| wish(&Verdict::NeedsAnotherHost { instance, needs, why });
+        let short = MoveWish { instance, needs, cause: MoveCause::HostShort, lacks };
+        assert_eq!(wished(Why::HostShort { lacks }), Some(short));
+        let asleep = MoveWish { cause: MoveCause::NothingUnused, lacks: Pages::ZERO, ..short };
+        assert_eq!(wished(Why::NothingUnused), Some(asleep));
+        assert_eq!(wish(&Verdict::ComeHome { instance, pages: needs }), None);
     }
 
     #[test]

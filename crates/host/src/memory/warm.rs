@@ -181,7 +181,7 @@ impl Shared {
         SystemRandom::new().fill(&mut generation_id).map_err(|_| WarmError::Random)?;
         let origin = Origin::Warm {
             generation_id: u128::from_be_bytes(generation_id),
-            memory: record.memory,
+            memory: Some(record.memory),
             state: record.digest.clone(),
         };
         let spec = MachineSpec { paging: Some(paging), origin, ..spec.clone() };

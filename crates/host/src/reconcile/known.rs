@@ -251,9 +251,7 @@ impl Known {
                 }
             }
             (Step::Release(instance), _) => self.stand(instance, Standing::Runs),
-            (Step::Receive { spec, .. }, _) => {
-                // What began from a warm state is not brought to another host.
-                let began = Began::Cold { because: Some("it booted on another host, which brought it".into()) };
+            (Step::Receive { spec, .. }, Product::Began(began)) => {
                 self.handle_here(&spec, began, Standing::Arrived, None);
             }
             (Step::Send { instance, .. }, _) => self.stand(instance, Standing::Sent),
@@ -293,7 +291,7 @@ impl Known {
             (Step::GiveUp { instance, generation, reason }, _) => {
                 self.ledger.close(instance, generation, Some(reason));
             }
-            (Step::Start(..) | Step::Hold(_) | Step::Prove { .. }, _) => {}
+            (Step::Start(..) | Step::Hold(_) | Step::Prove { .. } | Step::Receive { .. }, _) => {}
             (Step::UploadSnapshot(_) | Step::OpenStream(_) | Step::MakeWarmState(_), _) => {}
         }
     }

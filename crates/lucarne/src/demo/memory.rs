@@ -1,10 +1,10 @@
 //! The chapter "memory": a machine gives back what it holds beyond its threshold and misses nothing, another is pinned and
-//! gives nothing, and the host's memory adds up.
+//! gives nothing, the host's memory adds up, and a third one moves to another host ([`moving`]).
 //!
-//! Owns the cast and what is expected. Both machines hold a file in memory that no compression makes smaller, and check every
+//! Owns the cast and what is expected. The first two hold a file in memory that no compression makes smaller, and check every
 //! byte of it for ever; that they say so on their consoles is what counts.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use lucarne_api::{
     bodies::{
@@ -20,7 +20,7 @@ use lucarne_model::{
 };
 
 use super::{
-    Stage,
+    Stage, moving,
     networks::{BETWEEN_LOOKS, cidr},
     report::Story,
     tenant::Tenant,
@@ -73,14 +73,19 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     let image: ImageId = resolve(&stage.operator, &IMAGE, "tiny").await?;
     tenants.push(Tenant::create(&stage.operator, "demo-m", &random_key()[..8], stage.allow_plaintext).await?);
     let tenant = &tenants[0];
-    let _progress = Progress::start("two machines that check what they hold");
+    let _progress = Progress::start("machines that check what they hold");
     let vpc = tenant.vpc(cidr(NETWORK)?).await?;
     let subnet = tenant.subnet(vpc, cidr(SUBNET)?).await?;
     let squeezed = MemorySettings { thresholds: Some(THRESHOLDS), ..MemorySettings::default() };
     let pinned = MemorySettings { pinned: true, ..MemorySettings::default() };
-    let squeezed = launch(tenant, image, subnet, "m1", squeezed).await?.id;
-    let pinned = launch(tenant, image, subnet, "m2", pinned).await?.id;
-    for machine in [squeezed, pinned] {
+    let checks = |name, memory_settings| Cast { name, memory_settings, user_data: script(), ..Cast::default() };
+    let squeezed = launch(tenant, (image, subnet), checks("m1", squeezed)).await?.id;
+    let pinned = launch(tenant, (image, subnet), checks("m2", pinned)).await?.id;
+    let serves = Cast { name: "m3", address: Some(moving::ADDRESS), user_data: moving::serves(), ..Cast::default() };
+    let serves = launch(tenant, (image, subnet), serves).await?.id;
+    let downloads = Cast { name: "m4", user_data: moving::downloads(), ..Cast::default() };
+    let downloads = launch(tenant, (image, subnet), downloads).await?.id;
+    for machine in [squeezed, pinned, serves, downloads] {
         tenant.until_running(machine).await?;
     }
     tell_pages(story, tenant, squeezed).await?;
@@ -88,15 +93,23 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     tell_rounds(story, tenant, pinned, "m2, which is pinned,").await?;
     tell_pinned(story, tenant, pinned).await?;
     tell_sum(stage, story).await?;
-    tell_refusal(story, tenant, squeezed).await
+    tell_refusal(story, tenant, squeezed).await?;
+    moving::tell(story, tenant, (serves, downloads)).await
+}
+
+/// One machine's part.
+#[derive(Default)]
+struct Cast {
+    name: &'static str,
+    memory_settings: MemorySettings,
+    address: Option<Ipv4Addr>,
+    user_data: String,
 }
 
 async fn launch(
     tenant: &Tenant,
-    image: ImageId,
-    subnet: SubnetId,
-    name: &str,
-    memory_settings: MemorySettings,
+    (image, subnet): (ImageId, SubnetId),
+    Cast { name, memory_settings, address, user_data }: Cast,
 ) -> Result<Instance, Failure> {
     let request = LaunchInstances {
         image,
@@ -106,11 +119,11 @@ async fn launch(
         vcpus: Some(Vcpus(1)),
         count: None,
         security_groups: Vec::new(),
-        address: None,
+        address,
         cold: false,
         virtual_tpm: false,
         attestation: None,
-        user_data: Some(script()),
+        user_data: Some(user_data),
         volumes: Vec::new(),
         placement: Default::default(),
         tags: Tags::named(name),
@@ -123,8 +136,12 @@ async fn memory(tenant: &Tenant, id: InstanceId) -> Result<ShownMemory, Failure>
 }
 
 /// Looks until `done`, or for so long; the last look is returned.
-async fn look<T>(look: impl AsyncFn() -> Result<T, Failure>, done: impl Fn(&T) -> bool) -> Result<T, Failure> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+pub(super) async fn look<T>(
+    patience: Duration,
+    look: impl AsyncFn() -> Result<T, Failure>,
+    done: impl Fn(&T) -> bool,
+) -> Result<T, Failure> {
+    let deadline = tokio::time::Instant::now() + patience;
     loop {
         let seen = look().await?;
         if done(&seen) || tokio::time::Instant::now() > deadline {
@@ -139,8 +156,8 @@ async fn tell_pages(story: &mut Story, tenant: &Tenant, id: InstanceId) -> Resul
         let actual = shown.actual.as_ref();
         actual.is_some_and(|actual| actual.evictions > 0 && actual.pages.resident.bytes() <= THRESHOLDS.fill_above)
     };
-    let has_held = look(async || log(&tenant.session, id).await, |log| rounds(log) != Some(0)).await?;
-    let shown = look(async || memory(tenant, id).await, below).await?;
+    let has_held = look(PATIENCE, async || log(&tenant.session, id).await, |log| rounds(log) != Some(0)).await?;
+    let shown = look(PATIENCE, async || memory(tenant, id).await, below).await?;
     let seen = shown.actual.as_ref().map_or_else(
         || "its host tells nothing of its memory".into(),
         |actual| format!("{} resident, {} pages have left", actual.pages.resident, actual.evictions),
@@ -154,7 +171,7 @@ async fn tell_pages(story: &mut Story, tenant: &Tenant, id: InstanceId) -> Resul
 async fn tell_rounds(story: &mut Story, tenant: &Tenant, id: InstanceId, who: &str) -> Result<(), Failure> {
     let begun = rounds(&log(&tenant.session, id).await?).unwrap_or_default();
     let enough = |log: &String| rounds(log).is_none_or(|now| now >= begun + 2);
-    let log = look(async || log(&tenant.session, id).await, enough).await?;
+    let log = look(PATIENCE, async || log(&tenant.session, id).await, enough).await?;
     let seen = rounds(&log);
     let words = seen.map_or_else(|| "a byte was wrong".into(), |now| format!("{} more, all right", now - begun));
     let held = seen.is_some_and(|now| now >= begun + 2);
@@ -164,7 +181,7 @@ async fn tell_rounds(story: &mut Story, tenant: &Tenant, id: InstanceId, who: &s
 
 async fn tell_pinned(story: &mut Story, tenant: &Tenant, id: InstanceId) -> Result<(), Failure> {
     let told = |shown: &ShownMemory| shown.actual.is_some();
-    let actual = look(async || memory(tenant, id).await, told).await?.actual;
+    let actual = look(PATIENCE, async || memory(tenant, id).await, told).await?.actual;
     let left = actual.as_ref().map(|actual| actual.evictions);
     let seen = left.map_or_else(|| "its host tells nothing of its memory".into(), |left| format!("{left} have left"));
     story.step("m2 is pinned: none of its pages leaves", "0 have left", seen, left == Some(0));

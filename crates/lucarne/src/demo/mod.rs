@@ -5,6 +5,7 @@
 mod attestation;
 mod flows;
 mod memory;
+mod moving;
 mod networks;
 mod nfdump;
 mod probes;

@@ -167,8 +167,10 @@ fn a_vm_that_goes_on_from_a_warm_state_is_its_template_and_a_card() {
         all.into_iter().filter(|device| !device.starts_with("vmgenid")).collect()
     };
     let template = MachineSpec { nic: None, origin: Origin::Template, ..own.clone() };
-    let warm =
-        MachineSpec { origin: Origin::Warm { generation_id: 0xfeed, memory: digest.clone(), state: digest }, ..own };
+    let warm = MachineSpec {
+        origin: Origin::Warm { generation_id: 0xfeed, memory: Some(digest.clone()), state: digest },
+        ..own
+    };
     assert_eq!(devices(&template, true), devices(&warm, false));
     assert_eq!(devices(&warm, true).len(), devices(&warm, false).len() + 1);
     assert!(

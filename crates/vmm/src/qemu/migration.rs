@@ -4,7 +4,7 @@
 //! is sent again, and it stands still for the last of it and its devices. QEMU reads and writes sockets of ours: it may
 //! connect to nobody else. Which host goes on with the VM is decided elsewhere; until then neither does.
 //!
-//! Precopy reads all memory, so pages that are away come back for it; the pagers of both hosts keep their limits meanwhile.
+//! Precopy reads all memory, so pages that are away come back for it, those of a warm state too; the pagers of both hosts keep their limits meanwhile.
 //! It was taken over sending sealed pages with the devices alone (`x-ignore-shared`, as for sleep) because QEMU itself knows
 //! what the guest has changed since: the VM stands still for what was changed last and not for all that it has.
 
@@ -17,11 +17,7 @@ use tokio::{
 };
 
 use super::{User, vm::Vm};
-use crate::{
-    driver::{Origin, Passage},
-    error::Error,
-    files, passage,
-};
+use crate::{driver::Passage, error::Error, files, passage};
 
 const SENDING: &str = "sending it to another host";
 const RECEIVING: &str = "taking it in from another host";
@@ -35,9 +31,6 @@ const BANDWIDTH: u64 = 1 << 40;
 impl Vm {
     /// Brings the VM to the other end of `to`. On an error it runs here as before.
     pub(super) async fn send(&self, to: Box<dyn Passage>, user: Option<User>) -> Result<(), Error> {
-        if matches!(self.spec().origin, Origin::Warm { .. }) {
-            return Err(Error::BeganWarm { instance: self.instance });
-        }
         let socket = self.directory.run().join("away.sock");
         files::remove(&socket)?;
         let listener = UnixListener::bind(&socket).map_err(|error| Error::file("make", &socket, error))?;
