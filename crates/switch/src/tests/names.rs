@@ -27,7 +27,7 @@ fn encoded(name: &str) -> Vec<u8> {
     labels.flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).chain([0]).collect()
 }
 
-/// A question of class IN that desires recursion, as stub resolvers ask it.
+/// A question of class IN that desires recursion, as guests ask it.
 fn question(id: u16, name: &str, kind: u16) -> Vec<u8> {
     let [high, low] = id.to_be_bytes();
     let header = [high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
