@@ -226,7 +226,8 @@ fn sort(flows: &FlowColumns, rows: &mut [u32]) {
     let mut next = vec![0; instances.len() + 1];
     rows.iter().for_each(|row| next[rank(row) + 1] += 1);
     (1..next.len()).for_each(|at| next[at] += next[at - 1]);
-    for row in rows.to_vec() {
+    let before = rows.to_vec();
+    for row in before {
         let place = &mut next[rank(&row)];
         rows[*place] = row;
         *place += 1;
