@@ -127,8 +127,8 @@ fn schema_of(columns: Columns) -> SchemaRef {
 
 /// Rows as they are kept in one of the two files: their forward records, and their reverse ones. Where there is no reverse
 /// record the forward one stands for it: to say in each column that there is none would cost more than all but a few of
-/// the columns themselves. Texts that repeat are dictionaries here and addresses their octets; what is read back has them spelt out, as [`schema`]
-/// says.
+/// the columns themselves. Texts that repeat are dictionaries here and addresses their octets; what is read back has them
+/// spelt out, as [`schema`] says.
 pub(super) fn batch(columns: Columns, forward: &Picked<'_>, reverse: &Picked<'_>) -> Result<RecordBatch, ArrowError> {
     let schema = schema(columns);
     let arrays = schema.fields().iter().map(|field| match field.name().as_str() {
