@@ -10,7 +10,7 @@ use lucarne_model::{FlowRecord, Moment};
 
 use crate::{
     chunk::Chunk,
-    columns::{Columns, Picked, schema},
+    columns::{Columns, Whole, schema},
     durable,
     log::{self, Log},
     part::{self, Effort, Folders, NewPart, Part},
@@ -94,8 +94,8 @@ impl Hot {
     /// Turns the records into arrays as SQL sees them, and gives their octets.
     pub fn lay_out(&self) -> io::Result<usize> {
         let batches = self.0.iter().map(|chunk| {
-            let picked = Picked { flows: &chunk.columns, first: chunk.first, rows: &chunk.rows_of(None) };
-            Ok(picked.batch(&schema(Columns::All)).map_err(io::Error::other)?.get_array_memory_size())
+            let batch = Whole(chunk).batch(None, &schema(Columns::All)).map_err(io::Error::other)?;
+            Ok(batch.get_array_memory_size())
         });
         batches.sum()
     }

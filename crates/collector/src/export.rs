@@ -27,7 +27,8 @@ use parquet::{
 
 use crate::{
     catalog::Catalog,
-    columns::{Columns, Picked, schema},
+    chunk::Chunk,
+    columns::{Columns, Whole, schema},
     hour::Hour,
     part::{PartError, PartReader},
 };
@@ -116,8 +117,8 @@ fn shown(records: &[TenantFlowRecord]) -> Result<RecordBatch, ExportError> {
     // The operator's fields have no column in the file.
     let widened = |record| FlowRecord::of_view(record, HostId::from_bits(0), 0, 0, None);
     records.iter().for_each(|record| flows.push(&widened(record)));
-    let rows: Vec<u32> = (0..flows.len() as u32).collect();
-    Picked { flows: &flows, first: 0, rows: &rows }.batch(&schema(Columns::Shown)).map_err(ExportError::Arrow)
+    let chunk = Arc::new(Chunk { first: 0, columns: flows });
+    Whole(&chunk).batch(None, &schema(Columns::Shown)).map_err(ExportError::Arrow)
 }
 
 /// A Parquet file of a tenant's records.

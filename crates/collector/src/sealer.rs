@@ -23,6 +23,7 @@ use crate::{
     allocator,
     catalog::Catalog,
     chunk::Chunk,
+    columns::{self, Columns, Whole},
     compaction,
     health::Gauges,
     hour::Hour,
@@ -175,15 +176,17 @@ pub(crate) fn write_parts(
     chunks: &[Arc<Chunk>],
 ) -> Result<Vec<NewPart>, PartError> {
     let Some(first) = chunks.first().map(|chunk| chunk.first) else { return Ok(Vec::new()) };
-    let mut flows = FlowColumns::default();
-    flows.reserve(chunks.iter().map(|chunk| chunk.len()).sum());
-    chunks.iter().for_each(|chunk| flows.append(&chunk.columns));
+    let mut columns = FlowColumns::default();
+    columns.reserve(chunks.iter().map(|chunk| chunk.len()).sum());
+    chunks.iter().for_each(|chunk| columns.append(&chunk.columns));
+    let chunk = Arc::new(Chunk { first, columns });
+    let arrays = Whole(&chunk).arrays(&columns::schema(Columns::All))?;
     let write = |((account, hour, location), mut rows): ((AccountId, Hour, Location), Vec<u32>)| {
-        sort(&flows, &mut rows);
+        sort(&chunk.columns, &mut rows);
         let place = Place { account, hour, location, from: segment, to: segment };
-        part::write(folders, place, effort, &flows, first, &rows)
+        part::write(folders, place, effort, &chunk, &arrays, &rows)
     };
-    places(&flows).into_iter().map(write).collect()
+    places(&chunk.columns).into_iter().map(write).collect()
 }
 
 /// The rows of each place, in the order of their numbers.
@@ -215,10 +218,20 @@ fn sort(flows: &FlowColumns, rows: &mut [u32]) {
     let mut instances: Vec<InstanceId> = identities.iter().map(|identity| identity.instance).collect();
     instances.sort_unstable();
     instances.dedup();
-    let rank = |identity: &Identity| instances.partition_point(|instance| *instance < identity.instance) as u64;
-    let ranks: Vec<u64> = identities.iter().map(rank).collect();
+    let rank = |identity: &Identity| instances.partition_point(|instance| *instance < identity.instance);
+    let ranks: Vec<usize> = identities.iter().map(rank).collect();
     let codes = flows.identity.codes();
-    rows.sort_by_key(|row| ranks[codes[*row as usize] as usize]);
+    let rank = |row: &u32| ranks[codes[*row as usize] as usize];
+    // Instances are few, so that the place of each one's rows follows from how many rows all have.
+    let mut next = vec![0; instances.len() + 1];
+    rows.iter().for_each(|row| next[rank(row) + 1] += 1);
+    (1..next.len()).for_each(|at| next[at] += next[at - 1]);
+    let before = rows.to_vec();
+    for row in before {
+        let place = &mut next[rank(&row)];
+        rows[*place] = row;
+        *place += 1;
+    }
 }
 
 /// The wall clock.

@@ -15,9 +15,7 @@ use std::{
 };
 
 use self::layout::{Layout, Measures, Name, Named, Number, NumberOrNull, Text, TextOrNull, Texts, Time};
-pub(crate) use self::picked::Picked;
-#[cfg(test)]
-pub(crate) use self::picked::spelt_out;
+pub(crate) use self::picked::{Picked, Whole, put_address, spelt_out};
 use crate::Kept;
 use arrow_array::{
     Array, ArrayRef, RecordBatch, UInt64Array,
@@ -52,6 +50,10 @@ pub(crate) enum Columns {
     All,
 }
 
+const VERDICTS: [Verdict; 2] = [Verdict::Accept, Verdict::Reject];
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+const SIDES: [Side; 2] = [Side::Initiator, Side::Responder];
+
 macro_rules! columns {
     (
         shown { $($field:ident: $type:ty, $layout:ty, $array:expr;)* }
@@ -64,15 +66,15 @@ macro_rules! columns {
             vec![$(field::<$own_type, $own_layout>(stringify!($own)),)*]
         }
 
-        /// The column `name` of the picked records.
-        fn array(name: &str, picked: &Picked<'_>) -> Result<ArrayRef, ArrowError> {
-            let make: fn(&Picked<'_>) -> ArrayRef = match name {
-                "serial" => |p| p.serials(),
+        /// The column `name` of a chunk, where it lies.
+        fn array(name: &str, whole: &Whole<'_>) -> Result<ArrayRef, ArrowError> {
+            let make: fn(&Whole<'_>) -> Result<ArrayRef, ArrowError> = match name {
+                "serial" => |w| Ok(w.serials()),
                 $(stringify!($field) => $array,)*
                 $(stringify!($own) => $own_array,)*
                 _ => return Err(ArrowError::SchemaError(format!("there is no column `{name}`"))),
             };
-            Ok(make(picked))
+            make(whole)
         }
 
         /// Does not compile unless `shown` above lists just the fields that tenants see.
@@ -114,48 +116,48 @@ macro_rules! columns {
 
 columns! {
     shown {
-        flow_id: u64, Number, |p| p.numbers::<UInt64Type>(&p.flows.flow_id);
-        account: AccountId, Text, |p| p.texts(&p.flows.identity, |of| of.account);
-        instance: InstanceId, Text, |p| p.texts(&p.flows.identity, |of| of.instance);
-        interface: InterfaceId, Text, |p| p.texts(&p.flows.identity, |of| of.interface);
-        subnet: SubnetId, Text, |p| p.texts(&p.flows.identity, |of| of.subnet);
-        vpc: VpcId, Text, |p| p.texts(&p.flows.identity, |of| of.vpc);
-        location: Location, Text, |p| p.texts(&p.flows.location, |location| location);
-        groups: Vec<SecurityGroupId>, Texts, |p| p.lists(&p.flows.groups);
-        rule: Option<RuleId>, TextOrNull, |p| p.texts_or_null(&p.flows.rule);
-        verdict: Verdict, Name, |p| p.words(&p.flows.verdict, Named::name);
-        end_reason: EndReason, Text, |p| p.words(&p.flows.end_reason, EndReason::name);
-        direction: Direction, Name, |p| p.words(&p.flows.direction, Named::name);
-        path: Path, Name, |p| p.words(&p.flows.path, Named::name);
-        side: Side, Name, |p| p.words(&p.flows.side, Named::name);
-        start: Moment, Time, |p| p.times(&p.flows.start);
-        end: Moment, Time, |p| p.times(&p.flows.end);
-        packets: u64, Number, |p| p.numbers::<UInt64Type>(&p.flows.packets);
-        bytes: u64, Number, |p| p.numbers::<UInt64Type>(&p.flows.bytes);
-        source: IpAddr, Text, |p| p.addresses(&p.flows.source);
-        destination: IpAddr, Text, |p| p.addresses(&p.flows.destination);
-        source_port: u16, Number, |p| p.numbers::<UInt16Type>(&p.flows.source_port);
-        destination_port: u16, Number, |p| p.numbers::<UInt16Type>(&p.flows.destination_port);
-        protocol: u8, Number, |p| p.numbers::<UInt8Type>(&p.flows.protocol);
-        icmp_type: Option<u8>, NumberOrNull, |p| p.small_numbers(&p.flows.icmp_type);
-        icmp_code: Option<u8>, NumberOrNull, |p| p.small_numbers(&p.flows.icmp_code);
-        tos: u8, Number, |p| p.numbers::<UInt8Type>(&p.flows.tos);
-        ttl: u8, Number, |p| p.numbers::<UInt8Type>(&p.flows.ttl);
-        tcp_flags: u16, Number, |p| p.numbers::<UInt16Type>(&p.flows.tcp_flags);
-        source_prefix_length: Option<u8>, NumberOrNull, |p| p.lengths(&p.flows.source_prefix_length);
-        destination_prefix_length: Option<u8>, NumberOrNull, |p| p.lengths(&p.flows.destination_prefix_length);
-        next_hop: Option<IpAddr>, TextOrNull, |p| p.addresses_or_null(&p.flows.next_hop);
-        history: History, Text, |p| p.texts(&p.flows.history, |history| history);
-        conn_state: ConnState, Text, |p| p.words(&p.flows.conn_state, ConnState::name);
-        round_trip: Option<RoundTrip>, Measures, |p| p.round_trips();
-        retransmissions: u32, Number, |p| p.numbers::<UInt32Type>(&p.flows.retransmissions);
-        zero_windows: u32, Number, |p| p.numbers::<UInt32Type>(&p.flows.zero_windows);
+        flow_id: u64, Number, |w| Ok(w.numbers::<UInt64Type>(|flows| &flows.flow_id));
+        account: AccountId, Text, |w| w.texts(|flows| &flows.identity, |of| of.account);
+        instance: InstanceId, Text, |w| w.texts(|flows| &flows.identity, |of| of.instance);
+        interface: InterfaceId, Text, |w| w.texts(|flows| &flows.identity, |of| of.interface);
+        subnet: SubnetId, Text, |w| w.texts(|flows| &flows.identity, |of| of.subnet);
+        vpc: VpcId, Text, |w| w.texts(|flows| &flows.identity, |of| of.vpc);
+        location: Location, Text, |w| w.texts(|flows| &flows.location, |location| location.clone());
+        groups: Vec<SecurityGroupId>, Texts, |w| w.lists(|flows| &flows.groups);
+        rule: Option<RuleId>, TextOrNull, |w| w.texts_or_null(|flows| &flows.rule);
+        verdict: Verdict, Name, |w| w.words(&w.flows().verdict, &VERDICTS, |word| word as u8, Named::name);
+        end_reason: EndReason, Text, |w| w.words(&w.flows().end_reason, EndReason::ALL, EndReason::code, EndReason::name);
+        direction: Direction, Name, |w| w.words(&w.flows().direction, &DIRECTIONS, |word| word as u8, Named::name);
+        path: Path, Name, |w| w.words(&w.flows().path, &Path::ALL, Path::code, Named::name);
+        side: Side, Name, |w| w.words(&w.flows().side, &SIDES, |word| word as u8, Named::name);
+        start: Moment, Time, |w| Ok(w.times(|flows| &flows.start));
+        end: Moment, Time, |w| Ok(w.times(|flows| &flows.end));
+        packets: u64, Number, |w| Ok(w.numbers::<UInt64Type>(|flows| &flows.packets));
+        bytes: u64, Number, |w| Ok(w.numbers::<UInt64Type>(|flows| &flows.bytes));
+        source: IpAddr, Text, |w| w.addresses(&w.flows().source);
+        destination: IpAddr, Text, |w| w.addresses(&w.flows().destination);
+        source_port: u16, Number, |w| Ok(w.numbers::<UInt16Type>(|flows| &flows.source_port));
+        destination_port: u16, Number, |w| Ok(w.numbers::<UInt16Type>(|flows| &flows.destination_port));
+        protocol: u8, Number, |w| Ok(w.numbers::<UInt8Type>(|flows| &flows.protocol));
+        icmp_type: Option<u8>, NumberOrNull, |w| Ok(w.small_numbers(&w.flows().icmp_type));
+        icmp_code: Option<u8>, NumberOrNull, |w| Ok(w.small_numbers(&w.flows().icmp_code));
+        tos: u8, Number, |w| Ok(w.numbers::<UInt8Type>(|flows| &flows.tos));
+        ttl: u8, Number, |w| Ok(w.numbers::<UInt8Type>(|flows| &flows.ttl));
+        tcp_flags: u16, Number, |w| Ok(w.numbers::<UInt16Type>(|flows| &flows.tcp_flags));
+        source_prefix_length: Option<u8>, NumberOrNull, |w| Ok(w.lengths(|flows| &flows.source_prefix_length));
+        destination_prefix_length: Option<u8>, NumberOrNull, |w| Ok(w.lengths(|flows| &flows.destination_prefix_length));
+        next_hop: Option<IpAddr>, TextOrNull, |w| w.addresses_or_null(&w.flows().next_hop);
+        history: History, Text, |w| w.texts(|flows| &flows.history, |history| *history);
+        conn_state: ConnState, Text, |w| w.words(&w.flows().conn_state, ConnState::ALL, ConnState::code, ConnState::name);
+        round_trip: Option<RoundTrip>, Measures, |w| Ok(w.round_trips());
+        retransmissions: u32, Number, |w| Ok(w.numbers::<UInt32Type>(|flows| &flows.retransmissions));
+        zero_windows: u32, Number, |w| Ok(w.numbers::<UInt32Type>(|flows| &flows.zero_windows));
     }
     own {
-        host: HostId, Text, |p| p.texts(&p.flows.identity, |of| of.host);
-        ingress_interface: u32, Number, |p| p.numbers::<UInt32Type>(&p.flows.ingress_interface);
-        egress_interface: u32, Number, |p| p.numbers::<UInt32Type>(&p.flows.egress_interface);
-        mitigation: Option<MitigationId>, TextOrNull, |p| p.texts_or_null(&p.flows.mitigation);
+        host: HostId, Text, |w| w.texts(|flows| &flows.identity, |of| of.host);
+        ingress_interface: u32, Number, |w| Ok(w.numbers::<UInt32Type>(|flows| &flows.ingress_interface));
+        egress_interface: u32, Number, |w| Ok(w.numbers::<UInt32Type>(|flows| &flows.egress_interface));
+        mitigation: Option<MitigationId>, TextOrNull, |w| w.texts_or_null(|flows| &flows.mitigation);
     }
 }
 
@@ -190,39 +192,76 @@ pub(crate) fn direction_name(direction: Direction) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::cast::AsArray as _;
     use lucarne_flows::columns::FlowColumns;
+    use proptest::prelude::*;
 
     use super::*;
-    use crate::test_records::numbered;
+    use crate::{
+        chunk::Chunk,
+        test_records::{numbered, record},
+    };
 
     fn batch(columns: Columns, records: &[FlowRecord]) -> RecordBatch {
+        Whole(&Chunk::of(0, records)).batch(None, &schema(columns)).unwrap()
+    }
+
+    fn rows(shown: &RecordBatch, own: &RecordBatch) -> Vec<Kept> {
+        let rows = Rows::of(shown, own).unwrap();
+        (0..shown.num_rows()).map(|row| rows.get(row).unwrap()).collect()
+    }
+
+    /// The records as columns hold them.
+    fn kept(first: u64, records: &[FlowRecord]) -> Vec<Kept> {
         let flows = FlowColumns::of(records);
-        let rows: Vec<u32> = (0..flows.len() as u32).collect();
-        Picked { flows: &flows, first: 0, rows: &rows }.batch(&schema(columns)).unwrap()
+        (first..).zip(flows.rows()).map(|(serial, record)| Kept { serial, record }).collect()
     }
 
-    #[test]
-    fn rows_read_back_as_written() {
-        let records = numbered(0..50);
-        let (shown, own) = (batch(Columns::Shown, &records), batch(Columns::Own, &records));
-        let read = Rows::of(&shown, &own).unwrap();
-        for (index, record) in records.into_iter().enumerate() {
-            assert_eq!(read.get(index), Ok(Kept { serial: index as u64, record }));
+    proptest! {
+        /// All rows, none, or some in any order, spelt out at once or by way of the arrays where they lie.
+        #[test]
+        fn rows_read_back_as_written(numbers in prop::collection::vec(0u64..5000, 0..80), picks: Vec<prop::sample::Index>) {
+            let records: Vec<FlowRecord> = numbers.into_iter().map(record).collect();
+            let chunk = Chunk::of(7, &records);
+            let expected = kept(7, &records);
+            let all = |rows: Option<&[u32]>, columns| Whole(&chunk).batch(rows, &schema(columns)).unwrap();
+            prop_assert_eq!(&rows(&all(None, Columns::Shown), &all(None, Columns::Own)), &expected);
+            let picks = if records.is_empty() { Vec::new() } else { picks };
+            let picks: Vec<u32> = picks.iter().map(|pick| pick.index(records.len()) as u32).collect();
+            let expected: Vec<Kept> = picks.iter().map(|row| expected[*row as usize].clone()).collect();
+            let some = Some(&picks[..]);
+            prop_assert_eq!(&rows(&all(some, Columns::Shown), &all(some, Columns::Own)), &expected);
+            let arrays = Whole(&chunk).arrays(&schema(Columns::All)).unwrap();
+            let picked = Picked::new(&chunk, &arrays, &picks);
+            for columns in [Columns::Shown, Columns::Own] {
+                let spelt = |field: &arrow_schema::FieldRef| spelt_out(&picked.array(field.name()).unwrap()).unwrap();
+                let arrays: Vec<ArrayRef> = schema(columns).fields().iter().map(spelt).collect();
+                prop_assert_eq!(&all(some, columns), &RecordBatch::try_new(schema(columns), arrays).unwrap());
+            }
         }
     }
 
-    /// Each row once, in the order that is asked for.
+    /// What is wide enough for an array is not copied, and lives as long as the array.
     #[test]
-    fn picked_rows_come_in_their_order() {
-        let records = numbered(0..50);
-        let flows = FlowColumns::of(&records);
-        let picked = Picked { flows: &flows, first: 7, rows: &[40, 3, 9] };
-        let (shown, own) =
-            (picked.batch(&schema(Columns::Shown)).unwrap(), picked.batch(&schema(Columns::Own)).unwrap());
-        let read = Rows::of(&shown, &own).unwrap();
-        for (at, row) in [40, 3, 9].into_iter().enumerate() {
-            assert_eq!(read.get(at), Ok(Kept { serial: 7 + row as u64, record: records[row].clone() }));
-        }
+    fn arrays_lie_in_the_chunk() {
+        let chunk = Chunk::of(0, &numbered(0..50));
+        let arrays = Whole(&chunk).arrays(&schema(Columns::All)).unwrap();
+        let bytes = arrays.column_by_name("bytes").unwrap().as_primitive::<UInt64Type>();
+        assert_eq!(bytes.values().as_ptr(), chunk.columns.bytes.as_ptr());
+        let vpcs = arrays.column_by_name("vpc").unwrap().as_any_dictionary();
+        let codes = vpcs.keys().as_primitive::<UInt32Type>();
+        assert_eq!(codes.values().as_ptr(), chunk.columns.identity.codes().as_ptr());
+        let expected = chunk.columns.bytes.clone();
+        drop(chunk);
+        assert_eq!(bytes.values(), &expected[..]);
+    }
+
+    #[test]
+    fn every_word_has_a_name() {
+        let named = |all: usize, most: usize| assert_eq!(all, most + 1);
+        named(VERDICTS.len(), Verdict::Reject as usize);
+        named(DIRECTIONS.len(), Direction::Egress as usize);
+        named(SIDES.len(), Side::Responder as usize);
     }
 
     #[test]

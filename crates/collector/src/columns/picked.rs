@@ -1,7 +1,9 @@
-//! Records in memory as Arrow arrays: some rows of columns, in an order of their own.
+//! Records in memory as Arrow arrays: a chunk's columns where they lie, and some of their rows in an order of their own.
 //!
-//! Owns the way there. A value that repeats is written as text once, and is an array of dictionary keys from there on:
-//! Parquet's writer takes those as they are, and only the batches that SQL sees have the text at each record. Pure.
+//! Owns the way there. What has the width of an array's values (numbers, times, the codes of values that repeat) Arrow reads
+//! in the chunk itself, which lives as long as any of its arrays: nothing is copied. A value that repeats is written as text
+//! once, and an address stays its 16 octets; text at each record is only made of columns that somebody wants to see
+//! ([`spelt_out`]). Pure.
 
 use std::{
     fmt::{Display, Write as _},
@@ -10,12 +12,15 @@ use std::{
 };
 
 use arrow_array::{
-    Array as _, ArrayRef, ArrowPrimitiveType, DictionaryArray, ListArray, PrimitiveArray, RecordBatch,
-    RecordBatchOptions, StringArray, StructArray, TimestampMillisecondArray, UInt8Array, UInt32Array, UInt64Array,
-    builder::StringBuilder, cast::AsArray as _, types::UInt32Type,
+    Array as _, ArrayRef, ArrowPrimitiveType, DictionaryArray, FixedSizeBinaryArray, ListArray, PrimitiveArray,
+    RecordBatch, RecordBatchOptions, StringArray, StructArray, TimestampMillisecondArray, UInt8Array, UInt32Array,
+    UInt64Array,
+    builder::StringBuilder,
+    cast::AsArray as _,
+    types::{UInt8Type, UInt32Type},
 };
-use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_buffer::{ArrowNativeType, BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer, ToByteSlice};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 use lucarne_flows::columns::{ABSENT, Coded, FlowColumns, address};
 use lucarne_model::SecurityGroupId;
@@ -24,132 +29,195 @@ use super::{
     array,
     layout::{Measures, Texts},
 };
+use crate::chunk::Chunk;
 
-/// Rows of columns.
+/// Octets of an address.
+const ADDRESS: i32 = 16;
+
+/// All rows of a chunk.
 #[derive(Clone, Copy, Debug)]
+pub(crate) struct Whole<'a>(pub(crate) &'a Arc<Chunk>);
+
+/// Some rows of a chunk, by the arrays of all.
+#[derive(Debug)]
 pub(crate) struct Picked<'a> {
     pub(crate) flows: &'a FlowColumns,
-    /// The number of the columns' first record; the others' follow.
-    pub(crate) first: u64,
-    /// Of rows that are there.
-    pub(crate) rows: &'a [u32],
+    arrays: &'a RecordBatch,
+    rows: UInt32Array,
 }
 
-impl Picked<'_> {
-    /// The rows as one batch of some of the columns.
-    pub(crate) fn batch(&self, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-        let arrays = schema.fields().iter().map(|field| spelt_out(&self.array(field.name())?));
-        // Where no column is wanted, their number still is.
-        let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
-        RecordBatch::try_new_with_options(schema.clone(), arrays.collect::<Result<_, _>>()?, &options)
+impl<'a> Picked<'a> {
+    /// The rows are ones that are there; the arrays those of [`Whole::arrays`].
+    pub(crate) fn new(chunk: &'a Chunk, arrays: &'a RecordBatch, rows: &[u32]) -> Self {
+        Self { flows: &chunk.columns, arrays, rows: rows.to_vec().into() }
     }
 
-    /// The column of this name; texts that repeat as a dictionary of them.
+    pub(crate) fn rows(&self) -> &[u32] {
+        self.rows.values()
+    }
+
+    /// The column of this name, not spelt out.
     pub(crate) fn array(&self, name: &str) -> Result<ArrayRef, ArrowError> {
-        array(name, self)
+        let whole = self.arrays.column_by_name(name);
+        let whole = whole.ok_or_else(|| ArrowError::SchemaError(format!("there is no column `{name}`")))?;
+        take(whole, &self.rows, None)
     }
 
     /// The values of a column.
     pub(crate) fn of<T: Copy>(&self, column: &[T]) -> impl ExactSizeIterator<Item = T> {
-        self.rows.iter().map(|row| column[*row as usize])
+        self.rows.values().iter().map(|row| column[*row as usize])
+    }
+}
+
+/// What Arrow reads of a chunk.
+struct Shared<F> {
+    chunk: Arc<Chunk>,
+    octets: F,
+}
+
+impl<F: Fn(&FlowColumns) -> &[u8]> AsRef<[u8]> for Shared<F> {
+    fn as_ref(&self) -> &[u8] {
+        (self.octets)(&self.chunk.columns)
+    }
+}
+
+impl Whole<'_> {
+    /// The rows, or some of them, as one batch of the columns of a schema, spelt out.
+    pub(crate) fn batch(self, rows: Option<&[u32]>, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+        let rows = rows.map(|rows| UInt32Array::from(rows.to_vec()));
+        let arrays = schema.fields().iter().map(|field| {
+            let whole = array(field.name(), &self)?;
+            let picked = match &rows {
+                Some(rows) => take(&whole, rows, None)?,
+                None => whole,
+            };
+            spelt_out(&picked)
+        });
+        // Where no column is wanted, their number still is.
+        let count = rows.as_ref().map_or(self.0.len(), UInt32Array::len);
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        RecordBatch::try_new_with_options(schema.clone(), arrays.collect::<Result<_, _>>()?, &options)
+    }
+
+    /// The columns of a schema as they lie: what repeats as dictionaries, addresses as octets.
+    pub(crate) fn arrays(self, schema: &Schema) -> Result<RecordBatch, ArrowError> {
+        let arrays = schema.fields().iter().map(|field| array(field.name(), &self)).collect::<Result<Vec<_>, _>>()?;
+        let field = |(field, array): (&Arc<Field>, &ArrayRef)| {
+            Field::new(field.name(), array.data_type().clone(), field.is_nullable())
+        };
+        let fields: Vec<Field> = schema.fields().iter().zip(&arrays).map(field).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+    }
+
+    pub(super) fn flows(&self) -> &FlowColumns {
+        &self.0.columns
+    }
+
+    fn buffer<F>(&self, octets: F) -> Buffer
+    where
+        F: Fn(&FlowColumns) -> &[u8] + Send + 'static,
+    {
+        Buffer::from(bytes::Bytes::from_owner(Shared { chunk: Arc::clone(self.0), octets }))
+    }
+
+    fn values<T: ArrowNativeType>(&self, column: fn(&FlowColumns) -> &[T]) -> ScalarBuffer<T> {
+        self.buffer(move |flows| column(flows).to_byte_slice()).into()
     }
 
     pub(super) fn serials(&self) -> ArrayRef {
-        Arc::new(UInt64Array::from_iter_values(self.rows.iter().map(|row| self.first + u64::from(*row))))
+        Arc::new(UInt64Array::from_iter_values((self.0.first..).take(self.0.len())))
     }
 
-    pub(super) fn numbers<P: ArrowPrimitiveType>(&self, column: &[P::Native]) -> ArrayRef {
-        let values: ScalarBuffer<P::Native> = self.of(column).collect::<Vec<_>>().into();
-        Arc::new(PrimitiveArray::<P>::new(values, None))
+    pub(super) fn numbers<P: ArrowPrimitiveType>(&self, column: fn(&FlowColumns) -> &[P::Native]) -> ArrayRef {
+        Arc::new(PrimitiveArray::<P>::new(self.values(column), None))
     }
 
     /// Numbers of 8 bits that may be absent.
     pub(super) fn small_numbers(&self, column: &[u16]) -> ArrayRef {
-        let values = self.of(column).map(|number| number as u8).collect::<Vec<_>>();
-        Arc::new(UInt8Array::new(values.into(), self.nulls(column, |number| number == ABSENT)))
+        let values: Vec<u8> = column.iter().map(|number| *number as u8).collect();
+        Arc::new(UInt8Array::new(values.into(), nulls(column, |number| number == ABSENT)))
     }
 
     /// Lengths of prefixes, of which 0 says that none is known.
-    pub(super) fn lengths(&self, column: &[u8]) -> ArrayRef {
-        let values = self.of(column).collect::<Vec<_>>();
-        Arc::new(UInt8Array::new(values.into(), self.nulls(column, |length| length == 0)))
+    pub(super) fn lengths(&self, column: fn(&FlowColumns) -> &[u8]) -> ArrayRef {
+        let nulls = nulls(column(self.flows()), |length| length == 0);
+        Arc::new(UInt8Array::new(self.values(column), nulls))
     }
 
-    pub(super) fn times(&self, column: &[i64]) -> ArrayRef {
-        let values = self.of(column).collect::<Vec<_>>();
-        Arc::new(TimestampMillisecondArray::new(values.into(), None).with_timezone("UTC"))
+    pub(super) fn times(&self, column: fn(&FlowColumns) -> &[i64]) -> ArrayRef {
+        Arc::new(TimestampMillisecondArray::new(self.values(column), None).with_timezone("UTC"))
     }
 
-    fn nulls<T: Copy>(&self, column: &[T], is_null: impl Fn(T) -> bool) -> Option<NullBuffer> {
-        Some(self.of(column).map(|value| !is_null(value)).collect::<NullBuffer>())
-            .filter(|nulls| nulls.null_count() > 0)
-    }
-
-    /// Words of a closed vocabulary.
-    pub(super) fn words<T: Copy>(&self, column: &[T], name: fn(T) -> &'static str) -> ArrayRef {
-        let mut words: Vec<&'static str> = Vec::new();
-        let keys = self.of(column).map(|word| {
-            let name = name(word);
-            let known = words.iter().position(|known| std::ptr::eq(*known, name));
-            known.unwrap_or_else(|| {
-                words.push(name);
-                words.len() - 1
-            }) as u32
-        });
-        let keys = keys.collect::<Vec<_>>();
-        dictionary(keys, None, StringArray::from_iter_values(words))
+    /// Words of a closed vocabulary, all of which are in `all`.
+    pub(super) fn words<T: Copy>(
+        &self,
+        column: &[T],
+        all: &[T],
+        code: impl Fn(T) -> u8,
+        name: fn(T) -> &'static str,
+    ) -> Result<ArrayRef, ArrowError> {
+        let mut names = Vec::new();
+        for word in all {
+            let at = usize::from(code(*word));
+            names.resize(names.len().max(at + 1), "");
+            names[at] = name(*word);
+        }
+        let keys: Vec<u8> = column.iter().map(|word| code(*word)).collect();
+        let names = Arc::new(StringArray::from_iter_values(names));
+        Ok(Arc::new(DictionaryArray::<UInt8Type>::try_new(UInt8Array::from(keys), names)?))
     }
 
     /// What of a repeated value is text.
-    pub(super) fn texts<'v, T, D: Display + 'v>(&self, column: &'v Coded<T>, text: impl Fn(&'v T) -> D) -> ArrayRef {
-        let texts = StringArray::from_iter_values(column.values().iter().map(|value| text(value).to_string()));
-        dictionary(self.of(column.codes()).collect(), None, texts)
+    pub(super) fn texts<T: 'static, D: Display>(
+        &self,
+        column: fn(&FlowColumns) -> &Coded<T>,
+        text: impl Fn(&T) -> D,
+    ) -> Result<ArrayRef, ArrowError> {
+        let texts = column(self.flows()).values().iter().map(|value| text(value).to_string());
+        self.dictionary(column, Arc::new(StringArray::from_iter_values(texts)))
     }
 
-    pub(super) fn texts_or_null<T: Display>(&self, column: &Coded<Option<T>>) -> ArrayRef {
-        let text = |value: &Option<T>| value.as_ref().map(ToString::to_string);
-        let texts: StringArray = column.values().iter().map(text).collect();
-        let nulls = self.of(column.codes()).map(|code| texts.is_valid(code as usize)).collect();
-        dictionary(self.of(column.codes()).collect(), Some(nulls), texts)
-    }
-
-    pub(super) fn addresses(&self, column: &[u128]) -> ArrayRef {
-        self.addresses_where(column, |_| true)
-    }
-
-    /// Addresses, of which 0 says that there is none.
-    pub(super) fn addresses_or_null(&self, column: &[u128]) -> ArrayRef {
-        self.addresses_where(column, |bits| bits != 0)
-    }
-
-    fn addresses_where(&self, column: &[u128], is_there: impl Fn(u128) -> bool) -> ArrayRef {
-        let mut texts = StringBuilder::with_capacity(self.rows.len(), 15 * self.rows.len());
-        let (mut text, mut last) = (String::new(), None);
-        for bits in self.of(column) {
-            if last != Some(bits) {
-                text.clear();
-                put_address(address(bits), &mut text);
-                last = Some(bits);
-            }
-            texts.append_option(is_there(bits).then_some(&text));
-        }
-        Arc::new(texts.finish())
+    pub(super) fn texts_or_null<T: Display + 'static>(
+        &self,
+        column: fn(&FlowColumns) -> &Coded<Option<T>>,
+    ) -> Result<ArrayRef, ArrowError> {
+        let texts = column(self.flows()).values().iter().map(|value| value.as_ref().map(ToString::to_string));
+        self.dictionary(column, Arc::new(texts.collect::<StringArray>()))
     }
 
     /// Lists of groups.
-    pub(super) fn lists(&self, column: &Coded<Vec<SecurityGroupId>>) -> ArrayRef {
-        let text = |groups: &Vec<SecurityGroupId>| groups.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let lists: Vec<Vec<String>> = column.values().iter().map(text).collect();
-        let lists = || self.of(column.codes()).map(|code| &lists[code as usize]);
-        let offsets = OffsetBuffer::from_lengths(lists().map(Vec::len));
-        let mut values = StringBuilder::new();
-        lists().flatten().for_each(|group| values.append_value(group));
-        Arc::new(ListArray::new(Texts::item(), offsets, Arc::new(values.finish()), None))
+    pub(super) fn lists(
+        &self,
+        column: fn(&FlowColumns) -> &Coded<Vec<SecurityGroupId>>,
+    ) -> Result<ArrayRef, ArrowError> {
+        let lists = column(self.flows()).values();
+        let offsets = OffsetBuffer::from_lengths(lists.iter().map(Vec::len));
+        let texts: StringArray = lists.iter().flatten().map(|group| Some(group.to_string())).collect();
+        self.dictionary(column, Arc::new(ListArray::new(Texts::item(), offsets, Arc::new(texts), None)))
+    }
+
+    /// The codes of a column as places among `values`.
+    fn dictionary<T: 'static>(
+        &self,
+        column: fn(&FlowColumns) -> &Coded<T>,
+        values: ArrayRef,
+    ) -> Result<ArrayRef, ArrowError> {
+        let codes: ScalarBuffer<u32> = self.buffer(move |flows| column(flows).codes().to_byte_slice()).into();
+        Ok(Arc::new(DictionaryArray::<UInt32Type>::try_new(UInt32Array::new(codes, None), values)?))
+    }
+
+    pub(super) fn addresses(&self, column: &[u128]) -> Result<ArrayRef, ArrowError> {
+        addresses(column, None)
+    }
+
+    /// Addresses, of which 0 says that there is none.
+    pub(super) fn addresses_or_null(&self, column: &[u128]) -> Result<ArrayRef, ArrowError> {
+        addresses(column, nulls(column, |bits| bits == 0))
     }
 
     /// What was measured, as five columns of numbers.
     pub(super) fn round_trips(&self) -> ArrayRef {
-        let flows = self.flows;
+        let flows = self.flows();
         let five = [
             &flows.round_trip_count,
             &flows.round_trip_min,
@@ -157,34 +225,63 @@ impl Picked<'_> {
             &flows.round_trip_max,
             &flows.round_trip_smoothed,
         ];
-        let is_measured = |row: &u32| five.iter().any(|column| column[*row as usize] != 0);
-        let nulls: NullBuffer = self.rows.iter().map(is_measured).collect();
-        let columns = five.map(|column| self.numbers::<UInt32Type>(column)).to_vec();
+        let is_measured = |row: usize| five.iter().fold(0, |all, column| all | column[row]) != 0;
+        let nulls = NullBuffer::new(BooleanBuffer::collect_bool(flows.len(), is_measured));
+        let columns = vec![
+            self.numbers::<UInt32Type>(|flows| &flows.round_trip_count),
+            self.numbers::<UInt32Type>(|flows| &flows.round_trip_min),
+            self.numbers::<UInt32Type>(|flows| &flows.round_trip_mean),
+            self.numbers::<UInt32Type>(|flows| &flows.round_trip_max),
+            self.numbers::<UInt32Type>(|flows| &flows.round_trip_smoothed),
+        ];
         Arc::new(StructArray::new(Measures::fields(), columns, Some(nulls)))
     }
 }
 
-/// Texts by their places among `texts`.
-fn dictionary(keys: Vec<u32>, nulls: Option<NullBuffer>, texts: StringArray) -> ArrayRef {
-    let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
-    Arc::new(DictionaryArray::<UInt32Type>::new(UInt32Array::new(keys.into(), nulls), Arc::new(texts)))
+fn nulls<T: Copy>(column: &[T], is_null: impl Fn(T) -> bool) -> Option<NullBuffer> {
+    let nulls = NullBuffer::new(BooleanBuffer::collect_bool(column.len(), |row| !is_null(column[row])));
+    Some(nulls).filter(|nulls| nulls.null_count() > 0)
 }
 
-/// An array with the values of its dictionary, if it has one, at each place.
+fn addresses(column: &[u128], nulls: Option<NullBuffer>) -> Result<ArrayRef, ArrowError> {
+    let octets: Vec<[u8; ADDRESS as usize]> = column.iter().map(|bits| bits.to_be_bytes()).collect();
+    Ok(Arc::new(FixedSizeBinaryArray::try_new(ADDRESS, Buffer::from_vec(octets.into_flattened()), nulls)?))
+}
+
+/// An array with what people see at each place: of a dictionary its values, of an address its text.
 pub(crate) fn spelt_out(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    match array.as_any_dictionary_opt() {
-        Some(dictionary) => take(dictionary.values(), dictionary.keys(), None),
-        None => Ok(array.clone()),
+    if let Some(dictionary) = array.as_any_dictionary_opt() {
+        return take(dictionary.values(), dictionary.keys(), None);
     }
+    if *array.data_type() != DataType::FixedSizeBinary(ADDRESS) {
+        return Ok(array.clone());
+    }
+    let octets = array.as_fixed_size_binary();
+    let mut texts = StringBuilder::with_capacity(array.len(), 15 * array.len());
+    let (mut text, mut last) = (String::new(), None);
+    for value in octets.iter() {
+        if let Some(value) = value
+            && last != Some(value)
+        {
+            text.clear();
+            put_address(value, &mut text);
+            last = Some(value);
+        }
+        texts.append_option(value.map(|_| &text));
+    }
+    Ok(Arc::new(texts.finish()))
 }
 
-/// As [`IpAddr`] shows itself, for the usual ones without the machinery.
-fn put_address(address: IpAddr, text: &mut String) {
+/// The text of an address of 16 octets; of other octets none.
+pub(crate) fn put_address(octets: &[u8], text: &mut String) {
+    let Ok(octets) = octets.try_into() else { return };
+    let address = address(u128::from_be_bytes(octets));
     let IpAddr::V4(v4) = address else {
         // Writing to a String cannot fail.
         let _ = write!(text, "{address}");
         return;
     };
+    // As it shows itself, without the machinery.
     for (place, octet) in v4.octets().into_iter().enumerate() {
         if place > 0 {
             text.push('.');
@@ -197,6 +294,7 @@ fn put_address(address: IpAddr, text: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use lucarne_flows::columns::address_bits;
     use proptest::prelude::*;
 
     use super::*;
@@ -206,8 +304,8 @@ mod tests {
         fn addresses_are_written_as_they_show_themselves(address: IpAddr, octet: u8) {
             for address in [address, IpAddr::from([octet, 0, 9, 100])] {
                 let mut text = String::new();
-                put_address(address, &mut text);
-                prop_assert_eq!(text, address.to_string());
+                put_address(&address_bits(address).to_be_bytes(), &mut text);
+                prop_assert_eq!(text, address.to_canonical().to_string());
             }
         }
     }

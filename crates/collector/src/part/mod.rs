@@ -9,6 +9,7 @@
 mod find;
 mod fold;
 mod merge;
+mod pages;
 mod prune;
 mod read;
 mod search;

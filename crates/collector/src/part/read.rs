@@ -158,11 +158,12 @@ fn decode(halves: &[BothBatches; 2]) -> Result<Vec<Kept>, PartError> {
 mod tests {
     use std::{path::Path, sync::Arc};
 
-    use lucarne_flows::columns::FlowColumns;
     use lucarne_model::{FlowFilter, FlowRecord, InstanceId, Moment};
 
     use super::*;
     use crate::{
+        chunk::Chunk,
+        columns::{self, Whole},
         hour::Hour,
         part::{Effort, Folders, Place, newest, write},
         position::{Position, Stretch},
@@ -189,7 +190,9 @@ mod tests {
         rows.sort_by_key(|row| row % INSTANCES as u32);
         let of = record(0);
         let place = Place { account: of.account, hour: Hour::of(NOW), location: of.location, from: 1, to: 1 };
-        write(&Folders::of(dir), place, Effort::Fresh, &FlowColumns::of(&records), 0, &rows).unwrap().part
+        let chunk = Chunk::of(0, &records);
+        let arrays = Whole(&chunk).arrays(&columns::schema(Columns::All)).unwrap();
+        write(&Folders::of(dir), place, Effort::Fresh, &chunk, &arrays, &rows).unwrap().part
     }
 
     fn stretch(since: u64, until: u64) -> Stretch {

@@ -127,8 +127,9 @@ fn schema_of(columns: Columns) -> SchemaRef {
 
 /// Rows as they are kept in one of the two files: their forward records, and their reverse ones. Where there is no reverse
 /// record the forward one stands for it: to say in each column that there is none would cost more than all but a few of
-/// the columns themselves. Texts that repeat are dictionaries here; what is read back has them spelt out, as [`schema`] says.
-pub(super) fn batch(columns: Columns, forward: Picked<'_>, reverse: Picked<'_>) -> Result<RecordBatch, ArrowError> {
+/// the columns themselves. Texts that repeat are dictionaries here and addresses their octets; what is read back has them
+/// spelt out, as [`schema`] says.
+pub(super) fn batch(columns: Columns, forward: &Picked<'_>, reverse: &Picked<'_>) -> Result<RecordBatch, ArrowError> {
     let schema = schema(columns);
     let arrays = schema.fields().iter().map(|field| match field.name().as_str() {
         DURATION => Ok(values::durations(forward)),
@@ -138,7 +139,7 @@ pub(super) fn batch(columns: Columns, forward: Picked<'_>, reverse: Picked<'_>) 
         name => match name.strip_prefix(REVERSE) {
             None => of(name, forward),
             Some(reversed) if name == marker(columns) => {
-                let is_reversed: NullBuffer = forward.rows.iter().zip(reverse.rows).map(|(a, b)| a != b).collect();
+                let is_reversed: NullBuffer = forward.rows().iter().zip(reverse.rows()).map(|(a, b)| a != b).collect();
                 values::with_nulls(&of(reversed, reverse)?, &is_reversed)
             }
             Some(reversed) => of(reversed, reverse),
@@ -152,9 +153,14 @@ pub(super) fn batch(columns: Columns, forward: Picked<'_>, reverse: Picked<'_>) 
 }
 
 /// A column of records as it is kept.
-fn of(name: &str, records: Picked<'_>) -> Result<ArrayRef, ArrowError> {
+fn of(name: &str, records: &Picked<'_>) -> Result<ArrayRef, ArrowError> {
     let array = records.array(name)?;
-    if name == "round_trip" { values::narrow_round_trips(&array) } else { Ok(array) }
+    match name {
+        "round_trip" => values::narrow_round_trips(&array),
+        // A file has no dictionary of whole lists.
+        "groups" => columns::spelt_out(&array),
+        _ => Ok(array),
+    }
 }
 
 /// Adds up how many records of rows ended in each minute since 1970.
@@ -196,7 +202,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::{Kept, columns::Rows, part::fold, test_records::record};
+    use crate::{Kept, chunk::Chunk, columns::Rows, part::fold, test_records::record};
 
     /// The other direction of a record, alike in all that a flow's two directions share.
     fn answer(record: &FlowRecord, number: u64) -> FlowRecord {
@@ -261,9 +267,11 @@ mod tests {
     /// Both files' batches.
     fn stored(flows: &FlowColumns) -> [RecordBatch; 2] {
         let fold::Rows { forward, reverse } = folded(flows, 1);
-        let picked = |rows| Picked { flows, first: 100, rows };
+        let chunk = Arc::new(Chunk { first: 100, columns: flows.clone() });
+        let arrays = columns::Whole(&chunk).arrays(&columns::schema(Columns::All)).unwrap();
+        let [forward, reverse] = [&forward, &reverse].map(|rows| Picked::new(&chunk, &arrays, rows));
         [Columns::Shown, Columns::Own].map(|columns| {
-            let written = batch(columns, picked(&forward), picked(&reverse)).unwrap();
+            let written = batch(columns, &forward, &reverse).unwrap();
             let arrays = written.columns().iter().map(|array| columns::spelt_out(array).unwrap());
             RecordBatch::try_new(schema(columns), arrays.collect()).unwrap()
         })

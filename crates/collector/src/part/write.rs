@@ -13,12 +13,8 @@ use std::{
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
-use lucarne_flows::{
-    columns::FlowColumns,
-    receipts::{Digest, PartContents},
-};
+use lucarne_flows::receipts::{Digest, PartContents};
 use parquet::{
-    arrow::ArrowWriter,
     basic::{Compression, Encoding, ZstdLevel},
     file::{
         metadata::{KeyValue, SortingColumn},
@@ -27,8 +23,9 @@ use parquet::{
     schema::types::ColumnPath,
 };
 
-use super::{Folders, NewPart, Part, PartError, Place, fold::fold, stored};
+use super::{Folders, NewPart, Part, PartError, Place, fold::fold, pages::PagesWriter, stored};
 use crate::{
+    chunk::Chunk,
     columns::{Columns, Picked},
     durable,
 };
@@ -94,20 +91,20 @@ impl Effort {
     }
 }
 
-/// Writes records of one place, which lie at `rows` of the columns in [`Kept::row_order`](crate::Kept::row_order), as a
-/// part. The columns' first record has the number `first`.
+/// Writes records of one place, which lie at `rows` of a chunk in [`Kept::row_order`](crate::Kept::row_order), as a part.
+/// `arrays` are those of all columns of the chunk.
 pub(crate) fn write(
     folders: &Folders,
     place: Place,
     effort: Effort,
-    flows: &FlowColumns,
-    first: u64,
+    chunk: &Chunk,
+    arrays: &RecordBatch,
     rows: &[u32],
 ) -> Result<NewPart, PartError> {
-    let rows = fold(flows, rows);
+    let rows = fold(&chunk.columns, rows);
     let batches = rows.chunks(BATCH).map(|(forward, reverse)| {
-        let [forward, reverse] = [forward, reverse].map(|rows| Picked { flows, first, rows });
-        let batch = |columns| stored::batch(columns, forward, reverse);
+        let [forward, reverse] = [forward, reverse].map(|rows| Picked::new(chunk, arrays, rows));
+        let batch = |columns| stored::batch(columns, &forward, &reverse);
         Ok([batch(Columns::Shown)?, batch(Columns::Own)?])
     });
     write_rows(folders, place, effort, batches)
@@ -140,8 +137,8 @@ fn write_files(
     batches: impl Iterator<Item = Result<[RecordBatch; 2], PartError>>,
 ) -> Result<PartContents, PartError> {
     let shown_file = Hashed { file: shown_file, digest: Digest::begin(), size: 0 };
-    let mut shown = ArrowWriter::try_new(shown_file, stored::schema(Columns::Shown), Some(shown_properties(effort)?))?;
-    let mut own = ArrowWriter::try_new(own_file, stored::schema(Columns::Own), Some(properties(effort)?.build()))?;
+    let mut shown = PagesWriter::new(shown_file, &stored::schema(Columns::Shown), shown_properties(effort)?)?;
+    let mut own = PagesWriter::new(own_file, &stored::schema(Columns::Own), properties(effort)?.build())?;
     let mut minutes: BTreeMap<u64, u64> = BTreeMap::new();
     for batch in batches {
         let [of_shown, of_own] = batch?;
@@ -150,7 +147,7 @@ fn write_files(
         own.write(&of_own)?;
     }
     own.finish()?;
-    let Hashed { digest, size, .. } = shown.into_inner()?;
+    let Hashed { digest, size, .. } = shown.finish()?;
     Ok(PartContents { name, size, sha256: digest.finish(), minutes: minutes.into_iter().collect() })
 }
 

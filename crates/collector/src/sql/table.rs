@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     catalog::{Chunks, Everything},
-    columns::{self, Columns, Picked},
+    columns::{self, Columns, Whole},
     part::{
         Part, PartBatches, PartError,
         stored::{self, Halves},
@@ -199,8 +199,9 @@ impl PartitionStream for Log {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (account, schema) = (self.account, self.schema.clone());
         let batches = self.chunks.clone().into_iter().map(move |chunk| {
-            let picked = Picked { flows: &chunk.columns, first: chunk.first, rows: &chunk.rows_of(account) };
-            picked.batch(&schema).map_err(DataFusionError::from)
+            let rows = chunk.rows_of(account);
+            let rows = (rows.len() < chunk.len()).then_some(&rows[..]);
+            Whole(&chunk).batch(rows, &schema).map_err(DataFusionError::from)
         });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
     }

@@ -33,14 +33,14 @@ pub(super) fn typed<'a, A: Array + 'static>(array: &'a ArrayRef, column: &str) -
 }
 
 /// How long each record lasted, in milliseconds.
-pub(super) fn durations(records: Picked<'_>) -> ArrayRef {
+pub(super) fn durations(records: &Picked<'_>) -> ArrayRef {
     let ends = records.of(&records.flows.end);
     let lasted = ends.zip(records.of(&records.flows.start)).map(|(end, start)| end.wrapping_sub(start).cast_unsigned());
     Arc::new(UInt64Array::from_iter_values(lasted))
 }
 
 /// How much later the reverse records' moments are, in milliseconds.
-pub(super) fn differences(moments: &[i64], forward: Picked<'_>, reverse: Picked<'_>) -> ArrayRef {
+pub(super) fn differences(moments: &[i64], forward: &Picked<'_>, reverse: &Picked<'_>) -> ArrayRef {
     let pairs = forward.of(moments).zip(reverse.of(moments));
     Arc::new(Int64Array::from_iter_values(pairs.map(|(from, to)| to.wrapping_sub(from))))
 }
@@ -75,9 +75,9 @@ pub(super) fn opposite(words: &StringArray, [one, other]: [&str; 2]) -> ArrayRef
 }
 
 /// The ids that do not follow from the record.
-pub(super) fn kept_flow_ids(records: Picked<'_>) -> ArrayRef {
+pub(super) fn kept_flow_ids(records: &Picked<'_>) -> ArrayRef {
     let flows = records.flows;
-    let kept = records.rows.iter().map(|row| {
+    let kept = records.rows().iter().map(|row| {
         let row = *row as usize;
         let (source, destination) = (address(flows.source[row]), address(flows.destination[row]));
         let ends = (source, flows.source_port[row], destination, flows.destination_port[row]);
