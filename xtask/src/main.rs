@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod deny;
+mod fuzz;
 mod openapi;
 mod program;
 mod setup;
@@ -44,6 +45,15 @@ enum Task {
         /// The name of a bench, or `all`.
         name: String,
     },
+    /// Throw octets at our readers of foreign ones, under libFuzzer.
+    Fuzz {
+        /// The name of a target, or `all`.
+        #[arg(default_value = "all")]
+        name: String,
+        /// For how long, each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
 }
 
 fn main() -> std::process::ExitCode {
@@ -56,6 +66,7 @@ fn main() -> std::process::ExitCode {
         Task::Openapi { check: true } => openapi::check(),
         Task::Openapi { check: false } => openapi::write(),
         Task::Bench { name } => bench::run_named(&name),
+        Task::Fuzz { name, seconds } => fuzz::run_named(&name, seconds),
     });
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

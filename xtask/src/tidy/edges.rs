@@ -6,7 +6,7 @@
 use super::{Finding, source::Tree};
 
 /// Each crate and those that it may use. Only for its tests a crate may use more, see [`TEST_EDGES`].
-const EDGES: [(&str, &[&str]); 17] = [
+const EDGES: [(&str, &[&str]); 18] = [
     ("model", &[]),
     // rooms: they decide and never act
     ("flows", &["model"]),
@@ -32,6 +32,7 @@ const EDGES: [(&str, &[&str]); 17] = [
         "bench",
         &["model", "flows", "memory", "attest", "switch", "vmm", "pager", "tpm", "api", "collector", "control", "host"],
     ),
+    ("fuzz", &["model", "flows", "attest", "switch", "bench"]),
     ("xtask", &[]),
 ];
 
