@@ -4,8 +4,8 @@ use std::{io::Cursor, net::Ipv4Addr};
 
 use lucarne_bench::trace;
 use lucarne_model::{
-    AccountId, Cidr, FlowRecord, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId, SecurityGroupId,
-    SubnetId, VpcId,
+    AccountId, Cidr, FlowRecord, HostId, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Moment, RuleId,
+    SecurityGroupId, SubnetId, VpcId,
     desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint, TunnelPeer},
     flow::{Direction, Location},
     network::{Route, RouteTarget},
@@ -88,7 +88,8 @@ fn repair(frame: &mut [u8]) {
     header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// A connection to another host and one to a neighbour, an ARP request, a DHCP discovery, an echo of the gateway.
+/// A connection to another host and one to a neighbour, an ARP request, a DHCP discovery, an echo of the gateway, a question for a
+/// name.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let tcp = |ports: [u16; 2], flags: u8| {
         let [from, to] = ports.map(u16::to_be_bytes);
@@ -103,7 +104,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let sent = |from: u8, frame: &[u8]| [&[from][..], &(frame.len() as u16).to_be_bytes(), frame].concat();
     let handshake = |to: Ipv4Addr| {
         let back = sent(1, &ip(to, GUEST, 6, &tcp([80, 4000], 0x12)));
-        [sent(0, &ip(GUEST, to, 6, &tcp([4000, 80], 2))), back, sent(0, &ip(GUEST, to, 6, &tcp([4000, 80], 16)))].concat()
+        [sent(0, &ip(GUEST, to, 6, &tcp([4000, 80], 2))), back, sent(0, &ip(GUEST, to, 6, &tcp([4000, 80], 16)))]
+            .concat()
     };
     let ask = [&[0xff; 6][..], &mac(GUEST).0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac(GUEST).0, &GUEST.octets()].concat();
     let arp = [&ask[..], &[0; 6], &Ipv4Addr::new(10, 0, 0, 1).octets()].concat();
@@ -113,7 +115,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let mut dhcp = ip(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 17, &datagram);
     dhcp[..12].copy_from_slice(&[&[0xff; 6][..], &mac(GUEST).0].concat());
     let echo = ip(GUEST, Ipv4Addr::new(10, 0, 0, 1), 1, &[8, 0, 0xf7, 0xfd, 0, 1, 0, 1]);
-    vec![handshake(REMOTE), handshake(NEIGHBOUR), sent(0, &arp), sent(0, &dhcp), sent(0, &echo)]
+    let question = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x03web\x08internal\0", &[0, 1, 0, 1]].concat();
+    let question = [&[4, 0, 0, 53][..], &(question.len() as u16 + 8).to_be_bytes(), &[0, 0], &question].concat();
+    let dns = ip(GUEST, Ipv4Addr::new(10, 0, 0, 2), 17, &question);
+    vec![handshake(REMOTE), handshake(NEIGHBOUR), sent(0, &arp), sent(0, &dhcp), sent(0, &echo), sent(0, &dns)]
 }
 
 /// A packet of the tunnel.
@@ -122,7 +127,11 @@ pub(crate) fn geneve(octets: &[u8]) -> bool {
     let mut again = Vec::new();
     let ends = (Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST);
     if tunnel::encapsulate(ends.0, ends.1, vni, frame, &mut again).is_ok() {
-        assert_eq!(tunnel::decapsulate(&again), Ok((vni, frame)), "what was read is written and read as something else");
+        assert_eq!(
+            tunnel::decapsulate(&again),
+            Ok((vni, frame)),
+            "what was read is written and read as something else"
+        );
     }
     true
 }
@@ -179,6 +188,7 @@ fn plan() -> Plan {
         address,
         mac: mac(address),
         groups: vec![group],
+        name: HostName::from_tag("web"),
         host,
     };
     let routes = vec![Route { destination: cidr, target: RouteTarget::Local }];
@@ -209,12 +219,7 @@ fn port(address: Ipv4Addr) -> PortPlan {
         vpc: VpcId::from_bits(1),
         socket: "unused".into(),
         guest_socket: "unused".into(),
-        metadata: InstanceMetadata {
-            image: ImageId::from_bits(1),
-            host_name: "guest".into(),
-            user_data: None,
-            launched: Moment::EPOCH,
-        },
+        metadata: InstanceMetadata { image: ImageId::from_bits(1), user_data: None, launched: Moment::EPOCH },
         flow_interval: None,
     }
 }

@@ -63,9 +63,8 @@ pub(crate) fn foreign_seeds() -> Vec<Vec<u8>> {
     (flow[19], flow[23]) = (1, 64); // a packet of 64 octets
     (flow[33], flow[35], flow[38]) = (99, 80, 6);
     v5.extend(flow);
-    let set = |id: u16, content: &[u8]| {
-        [&id.to_be_bytes()[..], &(content.len() as u16 + 4).to_be_bytes(), content].concat()
-    };
+    let set =
+        |id: u16, content: &[u8]| [&id.to_be_bytes()[..], &(content.len() as u16 + 4).to_be_bytes(), content].concat();
     // Addresses, ports, protocol, octets, packets.
     let fields = [(8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (1, 4), (2, 4)];
     let fields: Vec<u8> = fields.iter().flat_map(|(element, length): &(u8, u8)| [0, *element, 0, *length]).collect();

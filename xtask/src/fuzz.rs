@@ -40,7 +40,8 @@ pub(crate) fn run_named(name: &str, seconds: u32) -> Result<()> {
 /// For another target than the machine's own, in name: else what runs while building would have the counters too.
 fn build() -> Result<PathBuf> {
     let version = output(&mut program("rustc", "-vV"))?;
-    let machine = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc does not say its host")?;
+    let machine =
+        version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc does not say its host")?;
     let folder = target().join("fuzz");
     let mut build = cargo(&format!("build --release --package lucarne-fuzz --target {machine}"));
     build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", FLAGS).env("CARGO_PROFILE_RELEASE_LTO", "false");

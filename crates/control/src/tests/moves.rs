@@ -28,7 +28,7 @@ struct Scene {
 
 async fn host(cloud: &Cloud, name: &str) -> Host {
     let capacity = json!({"vcpus": 16, "memory": 256 * MIB, "disk": 1 << 30});
-    let description = json!({"name": name, "address": "127.0.0.1", "tunnel_port": 1, "peer_port": 2, "public_key": "k",
+    let description = json!({"name": name, "address": "127.0.0.1", "tunnel_port": 1, "peer_port": 2, "public_key": name,
         "capacity": capacity, "hypervisor": "a test"});
     let body = json!({"join_token": cloud.operator.join_token, "host": description});
     let (status, enrolled) = cloud.send(cloud.request(Method::POST, "/v1/host/enrol", "").json(&body)).await;
@@ -47,7 +47,7 @@ fn says(instance: &str, state: &str) -> Value {
 }
 
 fn memory(instance: &str, state: &str) -> Value {
-    let pages = json!({"untouched": 0, "same_filled": 0, "resident": 10, "compressed": 0, "ssd": 0, "remote": 0,
+    let pages = json!({"untouched": 32758, "same_filled": 0, "resident": 10, "compressed": 0, "ssd": 0, "remote": 0,
         "snapshot": 0});
     json!({"instance": id_of(instance), "at": 1, "mode": "soaker", "state": state, "pages": pages, "target": null,
         "bucket": 0, "faults": [], "evictions": 0, "refaults": 0, "pager_restarts": 0, "trouble": null})

@@ -38,12 +38,13 @@ pub(super) struct Resumed {
 }
 
 /// Goes on with what was kept, if that tells of this boot: it begins with what the `firmware` logged, and the events up to
-/// one of ours give the registers their values. Else begins anew with the firmware's. None if not even that explains the
+/// one of ours give the registers their values. Else, and where the TPM has none of ours, begins anew with the firmware's:
+/// what ran before the TPM's registers were reset is no part of what runs since. None if not even that explains the
 /// registers: then somebody extended them whose log we do not have.
 pub(super) fn resume(kept: Option<EventLog>, firmware: &EventLog, registers: &Values) -> Option<Resumed> {
     let kept = kept.filter(|kept| kept.header == firmware.header && kept.events.starts_with(&firmware.events));
     let own = |log: &EventLog| {
-        (firmware.events.len()..=log.events.len()).rev().find(|count| explains(log, *count, registers))
+        (firmware.events.len() + 1..=log.events.len()).rev().find(|count| explains(log, *count, registers))
     };
     match kept.as_ref().and_then(own).zip(kept) {
         Some((extended, log)) => Some(Resumed { log, extended }),
@@ -96,7 +97,8 @@ mod tests {
     }
 
     proptest! {
-        /// However far the TPM had come when the agent was killed, the log goes on from there and loses nothing.
+        /// However far the TPM had come when the agent was killed, the log goes on from there and loses nothing; what it had
+        /// nothing of is told anew.
         #[test]
         fn a_log_is_gone_on_with_from_where_the_tpm_is(
             digests in prop::collection::vec(any::<u8>(), 0..12), has_firmware in any::<bool>(), cut in any::<prop::sample::Index>(),
@@ -111,6 +113,7 @@ mod tests {
             let extended = firmware.events.len() + cut.index(found.len() + 1);
             let begun = EventLog { events: log.events[..extended].to_vec(), ..log.clone() };
             let resumed = resume(Some(log.clone()), &firmware, &begun.replay());
+            let log = if extended == firmware.events.len() { firmware } else { log };
             prop_assert_eq!(resumed, Some(Resumed { log, extended }));
         }
     }
@@ -121,9 +124,10 @@ mod tests {
         kept.events.extend(news(&kept, &[measured(Component::Agent, "lucarne", 1)], true).unwrap());
         let anew = Some(Resumed { log: firmware(), extended: 1 });
         assert_eq!(
-            resume(Some(kept.clone()), &firmware(), &firmware().replay()),
-            Some(Resumed { log: kept, extended: 1 })
+            resume(Some(kept.clone()), &firmware(), &kept.replay()),
+            Some(Resumed { log: kept.clone(), extended: 2 })
         );
+        assert_eq!(resume(Some(kept), &firmware(), &firmware().replay()), anew, "the registers were reset since");
         assert_eq!(resume(Some(EventLog::new()), &firmware(), &firmware().replay()), anew);
         assert_eq!(resume(None, &firmware(), &firmware().replay()), anew);
     }
