@@ -2,7 +2,7 @@
 //!
 //! Owns the judgement of such an answer as a whole: one head, signed just now, that goes on from the one seen before; and the
 //! newest versions under it, those that do not hold any more among them, so that a host which still runs one is told why it
-//! is refused. What a manifest and a head are is [`manifest`](crate::manifest)'s and [`log`](crate::log)'s; asking is a hand's.
+//! is refused. What a manifest and a head are is [`manifest`](crate::manifest)'s and [`log`]'s; asking is a hand's.
 
 use std::time::Duration;
 
