@@ -10,6 +10,7 @@ use serde_json::Value;
 #[test]
 fn every_chapter_holds_on_real_machines_and_leaves_nothing() -> anyhow::Result<()> {
     let cloud = Cloud::start(Driver::Qemu, 2)?;
+    cloud.prove_tpms()?;
     cloud.tiny()?;
     let operator = cloud.operator()?;
     let accounts = operator.list("/v1/accounts")?.len();

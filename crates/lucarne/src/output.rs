@@ -170,6 +170,7 @@ const TIMES: &[&str] = &[
     "launched",
     "changed",
     "enrolled",
+    "proved",
     "last_heard",
     "start",
     "end",
