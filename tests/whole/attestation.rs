@@ -269,8 +269,8 @@ impl Scene {
     fn echoes(&self, listener: &str) -> anyhow::Result<u64> {
         self.prints_more(listener, COUNTS, 2)?;
         let log = self.tenant.log(listener)?;
-        let lines = log.lines().filter_map(|line| line.split_once(COUNTS)?.1.split_whitespace().next()?.parse().ok());
-        lines.last().context("the listener says no number")
+        let number = |line: &str| line.split_once(COUNTS)?.1.split_whitespace().next()?.parse().ok();
+        log.lines().rev().find_map(number).context("the listener says no number")
     }
 }
 
