@@ -35,11 +35,11 @@ pub enum Caller {
 }
 
 impl Cloud {
-    /// Builds the binary and starts a cloud with so many hosts.
+    /// Builds the binary and starts a cloud with so many hosts, and what else `lucarne dev` is told.
     ///
     /// # Errors
     /// When it cannot be built, or does not answer in time: the message has the last words of its log.
-    pub fn start(hosts: u32) -> Result<Self> {
+    pub fn start(hosts: u32, options: &[&str]) -> Result<Self> {
         let binary = build()?;
         // VMs run as another user where this one is root: they must be able to pass through.
         let state = std::env::temp_dir().join(format!("lucarne-bench-{}", std::process::id()));
@@ -48,6 +48,7 @@ impl Cloud {
         let dev = Command::new(&binary)
             .args(["dev", "--listen", "127.0.0.1:0", "--hosts", &hosts.to_string(), "--state-dir"])
             .arg(&state)
+            .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -1,6 +1,7 @@
 //! Guests' memory beyond their host's: real VMs that check every byte of what they hold while it comes and goes.
 
 use std::{
+    fs,
     process::Command,
     time::{Duration, Instant},
 };
@@ -202,6 +203,11 @@ fn a_soaker_is_squeezed_until_it_sleeps_and_wakes_where_it_stopped_on_a_host_tha
     ensure!(job["cause"] == "nothing-unused" && job["state"] == "done", "{job}");
     let left = scene.cloud.host_dir(0).join("memory").join(&soaker);
     ensure!(!left.exists(), "its pages are still at the host that it left");
+    let gone = || {
+        let mut names = fs::read_dir(left.parent()?).ok()?.flatten().map(|entry| entry.file_name());
+        (!names.any(|name| generics.iter().any(|one| name.to_string_lossy().contains(one)))).then_some(())
+    };
+    eventually("nothing is left of the memory of those that were terminated", PATIENCE, gone)?;
     assert_sum(&scene.host()?)
 }
 

@@ -26,7 +26,7 @@ const PEER: &str = "/usr/sbin/libvirtd";
 const MARKS: [(&str, f64); 2] = [("controller", 100.0), ("host", 50.0)];
 
 fn main() -> Result<()> {
-    let cloud = Cloud::start(1)?;
+    let cloud = Cloud::start(1, &[])?;
     let peer = Peer::start()?;
     thread::sleep(SETTLE);
     let mut rows = Vec::new();

@@ -30,7 +30,7 @@ const ATTESTED_MARK: f64 = 0.15;
 const CONFIGURATION: &str = "bench";
 
 fn main() -> Result<()> {
-    let cloud = Cloud::start(1)?;
+    let cloud = Cloud::start(1, &[])?;
     let scene = Scene::new(&cloud)?;
     // The first of each warms caches that later ones find warm.
     scene.launch(&[])?;

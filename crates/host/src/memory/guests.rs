@@ -344,8 +344,14 @@ impl Shared {
         let state = self.layout.pages(instance);
         let failed = |source| Error::File { doing: "delete", path: state.clone(), source };
         lucarne_pager::discard(&state).and_then(|()| durable::remove(&self.layout.origin(instance))).map_err(failed)?;
-        // A pager that is just ending may keep it from being empty; the next start of the VM, or its end, takes it again.
+        // A pager that is just ending may keep it from being empty; the next start of the VM, or its end, takes it again. So
+        // it is with where the two met.
         let _ = std::fs::remove_dir(&state);
+        let (lent, control) = (self.layout.lent_memory(instance), self.layout.pager_socket(instance));
+        for socket in [&lent, &control] {
+            let _ = std::fs::remove_file(socket);
+        }
+        let _ = lent.parent().map(std::fs::remove_dir);
         Ok(())
     }
 

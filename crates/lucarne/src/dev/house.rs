@@ -28,9 +28,12 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// Memory of the machine that no host promises.
 const KEPT_BACK: Bytes = Bytes::gib(1);
 
-/// What each host is told of its memory.
+/// What each host may promise.
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct HostMemory {
+pub(crate) struct HostSize {
+    /// Virtual processors that each host may promise; eight for each of the machine's if not given
+    #[arg(long, value_name = "COUNT")]
+    vcpus: Option<u32>,
     /// Memory that each host may use; an equal share of the machine's if not given
     #[arg(long, value_name = "AMOUNT")]
     memory: Option<Bytes>,
@@ -109,11 +112,11 @@ impl<'a> House<'a> {
         count: u8,
         (endpoint, join_token): (&str, &str),
         driver: &str,
-        memory: HostMemory,
+        size: HostSize,
     ) -> Result<(), Failure> {
         let token_file = self.state.path().join("join-token");
         private_file::write(&token_file, join_token.as_bytes())?;
-        let share = memory.memory.or_else(|| memory_share(count));
+        let share = size.memory.or_else(|| memory_share(count));
         for number in 1..=count {
             let name = host_name(number);
             let address = IpAddr::V4(Ipv4Addr::new(127, 0, 1, number));
@@ -126,11 +129,12 @@ impl<'a> House<'a> {
                 ("--driver", driver.to_owned()),
                 // A chip is one machine's, and these are several hosts on one.
                 ("--tpm", "software".to_owned()),
-                ("--memory-oversubscription", memory.memory_oversubscription.to_string()),
-                ("--memory-pool", memory.memory_pool.0.to_string()),
+                ("--memory-oversubscription", size.memory_oversubscription.to_string()),
+                ("--memory-pool", size.memory_pool.0.to_string()),
             ];
             arguments.extend(options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]));
             arguments.extend(share.into_iter().flat_map(|memory| ["--memory".to_owned(), memory.0.to_string()]));
+            arguments.extend(size.vcpus.into_iter().flat_map(|vcpus| ["--vcpus".to_owned(), vcpus.to_string()]));
             let program = self.program(&name, arguments);
             self.hosts.push(Supervised::start(program, self.kill.clone()));
         }

@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    house::{HostMemory, House},
+    house::{HostSize, House},
     ready::{Access, ReadyFile},
     state_dir::StateDir,
 };
@@ -43,7 +43,7 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     #[command(flatten)]
-    memory: HostMemory,
+    size: HostSize,
     /// What runs the instances
     #[arg(long, value_enum, default_value = "qemu")]
     driver: Driver,
@@ -80,7 +80,7 @@ impl DevArgs {
         let OperatorFile { endpoint, account, access_key_id, secret_access_key, join_token, .. } =
             house.start_controller(self.listen, allow_plaintext).await?;
         let driver = self.driver.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        house.start_hosts(self.hosts, (&endpoint, &join_token), &driver, self.memory)?;
+        house.start_hosts(self.hosts, (&endpoint, &join_token), &driver, self.size)?;
         let operator = Access { account, access_key_id, secret_access_key };
         let session = furnish::session(&endpoint, &operator, allow_plaintext)?;
         furnish::image_is_there(&session).await?;
