@@ -28,17 +28,13 @@ const EDGES: [(&str, &[&str]); 20] = [
     ("control", &["model", "flows", "memory", "attest", "api", "vmm", "collector"]),
     ("host", &["model", "flows", "memory", "attest", "api", "switch", "vmm", "pager", "tpm"]),
     // the binary
-    (
-        "lucarne",
-        &["model", "statement", "flows", "attest", "seal", "api", "collector", "pager", "notary", "control", "host"],
-    ),
+    ("lucarne", &["model", "flows", "attest", "seal", "api", "collector", "pager", "notary", "control", "host"]),
     // beside the house
     ("tests", &["model", "attest", "api"]),
     (
         "bench",
         &[
             "model",
-            "statement",
             "flows",
             "memory",
             "attest",
@@ -53,7 +49,7 @@ const EDGES: [(&str, &[&str]); 20] = [
             "host",
         ],
     ),
-    ("fuzz", &["model", "statement", "flows", "attest", "seal", "switch", "bench"]),
+    ("fuzz", &["model", "flows", "attest", "seal", "switch", "bench"]),
     ("xtask", &[]),
 ];
 
