@@ -7,6 +7,7 @@
 mod frames;
 mod proofs;
 mod records;
+mod seals;
 
 /// A reader, and what it is tried with.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +19,7 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "ipfix", run: records::ipfix, seeds: records::ipfix_seeds },
     Target { name: "foreign-flows", run: records::foreign, seeds: records::foreign_seeds },
     Target { name: "switch", run: frames::switch, seeds: frames::seeds },
@@ -28,6 +29,9 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "tpm-structures", run: proofs::structures, seeds: proofs::structure_seeds },
     Target { name: "certificates", run: proofs::certificates, seeds: proofs::certificate_seeds },
     Target { name: "manifests", run: proofs::manifests, seeds: proofs::manifest_seeds },
+    Target { name: "sealed-requests", run: seals::requests, seeds: seals::request_seeds },
+    Target { name: "ssh-signatures", run: seals::ssh, seeds: seals::ssh_seeds },
+    Target { name: "age-files", run: seals::age, seeds: seals::age_seeds },
 ];
 
 /// The target of that name.

@@ -20,7 +20,7 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 13] = [
+const NEEDED: [Needed; 16] = [
     Needed { program: "cc", package: "build-essential", why: "compiles what crates bring in C" },
     Needed { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "runs the VMs" },
     Needed { program: "qemu-img", package: "qemu-utils", why: "makes, checks and copies their disks" },
@@ -33,6 +33,9 @@ const NEEDED: [Needed; 13] = [
     Needed { program: "swtpm_localca", package: "swtpm-tools", why: "certifies such a TPM" },
     Needed { program: "certtool", package: "gnutls-bin", why: "makes who certifies it" },
     Needed { program: "tpm2_checkquote", package: "tpm2-tools", why: "judges our evidence in tests, as others may" },
+    Needed { program: "age", package: "age", why: "opens our sealed results in tests, as their readers may" },
+    Needed { program: "ssh-keygen", package: "openssh-client", why: "signs requests in tests, as people may" },
+    Needed { program: "openssl", package: "openssl", why: "signs requests in tests, as smart cards do" },
     Needed { program: "xz", package: "xz-utils", why: "unpacks the modules of guest kernels" },
 ];
 

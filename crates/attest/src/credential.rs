@@ -12,6 +12,7 @@ use aes::{
     cipher::{BlockEncrypt as _, KeyInit as _},
 };
 use lucarne_model::{ErrorCode, evidence::CredentialProof, storage::Digest};
+use lucarne_statement::sha256;
 use num_bigint::BigUint;
 use p256::{
     EncodedPoint, FieldBytes, NonZeroScalar, ProjectivePoint, PublicKey,
@@ -20,7 +21,6 @@ use p256::{
 use ring::hmac;
 
 use crate::{
-    pcr::sha256,
     qualifying::encode,
     spki::{exponent, padded},
     wire::{Key, Writer},

@@ -8,11 +8,11 @@ use lucarne_model::{
     storage::Digest,
     tpm::{TpmIdentity, TpmMaker},
 };
+use lucarne_statement::sha256;
 
 use crate::{
     credential::{CredentialError, LONGEST_SECRET, Question, RANDOMNESS},
     endorsement::{self, EndorsementError},
-    pcr::sha256,
     quote::{QuoteError, read_public},
     spki,
     wire::{Key, Public, Wire as _, WireError},

@@ -5,11 +5,9 @@
 //! SHA-256 is refused as such.
 
 use lucarne_model::ErrorCode;
+use lucarne_statement::sha256;
 
-use crate::{
-    pcr::{Values, sha256},
-    wire::HashAlgorithm,
-};
+use crate::{pcr::Values, wire::HashAlgorithm};
 
 /// EV_NO_ACTION: tells something and extends nothing.
 pub const NO_ACTION: u32 = 3;

@@ -3,6 +3,7 @@
 use lucarne_model::{
     Component, Evidence, InstanceId, Measurement, Moment, Octets, evidence::CredentialProof, storage::Digest,
 };
+use lucarne_statement::sha256;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PublicKeyData as _};
 use ring::{
     rand::SystemRandom,
@@ -14,7 +15,7 @@ use crate::{
     credential,
     event_log::EventLog,
     measure,
-    pcr::{self, Values, sha256},
+    pcr::{self, Values},
     spki, verify,
     wire::{AsymmetricScheme, Attest, Attributes, Clock, HashAlgorithm, Key, MAGIC, Public, Signature, Wire as _},
 };

@@ -11,7 +11,6 @@
 //! - all of it together: [`verify`], over [`evidence`] as a folder of plain files.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-pub mod canonical;
 pub mod credential;
 pub mod endorsement;
 pub mod enrolment;
@@ -22,13 +21,13 @@ mod example;
 pub mod log;
 pub mod manifest;
 pub mod measure;
-pub mod merkle;
 pub mod pcr;
 pub mod qualifying;
 pub mod quote;
 pub mod reference;
 pub mod series;
-pub mod signing;
 pub mod spki;
 pub mod verify;
 pub mod wire;
+
+pub use lucarne_statement::{canonical, merkle, signing};

@@ -8,10 +8,10 @@ use lucarne_model::{ErrorCode, Moment, storage::Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    canonical,
-    merkle::{self, Tree},
+    canonical, merkle,
     signing::{Envelope, PublicKey, SigningError, Statement},
 };
+pub use lucarne_statement::proof::{Consistency, Inclusion, prove_consistency, prove_inclusion};
 
 /// Why a log is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,38 +71,9 @@ pub struct Standing {
     pub revoked: Vec<u64>,
 }
 
-/// That an entry is in the log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Inclusion {
-    pub index: u64,
-    /// The size of the tree that it was proved in.
-    pub size: u64,
-    pub path: Vec<Digest>,
-}
-
-/// That a longer log begins with a shorter one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Consistency {
-    pub before: u64,
-    pub size: u64,
-    pub path: Vec<Digest>,
-}
-
 /// What an envelope is in the tree: the hash of its canonical JSON.
 pub fn leaf(entry: &Envelope) -> Result<merkle::Hash, SigningError> {
     Ok(merkle::leaf(&canonical::write(entry)?))
-}
-
-/// The proof of entry `index` in the tree's first `size` entries.
-pub fn prove_inclusion(tree: &Tree, index: u64, size: u64) -> Option<Inclusion> {
-    Some(Inclusion { index, size, path: digests(tree.inclusion(index, size)?) })
-}
-
-/// The proof that the tree's first `size` entries begin with its first `before`.
-pub fn prove_consistency(tree: &Tree, before: u64, size: u64) -> Option<Consistency> {
-    Some(Consistency { before, size, path: digests(tree.consistency(before, size)?) })
 }
 
 impl Head {
@@ -117,10 +88,7 @@ impl Head {
     /// Whether the entry with this leaf hash is in the log.
     pub fn includes(&self, leaf: merkle::Hash, proof: &Inclusion) -> Result<(), LogError> {
         let refused = LogError::NotIncluded { index: proof.index, size: self.size };
-        let path = hashes(&proof.path);
-        let holds =
-            proof.size == self.size && merkle::includes(leaf, proof.index, self.size, &path, self.root.to_bytes());
-        if holds { Ok(()) } else { Err(refused) }
+        if proof.proves(leaf, self.size, &self.root) { Ok(()) } else { Err(refused) }
     }
 
     /// Whether this head has the same history as one that was seen before: the proof is needed only between two sizes.
@@ -132,23 +100,18 @@ impl Head {
         if size == before {
             return if self.root == seen.root { Ok(()) } else { Err(LogError::TwoHeads { size }) };
         }
-        let path = proof.filter(|proof| (proof.before, proof.size) == (before, size)).map(|proof| hashes(&proof.path));
-        let holds =
-            path.is_some_and(|path| merkle::continues(before, seen.root.to_bytes(), size, self.root.to_bytes(), &path));
-        if holds { Ok(()) } else { Err(LogError::Forked { before, size }) }
+        if proof.is_some_and(|proof| proof.proves(before, &seen.root, size, &self.root)) {
+            Ok(())
+        } else {
+            Err(LogError::Forked { before, size })
+        }
     }
-}
-
-fn digests(path: Vec<merkle::Hash>) -> Vec<Digest> {
-    path.into_iter().map(Digest::from_bytes).collect()
-}
-fn hashes(path: &[Digest]) -> Vec<merkle::Hash> {
-    path.iter().map(Digest::to_bytes).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::merkle::Tree;
 
     fn tree(entries: &[&str]) -> Tree {
         let mut tree = Tree::default();

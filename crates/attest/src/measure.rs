@@ -5,12 +5,13 @@
 //! measurement too, which says what its register is for.
 
 use lucarne_model::{Component, ErrorCode, Measurement, storage::Digest};
+use lucarne_statement::sha256;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     canonical::{self, CanonicalError},
     event_log::{self, Event, EventLog},
-    pcr::{self, extend, sha256},
+    pcr::{self, extend},
 };
 
 /// The tag of our events (EV_EVENT_TAG): "LUCA".

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use lucarne_model::{Component, evidence::PcrValue, storage::Digest};
-use ring::digest::{SHA256, digest};
+use lucarne_statement::sha256;
 
 use crate::wire::{HashAlgorithm, PcrSelection, PcrSelections};
 
@@ -105,12 +105,6 @@ impl From<&[PcrValue]> for Values {
     fn from(values: &[PcrValue]) -> Self {
         Self(values.iter().map(|pcr| (pcr.index, pcr.value.to_bytes())).collect())
     }
-}
-
-/// SHA-256 over the parts, one after the other.
-pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    let found = digest(&SHA256, &parts.concat());
-    std::array::from_fn(|at| found.as_ref()[at])
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use lucarne_model::{InstanceId, storage::Digest};
 
-use crate::pcr::sha256;
+use lucarne_statement::sha256;
 
 const DOMAIN: &[u8] = b"lucarne quote v1";
 

@@ -2,13 +2,10 @@
 //!
 //! Owns the way between that and a TPM's form of the same key. Certificates are [`endorsement`](crate::endorsement)'s.
 
+use lucarne_statement::signing::P256_INFO;
+
 use crate::wire::Key;
 
-/// What stands before the point of every P-256 key: algorithm, curve, and a bit string of 65 octets uncompressed.
-const P256: [u8; 27] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
-];
 /// The algorithm of RSA keys, with its null.
 const RSA: [u8; 15] = [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 const SEQUENCE: u8 = 0x30;
@@ -35,7 +32,7 @@ pub fn padded<const N: usize>(number: &[u8]) -> Option<[u8; N]> {
 /// The key in DER; none when its numbers are not a key's.
 pub fn write(key: &Key) -> Option<Vec<u8>> {
     match key {
-        Key::P256 { x, y } => Some([&P256[..], &padded::<32>(x)?, &padded::<32>(y)?].concat()),
+        Key::P256 { x, y } => Some([&P256_INFO[..], &padded::<32>(x)?, &padded::<32>(y)?].concat()),
         Key::Rsa { bits, exponent: written, modulus } => {
             let numbers = [integer(modulus), integer(&exponent(*written).to_be_bytes())].concat();
             let inner = tagged(BIT_STRING, &[&[0], tagged(SEQUENCE, &numbers).as_slice()].concat());
@@ -47,7 +44,7 @@ pub fn write(key: &Key) -> Option<Vec<u8>> {
 
 /// Reads a key that [`write()`] can write: of these kinds and sizes, in DER and nothing else.
 pub fn read(der: &[u8]) -> Option<Key> {
-    let key = match der.strip_prefix(&P256) {
+    let key = match der.strip_prefix(&P256_INFO) {
         Some(point) => {
             let (x, y) = point.split_at_checked(32)?;
             Key::P256 { x: x.to_vec(), y: y.to_vec() }

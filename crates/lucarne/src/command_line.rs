@@ -34,6 +34,7 @@ use crate::{
         process::{CollectorArgs, ControllerArgs},
         publisher::PublisherCommand,
         route_table::RouteTableCommand,
+        seal::SealCommand,
         security_group::SecurityGroupCommand,
         storage::{SnapshotCommand, VolumeCommand},
         tag::TagCommand,
@@ -166,6 +167,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Manifest(ManifestCommand),
 
+    /// Sealed operations: privileged work asked for by signed requests, whose results only their readers open
+    #[command(subcommand)]
+    Seal(SealCommand),
+
     /// Flow records: what the packets did
     #[command(subcommand)]
     Flow(FlowCommand),
@@ -218,6 +223,7 @@ impl CommandLine {
                 "say `lucarne notary add|list|show|remove`, or give the notary's process its options",
             )),
             Command::Attestation(AttestationCommand::Verify(args)) => args.run(global.output),
+            Command::Seal(command) => command.run(global.output),
             Command::Manifest(command) => command.run(global.output, global.allow_plaintext).await,
             Command::Pager(args) => args.run().await,
             Command::Lender(args) => args.run().await,

@@ -589,6 +589,15 @@ pub(crate) const CHECK_COLUMNS: &[Column] =
 
 pub(crate) const MEASUREMENT_COLUMNS: &[Column] = &[("COMPONENT", "component"), ("NAME", "name"), ("DIGEST", "digest")];
 
+pub(crate) const SEALED_OPERATION_COLUMNS: &[Column] = &[
+    ("OPERATION", "name"),
+    ("REACHES INTO", "layer"),
+    ("EFFECT", "effect"),
+    ("RESULT", "result"),
+    ("ARGUMENTS", "arguments"),
+    ("ABOUT", "about"),
+];
+
 pub(crate) const MANIFEST_COLUMNS: &[Column] = &[
     ("NAME", "name"),
     ("VERSION", "version"),

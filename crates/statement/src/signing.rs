@@ -1,7 +1,7 @@
 //! Statements signed: DSSE envelopes over canonical JSON, by Ed25519 keys that are written as everyone writes them.
 //!
-//! Owns the envelope, and keys in PEM (PKCS #8 and SubjectPublicKeyInfo, RFC 8410). What the statements say is
-//! [`manifest`](crate::manifest)'s and [`log`](crate::log)'s; drawing a key's seed and keeping its file is the caller's.
+//! Owns the envelope, and keys in PEM (PKCS #8 and SubjectPublicKeyInfo, RFC 8410). What the statements say is that of
+//! whoever has them signed; drawing a key's seed and keeping its file is the caller's.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use lucarne_model::{Octets, storage::Digest};
@@ -10,14 +10,19 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     canonical::{self, CanonicalError},
-    pcr::sha256,
+    sha256,
 };
 
 /// What stands before the seed in PKCS #8.
 const PRIVATE: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 /// What stands before the key in SubjectPublicKeyInfo.
-const PUBLIC: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+pub const ED25519_INFO: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+/// What stands before the point of every P-256 key: algorithm, curve, and a bit string of 65 octets uncompressed.
+pub const P256_INFO: [u8; 27] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+];
 const PRIVATE_LABEL: &str = "PRIVATE KEY";
 const PUBLIC_LABEL: &str = "PUBLIC KEY";
 
@@ -49,6 +54,16 @@ pub struct EnvelopeSignature {
     /// SHA-256 of the key's SubjectPublicKeyInfo: a hint, which is never believed.
     pub keyid: Digest,
     pub sig: Octets,
+    /// Another envelope's JSON, in which an authority vouches for the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<Octets>,
+}
+
+impl Envelope {
+    /// What its signatures are over: type and payload, each behind its length.
+    pub fn signed_octets(&self) -> Vec<u8> {
+        encode(&self.payload_type, &self.payload)
+    }
 }
 
 /// What can be signed: a document with a type of its own, so that no signature counts for another kind.
@@ -63,7 +78,7 @@ pub struct PublicKey([u8; 32]);
 impl PublicKey {
     pub fn from_pem(text: &str) -> Result<Self, SigningError> {
         let der = unwrap(text, PUBLIC_LABEL).ok_or(SigningError::Key)?;
-        let key = der.strip_prefix(&PUBLIC).and_then(|key| key.try_into().ok());
+        let key = der.strip_prefix(&ED25519_INFO).and_then(|key| key.try_into().ok());
         key.map(Self).ok_or(SigningError::Key)
     }
     pub fn to_pem(&self) -> String {
@@ -79,13 +94,19 @@ impl PublicKey {
             let found = envelope.payload_type.chars().take(80).collect();
             return Err(SigningError::Type { found, expected: T::TYPE });
         }
-        let signed = encode(T::TYPE, &envelope.payload);
-        let key = UnparsedPublicKey::new(&ED25519, self.0);
-        let by_this = envelope.signatures.iter().any(|signature| key.verify(&signed, &signature.sig).is_ok());
+        let signed = envelope.signed_octets();
+        let by_this = envelope.signatures.iter().any(|signature| self.verifies(&signed, &signature.sig));
         if by_this { Ok(canonical::read(&envelope.payload)?) } else { Err(SigningError::Signature(self.id())) }
     }
-    fn to_der(&self) -> Vec<u8> {
-        [&PUBLIC[..], &self.0].concat()
+    /// Whether `sig` is this key's signature over `octets`.
+    pub fn verifies(&self, octets: &[u8], sig: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.0).verify(octets, sig).is_ok()
+    }
+    pub const fn from_bytes(octets: [u8; 32]) -> Self {
+        Self(octets)
+    }
+    pub fn to_der(&self) -> Vec<u8> {
+        [&ED25519_INFO[..], &self.0].concat()
     }
 }
 
@@ -121,13 +142,21 @@ impl SigningKey {
     }
     pub fn sign<T: Statement>(&self, statement: &T) -> Result<Envelope, SigningError> {
         let payload = canonical::write(statement)?;
-        let sig = self.pair.sign(&encode(T::TYPE, &payload)).as_ref().into();
-        let signatures = vec![EnvelopeSignature { keyid: self.public().id(), sig }];
-        Ok(Envelope { payload: payload.into(), payload_type: T::TYPE.to_owned(), signatures })
+        let envelope = Envelope { payload: payload.into(), payload_type: T::TYPE.to_owned(), signatures: Vec::new() };
+        Ok(self.sign_too(envelope))
+    }
+    /// Adds this key's signature to those that the envelope has.
+    pub fn sign_too(&self, mut envelope: Envelope) -> Envelope {
+        let sig = self.sign_octets(&envelope.signed_octets());
+        envelope.signatures.push(EnvelopeSignature { keyid: self.public().id(), sig, cert: None });
+        envelope
+    }
+    pub fn sign_octets(&self, octets: &[u8]) -> Octets {
+        self.pair.sign(octets).as_ref().into()
     }
 }
 
-/// What DSSE signs: type and payload, each behind its length.
+/// What DSSE signs.
 fn encode(kind: &str, payload: &[u8]) -> Vec<u8> {
     [format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).as_bytes(), payload].concat()
 }

@@ -1,0 +1,150 @@
+//! `lucarne seal`: privileged work on hosts and guests, asked for by signed requests, with results that only their readers
+//! open. These commands need no server: what they read and write are files, which anything may carry.
+//!
+//! Owns the verbs, the list of operations and the making of keys. Requests are `seal_request`'s, results `seal_result`'s.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use lucarne_attest::signing::SigningKey;
+use lucarne_seal::{age::Identity, operation::OperationName};
+use serde_json::{Value, json};
+
+use super::{
+    attestation_verify::read_text,
+    seal_request::{RequestArgs, ShowArgs, SignArgs},
+    seal_result::{OpenArgs, ResultArgs},
+};
+use crate::{
+    failure::{Failure, LocalCode},
+    kind::SEALED_OPERATION_COLUMNS,
+    nonces,
+    output::Format,
+    private_file,
+};
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum SealCommand {
+    /// List what can be asked: arguments, their limits, what it reaches into, and what comes of it
+    Operations,
+    /// Make a key pair: the secret half into a file, the public half beside it with `.pub`
+    Keygen(KeygenArgs),
+    /// Write a request, signed
+    Request(RequestArgs),
+    /// Add another person's signature to a request
+    Sign(SignArgs),
+    /// Show what a request says and who signed it, without judging whether they may
+    Show(ShowArgs),
+    /// Prove that a result is whole and the host's, without being able to read it
+    Verify(ResultArgs),
+    /// Open a result, if its receipt is good
+    Open(OpenArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct KeygenArgs {
+    /// The file of the secret half
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// What it is for
+    #[arg(long, value_enum, default_value = "signing")]
+    purpose: KeyPurpose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum KeyPurpose {
+    /// Signs requests: Ed25519 in PEM
+    Signing,
+    /// Opens results: an identity of age's
+    Reading,
+}
+
+impl SealCommand {
+    pub(crate) fn run(&self, format: Format) -> Result<(), Failure> {
+        match self {
+            Self::Operations => operations(format),
+            Self::Keygen(args) => args.run(format),
+            Self::Request(args) => args.run(format),
+            Self::Sign(args) => args.run(),
+            Self::Show(args) => args.run(format),
+            Self::Verify(args) => args.run(format),
+            Self::Open(args) => args.run(),
+        }
+    }
+}
+
+fn operations(format: Format) -> Result<(), Failure> {
+    let rows: Vec<Value> = OperationName::ALL.iter().map(|operation| row(*operation, format)).collect();
+    format.print_list(&rows, SEALED_OPERATION_COLUMNS)
+}
+
+/// In a table, arguments are one text.
+fn row(operation: OperationName, format: Format) -> Value {
+    let arguments = operation.arguments();
+    let told = if format == Format::Table {
+        let texts: Vec<String> = arguments.iter().map(|it| format!("{} ({})", it.name, it.limits)).collect();
+        json!(texts.join("; "))
+    } else {
+        arguments.iter().map(|it| json!({"name": it.name, "limits": it.limits, "about": it.about.trim()})).collect()
+    };
+    json!({
+        "name": operation.name(),
+        "version": operation.version(),
+        "layer": operation.layer().name(),
+        "effect": operation.effect().name(),
+        "result": operation.format().name(),
+        "arguments": told,
+        "about": operation.about().trim(),
+    })
+}
+
+impl KeygenArgs {
+    fn run(&self, format: Format) -> Result<(), Failure> {
+        if self.out.exists() {
+            let detail = format!("{} is there, and a key is not written over", self.out.display());
+            return Err(Failure::local(LocalCode::FileUnwritable, detail));
+        }
+        let octets = nonces::random::<32>()?;
+        let (secret, public) = match self.purpose {
+            KeyPurpose::Signing => {
+                let key = SigningKey::from_seed(octets)
+                    .map_err(|error| Failure::caused(LocalCode::NoRandomNumbers, &error))?;
+                (key.to_pem(), key.public().to_pem())
+            }
+            KeyPurpose::Reading => {
+                let identity = Identity::from_octets(octets);
+                (format!("{}\n", identity.to_text()), format!("{}\n", identity.recipient()))
+            }
+        };
+        private_file::write(&self.out, secret.as_bytes())?;
+        write_public(&with_end(&self.out, ".pub"), public.as_bytes())?;
+        format.print_change(&json!({"file": self.out, "public": public}), public.trim())
+    }
+}
+
+/// The same path with an end put behind its name.
+pub(super) fn with_end(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+pub(super) fn write_public(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, content)
+        .map_err(|cause| Failure::local(LocalCode::FileUnwritable, format!("{}: {cause}", path.display())))
+}
+
+pub(super) fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Failure {
+    Failure::local(LocalCode::FileUnreadable, format!("{}: {cause}", path.display()))
+}
+
+pub(super) fn read_octets(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|cause| unreadable(path, cause))
+}
+
+pub(super) fn read_signing_key(path: &Path) -> Result<SigningKey, Failure> {
+    SigningKey::from_pem(&read_text(path)?).map_err(|error| unreadable(path, error))
+}
+
+#[cfg(test)]
+mod tests;

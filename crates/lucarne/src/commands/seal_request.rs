@@ -1,0 +1,220 @@
+//! `lucarne seal request|sign|show`: requests as files.
+//!
+//! Owns what is said on the command line; what makes sense as a request is the room `seal`'s.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use lucarne_attest::{
+    canonical,
+    signing::{Envelope, EnvelopeSignature},
+};
+use lucarne_model::{AccountId, ErrorCode, HostId, InstanceId};
+use lucarne_seal::{
+    age::Recipient,
+    bounded::{Form, Text},
+    key::VerifyingKey,
+    operation::{Operation, OperationName},
+    padding::Padding,
+    request::{MOST_RESULT, Nonce, Request, RequestId, ResultTerms, Target, TargetInstance, Terms},
+    sshsig,
+    trust::read_envelope,
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    attestation_verify::{read_key, read_text},
+    flow::parse_span,
+    seal::{read_octets, read_signing_key, unreadable, write_public},
+};
+use crate::{
+    failure::Failure,
+    nonces,
+    output::Format,
+    session::{json_of, now},
+};
+
+/// Clocks of hosts that are a little behind take a request that was just written.
+const EARLIER: Duration = Duration::from_secs(60);
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RequestArgs {
+    /// What is asked; `lucarne seal operations` lists it
+    operation: OperationName,
+    /// An argument of the operation; each of them is said
+    #[arg(long = "argument", value_name = "NAME=VALUE", value_parser = parse_argument)]
+    arguments: Vec<(String, String)>,
+    /// The host that is to carry it out
+    #[arg(long, value_name = "ID")]
+    host: HostId,
+    /// The public half of that host's key, in PEM: no other host takes the request
+    #[arg(long, value_name = "FILE")]
+    host_key: PathBuf,
+    /// The instance, for operations on one
+    #[arg(long, value_name = "ID", requires_all = ["generation", "account"])]
+    instance: Option<InstanceId>,
+    /// Which start of the instance
+    #[arg(long, value_name = "NUMBER", requires = "instance")]
+    generation: Option<u64>,
+    /// Whose the instance is
+    #[arg(long, value_name = "ACCOUNT", requires = "instance")]
+    account: Option<AccountId>,
+    /// The key to sign with
+    #[arg(long, value_name = "FILE")]
+    sign_key: PathBuf,
+    /// Who can open the result; several times for any of several
+    #[arg(long = "result-key", value_name = "AGE1...", required = true)]
+    result_keys: Vec<Recipient>,
+    /// For how long it may be carried out, at most a day
+    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_span)]
+    valid: Duration,
+    /// The longest result that is sealed, in octets
+    #[arg(long, value_name = "OCTETS", default_value_t = MOST_RESULT)]
+    most_result: u64,
+    /// How the result's length is hidden: none, padme or power-of-two
+    #[arg(long, default_value = "padme")]
+    padding: Padding,
+    /// Why, for those who read the log
+    #[arg(long, value_name = "TEXT")]
+    purpose: Text<256>,
+    /// The oldest version of the host's grants under which it may be carried out
+    #[arg(long, value_name = "VERSION", default_value_t = 0)]
+    lowest_policy: u64,
+    /// What the host said last, in hexadecimal digits; for hosts whose clock cannot be trusted
+    #[arg(long, value_name = "HEX", value_parser = nonces::parse)]
+    beacon: Option<lucarne_model::Octets>,
+    /// The request's file
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+fn parse_argument(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl RequestArgs {
+    pub(super) fn run(&self, format: Format) -> Result<(), Failure> {
+        let operation = Operation::with_arguments(self.operation, self.written_arguments()?);
+        let operation = operation.map_err(|error| malformed(error.to_string()))?;
+        let request = Request::new(operation, self.terms()?).map_err(|error| malformed(error.to_string()))?;
+        let envelope = read_signing_key(&self.sign_key)?.sign(&request);
+        let envelope = envelope.map_err(|error| malformed(error.to_string()))?;
+        write_public(&self.out, &canonical::write(&envelope).map_err(|error| malformed(error.to_string()))?)?;
+        let id = RequestId::of(&envelope);
+        format.print_change(&json!({"id": id, "file": self.out}), &id.to_string())
+    }
+
+    /// Each argument as JSON has it.
+    fn written_arguments(&self) -> Result<Value, Failure> {
+        let known = self.operation.arguments();
+        let mut written = Map::new();
+        for (name, value) in &self.arguments {
+            let form = known.iter().find(|argument| argument.name == name).map(|argument| argument.form);
+            let wrong = |cause: String| Failure::wrong_usage(format!("--argument {name}: {cause}"));
+            let value = match form {
+                Some(Form::Number) => json!(value.parse::<u64>().map_err(|error| wrong(error.to_string()))?),
+                Some(Form::Replacement) => serde_json::from_str(value).map_err(|error| wrong(error.to_string()))?,
+                Some(Form::Text | Form::Address) => json!(value),
+                None => return Err(wrong(format!("{} has no such argument", self.operation))),
+            };
+            if written.insert(name.clone(), value).is_some() {
+                return Err(wrong("said twice".to_owned()));
+            }
+        }
+        Ok(Value::Object(written))
+    }
+
+    fn terms(&self) -> Result<Terms, Failure> {
+        let wrong = |cause: String| Failure::wrong_usage(cause);
+        let beacon = self.beacon.clone().map(Nonce::try_from).transpose().map_err(|error| wrong(error.to_string()))?;
+        let instance = match (self.instance, self.generation, self.account) {
+            (Some(id), Some(generation), Some(account)) => Some(TargetInstance { id, generation, account }),
+            _ => None,
+        };
+        Ok(Terms {
+            target: Target { host: self.host, host_key: read_key(&self.host_key)?.id(), instance },
+            not_before: now().minus(EARLIER),
+            not_after: now().minus(EARLIER).plus(self.valid),
+            nonce: Nonce::new(nonces::random()?),
+            beacon,
+            result: ResultTerms {
+                recipients: self.result_keys.clone(),
+                most_octets: self.most_result.try_into().map_err(|error| wrong(format!("--most-result: {error}")))?,
+                padding: self.padding,
+            },
+            purpose: self.purpose.clone(),
+            lowest_policy: self.lowest_policy,
+        })
+    }
+}
+
+fn malformed(detail: String) -> Failure {
+    Failure::problem(ErrorCode::SealRequestMalformed, detail)
+}
+
+/// The envelope in a request's file.
+pub(super) fn read(path: &std::path::Path) -> Result<Envelope, Failure> {
+    read_envelope(&read_octets(path)?).map_err(|refusal| Failure::problem(refusal.code(), refusal.to_string()))
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SignArgs {
+    /// The request's file, to which the signature is added
+    file: PathBuf,
+    /// The key to sign with
+    #[arg(long, value_name = "FILE", required_unless_present = "ssh_signature")]
+    sign_key: Option<PathBuf>,
+    /// A signature by `ssh-keygen -Y sign -n seal@lucarne` over what `show --signed-octets` wrote
+    #[arg(long, value_name = "FILE", requires = "ssh_key", conflicts_with = "sign_key")]
+    ssh_signature: Option<PathBuf>,
+    /// The public half of the SSH key
+    #[arg(long, value_name = "FILE", requires = "ssh_signature")]
+    ssh_key: Option<PathBuf>,
+}
+
+impl SignArgs {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let mut envelope = read(&self.file)?;
+        match (&self.sign_key, &self.ssh_signature, &self.ssh_key) {
+            (Some(key), ..) => envelope = read_signing_key(key)?.sign_too(envelope),
+            (None, Some(signature), Some(key)) => {
+                let verifying: VerifyingKey = read_text(key)?.parse().map_err(|error| unreadable(key, error))?;
+                let sig = sshsig::from_armour(&read_text(signature)?).map_err(|error| unreadable(signature, error))?;
+                if verifying.verifies(&envelope.signed_octets(), &sig).is_none() {
+                    let detail = format!("{} is not by {}", signature.display(), key.display());
+                    return Err(Failure::problem(ErrorCode::SealSignatureInvalid, detail));
+                }
+                envelope.signatures.push(EnvelopeSignature { keyid: verifying.id(), sig: sig.into(), cert: None });
+            }
+            _ => return Err(Failure::wrong_usage("say --sign-key, or --ssh-signature and --ssh-key")),
+        }
+        // What no host would read is not written.
+        let octets = canonical::write(&envelope).map_err(|error| malformed(error.to_string()))?;
+        read_envelope(&octets).map_err(|refusal| Failure::problem(refusal.code(), refusal.to_string()))?;
+        write_public(&self.file, &octets)
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ShowArgs {
+    /// The request's file
+    file: PathBuf,
+    /// Write what signatures are over into this file, for `ssh-keygen -Y sign`, a smart card or a TPM
+    #[arg(long, value_name = "FILE")]
+    signed_octets: Option<PathBuf>,
+}
+
+impl ShowArgs {
+    pub(super) fn run(&self, format: Format) -> Result<(), Failure> {
+        let envelope = read(&self.file)?;
+        if let Some(path) = &self.signed_octets {
+            write_public(path, &envelope.signed_octets())?;
+        }
+        let request: Request = canonical::read(&envelope.payload).map_err(|error| malformed(error.to_string()))?;
+        let mut shown = json_of(&request)?;
+        shown["id"] = json!(RequestId::of(&envelope));
+        shown["signatures"] = envelope.signatures.iter().map(|signature| json!(signature.keyid)).collect();
+        format.print_value(&shown)
+    }
+}
