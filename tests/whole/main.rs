@@ -11,6 +11,7 @@ mod hosts;
 mod machines;
 mod memory;
 mod migration;
+mod moving_volumes;
 mod questions;
 mod records;
 mod refusals;

@@ -13,7 +13,7 @@ use std::{
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    DesiredLease, HostId, HostName, InstanceId, InterfaceId, SubnetId, VpcId,
+    DesiredLease, HostId, HostName, InstanceId, InterfaceId, SubnetId, VolumeId, VpcId,
     actual::HostDescription,
     desired::{
         Desired, DesiredAttestation, DesiredGroup, DesiredInstance, DesiredMigration, DesiredNetwork, DesiredSnapshot,
@@ -45,12 +45,18 @@ pub(crate) struct Passing {
     pub(crate) leases: Vec<DesiredLease>,
 }
 
-/// Everything that `host` should be, but for its version, and a fingerprint of it. `mentioned` are the instances that it
-/// speaks of.
+/// What a host says that it has, wanted or not.
+#[derive(Debug, Default)]
+pub(crate) struct Mentioned {
+    pub(crate) instances: Vec<InstanceId>,
+    pub(crate) volumes: Vec<VolumeId>,
+}
+
+/// Everything that `host` should be, but for its version, and a fingerprint of it. `mentioned` is what it speaks of.
 pub(crate) fn compute(
     tx: &Tx<'_>,
     host: HostId,
-    mentioned: &[InstanceId],
+    mentioned: &Mentioned,
     Passing { streams, challenges, leases }: Passing,
     cache: &Networks,
 ) -> Result<(Desired, Fingerprint), Problem> {
@@ -60,7 +66,8 @@ pub(crate) fn compute(
         placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc).collect();
     let networks = vpcs.into_iter().map(|vpc| cache.network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
     let named: Vec<InstanceId> = placed.iter().map(|record| record.instance.id).collect();
-    let strays = strays(tx, host, &named, mentioned)?;
+    let strays = strays(tx, host, &named, &mentioned.instances)?;
+    let stray_volumes = stray_volumes(tx, host, &placed, &mentioned.volumes)?;
     let mut instances = placed.into_iter().map(|record| part(tx, host, record)).collect::<Result<Vec<_>, _>>()?;
     let books = price_books::books(tx)?;
     for one in &mut instances {
@@ -74,7 +81,7 @@ pub(crate) fn compute(
         mitigations,
         warm_states: images::desired_warm_states(tx)?,
         snapshots: snapshots(tx, &volumes)?,
-        volumes: volumes.into_iter().map(volume).collect(),
+        volumes: volumes.into_iter().map(volume).chain(stray_volumes).collect(),
         streams,
         challenges,
         leases,
@@ -203,7 +210,8 @@ fn part(tx: &Tx<'_>, host: HostId, record: InstanceRecord) -> Result<DesiredInst
             DesiredInstance { migration: Some(DesiredMigration::To { host: to, address }), ..wanted }
         }
         (Some(from), Some(to)) if to == host && wanted.power == Power::Running => {
-            DesiredInstance { migration: Some(DesiredMigration::From { host: from }), ..wanted }
+            let volumes = volumes_of(tx, &wanted)?.into_iter().map(volume).collect();
+            DesiredInstance { migration: Some(DesiredMigration::From { host: from, volumes }), ..wanted }
         }
         (own, _) if own == Some(host) => wanted,
         _ => DesiredInstance { power: Power::Absent, ..wanted },
@@ -258,6 +266,35 @@ fn strays(
         }
     }
     Ok(strays)
+}
+
+/// Volumes that the host has, or may have by half, though their bytes are another's: they went with an instance, or were to
+/// come with one. Those that the store has never heard of are left alone.
+fn stray_volumes(
+    tx: &Tx<'_>,
+    host: HostId,
+    placed: &[InstanceRecord],
+    mentioned: &[VolumeId],
+) -> Result<Vec<DesiredVolume>, Problem> {
+    let coming_here = |record: &&InstanceRecord| record.coming_to() == Some(host);
+    let left_here = |record: &&InstanceRecord| record.instance.host != Some(host);
+    let volumes = |record: &InstanceRecord| record.instance.volumes.iter().map(|one| one.volume).collect::<Vec<_>>();
+    let coming: BTreeSet<VolumeId> = placed.iter().filter(coming_here).flat_map(volumes).collect();
+    let left = placed.iter().filter(left_here).flat_map(volumes);
+    let suspects: BTreeSet<VolumeId> = left.chain(mentioned.iter().copied()).collect();
+    let mut strays = Vec::new();
+    for id in suspects.difference(&coming) {
+        if let Some(record) = tx.find::<VolumeRecord>(ALL, id)?
+            && record.volume.host.is_some_and(|own| own != host)
+        {
+            strays.push(DesiredVolume { present: false, ..volume(record) });
+        }
+    }
+    Ok(strays)
+}
+
+fn volumes_of(tx: &Tx<'_>, instance: &DesiredInstance) -> Result<Vec<VolumeRecord>, Problem> {
+    instance.volumes.iter().map(|attachment| tx.get(ALL, attachment.volume)).collect()
 }
 
 fn volume(record: VolumeRecord) -> DesiredVolume {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use lucarne_model::{
-    HostId, ImageId, InstanceId, Moment,
+    HostId, ImageId, InstanceId, Moment, VolumeId,
     actual::{ActualInstance, HostState, Report},
     memory_move::MoveWish,
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
@@ -185,6 +185,17 @@ impl Fleet {
         let all = self.lock();
         let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
         spoken.map(|spoken| spoken.instances.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// The volumes whose bytes the host says it has.
+    pub(crate) fn volumes_at(&self, host: HostId) -> Vec<VolumeId> {
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
+        let present = |spoken: &Spoken| {
+            let volumes = spoken.report.volumes.iter().filter(|volume| volume.present);
+            volumes.map(|volume| volume.id).collect()
+        };
+        spoken.map(present).unwrap_or_default()
     }
 
     /// The version of a desired state with this fingerprint: that of what the host was given last if it is the same, else a

@@ -102,7 +102,7 @@ fn lodger(tx: &Tx<'_>, fleet: &Fleet, host: HostId, record: &InstanceRecord) -> 
         host,
         claim,
         pinned: settings.pinned,
-        cost: effects::pages_that_go(fleet, record),
+        cost: effects::pages_that_go(fleet, record) + Pages::covering(effects::disk_of(tx, record)?),
         tried: tried(tx, record.instance.id)?,
         ways: if can_move { effects::ways(tx, fleet, record)? } else { BTreeSet::new() },
     })

@@ -53,6 +53,9 @@ pub(crate) struct Passage {
     pub(crate) host: HostId,
     /// What is promised there of its memory.
     pub(crate) claimed: Bytes,
+    /// What is promised there for its volumes.
+    #[serde(default)]
+    pub(crate) disk: Bytes,
     pub(crate) leg: Leg,
     /// Why it goes there.
     #[serde(default)]

@@ -233,7 +233,8 @@ mod tests {
         let path = folder.path().join("usage.ledger");
         let at = |secs, pages| {
             let (from, to) = (HostId::from_bits(1), HostId::from_bits(2));
-            let moved = Moved { at: Moment::from_secs(secs), from, to, pages: Pages(pages), stood_still_millis: None };
+            let (at, pages, disk) = (Moment::from_secs(secs), Pages(pages), Default::default());
+            let moved = Moved { at, from, to, pages, disk, stood_still_millis: None };
             Move { account: ACCOUNT, instance: InstanceId::from_bits(1), moved }
         };
         let charged = |ledger: &UsageLedger| {

@@ -372,7 +372,7 @@ impl Owner {
 /// governor's.
 async fn standing(desired: &Desired, driver: &dyn Driver, instance: InstanceId) -> Standing {
     let wanted = desired.instances.iter().find(|wanted| wanted.id == instance);
-    match wanted.and_then(|wanted| wanted.migration) {
+    match wanted.and_then(|wanted| wanted.migration.as_ref()) {
         Some(DesiredMigration::From { .. }) => Standing::Arrived,
         Some(DesiredMigration::To { .. }) if driver.is_paused(instance).await.is_ok_and(|paused| paused) => {
             Standing::Sent

@@ -11,9 +11,10 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{try_join, try_join_all};
 use lucarne_api::bodies::host::HostSettings;
-use lucarne_model::{HostId, InstanceId};
-use lucarne_vmm::driver::Passage;
+use lucarne_model::{HostId, InstanceId, VolumeId};
+use lucarne_vmm::driver::{Passage, Ways};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -59,6 +60,9 @@ pub(crate) enum PeerError {
 struct Greeting {
     instance: InstanceId,
     generation: u64,
+    /// Of its disks the one that comes this way; none: it itself does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk: Option<VolumeId>,
 }
 
 /// This host's ways to others. Clones share them.
@@ -105,12 +109,26 @@ impl Peers {
         let _ = self.0.told.set(told);
     }
 
-    /// A way to the other host, which expects the instance.
+    /// Ways to the other host for an instance that it expects, and for its disks.
     pub(crate) async fn connect(
         &self,
+        to: (HostId, SocketAddr),
+        (instance, generation): (InstanceId, u64),
+        disks: &[VolumeId],
+    ) -> Result<Ways, PeerError> {
+        let machine = self.connect_one(to, Greeting { instance, generation, disk: None }).await?;
+        let mut ways = BTreeMap::new();
+        for disk in disks {
+            let way = self.connect_one(to, Greeting { instance, generation, disk: Some(*disk) }).await?;
+            ways.insert(*disk, way);
+        }
+        Ok(Ways { machine, disks: ways })
+    }
+
+    async fn connect_one(
+        &self,
         (host, address): (HostId, SocketAddr),
-        instance: InstanceId,
-        generation: u64,
+        greeting: Greeting,
     ) -> Result<Box<dyn Passage>, PeerError> {
         let (key, settings, authority) = self.credentials()?;
         let connector = key.peer_connector(&settings.certificate, &authority).map_err(PeerError::Certificate)?;
@@ -119,7 +137,7 @@ impl Peers {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             let mut stream = connector.connect(name, stream).await?;
-            let words = serde_json::to_vec(&Greeting { instance, generation })?;
+            let words = serde_json::to_vec(&greeting)?;
             stream.write_u16(u16::try_from(words.len()).map_err(io::Error::other)?).await?;
             stream.write_all(&words).await?;
             stream.flush().await?;
@@ -133,22 +151,29 @@ impl Peers {
         Ok(Box::new(stream))
     }
 
-    /// Waits for the other host to bring the instance.
+    /// Waits for the other host to bring the instance and its disks.
     pub(crate) async fn await_from(
         &self,
         from: HostId,
-        instance: InstanceId,
-        generation: u64,
-    ) -> Result<Box<dyn Passage>, PeerError> {
+        (instance, generation): (InstanceId, u64),
+        disks: &[VolumeId],
+    ) -> Result<Ways, PeerError> {
+        let expect = |disk| self.await_one(from, Greeting { instance, generation, disk });
+        let machine = expect(None);
+        let ways = try_join_all(disks.iter().map(|disk| async { Ok((*disk, expect(Some(*disk)).await?)) }));
+        let (machine, ways) = try_join(machine, ways).await?;
+        Ok(Ways { machine, disks: ways.into_iter().collect() })
+    }
+
+    async fn await_one(&self, from: HostId, greeting: Greeting) -> Result<Box<dyn Passage>, PeerError> {
         let (taker, taken) = oneshot::channel();
-        let greeting = Greeting { instance, generation };
         self.expected().insert(greeting, Expected { from, taker });
         self.0.expects.notify_waiters();
         let came = timeout(COMING, taken).await;
         self.expected().remove(&greeting);
         match came {
             Ok(Ok(passage)) => Ok(passage),
-            _ => Err(PeerError::KeptAway { instance, from }),
+            _ => Err(PeerError::KeptAway { instance: greeting.instance, from }),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     network::Network,
     peers::{PeerError, Peers},
     prover::Prover,
-    reconcile::{Failure, Product, Prospect, Step},
+    reconcile::{Failure, Product, Prospect, Step, base_blob},
     streams,
     virtual_tpms::VirtualTpms,
 };
@@ -68,15 +68,21 @@ impl Hands {
             Step::Release(instance) => {
                 self.memory.release(*instance).await.map_err(|error| driver_failure(&error))?;
             }
-            Step::Send { instance, generation, host, address } => {
-                let passage = self.peers.connect((*host, *address), *instance, *generation).await;
-                let passage = passage.map_err(|error| peer_failure(&error))?;
-                self.memory.send(*instance, passage).await.map_err(|error| driver_failure(&error))?;
+            Step::Send { instance, generation, disks, host, address } => {
+                let ways = self.peers.connect((*host, *address), (*instance, *generation), disks).await;
+                let ways = ways.map_err(|error| peer_failure(&error))?;
+                self.memory.send(*instance, ways).await.map_err(|error| driver_failure(&error))?;
             }
-            Step::Receive { spec, from } => {
-                let passage = self.peers.await_from(*from, spec.instance, spec.generation).await;
-                let passage = passage.map_err(|error| peer_failure(&error))?;
-                let began = self.memory.receive(spec, passage).await.map_err(|error| driver_failure(&error))?;
+            Step::Receive { spec, volumes, from } => {
+                for volume in volumes {
+                    if let Some(disk) = base_blob(volume) {
+                        self.link_base(disk, &self.layout.volume_base(volume.id)).await?;
+                    }
+                }
+                let disks: Vec<_> = volumes.iter().map(|volume| volume.id).collect();
+                let ways = self.peers.await_from(*from, (spec.instance, spec.generation), &disks).await;
+                let ways = ways.map_err(|error| peer_failure(&error))?;
+                let began = self.memory.receive(spec, ways).await.map_err(|error| driver_failure(&error))?;
                 return Ok(Product::Began(began));
             }
             Step::LetGo(instance) => {

@@ -65,13 +65,18 @@ pub enum Power {
 
 /// A host's part in a migration. Which of the two hosts runs the instance is in no message between them: the controller says
 /// it, to each, by leaving this out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum DesiredMigration {
     /// It runs here while it is brought to another host, and stands still when all of it is there.
     To { host: HostId, address: SocketAddr },
-    /// Another host brings it. It stands still here.
-    From { host: HostId },
+    /// Another host brings it, and its volumes, which are not among [`Desired::volumes`] before they are this host's own. It
+    /// stands still here.
+    From {
+        host: HostId,
+        #[serde(default)]
+        volumes: Vec<DesiredVolume>,
+    },
 }
 
 /// What a host is to prove of an instance's present start.

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{HostId, InstanceId, Moment, Pages};
+use crate::{Bytes, HostId, InstanceId, Moment, Pages};
 
 /// Why an instance moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -58,6 +58,9 @@ pub struct Moved {
     pub to: HostId,
     /// Its pages that held anything: those that are charged, each once, however often it was sent.
     pub pages: Pages,
+    /// The size of its volumes, which went with it.
+    #[serde(default)]
+    pub disk: Bytes,
     /// From its last instruction there to its first one here, but for the way of the last bytes. None until it has gone on, and
     /// if an agent was started anew meanwhile.
     pub stood_still_millis: Option<u64>,

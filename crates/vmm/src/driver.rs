@@ -3,7 +3,7 @@
 //! Owns the trait and its words. [`crate::qemu`] does it with processes; [`crate::simulated`] without, with the same
 //! states and timings, so that placement and workflows can be tried with thousands. Deciding what to ask is the agent's.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use async_trait::async_trait;
 use lucarne_model::{
@@ -128,9 +128,27 @@ pub struct Disk {
     pub slot: u8,
     pub path: PathBuf,
     pub format: DiskFormat,
+    /// As large as the guest sees it; none in records of earlier builds.
+    #[serde(default)]
+    pub size: Option<Bytes>,
     /// The image that it is an overlay of, if it is one and what it holds is to be measured.
     #[serde(default)]
     pub base: Option<Base>,
+}
+
+impl Disk {
+    /// What it is made as where another host is to bring what it holds.
+    pub(crate) fn source(&self) -> VolumeSource<'_> {
+        match &self.base {
+            Some(Base { path, format }) => VolumeSource::Overlay { base: path, format: *format },
+            None => VolumeSource::Empty,
+        }
+    }
+
+    pub(crate) fn has_no_way(&self, instance: InstanceId) -> Error {
+        let reason = format!("there is no way for {}", self.volume);
+        Error::Refused { instance, step: "bringing its disks from host to host", reason }
+    }
 }
 
 /// A file that never changes, below a disk.
@@ -210,6 +228,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> SerialLine for T {}
 pub trait Passage: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Passage for T {}
 
+/// All the ways that a VM goes to another host by, or comes: one of its own, and one for each of its disks.
+pub struct Ways {
+    pub machine: Box<dyn Passage>,
+    pub disks: BTreeMap<VolumeId, Box<dyn Passage>>,
+}
+
+impl std::fmt::Debug for Ways {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ways").field("disks", &self.disks.keys()).finish_non_exhaustive()
+    }
+}
+
 /// Every call is idempotent and safe to repeat after the agent was killed in the middle of it.
 #[async_trait]
 pub trait Driver: Send + Sync + std::fmt::Debug {
@@ -246,14 +276,14 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// and finds its network card plugged in. Already running with this generation: does nothing.
     async fn start_warm(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
 
-    /// Brings a running VM, its memory and its devices, to another host, where [`Driver::receive`] takes it in. When it is
-    /// done the VM stands still here; [`Driver::resume`] lets it go on here, if nobody else does. On an error it runs here as
-    /// before.
-    async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error>;
-    /// Takes in a VM that another host sends. When it is done the VM stands still, to go on by [`Driver::resume`]; on an error
-    /// there is nothing of it here. Since when it stands still is returned, if that is known. Standing here already with this
-    /// generation: does nothing.
-    async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<Option<Instant>, Error>;
+    /// Brings a running VM, its disks, memory and devices, to another host, where [`Driver::receive`] takes it in. When it is
+    /// done the VM stands still here, and its disks are as they are there; [`Driver::resume`] lets it go on here, if nobody
+    /// else does. On an error it runs here as before.
+    async fn send(&self, instance: InstanceId, to: Ways) -> Result<(), Error>;
+    /// Takes in a VM that another host sends. When it is done the VM stands still, to go on by [`Driver::resume`], and its
+    /// disks are in their files; on an error there is nothing of it here, and what had a disk's name before has it still. Since
+    /// when it stands still is returned, if that is known. Standing here already with this generation: does nothing.
+    async fn receive(&self, spec: &MachineSpec, from: Ways) -> Result<Option<Instant>, Error>;
 
     /// Ends the VM and returns when nothing of it runs. Not running: does nothing.
     async fn stop(&self, instance: InstanceId, how: Stop) -> Result<(), Error>;

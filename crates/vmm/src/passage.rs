@@ -1,4 +1,4 @@
-//! What goes over a passage from one host's driver to another's, version 1: an opening, the VM in pieces, and a closing.
+//! What goes over a passage from one host's driver to another's, version 1: the VM in pieces, and a closing.
 //!
 //! Owns the framing. What the pieces are is the driver's; the way is the host agent's.
 //!
@@ -19,32 +19,57 @@ use crate::driver::Passage;
 const SILENCE: Duration = Duration::from_secs(60);
 /// As much as is carried at once.
 const PIECE: usize = 256 << 10;
+/// As much of a reason as is said, in characters.
+const LONGEST_REASON: usize = 1000;
 /// The length in front of each piece, in bytes; a piece of length 0 is the end of the VM.
 const LENGTH: usize = 4;
+/// In the place of a length: there is nothing to carry yet, and there will be.
+const WAIT_ON: u32 = u32::MAX;
 
 /// What is said behind the VM.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Closing {
-    still_micros: u64,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Closing {
+    /// That was all of it.
+    Whole { still_micros: u64 },
+    /// It goes on where it was.
+    GivenUp { given_up: String },
 }
 
-/// Carries the VM away, to its end.
+/// Has the other side wait on. Said more often than [`SILENCE`] allows.
+pub(crate) async fn ask_for_patience(to: &mut dyn Passage) -> io::Result<()> {
+    timeout(SILENCE, to.write_u32(WAIT_ON)).await??;
+    timeout(SILENCE, to.flush()).await?
+}
+
+/// Carries away what there is of the VM, as long as its process gives it.
 pub(crate) async fn carry_away(vm: &mut (impl AsyncRead + Unpin), to: &mut dyn Passage) -> io::Result<()> {
     let mut piece = vec![0; LENGTH + PIECE];
     loop {
         let length = timeout(SILENCE, vm.read(&mut piece[LENGTH..])).await??;
-        piece[..LENGTH].copy_from_slice(&u32::try_from(length).map_err(io::Error::other)?.to_be_bytes());
-        timeout(SILENCE, to.write_all(&piece[..LENGTH + length])).await??;
         if length == 0 {
             return timeout(SILENCE, to.flush()).await?;
         }
+        piece[..LENGTH].copy_from_slice(&u32::try_from(length).map_err(io::Error::other)?.to_be_bytes());
+        timeout(SILENCE, to.write_all(&piece[..LENGTH + length])).await??;
     }
 }
 
-/// Says that the VM, all of which was carried away, has stood still for so long.
+/// Says that what was carried away is all of the VM, and that it has stood still for so long.
 pub(crate) async fn close(to: &mut dyn Passage, stood_still: Duration) -> io::Result<()> {
     let still_micros = u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX);
-    say(to, &Closing { still_micros }).await?;
+    end(to, &Closing::Whole { still_micros }).await
+}
+
+/// Says that no more of the VM comes, and why.
+pub(crate) async fn give_up(to: &mut dyn Passage, reason: &str) -> io::Result<()> {
+    let given_up = reason.chars().take(LONGEST_REASON).collect();
+    end(to, &Closing::GivenUp { given_up }).await
+}
+
+async fn end(to: &mut dyn Passage, closing: &Closing) -> io::Result<()> {
+    timeout(SILENCE, to.write_u32(0)).await??;
+    say(to, closing).await?;
     timeout(SILENCE, to.shutdown()).await?
 }
 
@@ -54,11 +79,14 @@ pub(crate) async fn take_in(from: &mut dyn Passage, mut vm: impl AsyncWrite + Un
     let mut piece = vec![0; PIECE];
     let mut reads = true;
     loop {
-        let length = timeout(SILENCE, from.read_u32()).await?? as usize;
+        let length = timeout(SILENCE, from.read_u32()).await??;
         if length == 0 {
             break;
         }
-        let piece = piece.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
+        if length == WAIT_ON {
+            continue;
+        }
+        let piece = piece.get_mut(..length as usize).ok_or(io::ErrorKind::InvalidData)?;
         timeout(SILENCE, from.read_exact(piece)).await??;
         reads = reads && timeout(SILENCE, vm.write_all(piece)).await?.is_ok();
     }
@@ -67,8 +95,13 @@ pub(crate) async fn take_in(from: &mut dyn Passage, mut vm: impl AsyncWrite + Un
         // It may have closed its side between the last piece and here.
         let _ = vm.shutdown().await;
     }
-    let Closing { still_micros } = hear(from).await?;
-    ended.checked_sub(Duration::from_micros(still_micros)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    match hear(from).await? {
+        Closing::Whole { still_micros } => {
+            let since = ended.checked_sub(Duration::from_micros(still_micros));
+            since.ok_or_else(|| io::ErrorKind::InvalidData.into())
+        }
+        Closing::GivenUp { given_up } => Err(io::Error::other(given_up)),
+    }
 }
 
 async fn say(to: &mut dyn Passage, words: &impl Serialize) -> io::Result<()> {
@@ -97,6 +130,7 @@ mod tests {
         let (here, there) = tokio::io::duplex(1 << 10);
         let sending = async {
             let mut here: Box<dyn Passage> = Box::new(here);
+            ask_for_patience(&mut *here).await?;
             carry_away(&mut &vm[..], &mut *here).await?;
             close(&mut *here, still).await
         };
@@ -130,6 +164,27 @@ mod tests {
         let vm = vec![5; PIECE * 2];
         let (read, since) = brought(&vm, Duration::ZERO, 10).await;
         assert!(read == [5; 10] && since.is_ok());
+    }
+
+    #[tokio::test]
+    async fn why_a_vm_does_not_come_is_heard() {
+        let (here, there) = tokio::io::duplex(1 << 10);
+        let (mut here, mut there): (Box<dyn Passage>, Box<dyn Passage>) = (Box::new(here), Box::new(there));
+        let sending = async {
+            carry_away(&mut &[1_u8; 10][..], &mut *here).await?;
+            give_up(&mut *here, "its disk is full").await
+        };
+        let mut vm = Vec::new();
+        let (sent, taken) = tokio::join!(sending, take_in(&mut *there, &mut vm));
+        sent.unwrap();
+        assert_eq!(taken.unwrap_err().to_string(), "its disk is full");
+    }
+
+    /// What agents of the version before say.
+    #[test]
+    fn a_closing_of_version_1_is_understood() {
+        let closing: Closing = serde_json::from_str(r#"{"still_micros":7}"#).unwrap();
+        assert!(matches!(closing, Closing::Whole { still_micros: 7 }));
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Owns which VMs run on this host, and that the calls for one VM happen one after the other. [`command_line`] says what
 //! a VM is made of, [`vm`] starts, watches and ends one, [`adoption`] finds those of an earlier agent, [`disks`] changes
-//! the disks of a running one, [`sleep`] and [`migration`] take one away and bring one in.
+//! the disks of a running one, [`sleep`] and [`migration`] take one away and bring one in, [`mirroring`] its disks.
 //!
 //! Where the agent is root, VMs run as [`Settings::user`]. What that user must reach: every directory from `/` to the
 //! state directory and to all disks, images and sockets needs its `x`; image files, kernels and base disks its `r`.
@@ -14,6 +14,7 @@ mod command_line;
 mod disks;
 mod keeper;
 mod migration;
+mod mirroring;
 mod sleep;
 mod vm;
 
@@ -34,7 +35,7 @@ use tokio::{
 pub use self::acceleration::Acceleration;
 use self::vm::{Entry, Vm};
 use crate::{
-    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, Origin, Passage, SerialLine, Stop, VolumeSource},
+    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways},
     error::Error,
     files::{self, Draft},
     record::Directory,
@@ -277,7 +278,7 @@ impl Driver for Qemu {
         self.start_in_task(spec, Entry::WarmState(sleep::open(devices)?)).await
     }
 
-    async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error> {
+    async fn send(&self, instance: InstanceId, to: Ways) -> Result<(), Error> {
         let slot = self.shared.slot(instance);
         let _turn = slot.turn.lock().await;
         let vm = slot.running().ok_or(Error::NotRunning { instance })?;
@@ -285,7 +286,7 @@ impl Driver for Qemu {
         vm.send(to, user).await
     }
 
-    async fn receive(&self, spec: &MachineSpec, from: Box<dyn Passage>) -> Result<Option<Instant>, Error> {
+    async fn receive(&self, spec: &MachineSpec, from: Ways) -> Result<Option<Instant>, Error> {
         self.start_in_task(spec, Entry::Receive(from)).await?;
         Ok(self.running(spec.instance)?.still_since.get().copied())
     }

@@ -23,7 +23,8 @@ use tokio::{
 
 use crate::{
     driver::{
-        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Origin, Passage, SerialLine, Stop,
+        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop,
+        Ways,
         VolumeSource, check_disks, is_in_place,
     },
     error::Error,
@@ -299,25 +300,37 @@ impl Driver for Simulated {
         self.wake(spec, devices).await
     }
 
-    async fn send(&self, instance: InstanceId, mut to: Box<dyn Passage>) -> Result<(), Error> {
-        self.machine(instance)?;
+    async fn send(&self, instance: InstanceId, to: Ways) -> Result<(), Error> {
+        let (disks, Ways { mut machine, disks: mut ways }) = (self.machine(instance)?.disks, to);
         let broken = |error: std::io::Error| Error::Refused { instance, step: "sending it", reason: error.to_string() };
-        passage::carry_away(&mut &MEMORY[..], &mut *to).await.map_err(broken)?;
+        for disk in disks {
+            let content = fs::read(&disk.path).map_err(|error| Error::file("read", &disk.path, error))?;
+            let way = ways.get_mut(&disk.volume).ok_or_else(|| disk.has_no_way(instance))?;
+            passage::carry_away(&mut &content[..], &mut **way).await.map_err(broken)?;
+            passage::close(&mut **way, Duration::ZERO).await.map_err(broken)?;
+        }
+        passage::carry_away(&mut &MEMORY[..], &mut *machine).await.map_err(broken)?;
         self.set_paused(instance, true)?;
         // As with a real one: whoever has all of it waits to be told who goes on.
-        let _ = passage::close(&mut *to, Duration::ZERO).await;
+        let _ = passage::close(&mut *machine, Duration::ZERO).await;
         Ok(())
     }
 
-    async fn receive(&self, spec: &MachineSpec, mut from: Box<dyn Passage>) -> Result<Option<Instant>, Error> {
-        let instance = spec.instance;
+    async fn receive(&self, spec: &MachineSpec, from: Ways) -> Result<Option<Instant>, Error> {
+        let (instance, Ways { mut machine, disks: mut ways }) = (spec.instance, from);
+        let torn = || Error::Refused { instance, step: "taking it in", reason: "it did not come whole".into() };
+        let mut drafts = Vec::new();
+        for disk in &spec.disks {
+            let (mut content, draft) = (Vec::new(), Draft::new(&disk.path, None)?);
+            let way = ways.get_mut(&disk.volume).ok_or_else(|| disk.has_no_way(instance))?;
+            passage::take_in(&mut **way, &mut content).await.map_err(|_| torn())?;
+            fs::write(draft.path(), content).map_err(|error| Error::file("write", draft.path(), error))?;
+            drafts.push(draft);
+        }
         let mut memory = Vec::new();
-        let taken = passage::take_in(&mut *from, &mut memory).await.ok().filter(|_| memory == MEMORY);
-        let since = taken.ok_or_else(|| Error::Refused {
-            instance,
-            step: "taking it in",
-            reason: "it did not come whole".into(),
-        })?;
+        let taken = passage::take_in(&mut *machine, &mut memory).await.ok().filter(|_| memory == MEMORY);
+        let since = taken.ok_or_else(torn)?;
+        drafts.into_iter().try_for_each(Draft::publish)?;
         self.start(spec).await?;
         self.set_paused(instance, true)?;
         Ok(Some(since))

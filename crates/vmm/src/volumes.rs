@@ -45,6 +45,11 @@ impl Volumes {
         if path.exists() {
             return Ok(());
         }
+        self.draft(path, size, source).await?.publish()
+    }
+
+    /// The volume, to be put in place by the caller.
+    pub(crate) async fn draft(&self, path: &Path, size: Bytes, source: VolumeSource<'_>) -> Result<Draft, Error> {
         let draft = Draft::new(path, self.user)?;
         match source {
             VolumeSource::Empty => self.make_empty(draft.path(), size).await?,
@@ -55,7 +60,7 @@ impl Volumes {
                 self.grow(draft.path(), size).await?;
             }
         }
-        draft.publish()
+        Ok(draft)
     }
 
     /// Copies a disk that no VM writes to into a self-contained file.

@@ -141,6 +141,10 @@ fn detach(tx: &mut Tx<'_>, account: AccountId, volume: VolumeId) -> Result<Volum
         let detail = format!("{volume} is what {instance} boots from; it ends with it");
         return Err(Problem::new(ErrorCode::IncorrectState, detail));
     }
+    if holder.passage.is_some() {
+        let detail = format!("{instance} is on its way to another host; detach the volume when it is there");
+        return Err(Problem::new(ErrorCode::IncorrectState, detail));
+    }
     holder.instance.volumes.retain(|attachment| attachment.volume != volume);
     tx.put(&holder)?;
     if holder.instance.state == InstanceState::Stopped {

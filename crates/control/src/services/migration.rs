@@ -2,8 +2,8 @@
 //!
 //! Owns which instances can move. The room at the other host is promised in the request's own transaction, so that a move that
 //! cannot be is refused at once; the rest is the workflow's work. In the order of its steps: the other host prepares and takes
-//! the instance in while it runs on ([`crate::workflow::steps`]); one transaction makes that host its own; what is left at the
-//! old one goes.
+//! the instance in, with its volumes, while it runs on ([`crate::workflow::steps`]); one transaction makes that host its own;
+//! what is left at the old one goes.
 
 use lucarne_api::{
     Call, Problem,
@@ -15,6 +15,7 @@ use lucarne_api::{
 };
 use lucarne_model::{
     ErrorCode, InstanceId, instance::InstanceState, memory_move::MoveCause, memory_report::MemoryState,
+    storage::VolumeState,
 };
 
 use super::attachments::wrong_state;
@@ -68,9 +69,10 @@ pub(crate) fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Resu
     if record.passage.is_some() || jobs.iter().any(|job| !job.is_finished()) {
         return refuse(ErrorCode::IncorrectState, format!("another job works on {id}; `lucarne job list` shows it"));
     }
-    if !record.instance.volumes.is_empty() {
-        let detail = format!("the bytes of the volumes of {id} are on its host, and volumes do not move");
-        return refuse(ErrorCode::VolumeElsewhere, detail);
+    let volumes = effects::volumes_of(tx, record)?;
+    if let Some(busy) = volumes.iter().find(|volume| volume.volume.state != VolumeState::InUse) {
+        let detail = format!("{} is being attached to {id}, or could not be; it can move when that is over", busy.volume.id);
+        return refuse(ErrorCode::IncorrectState, detail);
     }
     if record.instance.virtual_tpm {
         return refuse(ErrorCode::IncorrectState, format!("{id} has a TPM of its own, which does not leave its host"));

@@ -14,6 +14,8 @@ struct Host {
     wishes: Vec<Value>,
     /// What it says of instances.
     instances: Vec<Value>,
+    /// What it says of volumes.
+    volumes: Value,
     /// Memory of instances that it tells of.
     memories: Vec<Value>,
 }
@@ -35,7 +37,8 @@ async fn host(cloud: &Cloud, name: &str) -> Host {
     assert_eq!(status, 201, "{enrolled}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (id, key) = (text(&enrolled["host"]), text(&enrolled["host_key"]));
-    Host { id, key, free: 0, pages_memory: true, wishes: Vec::new(), instances: Vec::new(), memories: Vec::new() }
+    let (wishes, instances, memories) = Default::default();
+    Host { id, key, free: 0, pages_memory: true, wishes, instances, volumes: json!([]), memories }
 }
 
 fn id_of(path: &str) -> &str {
@@ -80,8 +83,8 @@ impl Scene {
                 "free": free, "paging": paging, "cpu_weights": {"kind": "available"}});
             let memory = json!({"host": memory, "instances": host.memories, "wishes": host.wishes});
             let capacity = json!({"vcpus": 16, "memory": 256 * MIB, "disk": 1 << 30});
-            let report = json!({"version": 1, "capacity": capacity, "instances": host.instances, "volumes": [],
-                "snapshots": [], "dropped_frames": {}, "memory": memory});
+            let report = json!({"version": 1, "capacity": capacity, "instances": host.instances,
+                "volumes": host.volumes, "snapshots": [], "dropped_frames": {}, "memory": memory});
             let request = self.cloud.request(Method::POST, "/v1/host/report", &host.key).json(&report);
             let sent = self.cloud.send(request).await;
             assert_eq!(sent.0, 204, "{sent:?}");
@@ -153,6 +156,17 @@ impl Scene {
         self.until(async || self.moves().await.pop().filter(|job| job["state"] == "done")).await
     }
 
+    /// What a host is told to be.
+    async fn desired(&self, at: usize) -> Value {
+        let asked = self.cloud.request(Method::GET, "/v1/host/desired?wait_millis=0", &self.hosts[at].key);
+        self.cloud.send(asked).await.1["desired"].clone()
+    }
+
+    /// The disk that is promised at a host.
+    async fn disk(&self, at: usize) -> u64 {
+        self.shown(&format!("/v1/hosts/{}", self.hosts[at].id)).await["used"]["disk"].as_u64().unwrap()
+    }
+
     /// Why an operator cannot move it to the second host.
     async fn refusal(&self, instance: &str) -> String {
         let body = json!({"host": self.hosts[1].id});
@@ -202,8 +216,7 @@ async fn what_cannot_move_stays_and_another_goes() {
     let other = scene.run(0, json!({})).await;
     assert_eq!(scene.job().await["instance"], id_of(&other));
     scene.arrive(&other).await;
-    let desired = scene.cloud.request(Method::GET, "/v1/host/desired?wait_millis=0", &scene.hosts[1].key);
-    let desired = scene.cloud.send(desired).await.1["desired"].clone();
+    let desired = scene.desired(1).await;
     assert_eq!(
         (&desired["instances"][0]["id"], &desired["instances"][0]["migration"]),
         (&json!(id_of(&other)), &Value::Null)
@@ -229,6 +242,45 @@ async fn a_soaker_that_is_hibernated_goes_to_a_host_that_can_wake_it() {
     assert_eq!(reason["message"], "it moves to another host, which has memory for a soaker");
     let job = scene.arrive(&soaker).await;
     assert_eq!((&job["state"], &job["moved"]["pages"]), (&json!("done"), &json!(10)));
+}
+
+#[tokio::test]
+async fn a_volume_is_the_other_hosts_in_the_instant_in_which_its_instance_is() {
+    let mut scene = Scene::new().await;
+    let size = 64 * MIB;
+    let (_, volume) = scene.cloud.post(&scene.tenant, "/v1/volumes", json!({"size": size})).await;
+    let volume = path("volumes", &volume);
+    scene.launch["volumes"] = json!([id_of(&volume)]);
+    let instance = scene.run(0, json!({})).await;
+    let refused = scene.refusal(&instance).await;
+    assert!(refused.contains("is being attached"), "{refused}");
+    scene.hosts[0].instances[0]["volumes"] = json!([{"volume": id_of(&volume), "slot": 1}]);
+    scene.until(async || (scene.shown(&volume).await["state"] == "in-use").then_some(())).await;
+
+    let (status, job) = scene.cloud.post(&scene.operator, &format!("{instance}/migrate"), json!({})).await;
+    assert_eq!(status, 201, "{job}");
+    let coming = scene.desired(1).await;
+    let told = &coming["instances"][0]["migration"];
+    assert_eq!((&told["kind"], &told["volumes"][0]["id"]), (&json!("from"), &json!(id_of(&volume))));
+    assert_eq!(coming["volumes"], json!([]), "it is not to be made there");
+    assert_eq!(scene.desired(0).await["volumes"][0]["present"], true);
+    assert_eq!((scene.disk(0).await, scene.disk(1).await), (size, size));
+    let detach = scene.cloud.post(&scene.tenant, &format!("{volume}/detach"), json!({})).await;
+    assert_eq!(code(&detach), ErrorCode::IncorrectState);
+
+    scene.hosts[1].instances.push(says(&instance, "arrived"));
+    scene.until(async || (scene.shown(&instance).await["host"] == scene.hosts[1].id.as_str()).then_some(())).await;
+    assert_eq!(scene.shown(&volume).await["host"], scene.hosts[1].id);
+    let (left, own) = (scene.desired(0).await, scene.desired(1).await);
+    assert_eq!((&left["volumes"][0]["id"], &left["volumes"][0]["present"]), (&json!(id_of(&volume)), &json!(false)));
+    assert_eq!((&own["volumes"][0]["present"], &own["instances"][0]["migration"]), (&json!(true), &Value::Null));
+    scene.hosts[1].instances.clear();
+    let job = scene.arrive(&instance).await;
+    assert_eq!(job["moved"]["disk"], size);
+    assert_eq!((scene.disk(0).await, scene.disk(1).await), (0, size));
+    scene.hosts[0].volumes = json!([{"id": id_of(&volume), "present": true, "reason": null}]);
+    let straggler = async || scene.desired(0).await["volumes"].as_array().unwrap().first().cloned();
+    assert_eq!(scene.until(straggler).await["present"], false, "a host that comes back with it is told so too");
 }
 
 #[tokio::test]

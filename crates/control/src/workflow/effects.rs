@@ -45,7 +45,7 @@ pub(super) fn perform(
         Effect::ShutDown => enter(record, InstanceState::ShuttingDown, reason, now),
         Effect::GiveRoomBack { confirmed } => give_room_back(tx, record, confirmed)?,
         Effect::End => return end(tx, record, reason, now),
-        Effect::Switch => job.job.moved = switch(record, now),
+        Effect::Switch => job.job.moved = switch(tx, record)?,
         Effect::NoteStandstill { millis } => {
             job.job.moved = job.job.moved.map(|moved| Moved { stood_still_millis: millis, ..moved });
         }
@@ -113,7 +113,8 @@ pub(crate) fn reserve(
 ) -> Result<(), Problem> {
     let (now, instance) = (tx.now(), &record.instance);
     let keeping = memory::keeping(&settings.unwrap_or(instance.memory_settings), instance.memory)?;
-    let mut candidates = candidates(tx, fleet, (record, &keeping, Bytes::ZERO), now)?;
+    let disk = disk_of(tx, record)?;
+    let mut candidates = candidates(tx, fleet, (record, &keeping, disk), now)?;
     let wished = wished.map(|wished| resolve(&candidates, instance.account, wished));
     if wished.is_some() && wished == instance.host {
         return Err(Problem::new(ErrorCode::IncorrectState, format!("{} is on that host already", instance.id)));
@@ -135,11 +136,11 @@ pub(crate) fn reserve(
     }
     let mut chosen: HostRecord = tx.get(Scope::Everything, host)?;
     let claimed = chosen.claim(&keeping).firm;
-    chosen.promise(&Demand { memory: claimed, ..record.promised() });
+    chosen.promise(&Demand { memory: claimed, disk, ..record.promised() });
     chosen.host.instances += 1;
     tx.put(&chosen)?;
     let pages = pages_that_go(fleet, record);
-    record.passage = Some(Passage { host, claimed, leg: Leg::Coming, cause, settings, pages });
+    record.passage = Some(Passage { host, claimed, disk, leg: Leg::Coming, cause, settings, pages });
     tx.put(record)
 }
 
@@ -147,7 +148,7 @@ pub(crate) fn reserve(
 pub(crate) fn ways(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<BTreeSet<HostId>, Problem> {
     let instance = &record.instance;
     let keeping = memory::keeping(&instance.memory_settings, instance.memory)?;
-    let candidates = candidates(tx, fleet, (record, &keeping, Bytes::ZERO), tx.now())?;
+    let candidates = candidates(tx, fleet, (record, &keeping, disk_of(tx, record)?), tx.now())?;
     let unfit = unfit(tx, fleet, record)?;
     let takes = |candidate: &&Candidate| {
         candidate.state == HostState::Up
@@ -183,14 +184,25 @@ fn unfit(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Result<BTreeMap
     })
 }
 
-fn switch(record: &mut InstanceRecord, at: Moment) -> Option<Moved> {
-    let (host, passage) = (record.instance.host?, record.passage?);
+/// The instance and its volumes are the other host's from now on.
+fn switch(tx: &mut Tx<'_>, record: &mut InstanceRecord) -> Result<Option<Moved>, Problem> {
+    let (Some(host), Some(passage)) = (record.instance.host, record.passage) else { return Ok(None) };
+    for mut volume in volumes_of(tx, record)? {
+        volume.volume.host = Some(passage.host);
+        tx.put(&volume)?;
+    }
     let claimed = record.promised().memory;
     record.instance.host = Some(passage.host);
     record.claimed = Some(passage.claimed);
     record.instance.memory_settings = passage.settings.unwrap_or(record.instance.memory_settings);
     record.passage = Some(Passage { host, claimed, leg: Leg::Leaving, ..passage });
-    Some(Moved { at, from: host, to: passage.host, pages: passage.pages, stood_still_millis: None })
+    let (at, from, to) = (tx.now(), host, passage.host);
+    Ok(Some(Moved { at, from, to, pages: passage.pages, disk: passage.disk, stood_still_millis: None }))
+}
+
+/// The room that its volumes need at another host.
+pub(crate) fn disk_of(tx: &Tx<'_>, record: &InstanceRecord) -> Result<Bytes, Problem> {
+    Ok(volumes_of(tx, record)?.iter().map(|volume| volume.volume.size).sum())
 }
 
 /// Its pages that hold anything, as its host told last; all of them from a host that does not tell.
@@ -207,7 +219,7 @@ fn turn_back(record: &mut InstanceRecord) {
 
 fn leave(tx: &mut Tx<'_>, record: &mut InstanceRecord) -> Result<(), Problem> {
     let Some(passage) = record.passage.take() else { return Ok(()) };
-    let demand = Demand { memory: passage.claimed, ..record.promised() };
+    let demand = Demand { memory: passage.claimed, disk: passage.disk, ..record.promised() };
     change_room(tx, passage.host, |host| {
         host.release(&demand);
         host.host.instances = host.host.instances.saturating_sub(1);
@@ -230,7 +242,7 @@ fn resolve(candidates: &[Candidate], account: AccountId, wished: HostId) -> Host
     candidates.iter().find(named).map_or(wished, |candidate| candidate.host)
 }
 
-fn volumes_of(tx: &Tx<'_>, record: &InstanceRecord) -> Result<Vec<VolumeRecord>, Problem> {
+pub(crate) fn volumes_of(tx: &Tx<'_>, record: &InstanceRecord) -> Result<Vec<VolumeRecord>, Problem> {
     let attachments = &record.instance.volumes;
     attachments.iter().map(|attachment| tx.get(Scope::Everything, attachment.volume)).collect()
 }

@@ -14,7 +14,7 @@ use lucarne_model::{Bytes, InstanceId, Measurement, Pages, memory::PagesByPlace,
 use lucarne_pager::control::Statistics;
 use lucarne_vmm::{
     Error,
-    driver::{Driver, Machine, MachineEvent, MachineSpec, Origin, Paging, Passage, Stop},
+    driver::{Driver, Machine, MachineEvent, MachineSpec, Origin, Paging, Stop, Ways},
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -62,7 +62,7 @@ pub(super) enum Entry {
     /// It boots when it is let go.
     Hold,
     /// Another host brings it.
-    Receive(Box<dyn Passage>),
+    Receive(Ways),
 }
 
 /// What is learnt of a VM as it begins.

@@ -2,7 +2,7 @@
 //!
 //! Owns who may be brought and what it is on both hosts afterwards. One that is awake is QEMU's to bring. Of one that sleeps the
 //! files go ([`words`]): its devices, index and store of its pages as they are, sealed, what is left of the warm state that
-//! it went on from, and the key. The other host answers when all of it is on its disk: until then, and until the controller
+//! it went on from, its volumes, and the key. The other host answers when all of it is on its disk: until then, and until the controller
 //! has said that the VM is its own, nothing is deleted here.
 
 mod words;
@@ -10,10 +10,10 @@ mod words;
 use std::{io, time::Duration};
 
 use lucarne_memory::governor::Life;
-use lucarne_model::{InstanceId, warm::Began};
+use lucarne_model::{InstanceId, VolumeId, warm::Began};
 use lucarne_vmm::{
     Error,
-    driver::{MachineSpec, Origin, Passage},
+    driver::{Disk, MachineSpec, Origin, Passage, Ways},
 };
 
 use self::words::Opening;
@@ -28,14 +28,14 @@ const BRINGING: &str = "being brought from host to host";
 impl Memory {
     /// Brings a VM to another host; it stands still afterwards, or sleeps on. One that is paused is not brought: it is about
     /// to sleep, or to go on.
-    pub(crate) async fn send(&self, instance: InstanceId, to: Box<dyn Passage>) -> Result<(), Error> {
+    pub(crate) async fn send(&self, instance: InstanceId, to: Ways) -> Result<(), Error> {
         let guest = self.0.guest(instance);
         let _turn = guest.turn.lock().await;
         let life = guest.kept().life;
         match life {
             Life::Running => self.0.send_awake(instance, to).await,
             Life::Hibernated => {
-                self.0.send_asleep(instance, to).await?;
+                self.0.send_asleep(instance, to.machine).await?;
                 guest.kept().is_brought = true;
                 Ok(())
             }
@@ -45,11 +45,11 @@ impl Memory {
 
     /// Takes a VM in that another host brings: its memory is here what it was there. It stands still afterwards, or sleeps on.
     /// How it began is returned.
-    pub(crate) async fn receive(&self, spec: &MachineSpec, mut from: Box<dyn Passage>) -> Result<Began, Error> {
+    pub(crate) async fn receive(&self, spec: &MachineSpec, mut from: Ways) -> Result<Began, Error> {
         let instance = spec.instance;
         let guest = self.0.guest(instance);
         let _turn = guest.turn.lock().await;
-        let opening = words::hear(&mut *from).await.map_err(|error| broken(instance, &error))?;
+        let opening = words::hear(&mut *from.machine).await.map_err(|error| broken(instance, &error))?;
         let origin = match opening {
             Opening::Awake { origin } => {
                 let spec = MachineSpec { origin: origin.clone(), ..spec.clone() };
@@ -57,9 +57,13 @@ impl Memory {
                 guest.kept().still_since = begun.still_since;
                 origin
             }
-            Opening::Asleep { origin, pages, hypervisor } => {
+            Opening::Asleep { origin, pages, hypervisor, disks } => {
                 let spec = MachineSpec { origin: origin.clone(), ..spec.clone() };
-                self.0.take_in_asleep(Sleeper { spec, pages }, &hypervisor, (&guest, from)).await?;
+                if disks != volumes(&spec.disks) {
+                    let reason = "it comes with other volumes than were told".into();
+                    return Err(Error::Refused { instance, step: BRINGING, reason });
+                }
+                self.0.take_in_asleep(Sleeper { spec, pages }, &hypervisor, (&guest, from.machine)).await?;
                 origin
             }
         };
@@ -88,9 +92,9 @@ impl Memory {
 }
 
 impl Shared {
-    async fn send_awake(&self, instance: InstanceId, mut to: Box<dyn Passage>) -> Result<(), Error> {
+    async fn send_awake(&self, instance: InstanceId, mut to: Ways) -> Result<(), Error> {
         let origin = self.driver.origin(instance).await?.brought();
-        let opened = words::open(&mut *to, &Opening::Awake { origin }).await;
+        let opened = words::open(&mut *to.machine, &Opening::Awake { origin }).await;
         opened.map_err(|error| broken(instance, &error))?;
         self.driver.send(instance, to).await
     }
@@ -100,7 +104,8 @@ impl Shared {
         let brought = async {
             let sleeper = sleep::read(&self.layout.asleep(instance))?;
             let (origin, pages) = (sleeper.spec.origin.clone(), sleeper.pages);
-            words::open(&mut *to, &Opening::Asleep { origin, pages, hypervisor }).await?;
+            let disks = volumes(&sleeper.spec.disks);
+            words::open(&mut *to, &Opening::Asleep { origin, pages, hypervisor, disks }).await?;
             words::bring(&mut *to, &self.layout, &sleeper).await
         };
         brought.await.map_err(|error| broken(instance, &error))
@@ -129,6 +134,11 @@ impl Shared {
         guest.falls_asleep(sleeper.pages);
         Ok(())
     }
+}
+
+/// In the order in which they go.
+fn volumes(disks: &[Disk]) -> Vec<VolumeId> {
+    words::in_order(disks).into_iter().map(|disk| disk.volume).collect()
 }
 
 fn broken(instance: InstanceId, error: &io::Error) -> Error {

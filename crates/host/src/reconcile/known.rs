@@ -10,7 +10,7 @@ use std::{
 
 use lucarne_model::{
     Bytes, ErrorCode, Evidence, InstanceId, Measurement, Moment, SnapshotId, VolumeId,
-    desired::{Desired, Power, VolumeContent},
+    desired::{Desired, DesiredInstance, DesiredMigration, DesiredVolume, Power, VolumeContent},
     instance::{Attachment, StateReason},
     storage::{Blob, Digest},
     warm::{Began, WarmProgress},
@@ -251,7 +251,8 @@ impl Known {
                 }
             }
             (Step::Release(instance), _) => self.stand(instance, Standing::Runs),
-            (Step::Receive { spec, .. }, Product::Began(began)) => {
+            (Step::Receive { spec, volumes, .. }, Product::Began(began)) => {
+                self.volumes.extend(volumes.iter().map(|volume| volume.id));
                 self.handle_here(&spec, began, Standing::Arrived, None);
             }
             (Step::Send { instance, .. }, _) => self.stand(instance, Standing::Sent),
@@ -396,8 +397,25 @@ fn named_blobs(desired: &Desired) -> BTreeSet<&Digest> {
     let booted = booted.flat_map(|instance| instance.boot.blobs());
     let contents =
         desired.volumes.iter().filter(|volume| volume.present).filter_map(|volume| content_blob(&volume.content));
+    let coming = desired.instances.iter().flat_map(coming).filter_map(base_blob);
     let warm = desired.warm_states.iter().flat_map(|state| state.boot.blobs());
-    booted.chain(contents).chain(warm).map(|blob| &blob.digest).collect()
+    booted.chain(contents).chain(coming).chain(warm).map(|blob| &blob.digest).collect()
+}
+
+/// The volumes that come with an instance from another host.
+pub(super) fn coming(instance: &DesiredInstance) -> &[DesiredVolume] {
+    match &instance.migration {
+        Some(DesiredMigration::From { volumes, .. }) => volumes,
+        Some(DesiredMigration::To { .. }) | None => &[],
+    }
+}
+
+/// The blob that stays below a volume; what else it holds comes with it from host to host.
+pub(crate) fn base_blob(volume: &DesiredVolume) -> Option<&Blob> {
+    match &volume.content {
+        VolumeContent::Image { disk, .. } => Some(disk),
+        VolumeContent::Empty | VolumeContent::Snapshot { .. } => None,
+    }
 }
 
 /// The blob that a volume is made from.

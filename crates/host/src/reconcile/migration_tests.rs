@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use lucarne_model::{
-    ErrorCode, HostId, InstanceId, Moment,
+    Bytes, ErrorCode, HostId, InstanceId, Moment, VolumeId,
     actual::{ActualState, Capacity},
-    desired::{Desired, DesiredMigration, Power},
+    desired::{Desired, DesiredMigration, DesiredVolume, Power, VolumeContent},
     warm::Began,
 };
 
@@ -79,7 +79,7 @@ fn to() -> DesiredMigration {
     DesiredMigration::To { host: HostId::from_bits(2), address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)) }
 }
 
-const FROM: DesiredMigration = DesiredMigration::From { host: HostId::from_bits(1) };
+const FROM: DesiredMigration = DesiredMigration::From { host: HostId::from_bits(1), volumes: Vec::new() };
 
 #[test]
 fn an_instance_that_was_brought_away_stands_still_until_it_is_known_who_goes_on_with_it() {
@@ -147,6 +147,64 @@ fn a_move_that_fails_is_tried_again_at_its_own_host_and_told_at_the_other() {
     assert!(matches!(other.settle()[..], [Step::Forget(_)]));
     other.told(Power::Running, Some(FROM));
     assert!(matches!(other.settle()[..], [Step::Receive { .. }]), "another day it may come");
+}
+
+/// A host that is told to take the instance in with a volume of each kind, and the blob that stays below one of them.
+fn with_volumes() -> (Host, DesiredMigration) {
+    let image = VolumeContent::Image { disk: blob(3), format: DiskFormat::Raw };
+    let volumes = [(7, VolumeContent::Empty), (8, VolumeContent::Snapshot { blob: blob(4) }), (9, image)];
+    let volumes = volumes.map(|(id, content)| {
+        let id = VolumeId::from_bits(id);
+        DesiredVolume { id, size: Bytes::mib(1), content, present: true }
+    });
+    let from = DesiredMigration::From { host: HostId::from_bits(1), volumes: volumes.to_vec() };
+    let mut host = Host::new(Some(from.clone()));
+    let attached = volumes.iter().zip(1..).map(|(volume, slot)| Attachment { volume: volume.id, slot });
+    host.desired.instances[0].volumes = attached.collect();
+    (host, from)
+}
+
+/// They come with it: none is made, and of what they were made from only an image is needed. Until it is known whose they are
+/// nothing here is deleted, and what stays at the old host goes before the host says that it has nothing.
+#[test]
+fn volumes_come_with_their_instance_and_are_deleted_where_they_were() {
+    let (mut host, from) = with_volumes();
+    let steps = host.settle();
+    let [Step::FetchBlob(base), Step::Receive { spec, volumes, .. }] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!((base, volumes.len(), spec.disks.len()), (&blob(3), 3, 3));
+    assert!(spec.disks.iter().all(|disk| disk.size == Some(Bytes::mib(1))));
+    assert_eq!(spec.disks.iter().filter(|disk| disk.base.is_some()).count(), 1);
+    assert_eq!((host.state(), host.known.volumes.len()), (ActualState::Arrived, 3));
+
+    // It is another's again.
+    let DesiredMigration::From { volumes, .. } = from else { panic!() };
+    host.desired.volumes = volumes.into_iter().map(|volume| DesiredVolume { present: false, ..volume }).collect();
+    (host.desired.instances[0].power, host.desired.instances[0].migration) = (Power::Absent, None);
+    let steps = host.settle();
+    let deletes = |step: &Step| matches!(step, Step::DeleteVolume(_));
+    assert!(matches!(steps[..], [Step::Stop { how: Stop::Kill, .. }, .., Step::Forget(_)]), "{steps:?}");
+    assert_eq!((steps.iter().filter(|step| deletes(step)).count(), host.state()), (3, ActualState::Absent));
+}
+
+/// An agent that was killed may have them of a try before, or from an earlier time: they are replaced, not asked for.
+#[test]
+fn what_is_here_of_a_volume_that_comes_is_no_hindrance_unless_it_is_used() {
+    let (mut host, _) = with_volumes();
+    host.known.volumes = [7, 8, 9].map(VolumeId::from_bits).into();
+    assert!(matches!(host.settle()[..], [Step::FetchBlob(_), Step::Receive { .. }]));
+}
+
+#[test]
+fn an_instance_that_goes_takes_its_disks_along_and_nothing_else_touches_them() {
+    let mut host = Host::new(None);
+    host.settle();
+    let volume = VolumeId::from_bits(7);
+    host.known.volumes.insert(volume);
+    host.known.running.get_mut(&id()).unwrap().disks = vec![Attachment { volume, slot: 1 }];
+    host.told(Power::Running, Some(to()));
+    let steps = host.steps();
+    assert!(matches!(&steps[..], [Step::Send { disks, .. }] if *disks == [volume]), "{steps:?}");
+    assert_eq!(steps[0].subjects(), [Subject::Instance(id()), Subject::Volume(volume)]);
 }
 
 /// An instance that ended on its way is not started here: it is not known yet whose it is.

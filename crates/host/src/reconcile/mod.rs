@@ -1,6 +1,6 @@
 //! The reconciler: from what is wanted and what is here to the next steps.
 //!
-//! Owns the order of things: a port before its VM, a VM ended before its volumes, a blob before what is made from it. Pure:
+//! Owns the order of things: a port before its VM, a VM ended before its volumes, which are deleted before it is forgotten, a blob before what is made from it. Pure:
 //! the agent calls [`next_steps`] whenever anything happened, begins the steps ([`Known::handle_begun`]) and tells how they
 //! went ([`Known::handle_done`]). Nothing is ended by being left out of the desired state; no generation is started twice.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -30,7 +30,7 @@ use lucarne_model::{
 };
 use lucarne_vmm::driver::{Base, Boot, Disk, MachineSpec, Nic, Origin, Stop};
 
-pub(crate) use known::content_blob;
+pub(crate) use known::{base_blob, content_blob};
 pub use known::{Cached, Failure, Fault, Known, Product, Progress, Proof, Prospect, Running, Standing};
 pub use ledger::{Ended, Entry, Ledger};
 pub use report::report;
@@ -38,6 +38,7 @@ pub use step::{Activity, Step, Subject};
 pub use warm::{Beginning, Template, WarmState};
 
 use crate::{layout::Layout, settings::Pace, virtual_tpms};
+use known::coming;
 use network_plan::{endpoint_of, network_plan};
 
 /// What can be done now to bring what is here towards what is desired. Steps of one answer, and those under way, share no
@@ -140,7 +141,9 @@ impl<'a> Decision<'a> {
                 let beginning = self.beginning(wanted);
                 self.prepare(wanted, |spec| Step::Start(spec, beginning));
             }
-            (None, Power::Absent) if !self.known.forgotten.contains(&wanted.id) => self.take(Step::Forget(wanted.id)),
+            (None, Power::Absent) if !self.known.forgotten.contains(&wanted.id) && !self.has_volumes_to_delete(wanted) => {
+                self.take(Step::Forget(wanted.id));
+            }
             (None, _) => {}
         }
     }
@@ -148,15 +151,23 @@ impl<'a> Decision<'a> {
     /// Brings the instance away, or takes it in. Nothing else is done to it meanwhile, and it is not let go.
     fn migration(&mut self, wanted: &DesiredInstance, migration: &DesiredMigration) {
         let (instance, generation) = (wanted.id, wanted.generation);
-        match (self.known.running.get(&instance), *migration) {
+        match (self.known.running.get(&instance), migration) {
             (Some(running), DesiredMigration::To { host, address }) if running.standing == Standing::Runs => {
-                self.take(Step::Send { instance, generation, host, address });
+                let disks = running.disks.iter().map(|disk| disk.volume).collect();
+                self.take(Step::Send { instance, generation, disks, host: *host, address: *address });
             }
-            (None, DesiredMigration::From { host }) if !self.known.ledger.is_over(instance, generation) => {
-                self.prepare(wanted, |spec| Step::Receive { spec, from: host });
+            (None, DesiredMigration::From { host, volumes }) if !self.known.ledger.is_over(instance, generation) => {
+                self.prepare(wanted, |spec| Step::Receive { spec, volumes: volumes.clone(), from: *host });
             }
             _ => {}
         }
+    }
+
+    /// Whether the instance had volumes here that went with it to another host.
+    fn has_volumes_to_delete(&self, wanted: &DesiredInstance) -> bool {
+        let goes = |volume: &DesiredVolume| !volume.present && self.known.volumes.contains(&volume.id);
+        let attached = |volume: &DesiredVolume| wanted.volumes.iter().any(|one| one.volume == volume.id);
+        self.desired.volumes.iter().any(|volume| attached(volume) && goes(volume))
     }
 
     fn stop(&mut self, wanted: &DesiredInstance, running: &Running, how: Stop) {
@@ -184,15 +195,22 @@ impl<'a> Decision<'a> {
         self.known.volumes.contains(&attachment.volume) && self.known.user_of(attachment.volume).is_none()
     }
 
+    /// Whether another host brings the volume. What is here of it is from an earlier time, and is replaced.
+    fn comes(&self, wanted: &DesiredInstance, attachment: &Attachment) -> bool {
+        let volume = attachment.volume;
+        coming(wanted).iter().any(|coming| coming.id == volume) && self.known.user_of(volume).is_none()
+    }
+
     fn disk(&self, attachment: &Attachment) -> Disk {
         let volume = attachment.volume;
-        let desired = self.desired.volumes.iter().find(|desired| desired.id == volume);
+        let all = self.desired.instances.iter().flat_map(coming).chain(&self.desired.volumes);
+        let desired = all.into_iter().find(|desired| desired.id == volume);
         let base = desired.and_then(|desired| match desired.content {
             VolumeContent::Image { format, .. } => Some(Base { path: self.layout.volume_base(volume), format }),
             VolumeContent::Empty | VolumeContent::Snapshot { .. } => None,
         });
-        let path = self.layout.volume(volume);
-        Disk { volume, slot: attachment.slot, path, format: DiskFormat::Qcow2, base }
+        let (path, size) = (self.layout.volume(volume), desired.map(|desired| desired.size));
+        Disk { volume, slot: attachment.slot, path, format: DiskFormat::Qcow2, size, base }
     }
 
     /// Begins the VM by `begin` when all that it needs is here; fetches what is missing; gives up when something cannot be had.
@@ -201,9 +219,10 @@ impl<'a> Decision<'a> {
             let (instance, generation) = (wanted.id, wanted.generation);
             return self.take(Step::GiveUp { instance, generation, reason });
         }
-        let missing: Vec<_> = boot_blobs(wanted).filter(|blob| !self.known.blobs.contains_key(&blob.digest)).collect();
+        let needed = boot_blobs(wanted).chain(coming(wanted).iter().filter_map(base_blob));
+        let missing: Vec<_> = needed.filter(|blob| !self.known.blobs.contains_key(&blob.digest)).collect();
         missing.iter().for_each(|blob| self.take(Step::FetchBlob(Blob::clone(blob))));
-        let disks_ready = wanted.volumes.iter().all(|attachment| self.is_free(attachment));
+        let disks_ready = wanted.volumes.iter().all(|attachment| self.is_free(attachment) || self.comes(wanted, attachment));
         if missing.is_empty()
             && disks_ready
             && self.network_is_ready(wanted)
@@ -215,9 +234,10 @@ impl<'a> Decision<'a> {
 
     /// What makes waiting pointless: it failed, and rests before it is tried again.
     fn obstacle(&self, wanted: &DesiredInstance) -> Option<StateReason> {
-        let blobs = boot_blobs(wanted).map(|blob| Subject::Blob(blob.digest.clone()));
-        let volumes = wanted.volumes.iter().map(|attachment| attachment.volume);
-        let missing = volumes.filter(|volume| !self.known.volumes.contains(volume));
+        let bases = coming(wanted).iter().filter_map(base_blob);
+        let blobs = boot_blobs(wanted).chain(bases).map(|blob| Subject::Blob(blob.digest.clone()));
+        let volumes = wanted.volumes.iter().filter(|attachment| !self.comes(wanted, attachment));
+        let missing = volumes.map(|one| one.volume).filter(|volume| !self.known.volumes.contains(volume));
         let contents = missing.clone().filter_map(|volume| {
             let desired = self.desired.volumes.iter().find(|desired| desired.id == volume)?;
             content_blob(&desired.content).map(|blob| Subject::Blob(blob.digest.clone()))

@@ -39,16 +39,18 @@ pub enum Step {
     },
     /// Let a VM begin that was held.
     Release(InstanceId),
-    /// Bring a running VM to another host, and let it stand still.
+    /// Bring a running VM and its disks to another host, and let it stand still.
     Send {
         instance: InstanceId,
         generation: u64,
+        disks: Vec<VolumeId>,
         host: HostId,
         address: SocketAddr,
     },
-    /// Take a VM in that another host brings, and let it stand still.
+    /// Take a VM and its volumes in that another host brings, and let it stand still.
     Receive {
         spec: Box<MachineSpec>,
+        volumes: Vec<DesiredVolume>,
         from: HostId,
     },
     /// Let a VM go on that stands still.
@@ -132,8 +134,10 @@ impl Step {
             Self::Start(spec, _) | Self::Hold(spec) | Self::Receive { spec, .. } => {
                 with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume))
             }
-            Self::Stop { instance, disks, .. } => with_disks(*instance, &mut disks.iter().copied()),
-            Self::Send { instance, .. } | Self::Prove { instance, .. } => vec![Subject::Instance(*instance)],
+            Self::Stop { instance, disks, .. } | Self::Send { instance, disks, .. } => {
+                with_disks(*instance, &mut disks.iter().copied())
+            }
+            Self::Prove { instance, .. } => vec![Subject::Instance(*instance)],
             Self::LetGo(instance) | Self::Release(instance) => vec![Subject::Instance(*instance)],
             Self::Forget(instance) | Self::GiveUp { instance, .. } => vec![Subject::Instance(*instance)],
             Self::Attach { instance, disk } => vec![Subject::Volume(disk.volume), Subject::Instance(*instance)],

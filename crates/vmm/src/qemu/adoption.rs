@@ -60,6 +60,8 @@ async fn take_over(shared: &Shared, instance: InstanceId, process: Process) -> R
     let state = vm.ask(step, "query-status", json!({})).await?;
     match state["status"].as_str().unwrap_or_default() {
         "running" => {}
+        // It was being sent when its agent ended: the other host was not told that it has all of it, and gives it up.
+        "finish-migrate" => vm.stay().await,
         "io-error" => resume_later(vm.qmp().clone()),
         // It sleeps by its agent's wish.
         "paused" | "postmigrate" if vm.is_whole().await? => {}

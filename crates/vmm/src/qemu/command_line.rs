@@ -24,6 +24,8 @@ const FIRST_PORT: u8 = 0x10;
 /// The port of a network card that is plugged in while the VM stands still, and the card.
 const NIC_PORT: &str = "nic-port";
 const NIC: &str = "nic0";
+/// What names of mirrors begin with; a node's name has at most 31 bytes.
+const MIRROR: &str = "away-";
 /// The VM generation id of a template; no VM that goes on from it has this one.
 const TEMPLATE: u128 = 0;
 
@@ -244,6 +246,13 @@ pub(super) fn device(disk: &Disk) -> Value {
 
 pub(super) fn node_name(volume: VolumeId) -> String {
     volume.to_string()
+}
+/// Of what a volume is mirrored by to another host: the job, and the node that is there.
+pub(super) fn mirror_name(volume: VolumeId) -> String {
+    format!("{MIRROR}{volume}")
+}
+pub(super) fn is_mirror(name: &str) -> bool {
+    name.starts_with(MIRROR)
 }
 pub(super) fn device_name(volume: VolumeId) -> String {
     format!("disk-{volume}")

@@ -14,6 +14,7 @@ fn spec() -> MachineSpec {
         slot,
         path: PathBuf::from(format!("/state/volumes/{number}.qcow2")),
         format: DiskFormat::Qcow2,
+        size: None,
         base: None,
     };
     MachineSpec {

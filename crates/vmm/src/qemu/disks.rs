@@ -130,6 +130,7 @@ impl Vm {
     /// Makes the record say what QEMU has: after an agent was killed, either may be ahead of the other.
     pub(super) async fn settle_disks(&self) -> Result<(), Error> {
         self.end_copy().await?;
+        self.drop_mirrors().await?;
         let plugged = self.plugged().await?;
         for disk in self.disks() {
             let node = names::node_name(disk.volume);
@@ -166,7 +167,7 @@ impl Vm {
         Ok(elements(devices).into_iter().filter_map(node).collect())
     }
 
-    async fn nodes(&self) -> Result<Vec<Value>, Error> {
+    pub(super) async fn nodes(&self) -> Result<Vec<Value>, Error> {
         let nodes = self.ask("looking at its disks", "query-named-block-nodes", json!({ "flat": true })).await?;
         Ok(elements(nodes))
     }
@@ -186,7 +187,7 @@ impl Vm {
     }
 
     /// Closes a node's file. A device lets go of its node a moment after it is gone: "in use" is asked again.
-    async fn close_node(&self, name: &str) -> Result<(), Error> {
+    pub(super) async fn close_node(&self, name: &str) -> Result<(), Error> {
         let mut tries = 20;
         loop {
             match self.ask("closing a disk", "blockdev-del", json!({ "node-name": name })).await {
@@ -208,7 +209,7 @@ impl Vm {
     }
 }
 
-fn elements(value: Value) -> Vec<Value> {
+pub(super) fn elements(value: Value) -> Vec<Value> {
     if let Value::Array(elements) = value { elements } else { Vec::new() }
 }
 

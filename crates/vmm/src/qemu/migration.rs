@@ -1,8 +1,10 @@
 //! A VM on its way from one host to another: QEMU's precopy, carried by whoever has a way there.
 //!
-//! Owns the order of QEMU's commands and the carrying. The guest runs on while its memory is sent, what it changed meanwhile
-//! is sent again, and it stands still for the last of it and its devices. QEMU reads and writes sockets of ours: it may
-//! connect to nobody else. Which host goes on with the VM is decided elsewhere; until then neither does.
+//! Owns the order of QEMU's commands and the carrying. First the disks are mirrored ([`super::mirroring`]). The guest runs on
+//! while its memory is sent, what it changed meanwhile is sent again, and it stands still for the last of it and its devices:
+//! in that instant its disks become the same at both hosts, and memory that knows of the last write goes behind it. QEMU reads
+//! and writes sockets of ours: it may connect to nobody else. Which host goes on with the VM is decided elsewhere; until then
+//! neither does.
 //!
 //! Precopy reads all memory, so pages that are away come back for it, those of a warm state too; the pagers of both hosts keep their limits meanwhile.
 //! It was taken over sending sealed pages with the devices alone (`x-ignore-shared`, as for sleep) because QEMU itself knows
@@ -16,8 +18,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{User, vm::Vm};
-use crate::{driver::Passage, error::Error, files, passage};
+use super::{User, mirroring::Coming, vm::Vm};
+use crate::{
+    driver::{Passage, Ways},
+    error::Error,
+    files, passage,
+};
 
 const SENDING: &str = "sending it to another host";
 const RECEIVING: &str = "taking it in from another host";
@@ -27,79 +33,118 @@ const LOOK: Duration = Duration::from_millis(5);
 const DOWNTIME: u64 = 100;
 /// No limit of ours, in bytes a second.
 const BANDWIDTH: u64 = 1 << 40;
+/// How long all of its memory may take.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// Where QEMU waits, the VM standing still, for its disks.
+const BEFORE_THE_SWITCH: &str = "pre-switchover";
 
 impl Vm {
-    /// Brings the VM to the other end of `to`. On an error it runs here as before.
-    pub(super) async fn send(&self, to: Box<dyn Passage>, user: Option<User>) -> Result<(), Error> {
+    /// Brings the VM to the other end of `to`. On an error it runs here as before, and the other end is told why.
+    pub(super) async fn send(&self, to: Ways, user: Option<User>) -> Result<(), Error> {
+        let Ways { mut machine, disks } = to;
+        let sent = async {
+            let _carriers = self.begin_mirrors(disks, user).await?;
+            self.await_mirrors(&mut *machine).await?;
+            self.send_memory(&mut *machine, user).await
+        };
+        let sent = sent.await;
+        let said = match &sent {
+            // From here on the other host may have all of it: whatever becomes of the way, who goes on is not said here.
+            Ok(stood_still) => passage::close(&mut *machine, *stood_still).await,
+            Err(error) => {
+                self.stay().await;
+                passage::give_up(&mut *machine, &error.to_string()).await
+            }
+        };
+        if let Err(error) = said {
+            tracing::warn!(instance = %self.instance, %error, "the other host may not know how the bringing of a VM ended");
+        }
+        sent.map(drop)
+    }
+
+    /// Returns for how long the VM had stood still when all of it was sent.
+    async fn send_memory(&self, to: &mut dyn Passage, user: Option<User>) -> Result<Duration, Error> {
         let socket = self.directory.run().join("away.sock");
         files::remove(&socket)?;
         let listener = UnixListener::bind(&socket).map_err(|error| Error::file("make", &socket, error))?;
         files::own(&socket, user)?;
-        let uri = format!("unix:{}", socket.display());
-        let sent = self.send_through(listener, &uri, to).await;
-        if sent.is_err() {
-            self.stay().await;
-        }
-        files::remove(&socket)?;
-        sent
-    }
-
-    async fn send_through(&self, listener: UnixListener, uri: &str, mut to: Box<dyn Passage>) -> Result<(), Error> {
         self.leave_memory_out(SENDING, false).await?;
         // A guest that changes memory faster than it can be sent is slowed down.
-        let capability = json!({ "capability": "auto-converge", "state": true });
-        self.ask(SENDING, "migrate-set-capabilities", json!({ "capabilities": [capability] })).await?;
+        let capabilities = [("auto-converge", true), ("pause-before-switchover", !self.disks().is_empty())];
+        let capabilities = capabilities.map(|(capability, state)| json!({ "capability": capability, "state": state }));
+        self.ask(SENDING, "migrate-set-capabilities", json!({ "capabilities": capabilities })).await?;
         let parameters = json!({ "max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME });
         self.ask(SENDING, "migrate-set-parameters", parameters).await?;
-        self.ask(SENDING, "migrate", json!({ "uri": uri })).await?;
-        let broken =
-            |error: io::Error| Error::Refused { instance: self.instance, step: SENDING, reason: error.to_string() };
+        self.ask(SENDING, "migrate", json!({ "uri": format!("unix:{}", socket.display()) })).await?;
         let carried = async {
             let (mut memory, _) = timeout(self.patience, listener.accept()).await??;
-            passage::carry_away(&mut memory, &mut *to).await
+            passage::carry_away(&mut memory, to).await
         };
-        carried.await.map_err(broken)?;
-        let told = self.until_completed(SENDING, Instant::now() + self.patience).await?;
-        // From here on the other host may have all of it: whatever becomes of the way, who goes on is not said here.
-        if let Err(error) = passage::close(&mut *to, stood_still(&told)).await {
-            tracing::warn!(instance = %self.instance, %error, "the other host may not know that it has all of a VM");
+        let (carried, told) = tokio::join!(carried, self.switch_over());
+        files::remove(&socket)?;
+        let told = told?;
+        let broken =
+            |error: io::Error| Error::Refused { instance: self.instance, step: SENDING, reason: error.to_string() };
+        carried.map_err(broken)?;
+        Ok(stood_still(&told))
+    }
+
+    /// Follows the migration to its end, and returns what QEMU tells of it. A failure ends it, and so its carrying.
+    async fn switch_over(&self) -> Result<Value, Error> {
+        let end = Instant::now() + LONGEST;
+        let over = async {
+            if !self.disks().is_empty() {
+                self.until_status(SENDING, BEFORE_THE_SWITCH, end).await?;
+                self.end_mirrors().await?;
+                self.ask(SENDING, "migrate-continue", json!({ "state": BEFORE_THE_SWITCH })).await?;
+            }
+            self.until_completed(SENDING, end).await
+        };
+        let over = over.await;
+        if over.is_err() {
+            // Refused when it has ended anyhow.
+            let _ = self.ask(SENDING, "migrate_cancel", json!({})).await;
         }
-        Ok(())
+        over
     }
 
     /// After a try that failed: nothing of it is left that the next could meet, and the guest runs. If this fails QEMU has
     /// ended.
-    async fn stay(&self) {
+    pub(super) async fn stay(&self) {
         let _ = self.ask(SENDING, "migrate_cancel", json!({})).await;
         let end = Instant::now() + self.patience;
         while Instant::now() < end {
             let Ok(told) = self.ask(SENDING, "query-migrate", json!({})).await else { return };
-            if !matches!(told["status"].as_str(), Some("setup" | "active" | "device" | "cancelling")) {
+            if !matches!(told["status"].as_str(), Some("setup" | "active" | BEFORE_THE_SWITCH | "device" | "cancelling")) {
                 break;
             }
             sleep(LOOK).await;
         }
         let _ = self.resume().await;
+        if let Err(error) = self.drop_mirrors().await {
+            tracing::warn!(instance = %self.instance, %error, "mirrors of its disks may be left behind");
+        }
     }
 
-    /// Takes in what [`Self::send`] brings; returns since when the VM stands still. It was started to wait for it.
-    pub(super) async fn receive(&self, mut from: Box<dyn Passage>) -> Result<Instant, Error> {
+    /// Takes in what [`Self::send`] brings; returns since when the VM stands still. It was started to wait for it, with the
+    /// files of `coming` as its disks.
+    pub(super) async fn receive(&self, from: Ways, coming: Coming) -> Result<Instant, Error> {
+        let Ways { mut machine, disks } = from;
         let socket = self.directory.run().join("here.sock");
         files::remove(&socket)?;
+        let _carriers = self.open_disks(&self.disks(), disks).await?;
         self.leave_memory_out(RECEIVING, false).await?;
         let uri = format!("unix:{}", socket.display());
         self.ask(RECEIVING, "migrate-incoming", json!({ "uri": uri })).await?;
         let memory = UnixStream::connect(&socket).await.map_err(|error| Error::file("open", &socket, error))?;
-        let carried = passage::take_in(&mut *from, memory).await;
-        let taken = self.until_completed(RECEIVING, Instant::now() + self.patience).await;
+        let carried = passage::take_in(&mut *machine, memory).await;
+        let broken =
+            |error: io::Error| Error::Refused { instance: self.instance, step: RECEIVING, reason: error.to_string() };
+        let since = carried.map_err(broken)?;
+        self.until_completed(RECEIVING, Instant::now() + self.patience).await?;
         files::remove(&socket)?;
-        match (taken, carried) {
-            (Ok(_), Ok(since)) => Ok(since),
-            (_, Err(error)) => {
-                Err(Error::Refused { instance: self.instance, step: RECEIVING, reason: error.to_string() })
-            }
-            (Err(error), Ok(_)) => Err(error),
-        }
+        self.close_disks(coming).await?;
+        Ok(since)
     }
 }
 

@@ -109,10 +109,20 @@ impl Vm {
 
     /// Waits for the end of what was begun, and returns what QEMU tells of it.
     pub(super) async fn until_completed(&self, step: &'static str, end: Instant) -> Result<Value, Error> {
+        self.until_status(step, "completed", end).await
+    }
+
+    /// As [`Self::until_completed`], of a state before the end.
+    pub(super) async fn until_status(
+        &self,
+        step: &'static str,
+        wanted: &'static str,
+        end: Instant,
+    ) -> Result<Value, Error> {
         loop {
             let told = self.ask(step, "query-migrate", json!({})).await?;
             match told["status"].as_str() {
-                Some("completed") => return Ok(told),
+                Some(status) if status == wanted => return Ok(told),
                 Some("failed" | "cancelled") => {
                     let reason = told["error-desc"].as_str().unwrap_or("it failed without a reason").into();
                     return Err(Error::Refused { instance: self.instance, step, reason });

@@ -23,9 +23,10 @@ use super::{
     Shared, User, command_line,
     keeper::{Keeper, Watched, last_words},
     locked,
+    mirroring::Coming,
 };
 use crate::{
-    driver::{Disk, MachineSpec, Passage, SerialLine, Stop, VirtualTpm},
+    driver::{Disk, MachineSpec, SerialLine, Stop, VirtualTpm, Ways},
     error::Error,
     files,
     limits::{self, CORE, LOCKED_MEMORY, Limits, OPEN_FILES},
@@ -60,7 +61,7 @@ pub(super) enum Entry {
     /// Where its template's were; its card is not among them.
     WarmState(File),
     /// Where another host's VM stands still, which it does too.
-    Receive(Box<dyn Passage>),
+    Receive(Ways),
 }
 
 /// What comes between the start of its process and that of its processors.
@@ -73,12 +74,13 @@ enum Preparation {
         plugs: bool,
     },
     /// All of it is taken in, and its processors are not started.
-    Receive(Box<dyn Passage>),
+    Receive(Ways, Coming),
 }
 
 impl Entry {
-    /// The arguments of the process, its standard input, and what comes after its start.
-    fn prepare(self, arguments: Vec<String>) -> (Vec<String>, Stdio, Preparation) {
+    /// The arguments of the process, its standard input, and what comes after its start; `coming` are the disks of one that
+    /// another host sends.
+    fn prepare(self, arguments: Vec<String>, coming: Coming) -> (Vec<String>, Stdio, Preparation) {
         let (mut arguments, stdin, preparation) = match self {
             Self::Boot => return (arguments, Stdio::null(), Preparation::Nothing),
             Self::Held => return (arguments, Stdio::null(), Preparation::Hold),
@@ -86,7 +88,7 @@ impl Entry {
             Self::WarmState(file) => {
                 (command_line::without_nic(arguments), Stdio::from(file), Preparation::Load { plugs: true })
             }
-            Self::Receive(from) => (arguments, Stdio::null(), Preparation::Receive(from)),
+            Self::Receive(from) => (arguments, Stdio::null(), Preparation::Receive(from, coming)),
         };
         arguments.extend(["-incoming".to_owned(), "defer".to_owned()]);
         (arguments, stdin, preparation)
@@ -117,15 +119,22 @@ impl Vm {
         let instance = spec.instance;
         let directory = shared.directory(instance);
         let acceleration = shared.acceleration().await;
-        let (told, given) = match entry {
-            Entry::Held => measure(spec, shared).await?,
-            _ => (spec.clone(), Given::default()),
+        let (told, given, coming) = match entry {
+            Entry::Held => {
+                let (told, given) = measure(spec, shared).await?;
+                (told, given, Coming::default())
+            }
+            Entry::Receive(_) => {
+                let (coming, told) = Coming::prepare(spec, shared).await?;
+                (told, Given::default(), coming)
+            }
+            _ => (spec.clone(), Given::default(), Coming::default()),
         };
         let Given { measured, mut descriptors, mut options } = given;
         let (mut arguments, stdin, preparation) =
-            entry.prepare(command_line::arguments(&told, &directory, acceleration)?);
+            entry.prepare(command_line::arguments(&told, &directory, acceleration)?, coming);
         let user = acceleration.user(shared.settings.user);
-        prepare(spec, &directory, user)?;
+        prepare(spec, &told.disks, (&directory, user))?;
         if let Some(tpm) = &spec.tpm {
             let connected = start_tpm(instance, tpm.clone(), user).await?;
             descriptors.push(connected.descriptor);
@@ -184,8 +193,8 @@ impl Vm {
                     vm.plug_nic().await?;
                 }
             }
-            Preparation::Receive(from) => {
-                let _ = vm.still_since.set(vm.receive(from).await?);
+            Preparation::Receive(from, coming) => {
+                let _ = vm.still_since.set(vm.receive(from, coming).await?);
                 return Ok(vm);
             }
         }
@@ -327,8 +336,12 @@ async fn start_tpm(instance: InstanceId, tpm: VirtualTpm, user: Option<User>) ->
     task.await.map_err(|error| Error::Process { doing: "start the TPM beside", instance, source: error.into() })?
 }
 
-/// Makes the VM's directory and gives the process what it must reach.
-fn prepare(spec: &MachineSpec, directory: &Directory, user: Option<User>) -> Result<(), Error> {
+/// Makes the VM's directory and gives the process what it must reach, `opened` as its disks.
+fn prepare(
+    spec: &MachineSpec,
+    opened: &[Disk],
+    (directory, user): (&Directory, Option<User>),
+) -> Result<(), Error> {
     files::directory(directory.path(), 0o711)?;
     files::remove_tree(&directory.run())?;
     files::directory(&directory.run(), 0o700)?;
@@ -337,7 +350,7 @@ fn prepare(spec: &MachineSpec, directory: &Directory, user: Option<User>) -> Res
     if let Some(paging) = &spec.paging {
         paging::prepare(paging, user)?;
     }
-    for disk in &spec.disks {
+    for disk in opened {
         files::own(&disk.path, user)?;
     }
     if let Some(network) = spec.nic.as_ref().and_then(|nic| nic.guest_socket.parent()) {

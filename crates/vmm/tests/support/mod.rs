@@ -66,7 +66,8 @@ impl House {
     /// A place for a volume; nothing is there yet.
     pub fn disk(&self, number: u128, slot: u8) -> Disk {
         let volume = VolumeId::from_bits(number);
-        Disk { volume, slot, path: self.path().join(format!("{volume}.qcow2")), format: DiskFormat::Qcow2, base: None }
+        let path = self.path().join(format!("{volume}.qcow2"));
+        Disk { volume, slot, path, format: DiskFormat::Qcow2, size: None, base: None }
     }
 
     /// The VMs' processes, by the path of this directory in their command lines.

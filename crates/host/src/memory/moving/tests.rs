@@ -1,6 +1,7 @@
 //! Two hosts' folders and a way between them, which changes bytes and breaks off.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::Ipv4Addr,
     os::unix::fs::{FileExt, MetadataExt},
@@ -13,7 +14,7 @@ use lucarne_model::{
     memory::PagesByPlace,
     memory_report::Ability,
     paging::{KEY, PageKey},
-    storage::Digest,
+    storage::{Digest, DiskFormat},
 };
 use lucarne_vmm::{driver::Boot, simulated::Simulated};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,6 +38,10 @@ struct Bed {
 impl Bed {
     fn new(number: u128, origin: Origin) -> Self {
         let instance = InstanceId::from_bits(u128::from(std::process::id()) << 40 | number);
+        let folder = tempfile::tempdir().unwrap();
+        let volume = VolumeId::from_bits(instance.bits());
+        let path = Layout::new(folder.path().into()).volume(volume);
+        let disk = Disk { volume, slot: 1, path, format: DiskFormat::Qcow2, size: Some(Bytes::mib(64)), base: None };
         let spec = MachineSpec {
             instance,
             generation: 1,
@@ -44,15 +49,28 @@ impl Bed {
             memory: Bytes::mib(64),
             boot: Boot::FirstDisk,
             nic: None,
-            disks: Vec::new(),
+            disks: vec![disk],
             paging: None,
             tpm: None,
             origin,
         };
         let pages = PagesByPlace { ssd: Pages::mib(64), ..PagesByPlace::default() };
-        let bed = Self { folder: tempfile::tempdir().unwrap(), sleeper: Sleeper { spec, pages } };
+        Self::at(folder, Sleeper { spec, pages })
+    }
+
+    fn at(folder: tempfile::TempDir, sleeper: Sleeper) -> Self {
+        let bed = Self { folder, sleeper };
         fs::create_dir_all(bed.layout().memory()).unwrap();
+        fs::create_dir_all(bed.layout().volumes()).unwrap();
         bed
+    }
+
+    /// Another host, to which the VM of this one is to be brought.
+    fn other(&self) -> Self {
+        let (folder, mut sleeper) = (tempfile::tempdir().unwrap(), self.sleeper.clone());
+        let layout = Layout::new(folder.path().into());
+        sleeper.spec.disks.iter_mut().for_each(|disk| disk.path = layout.volume(disk.volume));
+        Self::at(folder, sleeper)
     }
 
     fn layout(&self) -> Layout {
@@ -60,7 +78,9 @@ impl Bed {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        files(&self.layout(), self.sleeper.spec.instance, &self.sleeper.spec.origin)
+        let MachineSpec { instance, ref origin, ref disks, .. } = self.sleeper.spec;
+        let volumes = disks.iter().map(|disk| disk.path.clone());
+        files(&self.layout(), instance, origin).into_iter().chain(volumes).collect()
     }
 
     /// Each file with bytes, a hole of 32 MiB, more bytes and a hole at its end.
@@ -129,14 +149,13 @@ async fn what_a_vm_sleeps_with_is_there_as_it_was_here_holes_too() {
     for (number, origin) in [Origin::Boot, warm(None), warm(Some(Digest::from_bytes([3; 32])))].into_iter().enumerate()
     {
         let from = Bed::new(number as u128 * 2, origin.clone());
-        let to = Bed { folder: tempfile::tempdir().unwrap(), sleeper: from.sleeper.clone() };
-        fs::create_dir_all(to.layout().memory()).unwrap();
+        let to = from.other();
         from.falls_asleep();
         let (sent, taken) = brought(&from, &to, None, usize::MAX).await;
         sent.unwrap();
         taken.unwrap();
         let whole = matches!(&origin, Origin::Warm { memory: Some(_), .. });
-        assert_eq!(from.files().len(), if whole { 4 } else { 3 });
+        assert_eq!(from.files().len(), if whole { 5 } else { 4 });
         for (one, other) in from.files().iter().zip(to.files()) {
             assert!(fs::read(one).unwrap() == fs::read(&other).unwrap(), "{}", other.display());
             assert!(fs::metadata(&other).unwrap().blocks() * 512 < 4 << 20, "the hole was brought as zeros");
@@ -160,6 +179,7 @@ async fn a_byte_that_was_changed_or_a_way_that_broke_leaves_nothing_that_sleeps(
         let (sent, taken) = brought(&from, &to, spoiled, broken).await;
         assert!(sent.is_err() && taken.is_err(), "{spoiled:?} {broken}");
         assert!(sleep::find(&to.layout()).is_empty());
+        assert_eq!(fs::read_dir(to.layout().volumes()).unwrap().count(), 0, "a part of a volume");
         assert!(
             from.files().iter().all(|path| path.exists())
                 && sleep::read_key(&from.layout(), from.sleeper.spec.instance).is_ok()
@@ -171,7 +191,7 @@ async fn a_byte_that_was_changed_or_a_way_that_broke_leaves_nothing_that_sleeps(
 async fn an_opening_is_heard_as_it_was_said_and_no_longer_one_than_is_right() {
     let (mut here, mut there) = tokio::io::duplex(1 << 20);
     let pages = PagesByPlace { ssd: Pages(9), ..PagesByPlace::default() };
-    let asleep = Opening::Asleep { origin: warm(None), pages, hypervisor: "QEMU".into() };
+    let asleep = Opening::Asleep { origin: warm(None), pages, hypervisor: "QEMU".into(), disks: Vec::new() };
     for opening in [Opening::Awake { origin: Origin::Boot }, asleep] {
         open(&mut here, &opening).await.unwrap();
         assert_eq!(hear(&mut there).await.unwrap(), opening);
@@ -202,17 +222,18 @@ async fn sent(from: &Bed, to: &Bed, pages: bool) -> ((Memory, bool), (Memory, Op
     durable::replace(&from.layout().asleep(from.sleeper.spec.instance), &asleep, Outlives::Process).unwrap();
     let (old, new) = (agent(&from.layout(), true), agent(&to.layout(), pages));
     assert_eq!(old.adopt(&[]).await, std::slice::from_ref(&from.sleeper.spec));
-    let wanted = MachineSpec { origin: Origin::Boot, ..from.sleeper.spec.clone() };
+    let wanted = MachineSpec { origin: Origin::Boot, ..to.sleeper.spec.clone() };
     let (here, there) = tokio::io::duplex(1 << 16);
-    let (sent, taken) = tokio::join!(old.send(wanted.instance, Box::new(here)), new.receive(&wanted, Box::new(there)));
+    let ways = |machine| Ways { machine, disks: BTreeMap::new() };
+    let (here, there) = (ways(Box::new(here) as Box<dyn Passage>), ways(Box::new(there)));
+    let (sent, taken) = tokio::join!(old.send(wanted.instance, here), new.receive(&wanted, there));
     ((old, sent.is_ok()), (new, taken.ok()))
 }
 
 #[tokio::test]
 async fn a_vm_that_sleeps_sleeps_on_at_the_other_host_and_wakes_here_only_if_it_stays() {
     let from = Bed::new(300, warm(Some(Digest::from_bytes([3; 32]))));
-    let to = Bed { folder: tempfile::tempdir().unwrap(), sleeper: from.sleeper.clone() };
-    fs::create_dir_all(to.layout().memory()).unwrap();
+    let to = from.other();
     let ((old, is_sent), (new, began)) = sent(&from, &to, true).await;
     assert_eq!((is_sent, began), (true, Some(Began::Warm { digest: Digest::from_bytes([4; 32]) })));
     let instance = from.sleeper.spec.instance;
@@ -227,12 +248,16 @@ async fn a_vm_that_sleeps_sleeps_on_at_the_other_host_and_wakes_here_only_if_it_
     old.go_on(instance).await.unwrap();
     assert!(!here.kept().is_brought && here.kept().life == Life::Hibernated, "it may wake here");
     old.stop(instance, lucarne_vmm::driver::Stop::Kill).await.unwrap();
-    assert!(from.files().iter().all(|path| !path.exists()), "what it had is gone with it");
+    let (volumes, pages): (Vec<_>, Vec<_>) =
+        from.files().into_iter().partition(|path| path.starts_with(from.layout().volumes()));
+    assert!(pages.iter().all(|path| !path.exists()), "what it had is gone with it");
+    assert!(volumes.iter().all(|path| path.exists()), "its volumes are not the memory's to delete");
 }
 
 #[tokio::test]
 async fn a_host_that_could_not_wake_it_takes_nothing_in() {
-    let (from, to) = (Bed::new(400, Origin::Boot), Bed::new(401, Origin::Boot));
+    let from = Bed::new(400, Origin::Boot);
+    let to = from.other();
     let ((old, is_sent), (_, began)) = sent(&from, &to, false).await;
     assert_eq!((is_sent, began), (false, None));
     let kept = old.0.guest(from.sleeper.spec.instance);

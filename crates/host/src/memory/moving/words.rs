@@ -3,7 +3,7 @@
 //! Owns the framing, and the digest of all of it. The key of the pages goes here too: the way is one that only the two hosts can read.
 
 use std::{
-    fs::{DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io::{self, SeekFrom},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -11,11 +11,11 @@ use std::{
 };
 
 use lucarne_model::{
-    Bytes, InstanceId,
+    InstanceId, VolumeId,
     memory::PagesByPlace,
     paging::{KEY, PageKey},
 };
-use lucarne_vmm::driver::{MachineSpec, Origin, Passage};
+use lucarne_vmm::driver::{Disk, MachineSpec, Origin, Passage};
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -36,6 +36,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 pub(super) const PIECE: usize = 256 << 10;
 /// The longest opening in bytes.
 pub(super) const LONGEST: u32 = 64 << 10;
+/// What a file has beside the bytes that it is for, at most.
+const BESIDE: u64 = 64 << 20;
 /// What the other host says when it has all of it.
 const KEPT: u8 = 1;
 
@@ -50,6 +52,9 @@ pub(super) enum Opening {
         pages: PagesByPlace,
         /// What its devices were saved by; another one may not know what to make of them.
         hypervisor: String,
+        /// The volumes that come with it, in their order.
+        #[serde(default)]
+        disks: Vec<VolumeId>,
     },
 }
 
@@ -79,6 +84,9 @@ pub(super) async fn bring(to: &mut dyn Passage, layout: &Layout, sleeper: &Sleep
     for path in files(layout, instance, &sleeper.spec.origin) {
         bring_file(to, &path, &mut context).await?;
     }
+    for disk in in_order(&sleeper.spec.disks) {
+        bring_file(to, &disk.path, &mut context).await?;
+    }
     timeout(SILENCE, to.write_all(context.finish().as_ref())).await??;
     timeout(SILENCE, to.flush()).await??;
     let answer = timeout(SILENCE, to.read_u8()).await??;
@@ -87,19 +95,28 @@ pub(super) async fn bring(to: &mut dyn Passage, layout: &Layout, sleeper: &Sleep
 
 /// Takes in what [`bring`] gives. The VM sleeps here when this returns; on an error, parts of it may be left.
 pub(super) async fn take_in(from: &mut dyn Passage, layout: &Layout, sleeper: &Sleeper) -> io::Result<()> {
-    let MachineSpec { instance, memory, .. } = sleeper.spec;
+    let MachineSpec { instance, memory, ref disks, .. } = sleeper.spec;
     let mut key = PageKey([0; KEY]);
     timeout(SILENCE, from.read_exact(&mut key.0)).await??;
     DirBuilder::new().recursive(true).mode(0o700).create(layout.pages(instance))?;
     let mut context = Context::new(&SHA256);
     for path in files(layout, instance, &sleeper.spec.origin) {
-        take_file_in(from, (&path, memory), &mut context).await?;
+        // No file of a sleeper is as large: who says so would only fill the disk.
+        let limit = memory.0.saturating_mul(2) + BESIDE;
+        take_file_in(from, (&path, limit), &mut context).await?;
+    }
+    let mut coming = Coming::default();
+    for disk in in_order(disks) {
+        let size = disk.size.ok_or_else(|| io::Error::other(format!("the size of {} is not known", disk.volume)))?;
+        let limit = size.0.saturating_add(size.0 / 64) + BESIDE;
+        take_file_in(from, (&coming.place_for(&disk.path), limit), &mut context).await?;
     }
     let mut digest = [0; SHA256_OUTPUT_LEN];
     timeout(SILENCE, from.read_exact(&mut digest)).await??;
     if digest != context.finish().as_ref() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it did not come as it was sent"));
     }
+    coming.keep()?;
     sleep::write_key(layout, instance, &key)?;
     let (json, place) = (serde_json::to_vec(sleeper)?, layout.asleep(instance));
     let kept = tokio::task::spawn_blocking(move || durable::replace(&place, &json, Outlives::PowerCut));
@@ -110,7 +127,47 @@ pub(super) async fn take_in(from: &mut dyn Passage, layout: &Layout, sleeper: &S
     Ok(())
 }
 
-/// All that a VM of this origin sleeps with but for its key, in the order in which it goes.
+/// Volumes in the order in which they go.
+pub(super) fn in_order(disks: &[Disk]) -> Vec<&Disk> {
+    let mut disks: Vec<_> = disks.iter().collect();
+    disks.sort_unstable_by_key(|disk| disk.slot);
+    disks
+}
+
+/// Volumes that are being taken in: files beside those that they will be, deleted again if the rest does not come.
+#[derive(Default)]
+struct Coming(Vec<(PathBuf, PathBuf)>);
+
+impl Coming {
+    fn place_for(&mut self, path: &Path) -> PathBuf {
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        self.0.push((part.clone(), path.to_owned()));
+        part
+    }
+
+    /// All of them are whole, and get their names, for good.
+    fn keep(mut self) -> io::Result<()> {
+        for (part, path) in self.0.drain(..) {
+            fs::rename(&part, &path)?;
+            path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        for (part, _) in &self.0 {
+            if let Err(error) = durable::remove(part) {
+                tracing::warn!(path = %part.display(), %error, "a part of a volume is left behind until the next start");
+            }
+        }
+    }
+}
+
+/// All that a VM of this origin sleeps with but for key and volumes, in the order in which it goes.
 pub(super) fn files(layout: &Layout, instance: InstanceId, origin: &Origin) -> Vec<PathBuf> {
     let snapshot = match origin {
         Origin::Warm { memory: Some(_), .. } => Some(layout.origin(instance)),
@@ -158,14 +215,13 @@ async fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64,
     found.await.map_err(io::Error::other)?
 }
 
-/// What is brought, of a VM with so much memory. It is on the disk when this returns.
-async fn take_file_in(from: &mut dyn Passage, (path, memory): (&Path, Bytes), context: &mut Context) -> io::Result<()> {
+/// What is brought, if it has at most so many bytes. It is on the disk when this returns.
+async fn take_file_in(from: &mut dyn Passage, (path, limit): (&Path, u64), context: &mut Context) -> io::Result<()> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
     let length = u64::from_be_bytes(heard(from, context).await?);
-    // No file of a sleeper is as large: who says so would only fill the disk.
-    if length > memory.0.saturating_mul(2) + (64 << 20) {
+    if length > limit {
         return Err(invalid());
     }
     file.set_len(length)?;
