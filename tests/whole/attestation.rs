@@ -8,6 +8,7 @@ use lucarne_tests::{
     api::Api,
     cloud::{Cloud, Driver},
     eventually, image,
+    process::{processes_of, sweep},
 };
 use serde_json::{Value, json};
 
@@ -215,6 +216,10 @@ fn a_real_vm_begins_on_its_hosts_proof_and_on_no_other_hosts_by_one_byte() -> an
     // Its TPM is another one.
     let known = scene.launch(&["--tpm", "--attest", "config=known"])?;
     scene.runs(&known)?;
+    // A host whose TPM in software was killed has it again, and proves with it.
+    let tpm = scene.cloud.host_dir(0).join("attestation/software");
+    ensure!(!processes_of(&tpm).is_empty(), "the host has no TPM");
+    sweep(&tpm);
     let denied = scene.launch(&["--attest", "prompt", "--wait"])?;
     scene.run(&["attestation", "deny", &denied])?;
     scene.ends(&denied, "AttestationDenied")?;

@@ -83,6 +83,7 @@ error_codes! {
     RouteExists = "RouteAlreadyExists", 409, "The route table has a route for this destination";
     VolumeInUse = "VolumeInUse", 409, "The volume is attached";
     VolumeElsewhere = "VolumeOnOtherHost", 409, "The volume lies on another host than the instance";
+    InstanceBoundToHost = "InstanceBoundToHost", 409, "What the instance was proved by, or keeps, does not leave its host";
     AttachmentLimitExceeded = "AttachmentLimitExceeded", 409, "The instance has as many volumes as it can";
     InsufficientInstanceCapacity = "InsufficientInstanceCapacity", 503, "No host has room for the instance";
     ImageUnreadable = "InvalidImage.Unreadable", 400, "The image is not what its format says";
@@ -96,7 +97,7 @@ error_codes! {
     AttestationExpired = "AttestationExpired", 409, "The answer was not given in time";
     AttestationDenied = "AttestationDenied", 409, "The owner did not approve what was measured";
     HostNotProved = "HostNotProved", 503, "The host could not prove what it runs";
-    TpmFailed = "TpmFailed", 503, "The host's TPM does not work";
+    TpmFailed = "TpmFailed", 503, "The TPM of the host, or of the instance, does not work";
     TpmChanged = "TpmChanged", 409, "The host has another TPM than the one that it proved";
     TpmInUse = "TpmInUse", 409, "Another host has proved this TPM to be its own";
     ChallengeExpired = "ChallengeExpired", 409, "The challenge was answered, or its time is over";

@@ -12,6 +12,11 @@ pub enum Error {
     Missing { program: String, package: &'static str },
     #[error("the hypervisor of {instance} ended while {step}: {said}")]
     Ended { instance: InstanceId, step: &'static str, said: String },
+    #[error(
+        "the TPM of {instance}, swtpm, ended while the VM was being started: {how}, and {said}; start the instance again, and \
+         if that does not help look why this host ends swtpm (memory, limits, an update)"
+    )]
+    TpmEnded { instance: InstanceId, how: String, said: String },
     #[error("the hypervisor of {instance} did not answer within {after:?} while {step}")]
     NoAnswer { instance: InstanceId, step: &'static str, after: Duration },
     #[error("the hypervisor of {instance} refused while {step}: {reason}")]
@@ -56,6 +61,7 @@ impl Error {
         match self {
             Self::Missing { .. } | Self::NoPaging { .. } => ErrorCode::HypervisorMissing,
             Self::Ended { .. } | Self::NoAnswer { .. } | Self::Refused { .. } => ErrorCode::HypervisorFailed,
+            Self::TpmEnded { .. } => ErrorCode::TpmFailed,
             Self::Tool { .. } | Self::ToolTooSlow { .. } | Self::Process { .. } => ErrorCode::HypervisorFailed,
             Self::NotRunning { .. } | Self::StillRunning { .. } => ErrorCode::IncorrectState,
             Self::SlotTaken { .. } => ErrorCode::IncorrectState,

@@ -11,7 +11,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     thread,
     time::{Duration, Instant},
@@ -19,6 +19,7 @@ use std::{
 
 use lucarne_model::InstanceId;
 use rustix::fs::{FlockOperation, fcntl_lock};
+use tokio::task::JoinHandle;
 
 use crate::{
     driver::VirtualTpm,
@@ -35,12 +36,40 @@ const LIMITS: &Limits = &[(CORE, 0), (OPEN_FILES, 64)];
 /// How long the one of the VM's last process may take to let go of the state.
 const HANDOVER: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(10);
+/// How long it may take to notice that its VM has ended.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How it ends when its VM does.
+const IN_ORDER: &str = "it exited with status 0";
 
 /// The VM's end, and how it is told of it.
 #[derive(Debug)]
 pub(crate) struct Connected {
     pub(crate) descriptor: OwnedFd,
     pub(crate) options: [String; 2],
+    pub(crate) beside: Beside,
+}
+
+/// The process beside the VM's.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    instance: InstanceId,
+    log: PathBuf,
+    /// How it ended, in words; none of an end in order.
+    ended: JoinHandle<Option<String>>,
+}
+
+impl Beside {
+    /// What really happened, if a VM could not be started because its TPM ended: QEMU says of that only that a line broke.
+    pub(crate) async fn explain(self, error: Error) -> Error {
+        // One whose VM has ended ends in order, and soon.
+        let Ok(Ok(Some(how))) = tokio::time::timeout(FAREWELL, self.ended).await else { return error };
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let last = text.lines().rev().find(|line| !line.trim().is_empty());
+        let said =
+            last.map_or_else(|| "its log is empty".to_owned(), |line| format!("its log ends with `{}`", line.trim()));
+        Error::TpmEnded { instance: self.instance, how, said }
+    }
 }
 
 /// Starts the TPM of a VM that is about to be started, as `user`.
@@ -58,11 +87,12 @@ pub(crate) fn start(instance: InstanceId, tpm: &VirtualTpm, user: Option<User>) 
     descriptor::inherit(&mut command, vec![its.into()]);
     let (process, said) = Process::spawn(command, user, Stdio::null()).map_err(failed)?;
     drop(said);
-    // Taken off the process table when it ends.
-    tokio::spawn(async move { process.ended().await });
+    // Taken off the process table when it ends, whoever waits for it.
+    let ended = tokio::spawn(async move { process.ended().await.filter(|how| how != IN_ORDER) });
+    let beside = Beside { instance, log: tpm.state.join("log"), ended };
     let descriptor = OwnedFd::from(ours);
     let options = ["-chardev".to_owned(), format!("socket,id=tpm,fd={}", descriptor.as_raw_fd())];
-    Ok(Connected { descriptor, options })
+    Ok(Connected { descriptor, options, beside })
 }
 
 fn option(key: &str, path: &Path, more: &str) -> OsString {

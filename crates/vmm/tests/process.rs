@@ -4,12 +4,19 @@
 
 mod support;
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
-use lucarne_model::paging::{DEVICE, PageKey, VARIABLE};
+use lucarne_model::{
+    ErrorCode,
+    paging::{DEVICE, PageKey, VARIABLE},
+};
 use lucarne_vmm::{
     driver::{Driver, MachineSpec, Paging, Stop, VirtualTpm},
-    qemu::{Qemu, User},
+    qemu::{Qemu, Settings, User},
 };
 use support::{House, eventually};
 
@@ -101,4 +108,41 @@ async fn a_guests_tpm_ends_with_its_vm_however_that_ends_and_is_there_for_the_ne
         eventually("its TPM ended with it", || async { tpms() == 0 }).await;
         assert!(state.join("tpm2-00.permall").exists(), "its keys are kept");
     }
+}
+
+/// A program in QEMU's place that ends the TPM beside it before it becomes QEMU.
+fn kills_its_tpm(house: &House, state: &Path) -> PathBuf {
+    let script = house.path().join("qemu");
+    let text = format!(
+        "#!/bin/sh\nfor process in /proc/[0-9]*; do\n\
+         tr '\\0' ' ' < $process/cmdline 2> /dev/null | grep -q 'swtpm .*dir={}' && kill -9 ${{process#/proc/}}\ndone\n\
+         exec qemu-system-x86_64 \"$@\"\n",
+        state.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+/// QEMU itself says of it only that a line is broken.
+#[tokio::test]
+async fn a_tpm_that_is_killed_while_its_vm_starts_is_named_with_what_can_be_done() {
+    let house = House::new();
+    let state = house.path().join("tpm");
+    fs::create_dir(&state).unwrap();
+    let tpm = VirtualTpm { state: state.clone(), certificate: house.path().join("certificate") };
+    let driver = Qemu::new(house.settings()).unwrap();
+    let spec = MachineSpec { tpm: Some(tpm), ..house.machine(&driver, 1).await };
+    let failing = Qemu::new(Settings { qemu: kills_its_tpm(&house, &state), ..house.settings() }).unwrap();
+    let error = failing.start(&spec).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::TpmFailed, "{error}");
+    let said = error.to_string();
+    assert!(said.contains("swtpm") && said.contains("signal 9") && said.contains("start the instance again"), "{said}");
+    assert!(house.processes().is_empty());
+    driver.start(&spec).await.expect("it can be started again");
+    // One that ends for a reason of its own is not explained by its TPM, which ends with it.
+    driver.stop(spec.instance, Stop::Kill).await.unwrap();
+    fs::write(&spec.disks[0].path, "not a qcow2 file").unwrap();
+    let error = driver.start(&MachineSpec { generation: 2, ..spec }).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::HypervisorFailed, "{error}");
 }

@@ -75,11 +75,17 @@ pub(crate) fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Resu
         return refuse(ErrorCode::IncorrectState, detail);
     }
     if record.instance.virtual_tpm {
-        return refuse(ErrorCode::IncorrectState, format!("{id} has a TPM of its own, which does not leave its host"));
+        let detail = format!(
+            "{id} has a TPM of its own, whose keys do not leave its host; launch another there, and terminate this one"
+        );
+        return refuse(ErrorCode::InstanceBoundToHost, detail);
     }
     if record.instance.attestation.is_some() {
-        let detail = format!("{id} was proved on its host, and another host has proved nothing; launch it anew there");
-        return refuse(ErrorCode::IncorrectState, detail);
+        let detail = format!(
+            "what {id} runs was proved on its host, and whatever another one proved would not be of the memory that is brought \
+             to it; launch another there, and terminate this one"
+        );
+        return refuse(ErrorCode::InstanceBoundToHost, detail);
     }
     let Some(host) = record.instance.host.filter(|host| !fleet.is_down(*host, tx.now())) else {
         return refuse(ErrorCode::HostUnreachable, format!("the host of {id} does not answer"));

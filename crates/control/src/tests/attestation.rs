@@ -248,3 +248,21 @@ async fn what_cannot_be_asked_for_is_refused_before_anything_is_made() {
     let shown = scene.cloud.get(&scene.tenant, &format!("{plain}/attestation")).await;
     assert_eq!(code(&shown), ErrorCode::AttestationNotFound);
 }
+
+#[tokio::test]
+async fn what_was_proved_or_has_a_tpm_stays_on_its_host() {
+    let scene = scene().await;
+    let proved = scene.prompt().await;
+    scene.until(&proved, "awaiting-approval").await;
+    scene.answer(&scene.tenant, &proved, "approve").await;
+    let mut body = scene.launch.clone();
+    body["virtual_tpm"] = json!(true);
+    let (status, launched) = scene.cloud.post(&scene.tenant, "/v1/instances", body).await;
+    assert_eq!(status, 201, "{launched}");
+    let with_tpm = path("instances", &launched["instances"][0]);
+    for instance in [proved, with_tpm] {
+        scene.until(&instance, "running").await;
+        let refused = scene.cloud.post(&scene.tenant, &format!("{instance}/migrate"), json!({})).await;
+        assert_eq!(code(&refused), ErrorCode::InstanceBoundToHost);
+    }
+}

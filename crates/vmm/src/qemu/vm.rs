@@ -135,10 +135,12 @@ impl Vm {
             entry.prepare(command_line::arguments(&told, &directory, acceleration)?, coming);
         let user = acceleration.user(shared.settings.user);
         prepare(spec, &told.disks, (&directory, user))?;
+        let mut beside = None;
         if let Some(tpm) = &spec.tpm {
             let connected = start_tpm(instance, tpm.clone(), user).await?;
             descriptors.push(connected.descriptor);
             options.extend(connected.options);
+            beside = Some(connected.beside);
         }
         arguments.extend(options);
         let said = directory.said();
@@ -165,11 +167,13 @@ impl Vm {
             }
             vm = Self::bring_up(record, directory.clone(), process.clone(), (shared, preparation)) => vm,
         };
-        if started.is_err() {
-            process.kill();
-            process.ended().await;
+        let Err(error) = started else { return started };
+        process.kill();
+        process.ended().await;
+        match beside {
+            Some(beside) => Err(beside.explain(error).await),
+            None => Err(error),
         }
-        started
     }
 
     async fn bring_up(
