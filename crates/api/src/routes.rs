@@ -75,6 +75,8 @@ routes! {
     /// Deletes an access key; its tokens stop working at once.
     Administer DELETE "/v1/access-keys/{access_key}" delete_access_key((String,), NoQuery, Nothing) -> Done;
 
+    /// Tells the token with which machines join as hosts: to administrators, which is why it is no GET.
+    Provide POST "/v1/join-token" tell_join_token((), NoQuery, Nothing) -> Json<JoinToken>;
     /// Lists hosts.
     Provide GET "/v1/hosts" list_hosts((), ListQuery, Nothing) -> Json<Page<Host>>;
     /// Shows a host.

@@ -117,6 +117,9 @@ impl Api for Controller {
     async fn delete_host(&self, call: Call<Caller, (HostId,), DeleteHostQuery, Nothing>) -> Result<Done, Problem> {
         services::host_removal::delete_host(self, call).await
     }
+    async fn tell_join_token(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<JoinToken>, Problem> {
+        services::hosts::tell_join_token(self, call).await
+    }
     async fn drain_host(&self, call: Call<Caller, (HostId,), NoQuery, Nothing>) -> Result<Json<Host>, Problem> {
         services::hosts::drain_host(self, call).await
     }

@@ -58,6 +58,7 @@ pub use host_ca::HostCaError;
 pub use http::ListenError;
 pub use named_questions::named_question_sql;
 pub use secrets::SecretsError;
+pub use services::shown::opaque_host;
 pub use settings::{OperatorFile, Settings};
 pub use store::StoreError;
 pub use usage::UsageError;

@@ -14,6 +14,18 @@ pub struct EnrolHost {
     pub host: HostDescription,
 }
 
+/// What a machine needs to become a host, once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JoinToken {
+    pub join_token: String,
+}
+
+impl std::fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinToken").finish_non_exhaustive()
+    }
+}
+
 /// What an enrolled host keeps: its id and the key with which it speaks from now on.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Enrolled {

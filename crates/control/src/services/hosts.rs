@@ -13,7 +13,7 @@ use lucarne_api::{
     answer::{Created, Done},
     bodies::{
         ListQuery, NoQuery, Page,
-        host::{DesiredAnswer, DesiredQuery, EnrolHost, Enrolled, HostSettings},
+        host::{DesiredAnswer, DesiredQuery, EnrolHost, Enrolled, HostSettings, JoinToken},
     },
     input::{Json, Nothing},
 };
@@ -383,6 +383,15 @@ pub(crate) async fn get_host(
     let (scope, id) = (call.caller.scope(), call.path.0);
     let record = controller.store.read(move |tx| tx.get::<HostRecord>(scope, id)).await?;
     Ok(Json(shown(&controller.fleet, record, crate::clock::now())))
+}
+
+pub(crate) async fn tell_join_token(
+    controller: &Controller,
+    _: Call<Caller, (), NoQuery, Nothing>,
+) -> Result<Json<JoinToken>, Problem> {
+    let token = controller.store.read(|tx| tx.setting(JOIN_TOKEN)).await?;
+    let none = || Problem::new(ErrorCode::Internal, "this controller has no join token");
+    Ok(Json(JoinToken { join_token: token.ok_or_else(none)? }))
 }
 
 pub(crate) async fn drain_host(

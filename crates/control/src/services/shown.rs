@@ -19,8 +19,9 @@ use crate::{
     records::{InstanceRecord, JobRecord, Leg, Passage, VolumeRecord},
 };
 
-/// The account's own name of a host. A host's id is random, so its digest leads nowhere.
-pub(crate) fn opaque_host(account: AccountId, host: HostId) -> HostId {
+/// The account's own name of a host, by which it is shown to it and which it may ask for. A host's id is random, so its
+/// digest leads nowhere.
+pub fn opaque_host(account: AccountId, host: HostId) -> HostId {
     let digest = digest::digest(&digest::SHA256, format!("{account}/{host}").as_bytes());
     let mut bits = [0; 16];
     bits.copy_from_slice(&digest.as_ref()[..16]);

@@ -128,6 +128,7 @@ const ACCEPTED: &[&str] = &[
     "controller --state-dir d --listen 127.0.0.1:0 --allow-plaintext --collector c.json --die-with-parent",
     "collector --state-dir d --die-with-parent",
     "collector --state-dir d --seal-after 10s",
+    "host join-token",
     "host --state-dir d --controller http://127.0.0.1:7070 --join-token-file f --address 127.0.1.1 --name host-1 \
      --driver simulated --stop-machines --die-with-parent",
     "host --state-dir d --controller http://127.0.0.1:7070 --address 127.0.1.1 --name host-1 --memory 2G \

@@ -1,9 +1,15 @@
 //! `lucarne host`: the verbs of operators over hosts, and, without a verb, the host agent's own process.
 
 use clap::{Args, Subcommand};
+use lucarne_api::bodies::host::JoinToken;
 
 use super::{Context, Reads, process::AgentArgs};
-use crate::{failure::Failure, kind::HOST, session::answer};
+use crate::{
+    failure::Failure,
+    kind::HOST,
+    output,
+    session::{Session, answer},
+};
 
 /// With a verb it asks the controller; without one it is the agent that makes this machine a host.
 #[derive(Args, Clone, Debug)]
@@ -19,6 +25,8 @@ pub(crate) struct HostCommand {
 pub(crate) enum HostVerb {
     #[command(flatten)]
     Reads(Reads),
+    /// Print the token with which machines join as hosts: the content of a file for `--join-token-file`
+    JoinToken,
     /// Let hosts take no new instances
     Drain {
         /// Ids or names
@@ -55,6 +63,7 @@ impl HostVerb {
                 };
                 context.each(&HOST, ids, delete).await?
             }
+            Self::JoinToken => return output::print(&format!("{}\n", join_token(session).await?)),
             Self::Drain { ids } => {
                 let drain = async |id: String| {
                     let id = id.parse().map_err(|_| Failure::wrong_usage("not a host id"))?;
@@ -72,4 +81,10 @@ impl HostVerb {
         };
         Ok(())
     }
+}
+
+/// What a machine needs to become a host.
+pub(crate) async fn join_token(session: &Session) -> Result<String, Failure> {
+    let told: JoinToken = session.change(async |client| answer(client.tell_join_token(None, None)).await).await?;
+    Ok(told.join_token)
 }

@@ -3,6 +3,8 @@
 //! Owns the cast and what is expected. The proof is judged here, on the demonstration's own machine and with a nonce that was
 //! drawn here, as a tenant would who believes nobody.
 
+use std::io::Write as _;
+
 use lucarne_api::{
     bodies::{
         attestation::{AddMeasurements, AddedMeasurements, AnswerAttestation, AttestLaunch, ShownAttestation},
@@ -11,14 +13,15 @@ use lucarne_api::{
     client::Client,
 };
 use lucarne_attest::verify::{CheckName, Outcome, Trust, verify};
+use lucarne_control::opaque_host;
 use lucarne_model::{
-    Bytes, Component, ErrorCode, Evidence, ImageId, InstanceId, Measurement, Octets, SubnetId, Tags, Vcpus,
+    Bytes, Component, ErrorCode, Evidence, HostId, ImageId, InstanceId, Measurement, Octets, SubnetId, Tags, Vcpus,
+    actual::Host,
     attestation::{APPROVE_WITHIN, AttestMode, AttestPolicy, OnMismatch},
-    instance::Instance,
-    storage::Digest,
+    instance::{Instance, Placement},
 };
 
-use super::{Stage, networks::cidr, publishing::Publishing, report::Story, tenant::Tenant};
+use super::{Stage, networks::cidr, own_host::OwnHost, publishing::Publishing, report::Story, tenant::Tenant};
 use crate::{
     commands::{
         attestation::{held_against, shown},
@@ -28,7 +31,7 @@ use crate::{
     kind::{IMAGE, INSTANCE},
     listing::resolve,
     nonces,
-    session::{answer, now, random_key},
+    session::{Session, answer, now, random_key},
     wait::{self, Goal, Progress},
 };
 
@@ -38,46 +41,102 @@ const NETWORK: &str = "10.0.0.0/16";
 const SUBNET: &str = "10.0.1.0/24";
 const MEMORY: Bytes = Bytes::mib(128);
 const CONFIGURATION: &str = "checked";
-const PATCHED: &str = "patched";
 const PUBLISHER: &str = "notary";
 
-/// A tenant with a network, and what is launched into it.
+/// A tenant with a network, and what is launched into it: all of it on one host, which only the demonstration changes.
 struct Cast<'a> {
     tenant: &'a Tenant,
     image: ImageId,
     subnet: SubnetId,
+    /// As the tenant knows it.
+    host: HostId,
+}
+
+/// What is there for this chapter alone, as far as it was come.
+#[derive(Default)]
+struct Props {
+    host: Option<OwnHost>,
+    notary: Option<Publishing>,
 }
 
 pub(crate) async fn play(stage: &Stage, story: &mut Story) {
-    let mut notary = None;
-    super::with_tenants(stage, story, async |story, tenants| scenes(stage, story, tenants, &mut notary).await).await;
-    if let Some(Err(failure)) = end(stage, notary).await {
-        story.step("the notary is gone", "no failure", failure.to_string(), false);
+    let mut props = Props::default();
+    super::with_tenants(stage, story, async |story, tenants| scenes(stage, story, tenants, &mut props).await).await;
+    let is_there = props.host.is_some() || props.notary.is_some();
+    if let Err(failure) = props.clear(&stage.operator).await {
+        story.step("the chapter's host and notary are gone", "no failure", failure.to_string(), false);
+    } else if is_there {
+        let gone = "neither is left";
+        story.step("the chapter's host and notary are gone", gone, gone, true);
     }
 }
 
-async fn end(stage: &Stage, notary: Option<Publishing>) -> Option<Result<(), Failure>> {
-    Some(notary?.end(&stage.operator).await)
+impl Props {
+    /// Takes each away, whatever becomes of the other.
+    async fn clear(self, operator: &Session) -> Result<(), Failure> {
+        let host = match self.host {
+            Some(host) => host.end(operator).await,
+            None => Ok(()),
+        };
+        let notary = match self.notary {
+            Some(notary) => notary.end(operator).await,
+            None => Ok(()),
+        };
+        host.and(notary)
+    }
 }
 
-async fn scenes(
-    stage: &Stage,
-    story: &mut Story,
-    tenants: &mut Vec<Tenant>,
-    notary: &mut Option<Publishing>,
-) -> Result<(), Failure> {
-    let image: ImageId = resolve(&stage.operator, &IMAGE, "tiny").await?;
-    tenants.push(Tenant::create(&stage.operator, "demo-a", &random_key()[..8], stage.allow_plaintext).await?);
+async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>, props: &mut Props) -> Result<(), Failure> {
+    let operator = &stage.operator;
+    let image: ImageId = resolve(operator, &IMAGE, "tiny").await?;
+    tenants.push(Tenant::create(operator, "demo-a", &random_key()[..8], stage.allow_plaintext).await?);
     let tenant = &tenants[0];
     let _progress = Progress::start("machines that wait for their hosts' proof");
+    let host = props.host.insert(OwnHost::prepare(operator).await?);
+    let id = host.begin(operator).await?;
+    let what = "a host of the chapter's own has joined, and its TPM has proved its keys";
+    story.step(what, "up", "up, with a copy of this program as its agent", true);
     let vpc = tenant.vpc(cidr(NETWORK)?).await?;
-    let cast = Cast { tenant, image, subnet: tenant.subnet(vpc, cidr(SUBNET)?).await? };
-    let measured = cast.tell_proof(story).await?;
+    let subnet = tenant.subnet(vpc, cidr(SUBNET)?).await?;
+    let cast = Cast { tenant, image, subnet, host: opaque_host(tenant.account, id) };
+    let before = cast.tell_proof(story).await?;
     cast.tell_denial(story).await?;
-    cast.tell_known(story, &measured).await?;
-    cast.tell_changed(story, &measured).await?;
-    let notary = notary.insert(Publishing::begin(&stage.operator).await?);
-    cast.tell_patched(story, notary, &measured).await
+    cast.tell_known(story, &before).await?;
+    let notary = props.notary.insert(Publishing::begin(operator).await?);
+    notary.is_trusted_by(tenant, PUBLISHER).await?;
+    notary.publish(software(before.clone()), "before the patch").await?;
+    let after = patch(operator, story, (host, id), &before).await?;
+    cast.tell_changed(story, (&before, &after)).await?;
+    cast.tell_unpublished(story, (&before, &after)).await?;
+    notary.publish(software(after), "the patch").await?;
+    cast.tell_published(story, notary).await
+}
+
+/// The operator has the host take nothing new, gives its agent's program one octet more, and lets it go on. Returns what is
+/// measured of it now, as the new program says and not as the host does.
+async fn patch(
+    operator: &Session,
+    story: &mut Story,
+    (host, id): (&mut OwnHost, HostId),
+    before: &[Measurement],
+) -> Result<Vec<Measurement>, Failure> {
+    let drain = async |client: Client| answer::<_, Host>(client.drain_host(&id, None, None)).await;
+    operator.change(drain).await?;
+    let was = host.digest()?;
+    host.update(operator, |program| program.write_all(&[0])).await?;
+    let resume = async |client: Client| answer::<_, Host>(client.resume_host(&id, None, None)).await;
+    operator.change(resume).await?;
+    let is = host.digest()?;
+    let agent = |one: &&Measurement| one.component == Component::Agent;
+    let was_measured = before.iter().find(agent).is_some_and(|one| one.digest == was);
+    let what = "the host is drained, and its agent gets one octet more";
+    let seen = format!("{was} before and {is} now{}", if was_measured { "" } else { ", and neither was measured" });
+    story.step(what, "another digest than the one that was measured", seen, was_measured && was != is);
+    let now = before.iter().cloned().map(|one| match one.component {
+        Component::Agent => Measurement { digest: is.clone(), ..one },
+        _ => one,
+    });
+    Ok(now.collect())
 }
 
 impl Cast<'_> {
@@ -98,7 +157,7 @@ impl Cast<'_> {
             attestation: Some(AttestLaunch { policy, nonce: nonce.clone() }),
             user_data: None,
             volumes: Vec::new(),
-            placement: Default::default(),
+            placement: Placement { host: Some(self.host), ..Placement::default() },
             tags: Tags::named(name),
         };
         Ok(self.tenant.launch(&request).await?.id)
@@ -192,43 +251,50 @@ impl Cast<'_> {
         Ok(())
     }
 
-    /// The tenant expects an agent that differs from the host's by one byte of its digest.
-    async fn tell_changed(&self, story: &mut Story, measured: &[Measurement]) -> Result<(), Failure> {
-        self.know(with_another_agent(measured), PATCHED).await?;
-        let mode = AttestMode::Config { name: PATCHED.to_owned() };
+    /// Its owner knows the host of before the patch.
+    async fn tell_changed(&self, story: &mut Story, patched: (&[Measurement], &[Measurement])) -> Result<(), Failure> {
+        let mode = AttestMode::Config { name: CONFIGURATION.to_owned() };
         let id = self.launch("a4", mode, &nonces::draw()?).await?;
-        let what = "a4, which expects another agent by one byte, does not begin on this one";
-        self.tell_end(story, id, what, ErrorCode::MeasurementUnknown).await
+        self.tell_refusal(story, id, "a4, like a3, does not begin there any more", patched).await
     }
 
-    /// A tenant that trusts a publisher, before and after the version that the host has come to run is published.
-    async fn tell_patched(
+    /// Its publisher knows the host of before the patch alone.
+    async fn tell_unpublished(
         &self,
         story: &mut Story,
-        notary: &Publishing,
-        measured: &[Measurement],
+        patched: (&[Measurement], &[Measurement]),
     ) -> Result<(), Failure> {
-        notary.is_trusted_by(self.tenant, PUBLISHER).await?;
-        let hosts = |all: Vec<Measurement>| all.into_iter().filter(|one| !one.component.is_guests()).collect();
-        notary.publish(hosts(with_another_agent(measured)), "before the patch").await?;
-        let mode = || AttestMode::Manifest { publisher: PUBLISHER.to_owned() };
-        let id = self.launch("a5", mode(), &nonces::draw()?).await?;
+        let id = self.launch("a5", from_publisher(), &nonces::draw()?).await?;
+        let what = "nor does a5, whose owner trusts a publisher who knows the agent of before alone";
+        self.tell_refusal(story, id, what, patched).await
+    }
+
+    async fn tell_refusal(
+        &self,
+        story: &mut Story,
+        id: InstanceId,
+        what: &str,
+        (before, after): (&[Measurement], &[Measurement]),
+    ) -> Result<(), Failure> {
         let ended = self.until(id, "terminated").await?;
         let reason = ended.state_reason.map(|why| (why.code, why.message));
         let (code, message) = reason.unwrap_or((ErrorCode::Internal, "it says no reason".into()));
-        let digest = |of: &[Measurement]| of.iter().find(|one| one.component == Component::Agent).cloned();
-        let both = [digest(measured), digest(&with_another_agent(measured))];
-        let names_both = both.iter().flatten().all(|one| message.contains(&one.digest.to_string()));
-        let what = "a5 trusts a publisher who knows the host's agent of before its patch alone";
-        let held = code == ErrorCode::MeasurementUnknown && names_both;
-        story.step(what, "terminated, MeasurementUnknown, with both digests", format!("{code}: {message}"), held);
+        let differ: Vec<&Measurement> =
+            before.iter().chain(after).filter(|one| is_changed(one, before, after)).collect();
+        let names_both = differ.len() == 2 && differ.iter().all(|one| message.contains(&one.digest.to_string()));
+        let held = code == ErrorCode::MeasurementUnknown && names_both && message.contains(Component::Agent.name());
+        let expected = "terminated, MeasurementUnknown: the agent, with both digests";
+        story.step(what, expected, format!("{code}: {message}"), held);
+        Ok(())
+    }
 
-        notary.publish(hosts(measured.to_vec()), "the patch").await?;
+    async fn tell_published(&self, story: &mut Story, notary: &Publishing) -> Result<(), Failure> {
         let nonce = nonces::draw()?;
-        let id = self.launch("a6", mode(), &nonce).await?;
+        let id = self.launch("a6", from_publisher(), &nonce).await?;
         let began = self.until(id, "running").await?;
-        let what = "the operator has the patched host's measurements published, and a6 begins";
-        story.step(what, "running", began.state.to_string(), true);
+        let what = "the operator has the patched host's measurements published, and a6 begins there";
+        let held = began.host == Some(self.host);
+        story.step(what, "running, on the patched host", began.state.to_string(), held);
         let session = &self.tenant.session;
         let evidence: Evidence = session.read(async |client| answer(client.get_evidence(&id)).await).await?;
         let (published, key) = (held_against(session, id).await?, notary.key()?);
@@ -246,13 +312,17 @@ impl Cast<'_> {
     }
 }
 
-/// The host by one byte of its agent's digest another.
-fn with_another_agent(measured: &[Measurement]) -> Vec<Measurement> {
-    let other = measured.iter().cloned().map(|one| match one.component {
-        Component::Agent => Measurement { digest: with_another_byte(&one.digest), ..one },
-        _ => one,
-    });
-    other.collect()
+fn from_publisher() -> AttestMode {
+    AttestMode::Manifest { publisher: PUBLISHER.to_owned() }
+}
+
+/// What is the host's, and not the guest's.
+fn software(measured: Vec<Measurement>) -> Vec<Measurement> {
+    measured.into_iter().filter(|one| !one.component.is_guests()).collect()
+}
+
+fn is_changed(one: &Measurement, before: &[Measurement], after: &[Measurement]) -> bool {
+    before.contains(one) != after.contains(one)
 }
 
 fn names(measured: &[Measurement]) -> String {
@@ -261,20 +331,19 @@ fn names(measured: &[Measurement]) -> String {
     names.join(", ")
 }
 
-fn with_another_byte(digest: &Digest) -> Digest {
-    let mut octets = digest.to_bytes();
-    octets[0] ^= 1;
-    Digest::from_bytes(octets)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn another_byte_makes_another_digest() {
-        let digest = Digest::from_bytes([7; 32]);
-        assert_ne!(with_another_byte(&digest), digest);
-        assert_eq!(with_another_byte(&with_another_byte(&digest)), digest);
+    fn what_changed_is_what_only_one_of_both_has() {
+        let one = |component, octet| {
+            let digest = lucarne_model::storage::Digest::from_bytes([octet; 32]);
+            Measurement { component, name: "one".into(), digest }
+        };
+        let (kept, old, new) = (one(Component::Kernel, 1), one(Component::Agent, 1), one(Component::Agent, 2));
+        let (before, after) = ([kept.clone(), old.clone()], [kept.clone(), new.clone()]);
+        let changed = |of: &Measurement| is_changed(of, &before, &after);
+        assert_eq!([&kept, &old, &new].map(changed), [false, true, true]);
     }
 }

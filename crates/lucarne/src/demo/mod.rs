@@ -8,6 +8,7 @@ mod memory;
 mod moving;
 mod networks;
 mod nfdump;
+mod own_host;
 mod probes;
 mod publishing;
 mod questions;

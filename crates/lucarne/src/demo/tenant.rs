@@ -141,7 +141,7 @@ impl Tenant {
 }
 
 /// Deletes what may for a moment still be used by something that is on its way out.
-async fn patiently(delete: impl AsyncFn() -> Result<Value, Failure>) -> Result<(), Failure> {
+pub(super) async fn patiently(delete: impl AsyncFn() -> Result<Value, Failure>) -> Result<(), Failure> {
     let deadline = tokio::time::Instant::now() + RELEASE_TIME;
     loop {
         match delete().await {

@@ -8,7 +8,7 @@ pub(crate) mod furnish;
 mod house;
 pub(crate) mod ready;
 mod state_dir;
-mod supervisor;
+pub(crate) mod supervisor;
 
 use std::{io, net::SocketAddr, path::PathBuf};
 

@@ -100,7 +100,7 @@ async fn finish(program: &Program, mut child: Child, kill: &CancellationToken) {
 }
 
 /// `id` is none once the process has been waited for, so that a number used again by another is never hit.
-fn signal(child: &Child, signal: Signal) {
+pub(crate) fn signal(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
         let _ = kill_process(pid, signal);
