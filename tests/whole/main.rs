@@ -12,6 +12,7 @@ mod machines;
 mod memory;
 mod migration;
 mod moving_volumes;
+mod notary;
 mod questions;
 mod records;
 mod refusals;
