@@ -21,7 +21,14 @@ use lucarne_model::{
     instance::{Instance, Placement},
 };
 
-use super::{Stage, networks::cidr, own_host::OwnHost, publishing::Publishing, report::Story, tenant::Tenant};
+use super::{
+    Stage,
+    networks::cidr,
+    own_host::{OwnHost, Size},
+    publishing::Publishing,
+    report::Story,
+    tenant::Tenant,
+};
 use crate::{
     commands::{
         attestation::{held_against, shown},
@@ -40,6 +47,8 @@ pub(crate) const TITLE: &str = "a machine begins only where its host has proved 
 const NETWORK: &str = "10.0.0.0/16";
 const SUBNET: &str = "10.0.1.0/24";
 const MEMORY: Bytes = Bytes::mib(128);
+/// Room for the chapter's machines, and for nobody else's.
+const HOST: Size = Size { memory: Bytes::mib(768), oversubscription: "1" };
 const CONFIGURATION: &str = "checked";
 const PUBLISHER: &str = "notary";
 
@@ -92,7 +101,7 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>, pro
     tenants.push(Tenant::create(operator, "demo-a", &random_key()[..8], stage.allow_plaintext).await?);
     let tenant = &tenants[0];
     let _progress = Progress::start("machines that wait for their hosts' proof");
-    let host = props.host.insert(OwnHost::prepare(operator).await?);
+    let host = props.host.insert(OwnHost::prepare(operator, HOST).await?);
     let id = host.begin(operator).await?;
     let what = "a host of the chapter's own has joined, and its TPM has proved its keys";
     story.step(what, "up", "up, with a copy of this program as its agent", true);

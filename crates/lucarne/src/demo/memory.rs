@@ -1,5 +1,6 @@
 //! The chapter "memory": a machine gives back what it holds beyond its threshold and misses nothing, another is pinned and
-//! gives nothing, the host's memory adds up, and a third one moves to another host ([`moving`]).
+//! gives nothing, the host's memory adds up, a third one moves to another host ([`moving`]), and a soaker sleeps and wakes
+//! ([`soaking`]).
 //!
 //! Owns the cast and what is expected. The first two hold a file in memory that no compression makes smaller, and check every
 //! byte of it for ever; that they say so on their consoles is what counts.
@@ -15,14 +16,16 @@ use lucarne_api::{
 };
 use lucarne_model::{
     Bytes, ErrorCode, ImageId, InstanceId, SubnetId, Tags, Vcpus,
-    instance::Instance,
+    instance::{Instance, Placement},
     memory::{MemoryMode, MemorySettings, MemoryThresholds},
 };
 
 use super::{
     Stage, moving,
     networks::{BETWEEN_LOOKS, cidr},
+    own_host::OwnHost,
     report::Story,
+    soaking,
     tenant::Tenant,
 };
 use crate::{
@@ -47,13 +50,19 @@ const ROUND: &str = "probe:round:";
 const WRONG: &str = "probe:wrong";
 
 pub(crate) async fn play(stage: &Stage, story: &mut Story) {
-    super::with_tenants(stage, story, async |story, tenants| scenes(stage, story, tenants).await).await;
+    let mut host = None;
+    super::with_tenants(stage, story, async |story, tenants| scenes(stage, story, tenants, &mut host).await).await;
+    if let Some(host) = host
+        && let Err(failure) = host.end(&stage.operator).await
+    {
+        story.step("the chapter's host is gone", "no failure", failure.to_string(), false);
+    }
 }
 
 /// What a machine does for ever.
-fn script() -> String {
+pub(super) fn checks(held_mib: u32) -> String {
     format!(
-        "#!/bin/sh\n(dd if=/dev/urandom of=/held bs=1M count={HELD_MIB} 2> /dev/null; was=$(md5sum < /held); n=0\n\
+        "#!/bin/sh\n(dd if=/dev/urandom of=/held bs=1M count={held_mib} 2> /dev/null; was=$(md5sum < /held); n=0\n\
          while :; do n=$((n+1))\n\
          if [ \"$was\" = \"$(md5sum < /held)\" ]; then printf '\\n{ROUND}%s\\n' $n; else printf '\\n{WRONG}\\n'; fi\n\
          done) > /dev/console 2>&1 &\n"
@@ -69,7 +78,12 @@ fn rounds(log: &str) -> Option<u64> {
     Some(told.max().unwrap_or(0))
 }
 
-async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> Result<(), Failure> {
+async fn scenes(
+    stage: &Stage,
+    story: &mut Story,
+    tenants: &mut Vec<Tenant>,
+    host: &mut Option<OwnHost>,
+) -> Result<(), Failure> {
     let image: ImageId = resolve(&stage.operator, &IMAGE, "tiny").await?;
     tenants.push(Tenant::create(&stage.operator, "demo-m", &random_key()[..8], stage.allow_plaintext).await?);
     let tenant = &tenants[0];
@@ -78,9 +92,9 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     let subnet = tenant.subnet(vpc, cidr(SUBNET)?).await?;
     let squeezed = MemorySettings { thresholds: Some(THRESHOLDS), ..MemorySettings::default() };
     let pinned = MemorySettings { pinned: true, ..MemorySettings::default() };
-    let checks = |name, memory_settings| Cast { name, memory_settings, user_data: script(), ..Cast::default() };
-    let squeezed = launch(tenant, (image, subnet), checks("m1", squeezed)).await?.id;
-    let pinned = launch(tenant, (image, subnet), checks("m2", pinned)).await?.id;
+    let holds = |name, memory_settings| Cast { name, memory_settings, user_data: checks(HELD_MIB), ..Cast::default() };
+    let squeezed = launch(tenant, (image, subnet), holds("m1", squeezed)).await?.id;
+    let pinned = launch(tenant, (image, subnet), holds("m2", pinned)).await?.id;
     let serves = Cast { name: "m3", address: Some(moving::ADDRESS), user_data: moving::serves(), ..Cast::default() };
     let serves = launch(tenant, (image, subnet), serves).await?.id;
     let downloads = Cast { name: "m4", user_data: moving::downloads(), ..Cast::default() };
@@ -94,27 +108,47 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     tell_pinned(story, tenant, pinned).await?;
     tell_sum(stage, story).await?;
     tell_refusal(story, tenant, squeezed).await?;
-    moving::tell(story, tenant, (serves, downloads)).await
+    moving::tell(story, tenant, (serves, downloads)).await?;
+    // They have been seen, and their work would slow down what comes.
+    for machine in [squeezed, pinned, serves, downloads] {
+        tenant.terminate(machine).await?;
+    }
+    let host = host.insert(OwnHost::prepare(&stage.operator, soaking::SIZE).await?);
+    soaking::tell(stage, story, (tenant, image, subnet), host).await
 }
 
 /// One machine's part.
-#[derive(Default)]
-struct Cast {
-    name: &'static str,
-    memory_settings: MemorySettings,
-    address: Option<Ipv4Addr>,
-    user_data: String,
+pub(super) struct Cast {
+    pub(super) name: &'static str,
+    pub(super) memory: Bytes,
+    pub(super) memory_settings: MemorySettings,
+    pub(super) address: Option<Ipv4Addr>,
+    pub(super) user_data: String,
+    pub(super) placement: Placement,
 }
 
-async fn launch(
+impl Default for Cast {
+    fn default() -> Self {
+        Self {
+            name: "",
+            memory: MEMORY,
+            memory_settings: MemorySettings::default(),
+            address: None,
+            user_data: String::new(),
+            placement: Placement::default(),
+        }
+    }
+}
+
+pub(super) async fn launch(
     tenant: &Tenant,
     (image, subnet): (ImageId, SubnetId),
-    Cast { name, memory_settings, address, user_data }: Cast,
+    Cast { name, memory, memory_settings, address, user_data, placement }: Cast,
 ) -> Result<Instance, Failure> {
     let request = LaunchInstances {
         image,
         subnet,
-        memory: Some(MEMORY),
+        memory: Some(memory),
         memory_settings,
         vcpus: Some(Vcpus(1)),
         count: None,
@@ -125,13 +159,13 @@ async fn launch(
         attestation: None,
         user_data: Some(user_data),
         volumes: Vec::new(),
-        placement: Default::default(),
+        placement,
         tags: Tags::named(name),
     };
     tenant.launch(&request).await
 }
 
-async fn memory(tenant: &Tenant, id: InstanceId) -> Result<ShownMemory, Failure> {
+pub(super) async fn memory(tenant: &Tenant, id: InstanceId) -> Result<ShownMemory, Failure> {
     tenant.session.read(async |client: Client| answer(client.get_memory(&id)).await).await
 }
 
@@ -168,7 +202,7 @@ async fn tell_pages(story: &mut Story, tenant: &Tenant, id: InstanceId) -> Resul
     Ok(())
 }
 
-async fn tell_rounds(story: &mut Story, tenant: &Tenant, id: InstanceId, who: &str) -> Result<(), Failure> {
+pub(super) async fn tell_rounds(story: &mut Story, tenant: &Tenant, id: InstanceId, who: &str) -> Result<(), Failure> {
     let begun = rounds(&log(&tenant.session, id).await?).unwrap_or_default();
     let enough = |log: &String| rounds(log).is_none_or(|now| now >= begun + 2);
     let log = look(PATIENCE, async || log(&tenant.session, id).await, enough).await?;
@@ -227,6 +261,6 @@ mod tests {
     #[test]
     fn a_machine_holds_more_than_its_threshold_and_fits_its_memory() {
         assert!(THRESHOLDS.fill_above < MEMORY && THRESHOLDS.drain_below <= THRESHOLDS.fill_above);
-        assert!(script().contains(&format!("count={HELD_MIB}")));
+        assert!(checks(HELD_MIB).contains(&format!("count={HELD_MIB}")));
     }
 }

@@ -13,6 +13,7 @@ mod probes;
 mod publishing;
 mod questions;
 mod report;
+mod soaking;
 mod tenant;
 
 use std::path::PathBuf;

@@ -14,7 +14,7 @@ use std::{
 
 use lucarne_api::client::Client;
 use lucarne_attest::signing::from_pem;
-use lucarne_model::{HostId, TpmMakerId, actual::Host, storage::Digest};
+use lucarne_model::{Bytes, HostId, TpmMakerId, actual::Host, storage::Digest};
 use ring::digest::{SHA256, digest};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -35,15 +35,22 @@ use crate::{
 const START_TIME: Duration = Duration::from_secs(60);
 const END_TIME: Duration = Duration::from_secs(20);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
-/// Room for the chapter's machines, and for nobody else's.
-const MEMORY: &str = "768M";
 const CERTIFICATE: &str = "CERTIFICATE";
+
+/// What it promises.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    pub(super) memory: Bytes,
+    /// Memory promised for each byte of that.
+    pub(super) oversubscription: &'static str,
+}
 
 /// A host that is being brought up, or is up. Whatever it has come to, [`Self::end`] takes it away.
 pub(super) struct OwnHost {
     folder: TempDir,
     name: String,
     endpoint: String,
+    size: Size,
     agent: Option<Child>,
     host: Option<HostId>,
     maker: Option<TpmMakerId>,
@@ -51,12 +58,12 @@ pub(super) struct OwnHost {
 
 impl OwnHost {
     /// Copies this program and what it needs to join. Nothing runs yet.
-    pub(super) async fn prepare(operator: &Session) -> Result<Self, Failure> {
+    pub(super) async fn prepare(operator: &Session, size: Size) -> Result<Self, Failure> {
         let folder = TempDir::new().map_err(failed)?;
         // Machines run as a user of their own, who must be let through.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).map_err(failed)?;
         let (name, endpoint) = (format!("demo-{}", &random_key()[..8]), operator.endpoint().to_owned());
-        let host = Self { folder, name, endpoint, agent: None, host: None, maker: None };
+        let host = Self { folder, name, endpoint, size, agent: None, host: None, maker: None };
         fs::copy(std::env::current_exe().map_err(failed)?, host.program()).map_err(failed)?;
         private_file::write(&host.token(), join_token(operator).await?.as_bytes())?;
         Ok(host)
@@ -140,7 +147,9 @@ impl OwnHost {
         let log = File::options().create(true).append(true).open(self.log()).map_err(failed)?;
         let began = now();
         let mut command = Command::new(self.program());
-        command.args(["host", "--address", "127.0.0.1", "--tpm", "software", "--memory", MEMORY, "--stop-machines"]);
+        command.args(["host", "--address", "127.0.0.1", "--tpm", "software", "--stop-machines"]);
+        let memory = self.size.memory.0.to_string();
+        command.args(["--memory", &memory, "--memory-oversubscription", self.size.oversubscription]);
         command.args(["--die-with-parent", "--controller", &self.endpoint, "--name", &self.name]);
         command.arg("--state-dir").arg(self.folder.path().join("state"));
         command.arg("--join-token-file").arg(self.token());

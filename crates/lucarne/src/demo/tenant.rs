@@ -15,7 +15,7 @@ use lucarne_model::{
     network::{Subnet, Vpc},
     security_group::{Peer, RuleSpec, SecurityGroup, Traffic},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     commands::instance::launch,
@@ -91,6 +91,10 @@ impl Tenant {
         let launched = launch(&self.session, request).await?;
         let none = || Failure::local(LocalCode::UnexpectedAnswer, "a launch made no instance");
         launched.instances.into_iter().next().ok_or_else(none)
+    }
+
+    pub(crate) async fn terminate(&self, id: InstanceId) -> Result<(), Failure> {
+        self.delete(&INSTANCE, &json!({ "id": id })).await
     }
 
     pub(crate) async fn until_running(&self, id: InstanceId) -> Result<(), Failure> {
