@@ -56,6 +56,8 @@ const MTU: u16 = 1500;
 /// Of pcap.
 const FILE_HEADER: usize = 24;
 const FRAME_HEADER: usize = 16;
+/// Packets that are looked up together.
+const BATCH: usize = 32;
 /// What is read of the file at once.
 const BUFFER: usize = 1 << 18;
 /// A datagram that the loopback takes undivided.
@@ -196,9 +198,14 @@ fn meter(capture: &Path, sink: &str) -> Result<()> {
     let mut capture = Capture::open(capture)?;
     while let Some((now, frame)) = capture.next()? {
         if let Ok(Frame::Ipv4(headers)) = parse(frame, MTU) {
-            probe.take(&headers, now)?;
+            let (key, direction) = key(&headers);
+            probe.waiting.push(Waiting { key, direction, headers, now });
+            if probe.waiting.len() == BATCH {
+                probe.take_all()?;
+            }
         }
     }
+    probe.take_all()?;
     probe.end()
 }
 
@@ -247,8 +254,17 @@ impl Capture {
     }
 }
 
+/// A packet that has been parsed.
+struct Waiting {
+    key: FlowKey,
+    direction: Direction,
+    headers: Headers,
+    now: Moment,
+}
+
 /// Everything between a packet and the socket.
 struct Probe {
+    waiting: Vec<Waiting>,
     table: FlowTable,
     exporter: Exporter,
     owner: Arc<Owner>,
@@ -272,12 +288,22 @@ impl Probe {
         let table = FlowTable::new(settings, SEED);
         memory::prefer_large_pages(&table);
         let (records, now, look) = (Vec::with_capacity(2 * TOGETHER), Moment::EPOCH, Moment::EPOCH);
-        Self { table, exporter: Exporter::new(1).with_limit(DATAGRAM), owner: owner(), records, socket, now, look }
+        let (exporter, waiting) = (Exporter::new(1).with_limit(DATAGRAM), Vec::with_capacity(BATCH));
+        Self { waiting, table, exporter, owner: owner(), records, socket, now, look }
     }
 
-    fn take(&mut self, headers: &Headers, now: Moment) -> Result<()> {
+    fn take_all(&mut self) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.table.approach(waiting.iter().map(|packet| packet.key));
+        waiting.iter().try_for_each(|packet| self.take(packet))?;
+        self.waiting = waiting;
+        self.waiting.clear();
+        Ok(())
+    }
+
+    fn take(&mut self, packet: &Waiting) -> Result<()> {
+        let Waiting { key, direction, ref headers, now } = *packet;
         self.now = now;
-        let (key, direction) = key(headers);
         let Self { table, records, .. } = self;
         match table.find(key) {
             Some(slot) => table.count(slot, direction, &headers.packet, now),
@@ -295,22 +321,29 @@ impl Probe {
     }
 
     fn send(&mut self) -> Result<()> {
-        for message in self.exporter.encode(&self.records, self.now) {
-            self.socket.send(&message)?;
-        }
-        self.records.clear();
-        Ok(())
+        send(&mut self.exporter, &mut self.records, &self.socket, self.now)
     }
 
     fn end(mut self) -> Result<()> {
-        let mut left = Vec::new();
-        self.table.finish_all(EndReason::AgentRestart, &mut |record| left.push(record));
-        for records in left.chunks(TOGETHER) {
-            self.records.extend_from_slice(records);
-            self.send()?;
-        }
+        let Self { table, exporter, records, socket, now, .. } = &mut self;
+        let mut sent = Ok(());
+        table.finish_all(EndReason::AgentRestart, &mut |record| {
+            records.push(record);
+            if records.len() >= TOGETHER && sent.is_ok() {
+                sent = send(exporter, records, socket, *now);
+            }
+        });
+        sent?;
         self.send()
     }
+}
+
+fn send(exporter: &mut Exporter, records: &mut Vec<FlowRecord>, socket: &UdpSocket, now: Moment) -> Result<()> {
+    for message in exporter.encode(records, now) {
+        socket.send(&message)?;
+    }
+    records.clear();
+    Ok(())
 }
 
 /// The flow of a packet that no guest sent: the lower address counts as the near end.

@@ -59,6 +59,22 @@ impl Happening {
 const ALPHABET: &[u8; 13] = b"shadfriqtwcg^";
 /// Bits of one letter: its code above, its side (1 is the initiator) as the lowest.
 const BITS: u32 = 5;
+const LETTER: u64 = (1 << BITS) - 1;
+
+/// A letter: the code, with the side as its lowest bit. That of a flow that was taken up in mid-stream is of no side.
+const fn letter(happening: Happening, side: Side) -> u64 {
+    let mut at = 0;
+    while at < ALPHABET.len() && ALPHABET[at] != happening as u8 {
+        at += 1;
+    }
+    let is_large = matches!(side, Side::Initiator) && !matches!(happening, Happening::Flipped);
+    (at as u64 + 1) << 1 | is_large as u64
+}
+
+/// Among all letters.
+const fn bit(happening: Happening, side: Side) -> u32 {
+    1 << letter(happening, side)
+}
 
 /// The letters of a connection in the order of the events, upper case for what the initiator did, as Zeek writes them: that of
 /// SYN, FIN and reset again for each one with another sequence number, that of retransmissions, gaps and zero windows again at
@@ -81,9 +97,7 @@ impl History {
     /// The history with one event more, if there is room.
     #[must_use]
     pub fn with(self, happening: Happening, side: Side) -> Self {
-        let code = ALPHABET.iter().position(|letter| *letter == happening as u8).map_or(0, |at| at as u64 + 1);
-        let is_large = side == Side::Initiator && happening != Happening::Flipped;
-        self.followed_by(code << 1 | u64::from(is_large))
+        self.followed_by(letter(happening, side))
     }
 
     const fn followed_by(self, letter: u64) -> Self {
@@ -92,7 +106,17 @@ impl History {
     }
 
     pub fn has(self, happening: Happening, side: Side) -> bool {
-        self.count(happening, side) > 0
+        self.written() & bit(happening, side) != 0
+    }
+
+    /// Which letters it has: of each the [`bit`].
+    const fn written(self) -> u32 {
+        let (mut written, mut rest) = (0, self.0);
+        while rest != 0 {
+            written |= 1 << (rest & LETTER);
+            rest >>= BITS;
+        }
+        written
     }
 
     /// How often a side's letter is written.
@@ -107,7 +131,7 @@ impl History {
     /// The letters in ASCII.
     pub fn letters(self) -> impl Iterator<Item = u8> {
         (0..self.len()).filter_map(move |at| {
-            let letter = self.0 >> (at * BITS) & 0x1f;
+            let letter = self.0 >> (at * BITS) & LETTER;
             let small = *ALPHABET.get((letter as usize >> 1).checked_sub(1)?)?;
             Some(if letter & 1 == 1 { small.to_ascii_uppercase() } else { small })
         })
@@ -237,28 +261,28 @@ impl ConnState {
     }
 
     fn of_tcp(history: History) -> Self {
-        use Happening::{Ack, Data, Fin, Handshake, Inconsistent, Syn};
-        let initiator = |happening| history.has(happening, Side::Initiator);
-        let responder = |happening| history.has(happening, Side::Responder);
+        use Happening::{Ack, Data, Fin, Handshake, Inconsistent, Reset, Syn};
+        use Side::{Initiator, Responder};
+        let written = history.written();
+        let has = |letters: u32| written & letters != 0;
         // A packet with FIN and reset is told by a letter of its own, and is a reset.
-        let reset = |side| history.has(Happening::Reset, side) || history.has(Inconsistent, side);
-        let (asked, answered) = (initiator(Syn), responder(Handshake));
-        if reset(Side::Responder) {
-            return match (asked, answered || initiator(Ack) || initiator(Data)) {
+        let (asked, answered) = (has(const { bit(Syn, Initiator) }), has(const { bit(Handshake, Responder) }));
+        if has(const { bit(Reset, Responder) | bit(Inconsistent, Responder) }) {
+            return match (asked, answered || has(const { bit(Ack, Initiator) | bit(Data, Initiator) })) {
                 (true, false) => Self::Rej,
                 (true, true) => Self::Rstr,
                 (false, _) if answered => Self::Rstrh,
                 (false, _) => Self::Oth,
             };
         }
-        if reset(Side::Initiator) {
+        if has(const { bit(Reset, Initiator) | bit(Inconsistent, Initiator) }) {
             return match (asked, answered) {
                 (true, true) => Self::Rsto,
                 (true, false) => Self::Rstos0,
                 (false, _) => Self::Oth,
             };
         }
-        match (asked, answered, initiator(Fin), responder(Fin)) {
+        match (asked, answered, has(const { bit(Fin, Initiator) }), has(const { bit(Fin, Responder) })) {
             (true, true, true, true) => Self::Sf,
             (true, true, true, false) => Self::S2,
             (true, true, false, true) => Self::S3,

@@ -156,7 +156,13 @@ impl AccountId {
 
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{:012}", self.0))
+        let mut text = [b'0'; 12];
+        let mut left = self.0;
+        for digit in text.iter_mut().rev() {
+            *digit += (left % 10) as u8;
+            left /= 10;
+        }
+        f.pad(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 impl fmt::Debug for AccountId {

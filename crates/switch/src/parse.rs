@@ -99,7 +99,9 @@ pub(crate) fn macs(frame: &[u8]) -> ([u8; 6], [u8; 6]) {
     both
 }
 
-#[inline]
+// What is written here octet by octet would be read whole as a result of a function, which processors wait for: the parts
+// of parsing are one function.
+#[inline(always)]
 fn parse_ipv4(packet: &[u8]) -> Result<Headers, Malformed> {
     let Some(fixed) = packet.first_chunk::<20>() else { return Err(Malformed::Truncated) };
     let header_length = usize::from(fixed[0] & 0xf) * 4;
@@ -121,6 +123,7 @@ fn parse_ipv4(packet: &[u8]) -> Result<Headers, Malformed> {
 }
 
 /// The header without its options, of which the length has been checked.
+#[inline(always)]
 fn read_fixed(fixed: &[u8; 20]) -> Headers {
     Headers {
         source: quad(fixed, 12),
@@ -149,7 +152,7 @@ fn check_options(mut options: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn read_transport(headers: &mut Headers, payload: &[u8]) -> Result<(), Malformed> {
     match headers.protocol {
         TCP => {
@@ -231,6 +234,7 @@ pub(crate) fn word(bytes: &[u8], at: usize) -> u16 {
 }
 
 /// Four octets: an address, or a sequence number.
+#[inline]
 fn quad(bytes: &[u8; 20], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
@@ -238,8 +242,11 @@ fn quad(bytes: &[u8; 20], at: usize) -> u32 {
 /// The Internet checksum of an even number of octets (RFC 1071): 0 when the header that it is in is whole.
 #[inline]
 pub(crate) fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
+    // Two words at once: what is carried beyond 16 bits is added to the lowest ones at the end.
+    let (quads, rest) = bytes.as_chunks::<4>();
+    let last = rest.first_chunk().map_or(0, |pair| u64::from(u16::from_be_bytes(*pair)));
+    let sum = quads.iter().fold(last, |sum, quad| sum + u64::from(u32::from_be_bytes(*quad)));
+    let folded = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let folded = (folded & 0xffff) + (folded >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
 }

@@ -18,8 +18,8 @@ use super::{
     plan::Values,
     values::{
         CONN_STATES, DIRECTIONS, END_REASONS, NO_HOP, NO_HOP_V6, PATHS, SIDES, VERDICTS, hop, ipv4, ipv6, location,
-        optional_id, put_destination_prefix, put_icmp_code, put_icmp_type, put_icmp_type_and_code, put_ipv4, put_ipv6,
-        put_optional_id, put_source_prefix, put_text, put_uptime, text,
+        optional_id, put_destination_prefix, put_history, put_icmp_code, put_icmp_type, put_icmp_type_and_code,
+        put_ipv4, put_ipv6, put_optional_id, put_source_prefix, put_text, put_uptime, text,
     },
     wire::{BadValue, ID_LENGTH, VARIABLE, put_id},
 };
@@ -364,7 +364,7 @@ fields! {
         |v, c| v.words(&mut c.path, &PATHS);
     "history" Always own(13, "history", DataType::String),
         "What happened in the connection so far, in Zeek's letters.",
-        |r, _, out| put_text(&r.history.to_string(), out),
+        |r, _, out| put_history(r.history, out),
         |v, c| v.coded(&mut c.history, |octets| text(octets)?.parse().map_err(|_| BadValue));
     "conn_state" Always own(14, "connState", DataType::Unsigned8),
         "Zeek's conn_state: the code in the table of states.",

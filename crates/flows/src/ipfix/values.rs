@@ -9,7 +9,7 @@ use std::{
 };
 
 use lucarne_model::{
-    ConnState, EndReason, FlowRecord, Moment, SecurityGroupId,
+    ConnState, EndReason, FlowRecord, History, Moment, SecurityGroupId,
     flow::{Direction, Location, Path, Side, Verdict},
 };
 
@@ -55,6 +55,13 @@ pub(super) fn optional_id(value: &[u8]) -> Result<Option<u128>, BadValue> {
 pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
     put_length(text.len(), out);
     out.extend_from_slice(text.as_bytes());
+}
+
+pub(super) fn put_history(history: History, out: &mut Vec<u8>) {
+    let length = out.len();
+    out.push(0);
+    out.extend(history.letters());
+    out[length] = (out.len() - length - 1) as u8; // at most `History::MAX`
 }
 
 pub(super) fn text(value: &[u8]) -> Result<&str, BadValue> {
