@@ -136,19 +136,13 @@ pub struct Field {
     pub required: bool,
     pub meaning: &'static str,
     pub(super) put: fn(&FlowRecord, &Sender, &mut Vec<u8>),
-    pub(super) take: Take,
+    /// None where no column is made of it alone: another element says the same in full, and this one is for other
+    /// collectors; or it is one of those that together say who saw a flow, which the plan reads as one.
+    pub(super) take: Option<Take>,
 }
 
 /// Appends the values of all records of a set to their column.
 pub(super) type Take = fn(&Values<'_>, &mut FlowColumns) -> Result<(), BadValue>;
-
-impl Field {
-    /// Whether no column is made of it alone: another element says the same in full, or it is one of those that together
-    /// say who saw a flow. One that is not seen to be such is read for nothing.
-    pub(super) fn is_read_elsewhere(&self) -> bool {
-        std::ptr::fn_addr_eq(self.take, SHADOW)
-    }
-}
 
 const fn element(number: u16, enterprise: Option<u32>, name: &'static str, data_type: DataType) -> Element {
     let length = match data_type {
@@ -195,7 +189,7 @@ pub(super) const TYPE_RECORD: [Element; 6] = [
 ];
 
 macro_rules! fields {
-    ($($of:literal $(($required:ident))? $when:ident $element:expr, $meaning:literal, $put:expr, $take:expr;)*) => {
+    ($($of:literal $(($required:ident))? $when:ident $element:expr, $meaning:literal, $put:expr $(, $take:expr)?;)*) => {
         /// Every row, in the order of the wire.
         pub static FIELDS: &[Field] = &[$(Field {
             element: $element,
@@ -204,16 +198,14 @@ macro_rules! fields {
             required: fields!(@required $($required)?),
             meaning: $meaning,
             put: $put,
-            take: $take,
+            take: fields!(@take $($take)?),
         }),*];
     };
     (@required) => { false };
     (@required required) => { true };
+    (@take) => { None };
+    (@take $take:expr) => { Some($take) };
 }
-
-/// For values that only repeat, for other collectors, what another element tells us in full; and for the parts of an
-/// identity, which the plan reads as one.
-const SHADOW: Take = |_, _| Ok(());
 
 macro_rules! number {
     ($field:ident) => {
@@ -240,25 +232,24 @@ fields! {
         number!(flow_id), number!(take flow_id);
     "account" (required) Always own(1, "accountId", DataType::Unsigned64),
         "The account, as the number that its 12 digits make.",
-        |r, _, out| out.extend_from_slice(&r.account.number().to_be_bytes()),
-        SHADOW;
+        |r, _, out| out.extend_from_slice(&r.account.number().to_be_bytes());
     "vpc" (required) Always own(2, "vpcId", DataType::OctetArray),
-        "The digits behind `vpc-` as octets: 4 zero bits, then 68.", identity!(vpc), SHADOW;
+        "The digits behind `vpc-` as octets: 4 zero bits, then 68.", identity!(vpc);
     "subnet" (required) Always own(3, "subnetId", DataType::OctetArray),
-        "The digits behind `subnet-`.", identity!(subnet), SHADOW;
+        "The digits behind `subnet-`.", identity!(subnet);
     "interface" (required) Always own(4, "interfaceId", DataType::OctetArray),
-        "The digits behind `eni-`.", identity!(interface), SHADOW;
+        "The digits behind `eni-`.", identity!(interface);
     "instance" (required) Always own(5, "instanceId", DataType::OctetArray),
-        "The digits behind `i-`.", identity!(instance), SHADOW;
+        "The digits behind `i-`.", identity!(instance);
     "host" (required) Always own(6, "hostId", DataType::OctetArray),
-        "The digits behind `host-`.", identity!(host), SHADOW;
+        "The digits behind `host-`.", identity!(host);
     "groups" (required) Always GROUPS,
         "All of the interface's groups: a list (RFC 6313, semantic allOf) of `securityGroupId`.",
         |r, _, out| put_groups(&r.groups, out),
         |v, c| v.coded(&mut c.groups, |octets| Ok(group_list(octets)?.unwrap_or_default()));
     "groups" Always COMMON_PROPERTIES,
         "The same set of groups by its number in the dictionary (options template 267); 0 is the empty set.",
-        |r, _, out| out.extend_from_slice(&group_set_id(&r.groups).to_be_bytes()), SHADOW;
+        |r, _, out| out.extend_from_slice(&group_set_id(&r.groups).to_be_bytes());
     "rule" Always Element { length: VARIABLE, ..own(8, "ruleId", DataType::OctetArray) },
         "The digits behind `sgr-` of the rule that decided; of length 0 when none did.",
         |r, _, out| put_optional_id(r.rule.map(RuleId::bits), out),
@@ -271,11 +262,11 @@ fields! {
         |r, _, out| out.push(r.end_reason.code()),
         |v, c| v.words(&mut c.end_reason, &END_REASONS);
     "end_reason" Always iana(136, "flowEndReason", DataType::Unsigned8),
-        "The end reason as IANA's coarser list has it.", |r, _, out| out.push(r.end_reason.flow_end_reason()), SHADOW;
+        "The end reason as IANA's coarser list has it.", |r, _, out| out.push(r.end_reason.flow_end_reason());
     "end_reason" Always iana(233, "firewallEvent", DataType::Unsigned8),
-        "Verdict and end reason as a firewall tells them.", |r, _, out| out.push(r.firewall_event()), SHADOW;
+        "Verdict and end reason as a firewall tells them.", |r, _, out| out.push(r.firewall_event());
     "end_reason" Always iana(89, "forwardingStatus", DataType::Unsigned8),
-        "0x40 forwarded; 0x80 and above dropped, and why.", |r, _, out| out.push(r.forwarding_status()), SHADOW;
+        "0x40 forwarded; 0x80 and above dropped, and why.", |r, _, out| out.push(r.forwarding_status());
     "direction" (required) Always iana(61, "flowDirection", DataType::Unsigned8),
         "0 to the instance, 1 from it.", |r, _, out| out.push(u8::from(r.direction == Direction::Egress)),
         |v, c| v.words(&mut c.direction, &DIRECTIONS);
@@ -292,10 +283,10 @@ fields! {
         |v, c| v.millis(&mut c.end);
     "start" Always iana(22, "flowStartSysUpTime", DataType::Unsigned32),
         "The same in milliseconds since the sender's `systemInitTimeMilliseconds`, modulo 2^32.",
-        |r, sender, out| put_uptime(r.start, sender, out), SHADOW;
+        |r, sender, out| put_uptime(r.start, sender, out);
     "end" Always iana(21, "flowEndSysUpTime", DataType::Unsigned32),
         "The same in milliseconds since the sender's `systemInitTimeMilliseconds`, modulo 2^32.",
-        |r, sender, out| put_uptime(r.end, sender, out), SHADOW;
+        |r, sender, out| put_uptime(r.end, sender, out);
     "packets" (required) Always iana(2, "packetDeltaCount", DataType::Unsigned64),
         "Packets of the interval.", number!(packets), number!(take packets);
     "bytes" (required) Always iana(1, "octetDeltaCount", DataType::Unsigned64),
@@ -351,9 +342,9 @@ fields! {
     "icmp_code" IcmpV6 iana(179, "icmpCodeIPv6", DataType::Unsigned8),
         "The code of the first packet.", put_icmp_code, |v, c| v.small_numbers(&mut c.icmp_code);
     "icmp_type" IcmpV4 iana(32, "icmpTypeCodeIPv4", DataType::Unsigned16),
-        "Type and code in one number, as NetFlow has them.", put_icmp_type_and_code, SHADOW;
+        "Type and code in one number, as NetFlow has them.", put_icmp_type_and_code;
     "icmp_type" IcmpV6 iana(139, "icmpTypeCodeIPv6", DataType::Unsigned16),
-        "Type and code in one number, as NetFlow has them.", put_icmp_type_and_code, SHADOW;
+        "Type and code in one number, as NetFlow has them.", put_icmp_type_and_code;
     "location" Always own(11, "location", DataType::String),
         "Where the host stands.", |r, _, out| put_text(r.location.as_str(), out),
         |v, c| v.coded(&mut c.location, location);

@@ -9,7 +9,7 @@ use lucarne_model::{AccountId, HostId, InstanceId, InterfaceId, SecurityGroupId,
 
 use super::{
     DecodeError,
-    elements::{COMMON_PROPERTIES, Field, GROUPS},
+    elements::{COMMON_PROPERTIES, Field, GROUPS, Take},
     template::Column,
     values::Words,
     wire::{BadValue, ID_LENGTH, Reader, VARIABLE, id, unsigned},
@@ -42,7 +42,7 @@ pub(super) struct Plan {
     identity: [Spot; 6],
     /// The number of the groups in the dictionary, where there is no list of them.
     group_set: Option<Spot>,
-    takes: Vec<(Spot, &'static Field)>,
+    takes: Vec<(Spot, &'static Field, Take)>,
 }
 
 impl Plan {
@@ -64,9 +64,9 @@ impl Plan {
             let Some(field) = column.field else { continue };
             if let Some(at) = IDENTITY.iter().position(|of| *of == field.of) {
                 plan.identity[at] = spot;
-            } else if !field.is_read_elsewhere() {
-                plan.takes.retain(|(_, other)| !fills_same(other, field));
-                plan.takes.push((spot, field));
+            } else if let Some(take) = field.take {
+                plan.takes.retain(|(_, other, _)| !fills_same(other, field));
+                plan.takes.push((spot, field, take));
             }
         }
         plan
@@ -109,8 +109,8 @@ impl Plan {
             let bad = |_| DecodeError::Value { element: COMMON_PROPERTIES.name };
             of(spot).coded(&mut columns.groups, read).map_err(bad)?;
         }
-        for (spot, field) in &self.takes {
-            (field.take)(&of(*spot), columns).map_err(|_| DecodeError::Value { element: field.element.name })?;
+        for (spot, field, take) in &self.takes {
+            take(&of(*spot), columns).map_err(|_| DecodeError::Value { element: field.element.name })?;
         }
         Ok(())
     }
