@@ -1,7 +1,14 @@
 //! The steps that records go through, and the room that they take at rest, without a collector that runs: for measurements.
 
-use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    path::Path,
+    sync::Arc,
+};
 
+use arrow_array::{Array as _, ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, DataType, Schema};
 use lucarne_flows::{
     columns::FlowColumns,
     ipfix::{Decoder, Mark},
@@ -10,10 +17,10 @@ use lucarne_model::{FlowRecord, Moment};
 
 use crate::{
     chunk::Chunk,
-    columns::{Columns, Whole, schema},
+    columns::{Columns, Whole, schema, spelt_out},
     durable,
     log::{self, Log},
-    part::{self, Effort, Folders, NewPart, Part},
+    part::{self, Effort, Folders, NewPart, Part, Writer},
     received::Received,
     sealer::{self, write_parts},
 };
@@ -31,6 +38,14 @@ pub struct Inflow(Vec<Received>);
 #[derive(Clone, Debug)]
 pub struct Hot(Vec<Arc<Chunk>>);
 
+/// Records as rows of a part, before they are written.
+#[derive(Debug, Default)]
+pub struct Shown {
+    rows: Vec<RecordBatch>,
+    /// With addresses as texts, as others' writers take them.
+    with_texts: Vec<RecordBatch>,
+}
+
 /// Records in parts of one hour.
 #[derive(Debug)]
 pub struct Sealed(Vec<Arc<Part>>);
@@ -47,17 +62,23 @@ pub struct AtRest {
 }
 
 impl Inflow {
-    /// Decodes one sender's messages to columns.
-    pub fn decode(messages: &[Vec<u8>]) -> io::Result<Self> {
-        let mut decoder = Decoder::new();
-        let mut all: Vec<Received> = Vec::new();
-        for message in messages {
-            if all.last().is_none_or(|last| last.len() >= TOGETHER) {
-                all.push(Received::default());
+    /// Decodes the messages of some senders to columns: of each in turn as much as is handed on together.
+    pub fn decode(senders: Vec<Vec<Vec<u8>>>) -> io::Result<Self> {
+        let mut waiting: VecDeque<_> =
+            senders.into_iter().map(|messages| (Decoder::new(), messages.into_iter())).collect();
+        let mut all = Vec::new();
+        while let Some((mut decoder, mut messages)) = waiting.pop_front() {
+            let mut received = Received::default();
+            while received.len() < TOGETHER
+                && let Some(message) = messages.next()
+            {
+                let decoded = decoder.decode(&message, &mut received.columns).map_err(io::Error::other)?;
+                received.keep(&decoded.runs, message);
             }
-            let Some(received) = all.last_mut() else { continue };
-            let decoded = decoder.decode(message, &mut received.columns).map_err(io::Error::other)?;
-            received.add_runs(&decoded.runs, message);
+            if received.len() > 0 {
+                all.push(received);
+                waiting.push_back((decoder, messages));
+            }
         }
         Ok(Self(all))
     }
@@ -91,6 +112,26 @@ impl Hot {
         self.0.iter().map(|chunk| chunk.len()).sum()
     }
 
+    /// Makes arrays of the records where they lie, with what repeats as dictionaries, and gives their octets.
+    pub fn arrays(&self) -> io::Result<usize> {
+        let batches = self.0.iter().map(|chunk| {
+            let batch = Whole(chunk).arrays(&schema(Columns::All)).map_err(io::Error::other)?;
+            Ok(batch.get_array_memory_size())
+        });
+        batches.sum()
+    }
+
+    /// What accounts see of the records, in the rows and the order of a part.
+    pub fn shown(&self) -> io::Result<Shown> {
+        let Some(chunk) = sealer::together(&self.0) else { return Ok(Shown::default()) };
+        let arrays = Whole(&chunk).arrays(&schema(Columns::All)).map_err(io::Error::other)?;
+        let mut rows: Vec<u32> = (0..chunk.len() as u32).collect();
+        sealer::sort(&chunk.columns, &mut rows);
+        let rows = part::shown_rows(&chunk, &arrays, &rows).map_err(io::Error::other)?;
+        let with_texts = rows.iter().map(with_texts).collect::<Result<_, _>>().map_err(io::Error::other)?;
+        Ok(Shown { rows, with_texts })
+    }
+
     /// Turns the records into arrays as SQL sees them, and gives their octets.
     pub fn lay_out(&self) -> io::Result<usize> {
         let batches = self.0.iter().map(|chunk| {
@@ -110,6 +151,27 @@ impl Hot {
         }
         Ok(Sealed(parts))
     }
+}
+
+impl Shown {
+    /// Makes the file of them, in memory, and gives its octets.
+    pub fn write(&self, effort: Effort, writer: Writer) -> io::Result<usize> {
+        let rows = match writer {
+            Writer::Ours => &self.rows,
+            Writer::Parquets => &self.with_texts,
+        };
+        Ok(part::shown_file(rows, effort, writer).map_err(io::Error::other)?.len())
+    }
+}
+
+/// Rows with addresses as texts.
+fn with_texts(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let is_address = |array: &ArrayRef| matches!(array.data_type(), DataType::FixedSizeBinary(_));
+    let spelt = |array: &ArrayRef| if is_address(array) { spelt_out(array) } else { Ok(array.clone()) };
+    let arrays = rows.columns().iter().map(spelt).collect::<Result<Vec<_>, _>>()?;
+    let fields = rows.schema_ref().fields().iter().zip(&arrays);
+    let fields = fields.map(|(field, array)| field.as_ref().clone().with_data_type(array.data_type().clone()));
+    RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), arrays)
 }
 
 impl Sealed {

@@ -23,7 +23,8 @@ use crate::{
     received::{Received, Refused},
 };
 
-/// Connections at once; each holds a message of at most 64 KiB while it reads it, and [`AT_ONCE`] records and a message's.
+/// Connections at once; each holds what it has [`READ`], as much again of messages, and at most [`AT_ONCE`] records and
+/// a message's.
 const MOST: usize = 4096;
 /// Records that are handed on together where a host sends faster than they are taken: some 250 KB, as columns and octets.
 const AT_ONCE: usize = 512;
@@ -174,9 +175,10 @@ impl Connection {
         let mut decoder = Decoder::new();
         let mut received = Received::default();
         while let Some(message) = read_message(&mut reader).await? {
-            let taken = received.take(&mut decoder, &message, sender.host);
+            let taken = received.take(&mut decoder, message, sender.host);
             // Nothing waits for what has yet to come.
-            let is_last = !begins_with_message(reader.buffer()) || received.len() >= AT_ONCE;
+            let is_last =
+                !begins_with_message(reader.buffer()) || received.len() >= AT_ONCE || received.octets() >= READ;
             let losses = match &taken {
                 Ok(decoded) if is_last || !decoded.losses.is_empty() => decoded.losses.clone(),
                 Ok(_) => continue,

@@ -74,11 +74,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use admission::TlsError;
-pub use at_rest::{AtRest, Hot, Inflow, Sealed};
+pub use at_rest::{AtRest, Hot, Inflow, Sealed, Shown};
 pub use connection::{Connection, ConnectionError};
 pub use health::Health;
 pub use pace::Pace;
-pub use part::Effort;
+pub use part::{Effort, Writer};
 pub use receipts::{ReceiptPage, ReceiptsError};
 pub use recovery::RecoveryError;
 pub use secret_box::{SealedSecret, SecretBox, SecretError};

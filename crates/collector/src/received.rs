@@ -21,55 +21,58 @@ pub(crate) enum Refused {
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     pub(crate) columns: FlowColumns,
-    runs: Vec<Run>,
-    /// Of the runs that go to the log as they came.
-    octets: Vec<u8>,
+    /// The runs of the records, and the place of the message that brought each.
+    runs: Vec<(Run, usize)>,
+    /// As they came: what goes to the log is copied once, from here.
+    messages: Vec<Vec<u8>>,
 }
 
 impl Received {
     /// Appends a message's records, all of which must be of the host that sent it: every host speaks of itself alone, and
     /// its certificate is the proof, not the record.
-    pub(crate) fn take(&mut self, decoder: &mut Decoder, message: &[u8], host: HostId) -> Result<Decoded, Refused> {
+    pub(crate) fn take(&mut self, decoder: &mut Decoder, message: Vec<u8>, host: HostId) -> Result<Decoded, Refused> {
         let (rows, known) = (self.columns.len(), self.columns.identity.values().len());
-        let decoded = decoder.decode(message, &mut self.columns).map_err(Refused::Message)?;
+        let decoded = decoder.decode(&message, &mut self.columns).map_err(Refused::Message)?;
         let new = self.columns.identity.values().iter().skip(known).map(|identity| identity.host);
         let claims = new.chain(decoded.losses.iter().map(|loss| loss.host));
         if let Some(claimed) = claims.into_iter().find(|claimed| *claimed != host) {
             self.columns.truncate(rows);
             return Err(Refused::Impostor { certified: host, claimed });
         }
-        self.add_runs(&decoded.runs, message);
+        self.keep(&decoded.runs, message);
         Ok(decoded)
     }
 
-    pub(crate) fn add_runs(&mut self, runs: &[Run], message: &[u8]) {
-        for Run { records, own } in runs {
-            let own = own.as_ref().and_then(|(set, range)| Some((*set, message.get(range.clone())?)));
-            let own = own.map(|(set, octets)| {
-                let start = self.octets.len();
-                self.octets.extend_from_slice(octets);
-                (set, start..self.octets.len())
-            });
-            self.runs.push(Run { records: *records, own });
+    /// Keeps a message of which the records are in the columns.
+    pub(crate) fn keep(&mut self, runs: &[Run], message: Vec<u8>) {
+        if runs.is_empty() {
+            return;
         }
+        self.runs.extend(runs.iter().map(|run| (run.clone(), self.messages.len())));
+        self.messages.push(message);
     }
 
     pub(crate) const fn len(&self) -> usize {
         self.columns.len()
     }
 
+    /// Octets of the messages that are kept.
+    pub(crate) fn octets(&self) -> usize {
+        self.messages.iter().map(Vec::len).sum()
+    }
+
     /// Drops so many records from the front.
     pub(crate) fn leave_out(&mut self, count: usize) {
         let mut left = count.min(self.len());
         self.columns.leave_out(left);
-        for run in &mut self.runs {
+        for (run, _) in &mut self.runs {
             let gone = left.min(run.records);
             if gone > 0 {
                 (run.records, run.own) = (run.records - gone, None);
                 left -= gone;
             }
         }
-        self.runs.retain(|run| run.records > 0);
+        self.runs.retain(|(run, _)| run.records > 0);
     }
 
     /// Gives what ended after `latest` the time of its arrival, and tells how many that were.
@@ -77,7 +80,7 @@ impl Received {
         let (latest, now) = (millis(latest), millis(now));
         let mut changed = 0;
         let mut first = 0;
-        for run in &mut self.runs {
+        for (run, _) in &mut self.runs {
             let rows = first..first + run.records;
             first = rows.end;
             let before = changed;
@@ -95,7 +98,8 @@ impl Received {
 
     /// The messages for the log.
     pub(crate) fn messages(&self, exporter: &mut Exporter, now: Moment) -> Vec<Vec<u8>> {
-        exporter.pass_on(&self.columns, &self.runs, &self.octets, now)
+        let runs = self.runs.iter().map(|(run, at)| (run, self.messages.get(*at).map_or(&[][..], Vec::as_slice)));
+        exporter.pass_on(&self.columns, runs, now)
     }
 }
 
@@ -104,7 +108,7 @@ impl Received {
     /// Of records that are written to the log anew.
     pub(crate) fn of(records: &[lucarne_model::FlowRecord]) -> Self {
         let columns = FlowColumns::of(records);
-        Self { runs: vec![Run { records: columns.len(), own: None }], columns, octets: Vec::new() }
+        Self { runs: vec![(Run { records: columns.len(), own: None }, 0)], columns, messages: Vec::new() }
     }
 }
 
@@ -122,7 +126,7 @@ mod tests {
     fn sent(records: &[FlowRecord]) -> Received {
         let (mut decoder, mut received) = (Decoder::new(), Received::default());
         for message in Exporter::new(9).encode(records, NOW) {
-            received.take(&mut decoder, &message, HOST).unwrap();
+            received.take(&mut decoder, message, HOST).unwrap();
         }
         received
     }
@@ -159,7 +163,7 @@ mod tests {
         let records =
             [numbered(5..6), vec![FlowRecord { host: HostId::from_bits(77), ..numbered(6..7).remove(0) }]].concat();
         let message = Exporter::new(9).with_limit(Exporter::STREAM).encode(&records, NOW).remove(0);
-        let refused = received.take(&mut Decoder::new(), &message, HOST).unwrap_err();
+        let refused = received.take(&mut Decoder::new(), message, HOST).unwrap_err();
         assert!(matches!(refused, Refused::Impostor { certified: HOST, .. }), "{refused}");
         assert_eq!(logged(&received), numbered(0..5));
         assert_eq!(received.len(), 5);

@@ -175,11 +175,7 @@ pub(crate) fn write_parts(
     effort: Effort,
     chunks: &[Arc<Chunk>],
 ) -> Result<Vec<NewPart>, PartError> {
-    let Some(first) = chunks.first().map(|chunk| chunk.first) else { return Ok(Vec::new()) };
-    let mut columns = FlowColumns::default();
-    columns.reserve(chunks.iter().map(|chunk| chunk.len()).sum());
-    chunks.iter().for_each(|chunk| columns.append(&chunk.columns));
-    let chunk = Arc::new(Chunk { first, columns });
+    let Some(chunk) = together(chunks) else { return Ok(Vec::new()) };
     let arrays = Whole(&chunk).arrays(&columns::schema(Columns::All))?;
     let write = |((account, hour, location), mut rows): ((AccountId, Hour, Location), Vec<u32>)| {
         sort(&chunk.columns, &mut rows);
@@ -187,6 +183,15 @@ pub(crate) fn write_parts(
         part::write(folders, place, effort, &chunk, &arrays, &rows)
     };
     places(&chunk.columns).into_iter().map(write).collect()
+}
+
+/// Neighbouring chunks as one.
+pub(crate) fn together(chunks: &[Arc<Chunk>]) -> Option<Arc<Chunk>> {
+    let first = chunks.first()?.first;
+    let mut columns = FlowColumns::default();
+    columns.reserve(chunks.iter().map(|chunk| chunk.len()).sum());
+    chunks.iter().for_each(|chunk| columns.append(&chunk.columns));
+    Some(Arc::new(Chunk { first, columns }))
 }
 
 /// The rows of each place, in the order of their numbers.
@@ -213,7 +218,7 @@ fn places(flows: &FlowColumns) -> BTreeMap<(AccountId, Hour, Location), Vec<u32>
 }
 
 /// Sorts rows that are in the order of their numbers into that of a part: see [`Kept::row_order`](crate::Kept::row_order).
-fn sort(flows: &FlowColumns, rows: &mut [u32]) {
+pub(crate) fn sort(flows: &FlowColumns, rows: &mut [u32]) {
     let identities = flows.identity.values();
     let mut instances: Vec<InstanceId> = identities.iter().map(|identity| identity.instance).collect();
     instances.sort_unstable();

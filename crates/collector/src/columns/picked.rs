@@ -34,6 +34,9 @@ use crate::chunk::Chunk;
 /// Octets of an address.
 const ADDRESS: i32 = 16;
 
+/// Octets of most texts of ids.
+const TEXT: usize = 24;
+
 /// All rows of a chunk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Whole<'a>(pub(crate) &'a Arc<Chunk>);
@@ -173,8 +176,14 @@ impl Whole<'_> {
         column: fn(&FlowColumns) -> &Coded<T>,
         text: impl Fn(&T) -> D,
     ) -> Result<ArrayRef, ArrowError> {
-        let texts = column(self.flows()).values().iter().map(|value| text(value).to_string());
-        self.dictionary(column, Arc::new(StringArray::from_iter_values(texts)))
+        let values = column(self.flows()).values();
+        let mut texts = StringBuilder::with_capacity(values.len(), TEXT * values.len());
+        for value in values {
+            // Writing to a builder cannot fail; what was written is the beginning of the next text.
+            let _ = write!(texts, "{}", text(value));
+            texts.append_value("");
+        }
+        self.dictionary(column, Arc::new(texts.finish()))
     }
 
     pub(super) fn texts_or_null<T: Display + 'static>(

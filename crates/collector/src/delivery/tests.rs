@@ -244,8 +244,14 @@ impl Nfcapd {
         nfcapd
     }
 
-    /// Asks it to write what it has.
-    fn finish(mut self) {
+    /// Asks it to write what it has, when it has taken all that waits in its socket: it does so as it likes.
+    async fn finish(mut self, port: u16) {
+        let empties = timeout(PATIENCE, async {
+            while waits_at(port) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        empties.await.expect("nfcapd does not take what was sent to it");
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.0.wait().unwrap();
@@ -259,6 +265,15 @@ impl Drop for Nfcapd {
     }
 }
 
+/// Whether something waits in the socket of a UDP port: the second of its two queues, in hexadecimal (proc(5)).
+fn waits_at(port: u16) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let socket = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut of_port = socket.filter(|fields| fields[1].ends_with(&format!(":{port:04X}")));
+    let fields = of_port.next().expect("nfcapd listens");
+    !fields[4].ends_with(":00000000")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nfdump_counts_what_was_delivered() {
     let (dir, flows) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -268,9 +283,7 @@ async fn nfdump_counts_what_was_delivered() {
     deliveries.set(vec![log(&format!("ipfix://{free}"))]).unwrap();
     let expected = of_first_account(numbered(0..300));
     status(&deliveries, |delivery| delivery.delivered == expected.len() as u64).await;
-    // It takes from its socket as it likes, and is asked to end only then.
-    sleep(Duration::from_secs(1)).await;
-    nfcapd.finish();
+    nfcapd.finish(free.port()).await;
     let sum = |amount: fn(&FlowRecord) -> u64| expected.iter().map(amount).sum::<u64>();
     let sums = [expected.len() as u64, sum(|record| record.packets), sum(|record| record.bytes)];
     assert_eq!(nfdump_sums(flows.path()), sums);

@@ -36,8 +36,8 @@ pub(crate) use fold::APART;
 pub(crate) use merge::merge;
 pub(crate) use read::{PartBatches, PartReader};
 pub(crate) use search::{Found, newest};
-pub use write::Effort;
-pub(crate) use write::write;
+pub use write::{Effort, Writer};
+pub(crate) use write::{shown_file, shown_rows, write};
 
 use crate::{Kept, columns::BadColumn, durable, hour::Hour, shelf::Shelf};
 

@@ -15,6 +15,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
 use lucarne_flows::receipts::{Digest, PartContents};
 use parquet::{
+    arrow::ArrowWriter,
     basic::{Compression, Encoding, ZstdLevel},
     file::{
         metadata::{KeyValue, SortingColumn},
@@ -108,6 +109,43 @@ pub(crate) fn write(
         Ok([batch(Columns::Shown)?, batch(Columns::Own)?])
     });
     write_rows(folders, place, effort, batches)
+}
+
+/// What the account sees of such rows, as it comes to the writer of the file.
+pub(crate) fn shown_rows(chunk: &Chunk, arrays: &RecordBatch, rows: &[u32]) -> Result<Vec<RecordBatch>, PartError> {
+    let rows = fold(&chunk.columns, rows);
+    let batches = rows.chunks(BATCH).map(|(forward, reverse)| {
+        let [forward, reverse] = [forward, reverse].map(|rows| Picked::new(chunk, arrays, rows));
+        Ok(stored::batch(Columns::Shown, &forward, &reverse)?)
+    });
+    batches.collect()
+}
+
+/// Who makes a file of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// The pages of this crate.
+    Ours,
+    /// The writer of the Parquet crate, which does not know addresses as octets.
+    Parquets,
+}
+
+/// The account's file of such rows, in memory.
+pub(crate) fn shown_file(rows: &[RecordBatch], effort: Effort, writer: Writer) -> Result<Vec<u8>, PartError> {
+    let properties = shown_properties(effort)?;
+    let Some(first) = rows.first() else { return Ok(Vec::new()) };
+    match writer {
+        Writer::Ours => {
+            let mut file = PagesWriter::new(Vec::new(), &stored::schema(Columns::Shown), properties)?;
+            rows.iter().try_for_each(|rows| file.write(rows))?;
+            Ok(file.finish()?)
+        }
+        Writer::Parquets => {
+            let mut file = ArrowWriter::try_new(Vec::new(), first.schema(), Some(properties))?;
+            rows.iter().try_for_each(|rows| file.write(rows))?;
+            Ok(file.into_inner()?)
+        }
+    }
 }
 
 /// Writes rows as a part: of each batch what the account sees, and what is the operator's own. After an error there is no

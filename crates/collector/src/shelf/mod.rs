@@ -50,7 +50,8 @@ pub struct PartStore {
     pub bucket: Bucket,
     /// None: requests are not signed.
     pub credentials: Option<StoreCredentials>,
-    /// Octets of the disk that parts may take which are in the store too.
+    /// Octets of the disk that parts may take which are in the store too. They are counted once a second: in between
+    /// questions may bring more, and have what they brought.
     pub cache: u64,
     /// Octets of the disk that parts may take which wait to be brought there; beyond it the log is sealed no more.
     pub most_waiting: u64,

@@ -117,7 +117,9 @@ impl Decoder {
         if usize::from(header.length) != message.len() {
             return Err(DecodeError::Length { said: header.length, given: message.len() });
         }
-        columns.reserve(message.len() / USUAL_RECORD);
+        // Where one message comes, so does another: room for both at once is not moved in between.
+        let messages = if columns.is_empty() { 2 } else { 1 };
+        columns.reserve(messages * message.len() / USUAL_RECORD);
         let mut reading = Reading { decoder: self, columns, decoded: Decoded::empty(header), data_records: 0 };
         reading.sets(message)?;
         let Reading { mut decoded, data_records, .. } = reading;

@@ -106,6 +106,8 @@ pub struct Exporter {
     pub(super) audience: Audience,
     /// The sets of groups that the dictionary has been sent since the templates.
     told_sets: HashSet<u64>,
+    /// The groups of the last record, which are among them or none.
+    last_groups: Vec<SecurityGroupId>,
 }
 
 impl Exporter {
@@ -117,8 +119,9 @@ impl Exporter {
     /// An exporter whose messages are at most [`Exporter::DATAGRAM`] octets; the first brings the templates.
     pub fn new(domain: u32) -> Self {
         let (sender, told_sets) = (Sender::default(), HashSet::new());
-        let audience = Audience::Operator;
-        Self { domain, limit: Self::DATAGRAM, sequence: 0, templates_due: true, sender, audience, told_sets }
+        let (audience, last_groups) = (Audience::Operator, Vec::new());
+        let (limit, sequence, templates_due) = (Self::DATAGRAM, 0, true);
+        Self { domain, limit, sequence, templates_due, sender, audience, told_sets, last_groups }
     }
 
     /// Messages of at most `octets`, within what the format allows and what one record needs.
@@ -148,14 +151,19 @@ impl Exporter {
         packer.finish()
     }
 
-    /// The messages that carry records of columns: runs that stand as we write them are copied from `octets`, others are
-    /// written anew. The runs are those of all the records, in their order, and each fits a message.
-    pub fn pass_on(&mut self, columns: &FlowColumns, runs: &[Run], octets: &[u8], now: Moment) -> Vec<Vec<u8>> {
+    /// The messages that carry records of columns. Runs that stand as we write them are copied from the message that
+    /// brought them, others are written anew. The runs are those of all the records, in their order, and each fits a message.
+    pub fn pass_on<'a>(
+        &mut self,
+        columns: &FlowColumns,
+        runs: impl IntoIterator<Item = (&'a Run, &'a [u8])>,
+        now: Moment,
+    ) -> Vec<Vec<u8>> {
         let mut packer = self.begin(now);
         let mut scratch = Vec::with_capacity(256);
         let mut rows = 0;
-        for Run { records, own } in runs {
-            match own.as_ref().and_then(|(set, range)| Some((*set, octets.get(range.clone())?))) {
+        for (Run { records, own }, message) in runs {
+            match own.as_ref().and_then(|(set, range)| Some((*set, message.get(range.clone())?))) {
                 Some((set, octets)) => packer.add_all(set, octets, *records as u32),
                 None => (rows..rows + records).for_each(|row| packer.add_flow(&columns.row(row), &mut scratch)),
             }
@@ -191,6 +199,7 @@ impl Exporter {
         let mut packer = Packer { exporter: self, export_time, messages: Vec::new(), open: None };
         if templates_due {
             packer.exporter.told_sets.clear();
+            packer.exporter.last_groups.clear();
             packer.add_templates();
         }
         packer
@@ -246,6 +255,11 @@ impl Packer<'_> {
 
     /// Puts a set of groups into the dictionary, before its first record.
     fn tell_groups(&mut self, groups: &[SecurityGroupId]) {
+        if self.exporter.last_groups == groups {
+            return;
+        }
+        self.exporter.last_groups.clear();
+        self.exporter.last_groups.extend_from_slice(groups);
         let set = group_set_id(groups);
         let told = &mut self.exporter.told_sets;
         if set == 0 || told.contains(&set) {

@@ -336,18 +336,15 @@ proptest! {
         is_copied in prop::collection::vec(any::<bool>(), 1..5),
     ) {
         let (mut decoder, mut columns) = (Decoder::new(), FlowColumns::default());
-        let (mut runs, mut octets) = (Vec::new(), Vec::new());
+        let mut runs: Vec<(Run, Vec<u8>)> = Vec::new();
         for message in Exporter::new(7).with_limit(Exporter::STREAM).encode(&records, NOW) {
-            let base = octets.len();
-            runs.extend(decoder.decode(&message, &mut columns).unwrap().runs.into_iter().map(|run| {
-                let own = run.own.map(|(set, range)| (set, range.start + base..range.end + base));
-                Run { own, ..run }
-            }));
-            octets.extend(message);
+            let decoded = decoder.decode(&message, &mut columns).unwrap();
+            runs.extend(decoded.runs.into_iter().map(|run| (run, message.clone())));
         }
-        prop_assert!(runs.iter().all(|run| run.own.is_some()));
-        runs.iter_mut().zip(is_copied.iter().cycle()).filter(|(_, is)| !**is).for_each(|(run, _)| run.own = None);
-        let messages = Exporter::new(0).with_limit(Exporter::STREAM).pass_on(&columns, &runs, &octets, NOW);
+        prop_assert!(runs.iter().all(|(run, _)| run.own.is_some()));
+        runs.iter_mut().zip(is_copied.iter().cycle()).filter(|(_, is)| !**is).for_each(|((run, _), _)| run.own = None);
+        let runs = runs.iter().map(|(run, message)| (run, &message[..]));
+        let messages = Exporter::new(0).with_limit(Exporter::STREAM).pass_on(&columns, runs, NOW);
         prop_assert_eq!(read_all(&mut Decoder::new(), &messages), records);
     }
 }
