@@ -4,12 +4,21 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::program::{cargo, run};
+use crate::program::{cargo, program, run, target};
 
 const FOLDER: &str = "bench/src/bin";
 
+/// How benches are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// Our own code optimised, and dependencies as tests use them: minutes where tests were built.
+    Measured,
+    /// As it is installed. Everything is built for it.
+    Release,
+}
+
 /// Runs the bench `name`, or each in turn of those that begin with it (`flows` is `flows_metering` and so on), or all.
-pub(crate) fn run_named(name: &str) -> Result<()> {
+pub(crate) fn run_named(name: &str, build: Build) -> Result<()> {
     let names = names()?;
     let is_meant = |known: &&String| {
         let rest = known.strip_prefix(name);
@@ -18,9 +27,21 @@ pub(crate) fn run_named(name: &str) -> Result<()> {
     let chosen: Vec<&String> = names.iter().filter(is_meant).collect();
     ensure!(!chosen.is_empty(), "there is no bench `{name}`; there are: all, {}", names.join(", "));
     for name in chosen {
-        // Each bench is a feature too, so that one does not build what only others need.
-        let only = format!("--no-default-features --features {name}");
-        run(&mut cargo(&format!("run --quiet --release --package lucarne-bench {only} --bin {name}")))?;
+        match build {
+            Build::Measured => {
+                // Of the whole workspace and with a small test beside it, so that dependencies have the features that they
+                // have in tests, and are not built once more.
+                run(&mut cargo(&format!(
+                    "build --workspace --bin {name} --test service --config bench/measured.toml"
+                )))?;
+                run(&mut program(target().join("debug").join(name), ""))?;
+            }
+            Build::Release => {
+                // Each bench is a feature too, so that one does not build what only others need.
+                let only = format!("--no-default-features --features {name}");
+                run(&mut cargo(&format!("run --quiet --release --package lucarne-bench {only} --bin {name}")))?;
+            }
+        }
     }
     Ok(())
 }

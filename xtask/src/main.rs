@@ -40,10 +40,13 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Measure, in release builds.
+    /// Measure, with our own code optimised as in a release.
     Bench {
         /// The name of a bench, or `all`.
         name: String,
+        /// Of a release build, for which all dependencies are built too.
+        #[arg(long)]
+        release: bool,
     },
     /// Throw octets at our readers of foreign ones, under libFuzzer.
     Fuzz {
@@ -65,7 +68,9 @@ fn main() -> std::process::ExitCode {
         Task::Tidy => tidy::check(),
         Task::Openapi { check: true } => openapi::check(),
         Task::Openapi { check: false } => openapi::write(),
-        Task::Bench { name } => bench::run_named(&name),
+        Task::Bench { name, release } => {
+            bench::run_named(&name, if release { bench::Build::Release } else { bench::Build::Measured })
+        }
         Task::Fuzz { name, seconds } => fuzz::run_named(&name, seconds),
     });
     match done {
