@@ -57,9 +57,7 @@ impl Bed {
         let volume = tenant.make("/v1/volumes", json!({"size": SIZE}), "/id")?;
         let instance = tenant.launch(json!({"image": image, "subnet": subnet, "memory": 128 * MIB,
             "user_data": WRITES, "volumes": [volume]}))?;
-        tenant
-            .await_state(&format!("/v1/volumes/{volume}"), "state", "in-use", SLOW)
-            .with_context(|| cloud.logs())?;
+        tenant.await_state(&format!("/v1/volumes/{volume}"), "state", "in-use", SLOW).with_context(|| cloud.logs())?;
         Ok(Self { cloud, operator, tenant, instance, volume })
     }
 

@@ -344,10 +344,8 @@ async fn newer_than(controller: &Controller, host: HostId, have: Option<u64>) ->
 
 async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Problem> {
     let sequence = controller.store.changes().sequence();
-    let mentioned = desired::Mentioned {
-        instances: controller.fleet.mentioned(host),
-        volumes: controller.fleet.volumes_at(host),
-    };
+    let mentioned =
+        desired::Mentioned { instances: controller.fleet.mentioned(host), volumes: controller.fleet.volumes_at(host) };
     let streams = controller.streams.of(host);
     let leases = controller.lending.of(host);
     let challenges = controller.challenges.of(host, crate::clock::now());

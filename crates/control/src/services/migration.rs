@@ -71,7 +71,8 @@ pub(crate) fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Resu
     }
     let volumes = effects::volumes_of(tx, record)?;
     if let Some(busy) = volumes.iter().find(|volume| volume.volume.state != VolumeState::InUse) {
-        let detail = format!("{} is being attached to {id}, or could not be; it can move when that is over", busy.volume.id);
+        let detail =
+            format!("{} is being attached to {id}, or could not be; it can move when that is over", busy.volume.id);
         return refuse(ErrorCode::IncorrectState, detail);
     }
     if record.instance.virtual_tpm {

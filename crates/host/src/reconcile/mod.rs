@@ -30,8 +30,8 @@ use lucarne_model::{
 };
 use lucarne_vmm::driver::{Base, Boot, Disk, MachineSpec, Nic, Origin, Stop};
 
-pub(crate) use known::{base_blob, content_blob};
 pub use known::{Cached, Failure, Fault, Known, Product, Progress, Proof, Prospect, Running, Standing};
+pub(crate) use known::{base_blob, content_blob};
 pub use ledger::{Ended, Entry, Ledger};
 pub use report::report;
 pub use step::{Activity, Step, Subject};
@@ -141,7 +141,9 @@ impl<'a> Decision<'a> {
                 let beginning = self.beginning(wanted);
                 self.prepare(wanted, |spec| Step::Start(spec, beginning));
             }
-            (None, Power::Absent) if !self.known.forgotten.contains(&wanted.id) && !self.has_volumes_to_delete(wanted) => {
+            (None, Power::Absent)
+                if !self.known.forgotten.contains(&wanted.id) && !self.has_volumes_to_delete(wanted) =>
+            {
                 self.take(Step::Forget(wanted.id));
             }
             (None, _) => {}
@@ -222,7 +224,8 @@ impl<'a> Decision<'a> {
         let needed = boot_blobs(wanted).chain(coming(wanted).iter().filter_map(base_blob));
         let missing: Vec<_> = needed.filter(|blob| !self.known.blobs.contains_key(&blob.digest)).collect();
         missing.iter().for_each(|blob| self.take(Step::FetchBlob(Blob::clone(blob))));
-        let disks_ready = wanted.volumes.iter().all(|attachment| self.is_free(attachment) || self.comes(wanted, attachment));
+        let disks_ready =
+            wanted.volumes.iter().all(|attachment| self.is_free(attachment) || self.comes(wanted, attachment));
         if missing.is_empty()
             && disks_ready
             && self.network_is_ready(wanted)

@@ -115,7 +115,10 @@ impl Vm {
         let end = Instant::now() + self.patience;
         while Instant::now() < end {
             let Ok(told) = self.ask(SENDING, "query-migrate", json!({})).await else { return };
-            if !matches!(told["status"].as_str(), Some("setup" | "active" | BEFORE_THE_SWITCH | "device" | "cancelling")) {
+            if !matches!(
+                told["status"].as_str(),
+                Some("setup" | "active" | BEFORE_THE_SWITCH | "device" | "cancelling")
+            ) {
                 break;
             }
             sleep(LOOK).await;

@@ -341,11 +341,7 @@ async fn start_tpm(instance: InstanceId, tpm: VirtualTpm, user: Option<User>) ->
 }
 
 /// Makes the VM's directory and gives the process what it must reach, `opened` as its disks.
-fn prepare(
-    spec: &MachineSpec,
-    opened: &[Disk],
-    (directory, user): (&Directory, Option<User>),
-) -> Result<(), Error> {
+fn prepare(spec: &MachineSpec, opened: &[Disk], (directory, user): (&Directory, Option<User>)) -> Result<(), Error> {
     files::directory(directory.path(), 0o711)?;
     files::remove_tree(&directory.run())?;
     files::directory(&directory.run(), 0o700)?;
