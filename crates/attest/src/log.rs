@@ -91,7 +91,8 @@ impl Head {
         if proof.proves(leaf, self.size, &self.root) { Ok(()) } else { Err(refused) }
     }
 
-    /// Whether this head has the same history as one that was seen before: the proof is needed only between two sizes.
+    /// Whether this head has the same history as one that was seen before: the proof is needed only between two sizes, of which
+    /// the first is not that of an empty log, which everything goes on from.
     pub fn continues(&self, seen: &Self, proof: Option<&Consistency>) -> Result<(), LogError> {
         let (before, size) = (seen.size, self.size);
         if size < before {
@@ -100,7 +101,7 @@ impl Head {
         if size == before {
             return if self.root == seen.root { Ok(()) } else { Err(LogError::TwoHeads { size }) };
         }
-        if proof.is_some_and(|proof| proof.proves(before, &seen.root, size, &self.root)) {
+        if before == 0 || proof.is_some_and(|proof| proof.proves(before, &seen.root, size, &self.root)) {
             Ok(())
         } else {
             Err(LogError::Forked { before, size })
