@@ -38,8 +38,8 @@ use crate::{
     perform::Hands,
     prover::Prover,
     reconcile::{
-        Activity, Failure, Known, Ledger, Product, Proof, Prospect, Running, Standing, Step, next_look, next_steps,
-        report,
+        Activity, Failure, Known, Ledger, Product, Proof, Prospect, Running, Standing, Step, is_vain, next_look,
+        next_steps, report,
     },
     settings::{AtEnd, Pace},
     virtual_tpms::VirtualTpms,
@@ -200,6 +200,14 @@ impl Agent {
 
 type Done = Result<(Id, Result<Product, Failure>), JoinError>;
 
+/// A step and the task that does it.
+struct UnderWay {
+    step: Step,
+    task: AbortHandle,
+    /// Cuts its ways to another host.
+    cut: CancellationToken,
+}
+
 struct Owner {
     hands: Hands,
     capacity: lucarne_model::actual::Capacity,
@@ -214,7 +222,7 @@ struct Owner {
     governed: watch::Sender<Arc<Vec<Governed>>>,
     reports: watch::Sender<Report>,
     tasks: JoinSet<Result<Product, Failure>>,
-    steps: HashMap<Id, (Step, AbortHandle)>,
+    steps: HashMap<Id, UnderWay>,
     pace: Pace,
     at_end: AtEnd,
     /// Held for its lock.
@@ -230,7 +238,7 @@ impl Owner {
             let look = next_look(&self.known, &self.pace, now()).map(|due| Instant::now() + due.since(now()));
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Ok(()) = self.wished.changed() => self.desired = self.wished.borrow_and_update().clone(),
+                Ok(()) = self.wished.changed() => self.handle_desired(),
                 Some(event) = self.events.recv() => self.handle_event(event),
                 Some(event) = self.unwoken.recv() => self.handle_event(event),
                 Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
@@ -238,6 +246,13 @@ impl Owner {
             }
         }
         self.end().await;
+    }
+
+    fn handle_desired(&mut self) {
+        self.desired = self.wished.borrow_and_update().clone();
+        // What goes from host to host is long, and must not go on when it is not wanted there any more.
+        let vain = self.steps.values().filter(|one| is_vain(&self.desired, &one.step));
+        vain.for_each(|one| one.cut.cancel());
     }
 
     /// Begins all that can be done now.
@@ -263,8 +278,10 @@ impl Owner {
         tracing::debug!(?step, "begun");
         self.known.handle_begun(&step);
         let (hands, task_step) = (self.hands.clone(), step.clone());
-        let task = self.tasks.spawn(async move { hands.perform(&task_step).await });
-        self.steps.insert(task.id(), (step, task));
+        let cut = CancellationToken::new();
+        let task_cut = cut.clone();
+        let task = self.tasks.spawn(async move { hands.perform(&task_step, &task_cut).await });
+        self.steps.insert(task.id(), UnderWay { step, task, cut });
     }
 
     fn handle_done(&mut self, done: Done) {
@@ -275,7 +292,7 @@ impl Owner {
                 (error.id(), Err(Failure::new(ErrorCode::Internal, message, Prospect::Doubtful)))
             }
         };
-        let Some((step, _)) = self.steps.remove(&id) else { return };
+        let Some(UnderWay { step, .. }) = self.steps.remove(&id) else { return };
         if let Err(failure) = &outcome {
             tracing::warn!(?step, code = %failure.reason.code, "failed: {}", failure.reason.message);
         }
@@ -325,10 +342,10 @@ impl Owner {
     /// Cuts long steps short, as a kill would, lets the others finish, and stops the VMs if they are to end too.
     async fn end(mut self) {
         let long = |step: &Step| matches!(step.activity(), Activity::Transfer | Activity::Move | Activity::Stream);
-        self.steps.values().filter(|(step, _)| long(step)).for_each(|(_, task)| task.abort());
+        self.steps.values().filter(|one| long(&one.step)).for_each(|one| one.task.abort());
         let finish = async {
             while let Some(done) = self.tasks.join_next_with_id().await {
-                let Some((step, _)) = (match &done {
+                let Some(UnderWay { step, .. }) = (match &done {
                     Ok((id, _)) => self.steps.remove(id),
                     Err(error) => self.steps.remove(&error.id()),
                 }) else {
@@ -351,7 +368,7 @@ impl Owner {
 
     /// VMs that sleep do so until the next agent; the others are ended. Not written into the ledger: the next start of the agent is to start them again.
     async fn stop_machines(&self) {
-        let cut_short = self.steps.values().filter_map(|(step, _)| match step {
+        let cut_short = self.steps.values().filter_map(|one| match &one.step {
             Step::Start(spec, _) | Step::Hold(spec) => Some(spec.instance),
             _ => None,
         });

@@ -3,6 +3,8 @@
 //! Owns the listener, the connections and the few words at their beginning. What is carried over one is its taker's business;
 //! nobody is let in for an instance that this host does not expect, at that generation, from that very host.
 
+pub(crate) mod way;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -51,6 +53,8 @@ pub(crate) enum PeerError {
         #[source]
         cause: io::Error,
     },
+    #[error("{instance} is not to move any more")]
+    Cut { instance: InstanceId },
     #[error("{from} did not bring {instance} within {} s", COMING.as_secs())]
     KeptAway { instance: InstanceId, from: HostId },
 }

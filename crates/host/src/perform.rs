@@ -10,7 +10,8 @@ use lucarne_model::{
     desired::{DesiredVolume, VolumeContent},
     storage::Blob,
 };
-use lucarne_vmm::driver::{Driver, MachineSpec, VolumeSource};
+use lucarne_vmm::driver::{Driver, MachineSpec, VolumeSource, Ways};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     blobs::{self, file_failure, problem_failure},
@@ -19,7 +20,7 @@ use crate::{
     layout::Layout,
     memory::Memory,
     network::Network,
-    peers::{PeerError, Peers},
+    peers::{PeerError, Peers, way},
     prover::Prover,
     reconcile::{Failure, Product, Prospect, Step, base_blob},
     streams,
@@ -40,7 +41,8 @@ pub(crate) struct Hands {
 }
 
 impl Hands {
-    pub(crate) async fn perform(&self, step: &Step) -> Result<Product, Failure> {
+    /// A step that goes from host to host breaks off at `cut`.
+    pub(crate) async fn perform(&self, step: &Step, cut: &CancellationToken) -> Result<Product, Failure> {
         let driver = &self.driver;
         match step {
             Step::FetchBlob(blob) => blobs::fetch(self.controller.as_ref(), &self.layout, blob).await?,
@@ -69,8 +71,8 @@ impl Hands {
                 self.memory.release(*instance).await.map_err(|error| driver_failure(&error))?;
             }
             Step::Send { instance, generation, disks, host, address } => {
-                let ways = self.peers.connect((*host, *address), (*instance, *generation), disks).await;
-                let ways = ways.map_err(|error| peer_failure(&error))?;
+                let ways = self.peers.connect((*host, *address), (*instance, *generation), disks);
+                let ways = until_cut(*instance, ways, cut).await?;
                 self.memory.send(*instance, ways).await.map_err(|error| driver_failure(&error))?;
             }
             Step::Receive { spec, volumes, from } => {
@@ -80,8 +82,8 @@ impl Hands {
                     }
                 }
                 let disks: Vec<_> = volumes.iter().map(|volume| volume.id).collect();
-                let ways = self.peers.await_from(*from, (spec.instance, spec.generation), &disks).await;
-                let ways = ways.map_err(|error| peer_failure(&error))?;
+                let ways = self.peers.await_from(*from, (spec.instance, spec.generation), &disks);
+                let ways = until_cut(spec.instance, ways, cut).await?;
                 let began = self.memory.receive(spec, ways).await.map_err(|error| driver_failure(&error))?;
                 return Ok(Product::Began(began));
             }
@@ -205,6 +207,16 @@ async fn delete(path: PathBuf) -> Result<(), Failure> {
 async fn blocking(doing: &str, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), Failure> {
     let done = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other);
     done.and_then(|result| result).map_err(|error| file_failure(&error, doing))
+}
+
+/// Ways that are being opened, and hold until `cut`.
+async fn until_cut(
+    instance: InstanceId,
+    ways: impl Future<Output = Result<Ways, PeerError>>,
+    cut: &CancellationToken,
+) -> Result<Ways, Failure> {
+    let ways = cut.run_until_cancelled(ways).await.unwrap_or(Err(PeerError::Cut { instance }));
+    Ok(way::until_cut(ways.map_err(|error| peer_failure(&error))?, cut))
 }
 
 /// What an error of the driver means for a step.

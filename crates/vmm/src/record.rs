@@ -68,11 +68,20 @@ pub(crate) struct Record {
     /// What it was measured as, of one that was held at its start.
     #[serde(default)]
     pub(crate) measured: Option<Measured>,
+    /// It is being taken in from another host, and all of it is not here yet, whatever its process says: what it has for disks
+    /// may be gone with the agent that took it in.
+    #[serde(default)]
+    pub(crate) coming: bool,
 }
 
 impl Record {
     pub(crate) fn new(spec: MachineSpec, measured: Option<Measured>) -> Self {
-        Self { version: VERSION, disks: spec.disks.clone(), spec, measured }
+        Self { version: VERSION, disks: spec.disks.clone(), spec, measured, coming: false }
+    }
+
+    /// Of a VM that another host sends.
+    pub(crate) fn of_coming(spec: MachineSpec) -> Self {
+        Self { coming: true, ..Self::new(spec, None) }
     }
 
     /// What the VM was found to be, without the files that were looked at.
@@ -120,7 +129,7 @@ mod tests {
     fn a_record_of_the_first_version_opens() {
         let record = Record::parse(FIRST.as_bytes()).unwrap();
         assert_eq!(record.spec.generation, 2);
-        assert_eq!(record.disks[0].slot, 1);
+        assert_eq!((record.disks[0].slot, record.coming), (1, false));
     }
 
     #[test]

@@ -4,17 +4,96 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{path::Path, process::Command, time::Duration};
 
 use lucarne_model::{Bytes, Component, ErrorCode, InstanceId, Measurement, VolumeId, storage::DiskFormat};
 use lucarne_vmm::{
     Error,
-    driver::{Base, Disk, Driver, MachineSpec, SLOTS, Stop, VolumeSource},
+    driver::{Base, Disk, Driver, MachineSpec, Passage, SLOTS, Stop, VolumeSource, Ways},
     qemu::Qemu,
     simulated::{self, Simulated},
 };
 use support::{House, guest, guest::BANNER, printed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A VM that goes from house to house, here and there: with a disk over an image, and an empty one that is here only.
+async fn traveller(house: &House, driver: &dyn Driver) -> MachineSpec {
+    let mut spec = house.machine(driver, 1).await;
+    spec.disks[0].base = Some(Base { path: house.path().join("guest.raw"), format: DiskFormat::Raw });
+    spec.disks.push(house.disk(2, 1));
+    spec.disks.iter_mut().for_each(|disk| disk.size = Some(Bytes::mib(1)));
+    spec
+}
+
+fn ways(disks: &[Disk]) -> (Ways, Ways) {
+    let way = || -> (Box<dyn Passage>, Box<dyn Passage>) {
+        let (here, there) = tokio::io::duplex(1 << 16);
+        (Box::new(here), Box::new(there))
+    };
+    let ((here, there), each) = (way(), disks.iter().map(|disk| (disk.volume, way())));
+    let (mut out, mut into) = (Vec::new(), Vec::new());
+    for (volume, (here, there)) in each {
+        out.push((volume, here));
+        into.push((volume, there));
+    }
+    (
+        Ways { machine: here, disks: out.into_iter().collect() },
+        Ways { machine: there, disks: into.into_iter().collect() },
+    )
+}
+
+/// As a guest would read them.
+fn are_the_same(one: &Path, other: &Path) -> bool {
+    Command::new("qemu-img").args(["compare", "-q", "-U"]).args([one, other]).status().unwrap().success()
+}
+
+async fn a_vm_goes_to_another_host_with_what_its_disks_hold(start: Start) {
+    let (old, new) = (House::new(), House::new());
+    let (here, there) = (start(&old), start(&new));
+    let spec = traveller(&old, &*here).await;
+    let data = &spec.disks[1].path;
+    here.create_volume(data, Bytes::mib(1), VolumeSource::Empty).await.unwrap();
+    for (path, pattern) in spec.disks.iter().map(|disk| &disk.path).zip([7, 9]) {
+        // Behind the boot sector. A simulated disk has words of its own, and nothing is written there.
+        let write = format!("write -q -P {pattern} 128k 256k");
+        let _ = Command::new("qemu-io").args(["-f", "qcow2", "-c", &write]).arg(path).output().unwrap();
+    }
+    here.start(&spec).await.unwrap();
+    printed(&*here, spec.instance, BANNER).await;
+    // What has the name of its first disk there is from another time.
+    let coming = traveller(&new, &*there).await;
+    let (before, instance) = (std::fs::read(&coming.disks[0].path).unwrap(), spec.instance);
+
+    let (out, mut into) = ways(&spec.disks);
+    into.disks.remove(&spec.disks[1].volume);
+    let (sent, came) = tokio::join!(here.send(instance, out), there.receive(&coming, into));
+    assert!(sent.is_err() && came.is_err(), "a disk has no way");
+    assert!(!here.is_paused(instance).await.unwrap(), "it runs on");
+    assert!(std::fs::read(&coming.disks[0].path).unwrap() == before && !coming.disks[1].path.exists());
+    let drafts = std::fs::read_dir(new.path()).unwrap().flatten();
+    assert!(!drafts.into_iter().any(|file| file.path().extension().is_some_and(|end| end == "part")));
+
+    let (out, into) = ways(&spec.disks);
+    let (sent, came) = tokio::join!(here.send(instance, out), there.receive(&coming, into));
+    sent.unwrap();
+    came.unwrap();
+    assert!(here.is_paused(instance).await.unwrap() && there.is_paused(instance).await.unwrap());
+    for (one, other) in spec.disks.iter().zip(&coming.disks) {
+        assert!(are_the_same(&one.path, &other.path), "{}", other.path.display());
+    }
+    here.stop(instance, KILL).await.unwrap();
+    drop(there);
+    let there = start(&new);
+    let adopted = there.adopt().await.unwrap();
+    assert_eq!(adopted[0].disks, coming.disks, "the next agent knows it too");
+    there.resume(instance).await.unwrap();
+    let mut line = there.console(instance).await.unwrap();
+    line.write_all(b"word").await.unwrap();
+    let mut back = [0; 4];
+    line.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"word");
+    there.stop(instance, KILL).await.unwrap();
+}
 
 /// Makes a driver as an agent that starts would: on what an earlier one left.
 type Start = fn(&House) -> Box<dyn Driver>;
@@ -45,6 +124,7 @@ contract! {
     a_disk_attached_while_it_runs_is_known_to_the_next_agent
     a_snapshot_is_taken_of_a_disk_in_use_and_of_one_at_rest
     a_slot_that_does_not_exist_is_refused
+    a_vm_goes_to_another_host_with_what_its_disks_hold
     a_held_vm_is_measured_outlives_its_agent_and_begins_when_it_is_let_go
     an_image_that_was_changed_after_it_was_measured_does_not_begin
 }

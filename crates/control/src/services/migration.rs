@@ -23,7 +23,7 @@ use crate::{
     Caller, Controller,
     fleet::Fleet,
     random,
-    records::{InstanceRecord, JobRecord},
+    records::{InstanceRecord, JobRecord, VolumeRecord},
     store::{Scope, Tx},
     workflow::{
         effects::{self, Plan},
@@ -69,10 +69,10 @@ pub(crate) fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Resu
     if record.passage.is_some() || jobs.iter().any(|job| !job.is_finished()) {
         return refuse(ErrorCode::IncorrectState, format!("another job works on {id}; `lucarne job list` shows it"));
     }
-    let volumes = effects::volumes_of(tx, record)?;
-    if let Some(busy) = volumes.iter().find(|volume| volume.volume.state != VolumeState::InUse) {
-        let detail =
-            format!("{} is being attached to {id}, or could not be; it can move when that is over", busy.volume.id);
+    // One that is being detached is the instance's no more, and still at its machine.
+    let volumes = tx.referring::<VolumeRecord>(Scope::Everything, id)?;
+    if let Some(VolumeRecord { volume, .. }) = volumes.iter().find(|one| one.volume.state != VolumeState::InUse) {
+        let detail = format!("{} is being attached to {id} or detached, or could not be; it can move then", volume.id);
         return refuse(ErrorCode::IncorrectState, detail);
     }
     if record.instance.virtual_tpm {

@@ -242,7 +242,7 @@ fn resolve(candidates: &[Candidate], account: AccountId, wished: HostId) -> Host
     candidates.iter().find(named).map_or(wished, |candidate| candidate.host)
 }
 
-pub(crate) fn volumes_of(tx: &Tx<'_>, record: &InstanceRecord) -> Result<Vec<VolumeRecord>, Problem> {
+fn volumes_of(tx: &Tx<'_>, record: &InstanceRecord) -> Result<Vec<VolumeRecord>, Problem> {
     let attachments = &record.instance.volumes;
     attachments.iter().map(|attachment| tx.get(Scope::Everything, attachment.volume)).collect()
 }

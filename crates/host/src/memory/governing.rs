@@ -100,7 +100,7 @@ impl Governing {
         if budget.paging.is_available() {
             let plan = self.governor.step(now(), &host_view(&budget, &found, &samples));
             self.carry_out(&all, &plan).await;
-            wishes.extend(plan.verdicts.iter().filter_map(wish));
+            wishes.extend(plan.verdicts.iter().copied().map(wish));
         }
         let limit = |instance| self.orders.get(&instance).map(|order: &Order| order.limit);
         let fullness = |instance| {

@@ -194,15 +194,14 @@ pub(crate) fn report(
     MemoryReport { host: host_memory(budget, found, samples), instances: instances.collect(), wishes }
 }
 
-/// What a verdict wishes of the controller, if it is one that concerns it.
-pub(crate) fn wish(verdict: &Verdict) -> Option<MoveWish> {
-    let Verdict::NeedsAnotherHost { instance, needs, why } = *verdict else { return None };
+/// A verdict in the controller's words.
+pub(crate) fn wish(Verdict { instance, needs, why }: Verdict) -> MoveWish {
     let (cause, lacks) = match why {
         Why::HostShort { lacks } => (MoveCause::HostShort, lacks),
         Why::PinnedBeyondRoom => (MoveCause::PinnedBeyondRoom, Pages::ZERO),
         Why::NothingUnused => (MoveCause::NothingUnused, Pages::ZERO),
     };
-    Some(MoveWish { instance, needs, cause, lacks })
+    MoveWish { instance, needs, cause, lacks }
 }
 
 /// The parts, whose sum is the total. Guests that took more at once than they may keep make that larger for as long.
@@ -321,15 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn of_verdicts_those_that_ask_for_another_host_are_wishes() {
+    fn verdicts_are_wishes() {
         let (instance, needs) = (InstanceId::from_bits(1), Pages::mib(5));
         let lacks = Pages::mib(3);
-        let wished = |why| wish(&Verdict::NeedsAnotherHost { instance, needs, why });
+        let wished = |why| wish(Verdict { instance, needs, why });
         let short = MoveWish { instance, needs, cause: MoveCause::HostShort, lacks };
-        assert_eq!(wished(Why::HostShort { lacks }), Some(short));
+        assert_eq!(wished(Why::HostShort { lacks }), short);
         let asleep = MoveWish { cause: MoveCause::NothingUnused, lacks: Pages::ZERO, ..short };
-        assert_eq!(wished(Why::NothingUnused), Some(asleep));
-        assert_eq!(wish(&Verdict::ComeHome { instance, pages: needs }), None);
+        assert_eq!(wished(Why::NothingUnused), asleep);
     }
 
     #[test]

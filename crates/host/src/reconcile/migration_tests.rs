@@ -207,6 +207,23 @@ fn an_instance_that_goes_takes_its_disks_along_and_nothing_else_touches_them() {
     assert_eq!(steps[0].subjects(), [Subject::Instance(id()), Subject::Volume(volume)]);
 }
 
+#[test]
+fn a_way_is_vain_when_the_instance_is_not_to_go_it_any_more() {
+    let mut host = Host::new(None);
+    host.settle();
+    host.told(Power::Running, Some(to()));
+    let step = host.steps().remove(0);
+    assert!(!is_vain(&host.desired, &step));
+    host.told(Power::Stopped, Some(to()));
+    assert!(is_vain(&host.desired, &step), "it is to be stopped");
+    host.told(Power::Running, Some(FROM));
+    assert!(is_vain(&host.desired, &step), "it is to come");
+    host.told(Power::Running, None);
+    assert!(is_vain(&host.desired, &step));
+    host.desired.instances.clear();
+    assert!(!is_vain(&host.desired, &step), "nothing is ended by being left out");
+}
+
 /// An instance that ended on its way is not started here: it is not known yet whose it is.
 #[test]
 fn nothing_is_started_of_an_instance_that_is_on_its_way_to_another_host() {

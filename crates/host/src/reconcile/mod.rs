@@ -354,6 +354,24 @@ impl<'a> Decision<'a> {
     }
 }
 
+/// Whether a step under way brings an instance from or to where it is not to go any more. One that is left out goes on.
+pub fn is_vain(desired: &Desired, step: &Step) -> bool {
+    let (instance, generation) = match step {
+        Step::Send { instance, generation, .. } => (*instance, *generation),
+        Step::Receive { spec, .. } => (spec.instance, spec.generation),
+        _ => return false,
+    };
+    let wanted = desired.instances.iter().find(|wanted| wanted.id == instance);
+    wanted.is_some_and(|wanted| {
+        let goes = match (&wanted.migration, step) {
+            (Some(DesiredMigration::To { host: to, .. }), Step::Send { host, .. }) => to == host,
+            (Some(DesiredMigration::From { host, .. }), Step::Receive { from, .. }) => from == host,
+            _ => false,
+        };
+        !goes || wanted.power != Power::Running || wanted.generation != generation
+    })
+}
+
 /// The blobs that the VM itself boots from; a disk image is under its boot volume.
 fn boot_blobs(wanted: &DesiredInstance) -> impl Iterator<Item = &Blob> + Clone {
     let blobs = match &wanted.boot {

@@ -55,7 +55,7 @@ pub(crate) enum InstanceCommand {
         #[arg(required = true)]
         ids: Vec<String>,
     },
-    /// Move a running instance to another host, where it goes on with its connections; prints the job that does it
+    /// Move a running instance to another host, where it goes on with its volumes and connections; prints the job that does it
     Migrate {
         /// Its id or name
         id: String,

@@ -1,19 +1,18 @@
-//! Who should live, or has pages, on another host: what only the controller can put right.
+//! Who should live on another host: what only the controller can put right.
 //!
 //! Owns the choice of whom to ask it for. Finding the host and moving is the controller's.
 
 use lucarne_model::{InstanceId, Moment, Pages};
 
-use super::{Governor, HostView, Order, VmView, share::Goals, soaker::has_lasted};
+use super::{Governor, HostView, VmView, share::Goals, soaker::has_lasted};
 
-/// Something that this host's governor asks the controller or the VM's pager for. It is said again at every step for as
-/// long as it holds.
+/// What this host's governor asks the controller for: this VM should go to a host that has `needs` for it. It is said again at
+/// every step for as long as it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// This VM should go to a host that has `needs` for it.
-    NeedsAnotherHost { instance: InstanceId, needs: Pages, why: Why },
-    /// There is room here for so many of its pages that are in other hosts' memory.
-    ComeHome { instance: InstanceId, pages: Pages },
+pub struct Verdict {
+    pub instance: InstanceId,
+    pub needs: Pages,
+    pub why: Why,
 }
 
 /// Why a VM should leave.
@@ -28,19 +27,13 @@ pub enum Why {
 }
 
 impl Governor {
-    pub(super) fn verdicts(&mut self, now: Moment, view: &HostView, generic: &Goals, orders: &[Order]) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
-        for ((vm, home), order) in view.vms.iter().zip(&generic.homecoming).zip(orders) {
-            let pages = (order.limit - vm.pages.resident).min(*home);
-            if pages > Pages::ZERO {
-                verdicts.push(Verdict::ComeHome { instance: vm.instance, pages });
-            }
-        }
-        verdicts.extend(view.vms.iter().filter(|vm| self.sleeps_long(now, vm)).map(|vm| Verdict::NeedsAnotherHost {
+    pub(super) fn verdicts(&mut self, now: Moment, view: &HostView, generic: &Goals) -> Vec<Verdict> {
+        let sleepers = view.vms.iter().filter(|vm| self.sleeps_long(now, vm)).map(|vm| Verdict {
             instance: vm.instance,
             needs: vm.keeping.minimum_starting,
             why: Why::NothingUnused,
-        }));
+        });
+        let mut verdicts: Vec<_> = sleepers.collect();
         if generic.shortage == Pages::ZERO {
             self.short_since = None;
             return verdicts;
@@ -64,12 +57,12 @@ impl Governor {
         let unmet = generic().filter(|vm| vm.keeping.pinned && vm.pages.resident < vm.keeping.memory);
         if let Some(vm) = unmet.min_by_key(|vm| (vm.keeping.memory, vm.instance)) {
             let (instance, needs, why) = (vm.instance, vm.keeping.memory, Why::PinnedBeyondRoom);
-            return Some(Verdict::NeedsAnotherHost { instance, needs, why });
+            return Some(Verdict { instance, needs, why });
         }
         let share = |vm: &&VmView| self.rules.oversubscription.share(&vm.keeping);
         let suffices = generic().filter(|vm| share(vm) >= lacks).min_by_key(|vm| (share(vm), vm.instance));
         let leaves = suffices.or_else(|| generic().max_by_key(|vm| (share(vm), vm.instance)))?;
         let (needs, why) = (share(&leaves), Why::HostShort { lacks });
-        Some(Verdict::NeedsAnotherHost { instance: leaves.instance, needs, why })
+        Some(Verdict { instance: leaves.instance, needs, why })
     }
 }

@@ -164,7 +164,7 @@ impl Governor {
             Order { instance, life, limit, pool, cpu }
         });
         let orders: Vec<Order> = orders.collect();
-        let verdicts = self.verdicts(now, view, &generic, &orders);
+        let verdicts = self.verdicts(now, view, &generic);
         Plan { orders, verdicts, pressure: generic.pressure }
     }
 

@@ -46,8 +46,6 @@ pub(super) struct Goals {
     pub(super) goals: Vec<Pages>,
     /// What each may hold at most, while there is something free: its allowance.
     pub(super) ceilings: Vec<Pages>,
-    /// Pages to fetch from other hosts, part of the goals.
-    pub(super) homecoming: Vec<Pages>,
     /// What is left for soakers. Nothing while generic VMs are squeezed, though they hold less than there is.
     pub(super) unused: Pages,
     pub(super) pressure: u32,
@@ -87,8 +85,8 @@ impl Governor {
             ceilings = bounded(&ceilings, &caps);
             goals = bounded(&wanted, &ceilings);
         }
-        let homecoming = bring_home(view, &mut goals, &mut unused);
-        Goals { goals, ceilings, homecoming, unused, pressure, urgent, shortage }
+        keep_room_for_remote(view, &mut goals, &mut unused);
+        Goals { goals, ceilings, unused, pressure, urgent, shortage }
     }
 
     fn squeeze(&self, view: &HostView, wanted: &[Pages], lendable: Pages) -> Squeeze {
@@ -190,20 +188,15 @@ fn patient(view: &HostView, allowances: &[Pages], caps: &[Pages], pressure: u32)
     view.vms.iter().zip(allowances).zip(caps).map(ceiling).collect()
 }
 
-/// Pages of generic VMs that are in other hosts' memory come home before soakers have what is unused.
-fn bring_home(view: &HostView, goals: &mut [Pages], unused: &mut Pages) -> Vec<Pages> {
-    let home = |(vm, goal): (&VmView, &mut Pages)| match vm.keeping.mode {
-        MemoryMode::Soaker => Pages::ZERO,
-        // Room for all of it is in its goal.
-        MemoryMode::Generic if vm.keeping.pinned => vm.pages.remote,
-        MemoryMode::Generic => {
-            let home = vm.pages.remote.min(vm.keeping.memory - *goal).min(*unused);
-            *goal += home;
-            *unused -= home;
-            home
-        }
-    };
-    view.vms.iter().zip(goals).map(home).collect()
+/// Pages of generic VMs that are in other hosts' memory have room here before soakers have what is unused. They come when the
+/// guest wants them: what is there are copies, which its lease gives back as its host lacks less.
+fn keep_room_for_remote(view: &HostView, goals: &mut [Pages], unused: &mut Pages) {
+    let generic = |(vm, _): &(&VmView, &mut Pages)| vm.keeping.mode == MemoryMode::Generic;
+    for (vm, goal) in view.vms.iter().zip(goals).filter(generic) {
+        let room = vm.pages.remote.min(vm.keeping.memory - *goal).min(*unused);
+        *goal += room;
+        *unused -= room;
+    }
 }
 
 /// The smallest of `0..=most` that will do, where more always does if less does; `most` if none does.

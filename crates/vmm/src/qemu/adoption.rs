@@ -55,8 +55,12 @@ async fn take(shared: &Shared, pid: u32, instance: InstanceId) -> Option<Machine
 async fn take_over(shared: &Shared, instance: InstanceId, process: Process) -> Result<Vm, Error> {
     let directory = shared.directory(instance);
     let record = Record::read(&directory)?;
-    let vm = Vm::connect(record, directory, process, shared).await?;
     let step = "looking at its state";
+    if record.coming {
+        let reason = "another host was bringing it".into();
+        return Err(Error::Refused { instance, step, reason });
+    }
+    let vm = Vm::connect(record, directory, process, shared).await?;
     let state = vm.ask(step, "query-status", json!({})).await?;
     match state["status"].as_str().unwrap_or_default() {
         "running" => {}

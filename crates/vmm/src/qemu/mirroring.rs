@@ -113,7 +113,9 @@ impl Vm {
 
     /// Of a VM that stands still: returns when the disks there are as those here, and nothing is mirrored any more.
     pub(super) async fn end_mirrors(&self) -> Result<(), Error> {
-        for job in self.mirrors().await? {
+        let mirrors = self.mirrors().await?;
+        self.check_mirrors(&mirrors)?;
+        for job in mirrors {
             // Not forced, a mirror that was ready ends with all of it written there.
             let gently = json!({ "device": job["id"], "force": false });
             self.ask(MIRRORING, "block-job-cancel", gently).await?;

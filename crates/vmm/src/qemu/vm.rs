@@ -134,7 +134,11 @@ impl Vm {
         let (mut arguments, stdin, preparation) =
             entry.prepare(command_line::arguments(&told, &directory, acceleration)?, coming);
         let user = acceleration.user(shared.settings.user);
-        prepare(spec, &told.disks, (&directory, user))?;
+        let mut record = match &preparation {
+            Preparation::Receive(..) => Record::of_coming(spec.clone()),
+            _ => Record::new(spec.clone(), None),
+        };
+        prepare(&record, &told.disks, (&directory, user))?;
         let mut beside = None;
         if let Some(tpm) = &spec.tpm {
             let connected = start_tpm(instance, tpm.clone(), user).await?;
@@ -157,8 +161,7 @@ impl Vm {
             source,
         })?;
         let said = tokio::spawn(keep_said(said, ring));
-        let measured = matches!(preparation, Preparation::Hold).then_some(measured);
-        let record = Record::new(spec.clone(), measured);
+        record.measured = matches!(preparation, Preparation::Hold).then_some(measured);
         let started = tokio::select! {
             how = process.ended() => {
                 // All that it printed is in the pipe: wait for the end of it.
@@ -199,6 +202,11 @@ impl Vm {
             }
             Preparation::Receive(from, coming) => {
                 let _ = vm.still_since.set(vm.receive(from, coming).await?);
+                // From here on it is this host's to keep, whether it is to go on here or not.
+                let mut record = locked(&vm.record).clone();
+                record.coming = false;
+                record.write(&vm.directory)?;
+                *locked(&vm.record) = record;
                 return Ok(vm);
             }
         }
@@ -341,7 +349,8 @@ async fn start_tpm(instance: InstanceId, tpm: VirtualTpm, user: Option<User>) ->
 }
 
 /// Makes the VM's directory and gives the process what it must reach, `opened` as its disks.
-fn prepare(spec: &MachineSpec, opened: &[Disk], (directory, user): (&Directory, Option<User>)) -> Result<(), Error> {
+fn prepare(record: &Record, opened: &[Disk], (directory, user): (&Directory, Option<User>)) -> Result<(), Error> {
+    let spec = &record.spec;
     files::directory(directory.path(), 0o711)?;
     files::remove_tree(&directory.run())?;
     files::directory(&directory.run(), 0o700)?;
@@ -356,7 +365,7 @@ fn prepare(spec: &MachineSpec, opened: &[Disk], (directory, user): (&Directory, 
     if let Some(network) = spec.nic.as_ref().and_then(|nic| nic.guest_socket.parent()) {
         files::own(network, user)?;
     }
-    Record::new(spec.clone(), None).write(directory)
+    record.write(directory)
 }
 
 /// Connects to QEMU's two sockets, which it makes shortly after its start.
