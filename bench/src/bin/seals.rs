@@ -84,7 +84,7 @@ fn rules(key: &SigningKey) -> Result<Rules> {
     let mut trust = Trust::default();
     let key = VerifyingKey::Ed25519(key.public());
     trust.enrol(Enrolled { person: "alice".parse()?, account: AccountId::OPERATOR, key, until: None });
-    let grants = r#"permit(principal == Person::"alice", action in Action::"reads", resource)
+    let grants = r#"permit(principal == Person::"000000000001/alice", action in Action::"reads", resource)
         when { context.now < 1900000000 };"#;
     Ok(Rules { trust, grants: Grants::compile(1, grants)? })
 }

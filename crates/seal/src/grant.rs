@@ -67,7 +67,7 @@ impl Grants {
         let context = context(opened, now).map_err(unusable)?;
         for (person, signer) in &opened.signers {
             let entities = entities(person, signer.account, request, account).map_err(unusable)?;
-            let question = question(person, request, context.clone()).map_err(unusable)?;
+            let question = question(person, signer.account, request, context.clone()).map_err(unusable)?;
             let answer = Authorizer::new().is_authorized(&question, &self.policies, &entities);
             // A policy that cannot be evaluated might have forbidden it.
             if let Some(error) = answer.diagnostics().errors().next() {
@@ -129,9 +129,14 @@ fn resource(request: &Request) -> Result<EntityUid, String> {
     }
 }
 
-fn question(person: &Person, request: &Request, context: Context) -> Result<Question, String> {
+/// A person by account and name: an authority of another account may vouch for somebody of the same name.
+fn principal(person: &Person, of: AccountId) -> Result<EntityUid, String> {
+    uid("Person", format_args!("{of}/{person}"))
+}
+
+fn question(person: &Person, of: AccountId, request: &Request, context: Context) -> Result<Question, String> {
     let action = uid("Action", request.operation().name())?;
-    Question::new(uid("Person", person)?, action, resource(request)?, context, None).map_err(|error| error.to_string())
+    Question::new(principal(person, of)?, action, resource(request)?, context, None).map_err(|error| error.to_string())
 }
 
 fn entities(person: &Person, of: AccountId, request: &Request, account: AccountId) -> Result<Entities, String> {
@@ -141,7 +146,7 @@ fn entities(person: &Person, of: AccountId, request: &Request, account: AccountI
     let operation = request.operation().name();
     let groups = groups_of(operation).into_iter().map(|group| uid("Action", group)).collect::<Result<_, _>>()?;
     let mut all = vec![
-        entity(uid("Person", person)?, with_account(of), HashSet::new())?,
+        entity(principal(person, of)?, with_account(of), HashSet::new())?,
         entity(uid("Action", operation)?, HashMap::new(), groups)?,
     ];
     if request.target().instance.is_some() {

@@ -12,6 +12,8 @@ use crate::{refusal::Refusal, request::RequestId};
 
 /// For how long beyond its time a request is remembered: clocks are set back by less.
 pub const KEPT_BEYOND: Duration = Duration::from_secs(3600);
+/// By how much a clock that is kept right is set back at once.
+const SET_RIGHT: Duration = Duration::from_secs(10);
 /// How many are remembered at most: a day of more than one a second.
 pub const MOST_HELD: usize = 100_000;
 
@@ -80,9 +82,9 @@ impl Ledger {
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
-    /// Whether the clock stands before what it said at an earlier request.
+    /// Whether the clock stands before what it said at an earlier request, by more than it takes to set it right.
     pub fn clock_went_back(&self, now: Moment) -> bool {
-        now < self.newest
+        now.plus(SET_RIGHT) < self.newest
     }
 }
 

@@ -35,9 +35,17 @@ fn a_quorum_is_one_of_people() {
     assert!(judge(GRANTS, write(), &[1, 11]).is_err(), "two keys of one person");
 }
 
+/// Attack: an authority of a tenant's vouches for somebody who is called as one of the operator's people is.
+#[test]
+fn the_same_name_in_another_account_is_another_person() {
+    let of = |account: &str| format!(r#"permit(principal == Person::"{account}/alice", action, resource);"#);
+    assert_eq!(judge(&of("000000000001"), read(1), &[1]), Ok(()));
+    assert!(judge(&of("100000000005"), read(1), &[1]).is_err());
+}
+
 #[test]
 fn everybody_who_signed_must_be_permitted() {
-    let alice_only = r#"permit(principal == Person::"alice", action, resource);"#;
+    let alice_only = r#"permit(principal == Person::"000000000001/alice", action, resource);"#;
     assert_eq!(judge(alice_only, read(1), &[1]), Ok(()));
     assert!(matches!(judge(alice_only, read(1), &[1, 2]), Err(Refusal::NotGranted { .. })));
 }
@@ -47,7 +55,7 @@ fn everybody_who_signed_must_be_permitted() {
 fn each_limit_of_a_grant_limits() {
     let host = terms().target.host;
     let holds = [
-        r#"principal == Person::"alice", action, resource"#.to_owned(),
+        r#"principal == Person::"000000000001/alice", action, resource"#.to_owned(),
         r#"principal, action == Action::"guest.memory.read", resource"#.to_owned(),
         r#"principal, action in Action::"guest", resource"#.to_owned(),
         format!(r#"principal, action, resource in Host::"{host}""#),
@@ -57,7 +65,7 @@ fn each_limit_of_a_grant_limits() {
         assert_eq!(judge(&format!("permit({scope});"), read(64), &[1]), Ok(()), "{scope}");
     }
     let exceeded = [
-        r#"principal == Person::"bob", action, resource"#,
+        r#"principal == Person::"000000000001/bob", action, resource"#,
         r#"principal, action == Action::"guest.pause", resource"#,
         r#"principal, action in Action::"writes", resource"#,
         r#"principal, action, resource in Host::"host-00000000000000002""#,

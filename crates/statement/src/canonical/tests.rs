@@ -43,7 +43,7 @@ fn a_document_has_one_text() {
 }
 
 /// Canonical JSON by another way: its grammar, read octet by octet without making values. What is left, or nothing.
-fn passes<'a>(text: &'a str, depth: u32) -> Option<&'a str> {
+fn passes(text: &str, depth: u32) -> Option<&str> {
     let depth = depth.checked_sub(1)?;
     for word in ["null", "true", "false"] {
         if let Some(rest) = text.strip_prefix(word) {
