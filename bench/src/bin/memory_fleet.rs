@@ -102,13 +102,13 @@ fn measure(factor: f64) -> Result<Measured> {
     sleep(COUNTED);
     let came_back = self::refaults(&cloud)? - refaults;
     let mut seconds = Vec::new();
-    for kind in 0..KINDS.len() {
+    for (kind, (name, ..)) in KINDS.iter().enumerate() {
         let mut pieces = Vec::new();
         for (one, before) in fleet.iter().zip(&before).filter(|(one, _)| one.kind == kind) {
             let now = one.pieces(&cloud)?;
             pieces.extend_from_slice(now.get(before.len()..).unwrap_or_default());
         }
-        ensure!(!pieces.is_empty(), "`{}` did nothing in {COUNTED:?}", KINDS[kind].0);
+        ensure!(!pieces.is_empty(), "`{name}` did nothing in {COUNTED:?}");
         seconds.push(pieces.iter().sum::<f64>() / pieces.len() as f64);
     }
     let hosts = cloud.json(Caller::Operator, &["memory", "show"])?;

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File, Permissions},
-    io::{self, Write as _},
+    io,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::Stdio,
@@ -29,7 +29,7 @@ use crate::{
     kind::HOST,
     listing::list,
     private_file,
-    session::{Session, answer, json_of, now, random_key},
+    session::{Session, answer, now, random_key},
 };
 
 const START_TIME: Duration = Duration::from_secs(60);
