@@ -1,7 +1,7 @@
 //! The log of all requests, allowed or refused: each entry names the one before it, and the host signs the tree over all.
 //!
 //! Owns entries, heads, commitments to entries that are not yet to be read, and the proofs that a tenant checks. The tree is
-//! [`merkle`](lucarne_statement::merkle)'s; keeping the entries on disk, before anything is carried out, is the host's.
+//! [`merkle`]'s; keeping the entries on disk, before anything is carried out, is the host's.
 
 use lucarne_model::{AccountId, HostId, InstanceId, Moment, Octets, storage::Digest};
 use lucarne_statement::{

@@ -1,6 +1,6 @@
 //! The proofs of a log as they travel: that an entry is in it, and that a longer log begins with a shorter one.
 //!
-//! Owns their JSON. The tree that they are made from and the arithmetic are [`merkle`](crate::merkle)'s.
+//! Owns their JSON. The tree that they are made from and the arithmetic are [`merkle`]'s.
 
 use lucarne_model::storage::Digest;
 use serde::{Deserialize, Serialize};
