@@ -81,11 +81,14 @@ pub(super) async fn tell(
         ..MemorySettings::default()
     };
     let soaker = launch(tenant, (image, subnet), cast("s1", SOAKER, soaks, counts())).await?.id;
+    tenant.until_running(soaker).await?;
     tell_growth(story, tenant, soaker).await?;
     let mut others = Vec::new();
     for name in ["s2", "s3"] {
         let other = cast(name, OTHER, MemorySettings::default(), checks(HELD_MIB));
-        others.push(launch(tenant, (image, subnet), other).await?.id);
+        let other = launch(tenant, (image, subnet), other).await?.id;
+        tenant.until_running(other).await?;
+        others.push(other);
     }
     let seen = Bytes(SOAKER.0 + others.len() as u64 * OTHER.0);
     let (wanted, words) = (format!("twice the host's {}", SIZE.memory), format!("{seen} in all"));
