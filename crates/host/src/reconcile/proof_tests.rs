@@ -5,6 +5,7 @@ use lucarne_model::{
     actual::{ActualInstance, ActualState, Capacity},
     desired::{Desired, DesiredAttestation, Power},
     storage::Digest,
+    warm::Began,
 };
 use proptest::prelude::*;
 
