@@ -110,6 +110,38 @@ impl Scene {
         Ok(())
     }
 
+    /// One that is launched with this policy, and what was measured of it.
+    fn attested(&self, mode: &Value, until: &str) -> anyhow::Result<(String, Vec<Value>)> {
+        let attestation = json!({"policy": {"mode": mode}, "nonce": "AAECAwQFBgcICQoLDA0ODw=="});
+        let instance = self.tenant.launch(json!({"image": self.image, "subnet": self.subnet, "memory": MEMORY,
+            "user_data": user_data("127.0.0.1"), "attestation": attestation}))?;
+        let path = format!("/v1/instances/{instance}");
+        self.tenant.await_state(&path, "state", until, PATIENCE).with_context(|| self.cloud.logs())?;
+        let shown = self.tenant.get(&format!("{path}/attestation"))?.ok()?;
+        Ok((instance, shown["measurements"].as_array().cloned().unwrap_or_default()))
+    }
+
+    /// The host proves the very state that the machine goes on from, before it does, and a list that knows it is content.
+    fn is_proved_with_its_state(&self, digest: &str) -> anyhow::Result<()> {
+        self.cloud.prove_tpms()?;
+        let (instance, measured) = self.attested(&json!({"kind": "prompt"}), "awaiting-approval")?;
+        let of_state = |one: &&Value| one["component"] == "warm-state" && one["name"] == "state";
+        let state = measured.iter().find(of_state).context("the warm state was not measured")?;
+        ensure!(state["digest"] == digest && self.tenant.log(&instance)?.is_empty(), "{state}");
+        self.cloud.run(&self.tenant, &["measurements", "add", "--from", &instance, "--config", "warm"])?;
+        let answer = json!({"nonce": "AAECAwQFBgcICQoLDA0ODw=="});
+        self.tenant.post(&format!("/v1/instances/{instance}/attestation/approve"), &answer)?.ok()?;
+        let (known, _) = self.attested(&json!({"kind": "config", "name": "warm"}), "running")?;
+        for instance in [instance, known] {
+            let shown = self.running(&instance)?;
+            ensure!(shown["began"] == json!({"from": "warm", "digest": digest}), "{shown}");
+            let log = self.tenant.await_log(&instance, "count: 1", PATIENCE).with_context(|| self.cloud.logs())?;
+            ensure!(!log.contains("user space at"), "it booted:\n{log}");
+            self.end(&instance)?;
+        }
+        Ok(())
+    }
+
     fn end(&self, instance: &str) -> anyhow::Result<()> {
         let path = format!("/v1/instances/{instance}");
         self.tenant.delete(&path)?.ok()?;
@@ -173,6 +205,7 @@ fn two_that_go_on_from_one_state_are_two_machines() -> anyhow::Result<()> {
         let goes_on = || (count(&scene.tenant.log(instance).ok()?) > before + 3).then_some(());
         eventually("it goes on without its first pager", PATIENCE, goes_on).with_context(|| scene.cloud.logs())?;
     }
+    scene.is_proved_with_its_state(&digest)?;
     scene.moves_on(&instances[0], &digest)?;
     for instance in &instances {
         scene.end(instance)?;

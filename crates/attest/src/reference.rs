@@ -91,10 +91,12 @@ impl<V> Judgement<'_, V> {
         self.judged.iter().find(changed).map_or(Ok(()), |one| Err(one.refusal()))
     }
 
-    /// Whether each is vouched for, and nothing that is known is missing: the host or guest is exactly that.
+    /// Whether each is vouched for, and nothing that is known is missing: the host or guest is exactly that. What boots instead of
+    /// going on from a warm state that is known is no less: of what the state was made it boots.
     pub fn complete(&self) -> Result<(), ReferenceError> {
         self.all_known()?;
-        self.missing.first().map_or(Ok(()), |one| {
+        let is_missed = |one: &&&Known<V>| one.measurement.component != Component::WarmState;
+        self.missing.iter().find(is_missed).map_or(Ok(()), |one| {
             let Measurement { component, name, .. } = one.measurement.clone();
             Err(ReferenceError::Missing { component, name })
         })
@@ -164,6 +166,17 @@ mod tests {
         assert_eq!(judgement.all_known(), Ok(()));
         let missing = ReferenceError::Missing { component: Component::Agent, name: "lucarne".to_owned() };
         assert_eq!(judgement.complete(), Err(missing));
+    }
+
+    #[test]
+    fn what_boots_is_no_less_than_what_goes_on_from_a_known_state_and_not_the_other_way_round() {
+        let (kernel, state) =
+            (measured(Component::GuestKernel, "kernel", 1), measured(Component::WarmState, "state", 2));
+        let list = [known(&kernel, "own"), known(&state, "own")];
+        let (cold, warm) = ([kernel.clone()], [kernel, state]);
+        assert_eq!(judge(&cold, &list).complete(), Ok(()));
+        assert_eq!(judge(&warm, &list).complete(), Ok(()));
+        assert!(judge(&warm, &list[..1]).complete().is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use lucarne_attest::{
     wire::Key,
 };
 use lucarne_model::{
-    ErrorCode, Evidence, InstanceId, Measurement, Octets,
+    Component, ErrorCode, Evidence, InstanceId, Measurement, Octets,
     attestation::{AttestMode, JudgedMeasurement, KnownMeasurement, Voucher},
     instance::StateReason,
     publisher::ManifestVersion,
@@ -165,6 +165,17 @@ fn known(mode: &AttestMode, list: &[KnownMeasurement]) -> Vec<Known<Voucher>> {
         Known { measurement: one.measurement.clone(), by }
     };
     list.iter().filter(is_asked).map(voucher).collect()
+}
+
+/// Whether an instance can go on from a warm state and content all modes: who goes by a list wants nothing that is not in it,
+/// and each host's warm state is another.
+pub(crate) fn may_begin_warm(modes: &[AttestMode], list: &[KnownMeasurement]) -> bool {
+    modes.iter().all(|mode| match mode {
+        AttestMode::Prompt | AttestMode::Manifest { .. } => true,
+        AttestMode::List | AttestMode::Config { .. } => {
+            known(mode, list).iter().any(|one| one.measurement.component == Component::WarmState)
+        }
+    })
 }
 
 /// Each measurement with who vouches for it, and whether that contents all modes. `manifest` is what the host's software was

@@ -369,7 +369,7 @@ impl Owner {
     /// VMs that sleep do so until the next agent; the others are ended. Not written into the ledger: the next start of the agent is to start them again.
     async fn stop_machines(&self) {
         let cut_short = self.steps.values().filter_map(|one| match &one.step {
-            Step::Start(spec, _) | Step::Hold(spec) => Some(spec.instance),
+            Step::Start(spec, _) | Step::Hold(spec, _) => Some(spec.instance),
             _ => None,
         });
         self.hands.memory.let_go();

@@ -59,10 +59,11 @@ impl Hands {
                 let began = self.memory.start(spec, beginning).await.map_err(|error| driver_failure(&error))?;
                 return Ok(Product::Began(began));
             }
-            Step::Hold(spec) => {
+            Step::Hold(spec, beginning) => {
                 self.make_tpm(spec).await?;
-                let measured = self.memory.hold(spec).await.map_err(|error| driver_failure(&error))?;
-                return Ok(Product::Held(measured));
+                let held = self.memory.hold(spec, beginning).await;
+                let (began, measured) = held.map_err(|error| driver_failure(&error))?;
+                return Ok(Product::Held(began, measured));
             }
             Step::Prove { instance, generation, nonce, measured } => {
                 return self.prove((*instance, *generation), nonce, measured).await.map(Product::Proved);

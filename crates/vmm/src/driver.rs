@@ -255,13 +255,17 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Starts the VM, measures all that it is made of as its process is given it, and leaves its processors standing before
     /// their first instruction. Held already with this generation, or let go: says what was measured then.
     async fn hold(&self, spec: &MachineSpec) -> Result<Vec<Measurement>, Error>;
+    /// As [`Driver::hold`], of one of [`Origin::Warm`]: it goes on where that state was saved, of whose devices a copy is loaded
+    /// that was hashed as it was made, and stands before the first instruction that is its own.
+    async fn hold_warm(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<Vec<Measurement>, Error>;
     /// Lets a held VM begin; refused when a file that was measured has changed since. One that runs: does nothing.
     async fn release(&self, instance: InstanceId) -> Result<(), Error>;
 
     /// Lets the VM's processors stand still until [`Driver::resume`].
     async fn pause(&self, instance: InstanceId) -> Result<(), Error>;
+    /// Refused of one that is held.
     async fn resume(&self, instance: InstanceId) -> Result<(), Error>;
-    /// Whether the VM stands still by [`Driver::pause`], or was woken and never let go.
+    /// Whether the VM stands still by [`Driver::pause`], or was woken and never let go; not of one that is held.
     async fn is_paused(&self, instance: InstanceId) -> Result<bool, Error>;
     /// Where a VM that runs comes from: what another host must know to take it in.
     async fn origin(&self, instance: InstanceId) -> Result<Origin, Error>;

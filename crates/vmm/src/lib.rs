@@ -28,3 +28,4 @@ mod volumes;
 
 pub use error::Error;
 pub use image::{ImageInfo, MAX_VIRTUAL_SIZE, inspect_image};
+pub use measuring::{devices_digest, warm_state_digest};

@@ -1,8 +1,10 @@
 //! What a VM is made of, measured as its process is given it.
 //!
 //! Owns that nothing can be swapped between the measuring and the start. Kernel, initramfs and firmware are copied into
-//! memory that is sealed, hashed as they are copied, and the process reads the copies. A disk's image is too large for
-//! that: it is hashed through the very descriptor that the process reads it by, and must not have changed since when the VM is let go.
+//! memory that is sealed, hashed as they are copied, and the process reads the copies; so are the devices of a warm state,
+//! whose memory the pager opens by the digest that is measured and checks page by page. A disk's image is too large for that:
+//! it is hashed through the very descriptor that the process reads it by, and must not have changed since when the VM is let
+//! go.
 //! What the digests mean, and who believes them, is decided elsewhere.
 
 use std::{
@@ -21,7 +23,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    driver::{Base, Boot, MachineSpec},
+    driver::{Base, Boot, MachineSpec, Origin},
     error::Error,
 };
 
@@ -61,14 +63,38 @@ pub(crate) struct Given {
     pub(crate) measured: Measured,
     /// Of the process, under the numbers that they have here.
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// The copy of the devices that it goes on with, for its standard input.
+    pub(crate) devices: Option<File>,
     /// For QEMU, beside what the spec says: its firmware, and the descriptors that are disks' images.
     pub(crate) options: Vec<String>,
 }
 
+/// What a warm state is measured as, of the digests of its two parts.
+pub fn warm_state_digest(devices: &Digest, memory: &Digest) -> Digest {
+    digest_of(format!("{devices}\n{memory}\n").as_bytes())
+}
+
+/// What the devices of a warm state are, of their octets.
+pub fn devices_digest(devices: &[u8]) -> Digest {
+    digest_of(devices)
+}
+
 /// Measures what the VM of `spec` is made of and changes the spec to name what is to be given. `description` is what its devices and
-/// its memory are, without what is its own alone.
-pub(crate) fn take(spec: &mut MachineSpec, firmware: Option<&Path>, description: &Description) -> Result<Given, Error> {
+/// its memory are, without what is its own alone; `saved` are the devices of the warm state of its [`Origin::Warm`].
+///
+/// What goes on from a warm state is measured as what boots, and beside that as what it is more: so what is known of a machine
+/// holds for both its beginnings, and who knows nothing of the state knows nothing of the one that goes on from it.
+pub(crate) fn take(
+    spec: &mut MachineSpec,
+    firmware: Option<&Path>,
+    description: &Description,
+    saved: Option<&Path>,
+) -> Result<Given, Error> {
     let mut given = Given::default();
+    if let (Some(saved), Some(devices)) = (saved, &description.warm) {
+        given.take_warm_state(spec, saved)?;
+        given.note(Component::WarmState, "devices", digest_of(devices.as_bytes()));
+    }
     let mut devices = description.devices.clone();
     if let Some(firmware) = firmware {
         // What the machine is made of, as its devices are: the host's log has it too, as a thing of the host.
@@ -105,8 +131,11 @@ pub(crate) fn take(spec: &mut MachineSpec, firmware: Option<&Path>, description:
 /// A machine in words that are the same for all of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Description {
+    /// Of one that boots.
     pub(crate) devices: String,
     pub(crate) memory: String,
+    /// The devices of one that goes on from a warm state: it has some that only those have.
+    pub(crate) warm: Option<String>,
 }
 
 impl Given {
@@ -120,6 +149,22 @@ impl Given {
         let place = PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()));
         self.descriptors.push(copy);
         Ok((place, digest))
+    }
+
+    /// Gives a sealed copy of the devices that the VM goes on with, if they and its memory are the state that its spec names.
+    fn take_warm_state(&mut self, spec: &MachineSpec, saved: &Path) -> Result<(), Error> {
+        let failed = |error| Error::file("measure", saved, error);
+        let changed = || Error::Changed { instance: spec.instance, path: saved.into() };
+        let Origin::Warm { memory: Some(memory), state, .. } = &spec.origin else { return Err(changed()) };
+        let (copy, devices) = sealed_copy(saved).map_err(failed)?;
+        let digest = warm_state_digest(&devices, memory);
+        if digest != *state {
+            return Err(changed());
+        }
+        self.note(Component::WarmState, "state", digest);
+        // Opened again: what reads it begins at its beginning, and can do nothing else.
+        self.devices = Some(File::open(format!("/proc/self/fd/{}", copy.as_raw_fd())).map_err(failed)?);
+        Ok(())
     }
 
     /// Gives the image below a disk by a descriptor, through which it is hashed first.

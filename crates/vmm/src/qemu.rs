@@ -156,6 +156,13 @@ impl Qemu {
         }
     }
 
+    async fn hold_at(&self, spec: &MachineSpec, entry: Entry) -> Result<Vec<Measurement>, Error> {
+        self.start_in_task(spec, entry).await?;
+        let measured = self.running(spec.instance)?.measured();
+        let unmeasured = || Error::StillRunning { instance: spec.instance, running: spec.generation };
+        Ok(measured.ok_or_else(unmeasured)?.measurements)
+    }
+
     fn running(&self, instance: InstanceId) -> Result<Arc<Vm>, Error> {
         self.shared.slot(instance).running().ok_or(Error::NotRunning { instance })
     }
@@ -226,10 +233,11 @@ impl Driver for Qemu {
     }
 
     async fn hold(&self, spec: &MachineSpec) -> Result<Vec<Measurement>, Error> {
-        self.start_in_task(spec, Entry::Held).await?;
-        let measured = self.running(spec.instance)?.measured();
-        let unmeasured = || Error::StillRunning { instance: spec.instance, running: spec.generation };
-        Ok(measured.ok_or_else(unmeasured)?.measurements)
+        self.hold_at(spec, Entry::Held { saved: None }).await
+    }
+
+    async fn hold_warm(&self, spec: &MachineSpec, devices: &Path) -> Result<Vec<Measurement>, Error> {
+        self.hold_at(spec, Entry::Held { saved: Some(devices.into()) }).await
     }
 
     async fn release(&self, instance: InstanceId) -> Result<(), Error> {

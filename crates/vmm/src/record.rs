@@ -68,6 +68,10 @@ pub(crate) struct Record {
     /// What it was measured as, of one that was held at its start.
     #[serde(default)]
     pub(crate) measured: Option<Measured>,
+    /// Whether its processors are to stand until it is let go: of one that goes on from a warm state QEMU itself does not tell
+    /// that from any other pause.
+    #[serde(default)]
+    pub(crate) held: bool,
     /// It is being taken in from another host, and all of it is not here yet, whatever its process says: what it has for disks
     /// may be gone with the agent that took it in.
     #[serde(default)]
@@ -75,13 +79,8 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(spec: MachineSpec, measured: Option<Measured>) -> Self {
-        Self { version: VERSION, disks: spec.disks.clone(), spec, measured, coming: false }
-    }
-
-    /// Of a VM that another host sends.
-    pub(crate) fn of_coming(spec: MachineSpec) -> Self {
-        Self { coming: true, ..Self::new(spec, None) }
+    pub(crate) fn new(spec: MachineSpec) -> Self {
+        Self { version: VERSION, disks: spec.disks.clone(), spec, measured: None, held: false, coming: false }
     }
 
     /// What the VM was found to be, without the files that were looked at.

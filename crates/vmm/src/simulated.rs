@@ -168,6 +168,24 @@ impl Simulated {
         Ok(())
     }
 
+    async fn hold_at(&self, spec: &MachineSpec, saved: Option<&Path>) -> Result<Vec<Measurement>, Error> {
+        let instance = spec.instance;
+        let measured = match self.machine(instance).ok().and_then(|record| record.measured) {
+            Some(measured) => measured,
+            None => measuring::take(&mut spec.clone(), None, &description(spec), saved)?.measured,
+        };
+        self.start(spec).await?;
+        let state = &mut locked(&self.state);
+        let record = state.machines.get_mut(&instance).ok_or(Error::NotRunning { instance })?;
+        if record.measured.is_none() {
+            record.measured = Some(measured.clone());
+            self.mark_held(instance)?;
+            self.write(record)?;
+            state.held.insert(instance);
+        }
+        Ok(measured.measurements)
+    }
+
     async fn make_file(&self, path: &Path, content: String) -> Result<(), Error> {
         if path.exists() {
             return Ok(());
@@ -226,7 +244,7 @@ impl Driver for Simulated {
             Some(running) => return Err(Error::StillRunning { instance, running }),
             None => {}
         }
-        let record = Record::new(spec.clone(), None);
+        let record = Record::new(spec.clone());
         self.write(&record)?;
         state.known.insert(instance);
         state.machines.insert(instance, record);
@@ -234,21 +252,11 @@ impl Driver for Simulated {
     }
 
     async fn hold(&self, spec: &MachineSpec) -> Result<Vec<Measurement>, Error> {
-        let instance = spec.instance;
-        self.start(spec).await?;
-        let measured = match self.machine(instance)?.measured {
-            Some(measured) => measured,
-            None => measuring::take(&mut spec.clone(), None, &description(spec))?.measured,
-        };
-        let state = &mut locked(&self.state);
-        let record = state.machines.get_mut(&instance).ok_or(Error::NotRunning { instance })?;
-        if record.measured.is_none() {
-            record.measured = Some(measured.clone());
-            self.mark_held(instance)?;
-            self.write(record)?;
-            state.held.insert(instance);
-        }
-        Ok(measured.measurements)
+        self.hold_at(spec, None).await
+    }
+
+    async fn hold_warm(&self, spec: &MachineSpec, devices: &Path) -> Result<Vec<Measurement>, Error> {
+        self.hold_at(spec, Some(devices)).await
     }
 
     async fn release(&self, instance: InstanceId) -> Result<(), Error> {
@@ -267,6 +275,10 @@ impl Driver for Simulated {
     }
 
     async fn resume(&self, instance: InstanceId) -> Result<(), Error> {
+        if locked(&self.state).held.contains(&instance) {
+            let reason = "it is held until it is let go".into();
+            return Err(Error::Refused { instance, step: "resuming it", reason });
+        }
         self.set_paused(instance, false)
     }
 
@@ -442,6 +454,7 @@ fn description(spec: &MachineSpec) -> Description {
     Description {
         devices: format!("vcpus {}\ncards {cards}\ndisks {disks}\n", spec.vcpus),
         memory: format!("size {}M\n", spec.memory.as_mib()),
+        warm: matches!(spec.origin, Origin::Warm { .. }).then(|| "all that a template has\n".to_owned()),
     }
 }
 

@@ -4,14 +4,22 @@
 
 mod support;
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use lucarne_model::{Bytes, Component, ErrorCode, InstanceId, Measurement, VolumeId, storage::DiskFormat};
+use lucarne_model::{
+    Bytes, Component, ErrorCode, InstanceId, Measurement, VolumeId,
+    storage::{Digest, DiskFormat},
+};
 use lucarne_vmm::{
-    Error,
-    driver::{Base, Disk, Driver, MachineSpec, Passage, SLOTS, Stop, VolumeSource, Ways},
+    Error, devices_digest,
+    driver::{Base, Disk, Driver, MachineSpec, Origin, Passage, SLOTS, Stop, VolumeSource, Ways},
     qemu::Qemu,
     simulated::{self, Simulated},
+    warm_state_digest,
 };
 use support::{House, guest, guest::BANNER, printed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -127,6 +135,8 @@ contract! {
     a_vm_goes_to_another_host_with_what_its_disks_hold
     a_held_vm_is_measured_outlives_its_agent_and_begins_when_it_is_let_go
     an_image_that_was_changed_after_it_was_measured_does_not_begin
+    one_held_at_a_warm_state_is_measured_with_it_and_goes_on_by_nothing_but_a_release
+    devices_that_are_not_the_warm_states_own_are_not_loaded
 }
 
 const KILL: Stop = Stop::Kill;
@@ -326,5 +336,66 @@ async fn an_image_that_was_changed_after_it_was_measured_does_not_begin(start: S
     assert_eq!(refused.code(), ErrorCode::MeasurementChanged, "{refused}");
     assert!(driver.adopt().await.unwrap().iter().all(|machine| machine.held));
     driver.stop(spec.instance, KILL).await.unwrap();
+    assert!(house.processes().is_empty());
+}
+
+/// One that goes on from the state of a template, and the devices of that.
+async fn warm(house: &House, driver: &dyn Driver) -> (MachineSpec, PathBuf) {
+    let template = MachineSpec { nic: None, origin: Origin::Template, ..house.machine(driver, 1).await };
+    driver.start(&template).await.unwrap();
+    driver.pause(template.instance).await.unwrap();
+    let devices = house.path().join("devices");
+    driver.save_devices(template.instance, &devices).await.unwrap();
+    driver.stop(template.instance, KILL).await.unwrap();
+    driver.forget(template.instance).await.unwrap();
+    let memory = Digest::from_bytes([3; 32]);
+    let state = warm_state_digest(&devices_digest(&std::fs::read(&devices).unwrap()), &memory);
+    let origin = Origin::Warm { generation_id: 5, memory: Some(memory), state };
+    (MachineSpec { origin, ..house.machine(driver, 1).await }, devices)
+}
+
+async fn one_held_at_a_warm_state_is_measured_with_it_and_goes_on_by_nothing_but_a_release(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let (spec, devices) = warm(&house, &*driver).await;
+    let Origin::Warm { state, .. } = &spec.origin else { unreachable!() };
+    let measured = driver.hold_warm(&spec, &devices).await.unwrap();
+    let of_state = |one: &&Measurement| one.component == Component::WarmState;
+    let found: Vec<_> = measured.iter().filter(of_state).map(|one| (one.name.as_str(), &one.digest == state)).collect();
+    assert_eq!(found, [("state", true), ("devices", false)]);
+    // The same but for these two is what boots.
+    let cold = MachineSpec { origin: Origin::Boot, ..house.machine(&*driver, 2).await };
+    let booting = driver.hold(&cold).await.unwrap();
+    assert!(booting.iter().filter(|one| one.component != Component::DiskImage).all(|one| measured.contains(one)));
+    driver.stop(cold.instance, KILL).await.unwrap();
+    std::fs::write(&devices, "others").unwrap();
+    for driver in [driver, start(&house)] {
+        let adopted = driver.adopt().await.unwrap();
+        let found = adopted.iter().find(|machine| machine.spec.instance == spec.instance).unwrap();
+        assert!(found.held && found.measured.as_ref() == Some(&measured));
+        assert!(!driver.is_paused(spec.instance).await.unwrap(), "nobody may take it for one that only rests");
+        assert!(driver.resume(spec.instance).await.is_err());
+    }
+    let driver = start(&house);
+    driver.adopt().await.unwrap();
+    driver.release(spec.instance).await.unwrap();
+    driver.release(spec.instance).await.unwrap();
+    assert!(driver.adopt().await.unwrap().iter().all(|machine| !machine.held));
+    driver.pause(spec.instance).await.unwrap();
+    assert!(driver.is_paused(spec.instance).await.unwrap(), "now it may rest");
+    driver.resume(spec.instance).await.unwrap();
+    driver.stop(spec.instance, KILL).await.unwrap();
+}
+
+async fn devices_that_are_not_the_warm_states_own_are_not_loaded(start: Start) {
+    let house = House::new();
+    let driver = start(&house);
+    let (spec, devices) = warm(&house, &*driver).await;
+    let mut octets = std::fs::read(&devices).unwrap();
+    let last = octets.len() - 1;
+    octets[last] ^= 1;
+    std::fs::write(&devices, octets).unwrap();
+    let refused = driver.hold_warm(&spec, &devices).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::MeasurementChanged, "{refused}");
     assert!(house.processes().is_empty());
 }

@@ -186,3 +186,16 @@ fn each_measurement_is_shown_with_the_manifest_that_has_it_and_no_verdict_where_
     assert_eq!(shown[0].vouchers, [Voucher::Manifest(version)]);
     assert!(shown[1].vouchers.is_empty() && shown[2].vouchers.is_empty());
 }
+
+#[test]
+fn who_goes_by_a_list_begins_warm_only_if_the_list_knows_a_warm_state() {
+    let web = AttestMode::Config { name: "web".into() };
+    let manifest = AttestMode::Manifest { publisher: "acme".into() };
+    let state = measurement(Component::WarmState, "state", 1);
+    let (of_web, of_others) = ([listed(&state, Some("web"))], [listed(&state, Some("db"))]);
+    assert!(may_begin_warm(&[AttestMode::Prompt, manifest.clone()], &[]));
+    assert!(may_begin_warm(&[], &[]));
+    assert!(!may_begin_warm(&[AttestMode::List], &[]) && may_begin_warm(&[AttestMode::List], &of_others));
+    assert!(may_begin_warm(&[manifest.clone(), web.clone()], &of_web));
+    assert!(!may_begin_warm(&[manifest, web], &of_others), "each must be content");
+}

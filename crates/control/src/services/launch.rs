@@ -11,7 +11,7 @@ use lucarne_api::{
 };
 use lucarne_model::{
     AccountId, Bytes, ErrorCode, SecurityGroupId, Tags, Vcpus,
-    attestation::InstanceAttestation,
+    attestation::{InstanceAttestation, KnownMeasurement},
     desired::VolumeContent,
     instance::{Attachment, Instance, InstanceState},
     memory::MemorySettings,
@@ -22,7 +22,8 @@ use lucarne_model::{
 
 use super::{addresses, attachments, attestations, judgements};
 use crate::{
-    quota, random,
+    joint_policy::JointPolicy,
+    judging, quota, random,
     records::{InstanceRecord, VolumeRecord},
     store::{Scope, Tx},
     workflow::engine,
@@ -44,6 +45,7 @@ struct Plan {
     memory_settings: MemorySettings,
     vcpus: Vcpus,
     attestation: Option<InstanceAttestation>,
+    cold: bool,
 }
 
 /// Makes the instances and the jobs that launch them, or refuses all.
@@ -109,7 +111,14 @@ fn plan(tx: &Tx<'_>, account: AccountId, request: &LaunchInstances) -> Result<Pl
     request.attestation.as_ref().map_or(Ok(()), |wanted| attestations::check(tx, account, wanted))?;
     let vpc: Vpc = tx.get(Scope::Account(account), subnet.vpc)?;
     let attestation = attestations::begin(request.attestation.as_ref(), vpc.attest_policy.as_ref());
-    Ok(Plan { attestation, image, subnet, groups, memory, memory_settings: request.memory_settings, vcpus })
+    let cold = match &attestation {
+        Some(attestation) if !request.cold => {
+            let modes = JointPolicy::of(attestation, vpc.attest_policy.as_ref()).modes;
+            !judging::may_begin_warm(&modes, &tx.list::<KnownMeasurement>(Scope::Account(account))?)
+        }
+        _ => request.cold,
+    };
+    Ok(Plan { attestation, cold, image, subnet, groups, memory, memory_settings: request.memory_settings, vcpus })
 }
 
 /// The groups asked for, all of the subnet's VPC; its default group if none are.
@@ -164,7 +173,7 @@ fn make(
         placement: request.placement.clone(),
         generation: 1,
         user_data: request.user_data.clone(),
-        cold: request.cold,
+        cold: plan.cold,
         virtual_tpm: request.virtual_tpm,
         attestation: plan.attestation.clone(),
         began: None,

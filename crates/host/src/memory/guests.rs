@@ -172,33 +172,17 @@ impl Memory {
     /// Starts a VM that begins anew: what an earlier life of it left is deleted. One that cannot go on from its warm state
     /// boots; how it began is returned.
     pub(crate) async fn start(&self, spec: &MachineSpec, beginning: &Beginning) -> Result<Began, Error> {
-        let shared = &self.0;
-        let guest = shared.guest(spec.instance);
-        let _turn = guest.turn.lock().await;
-        let because = match beginning {
-            Beginning::Cold { because } => because.clone(),
-            Beginning::Warm(key) => {
-                shared.give_up_pages(spec.instance, &guest)?;
-                match shared.start_warm(spec, key, &guest).await {
-                    Ok(digest) => return Ok(Began::Warm { digest }),
-                    Err(error) => {
-                        let reason = sleep::chain(&error);
-                        tracing::warn!(instance = %spec.instance, reason, "it boots: its warm state cannot be used");
-                        Some(format!("its warm state could not be used: {reason}"))
-                    }
-                }
-            }
-        };
-        shared.begin(spec, &guest, Entry::Boot).await?;
-        Ok(Began::Cold { because })
+        Ok(self.0.enter_anew(spec, beginning, Entry::Boot).await?.0)
     }
 
-    /// Starts a VM that stands before its first instruction, and says what it was measured as. Held already: says it again.
-    pub(crate) async fn hold(&self, spec: &MachineSpec) -> Result<Vec<Measurement>, Error> {
-        let shared = &self.0;
-        let guest = shared.guest(spec.instance);
-        let _turn = guest.turn.lock().await;
-        Ok(shared.begin(spec, &guest, Entry::Hold).await?.measured)
+    /// Starts a VM that stands before its first instruction, or before the first of its own where it goes on from a warm state,
+    /// and says how it begins and what it was measured as. Held already: says it again.
+    pub(crate) async fn hold(
+        &self,
+        spec: &MachineSpec,
+        beginning: &Beginning,
+    ) -> Result<(Began, Vec<Measurement>), Error> {
+        self.0.enter_anew(spec, beginning, Entry::Hold).await
     }
 
     /// Lets a VM begin that was held.
@@ -269,6 +253,33 @@ impl Memory {
 }
 
 impl Shared {
+    /// Begins a VM by its warm state, or else from its boot on.
+    async fn enter_anew(
+        &self,
+        spec: &MachineSpec,
+        beginning: &Beginning,
+        entry: Entry,
+    ) -> Result<(Began, Vec<Measurement>), Error> {
+        let guest = self.guest(spec.instance);
+        let _turn = guest.turn.lock().await;
+        let because = match beginning {
+            Beginning::Cold { because } => because.clone(),
+            Beginning::Warm(key) => {
+                self.give_up_pages(spec.instance, &guest)?;
+                match self.begin_warm(spec, (key, matches!(entry, Entry::Hold)), &guest).await {
+                    Ok((digest, measured)) => return Ok((Began::Warm { digest }, measured)),
+                    Err(error) => {
+                        let reason = sleep::chain(&error);
+                        tracing::warn!(instance = %spec.instance, reason, "it boots: its warm state cannot be used");
+                        Some(format!("its warm state could not be used: {reason}"))
+                    }
+                }
+            }
+        };
+        let measured = self.begin(spec, &guest, entry).await?.measured;
+        Ok((Began::Cold { because }, measured))
+    }
+
     /// Begins a VM with a pager that has nothing yet.
     pub(super) async fn begin(&self, spec: &MachineSpec, guest: &Guest, entry: Entry) -> Result<Begun, Error> {
         let Some(paging) = self.paging(spec.instance) else { return self.enter(spec, entry).await };

@@ -14,9 +14,13 @@ use std::{
     time::Duration,
 };
 
-use lucarne_model::{Bytes, InstanceId, Pages, storage::Digest, warm::WarmProgress};
+use lucarne_model::{Bytes, InstanceId, Measurement, Pages, storage::Digest, warm::WarmProgress};
 use lucarne_pager::snapshot::{self, SnapshotError};
-use lucarne_vmm::driver::{MachineSpec, Origin, Stop};
+use lucarne_vmm::{
+    devices_digest,
+    driver::{MachineSpec, Origin, Stop},
+    warm_state_digest,
+};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -164,14 +168,14 @@ impl Shared {
         }
     }
 
-    /// Starts the VM where the warm state with this key was saved, and returns what that was measured as. On an error
-    /// nothing of it runs; what was begun is to be given up.
-    pub(super) async fn start_warm(
+    /// Starts the VM where the warm state with this key was saved, or has it stand there, and returns what that state was
+    /// measured as, and what the VM was, if it is `held`. On an error nothing of it runs; what was begun is to be given up.
+    pub(super) async fn begin_warm(
         &self,
         spec: &MachineSpec,
-        key: &Digest,
+        (key, held): (&Digest, bool),
         guest: &Guest,
-    ) -> Result<Digest, WarmError> {
+    ) -> Result<(Digest, Vec<Measurement>), WarmError> {
         let paging = self.paging(spec.instance).ok_or(WarmError::NotPaged)?;
         let folder = self.layout.warm_state(key);
         let (here, name) = (folder.clone(), self.layout.origin(spec.instance));
@@ -187,8 +191,15 @@ impl Shared {
         let spec = MachineSpec { paging: Some(paging), origin, ..spec.clone() };
         let memory = Pages::covering(spec.memory);
         self.watch(&spec, guest, Wishes::at_first(memory));
-        self.driver.start_warm(&spec, &folder.join(DEVICES)).await.map_err(WarmError::Driver)?;
-        Ok(record.digest)
+        let devices = folder.join(DEVICES);
+        let measured = match held {
+            true => self.driver.hold_warm(&spec, &devices).await.map_err(WarmError::Driver)?,
+            false => {
+                self.driver.start_warm(&spec, &devices).await.map_err(WarmError::Driver)?;
+                Vec::new()
+            }
+        };
+        Ok((record.digest, measured))
     }
 }
 
@@ -198,8 +209,8 @@ fn keep(process: u32, hypervisor: String, part: &Path, place: &Path) -> Result<W
     let written = snapshot::write_memory_of(process, &part.join(MEMORY)).map_err(WarmError::Memory)?;
     let devices = fs::read(part.join(DEVICES)).map_err(file("read its devices"))?;
     let stored = Bytes(written.length + devices.len() as u64);
-    let devices = digest_of(&devices);
-    let digest = digest_of(format!("{devices}\n{}\n", written.digest).as_bytes());
+    let devices = devices_digest(&devices);
+    let digest = warm_state_digest(&devices, &written.digest);
     let record = Record { version: VERSION, devices, memory: written.digest, digest, stored, hypervisor };
     let json = serde_json::to_vec(&record).map_err(|error| file("write its record")(error.into()))?;
     durable::replace(&part.join(RECORD), &json, Outlives::PowerCut).map_err(file("write its record"))?;
@@ -211,7 +222,7 @@ fn keep(process: u32, hypervisor: String, part: &Path, place: &Path) -> Result<W
 fn take(folder: &Path, name: &Path) -> Result<Record, WarmError> {
     let file = |doing| move |cause| WarmError::File { doing, cause };
     let record = read(folder).map_err(file("read its record"))?;
-    if digest_of(&fs::read(folder.join(DEVICES)).map_err(file("read its devices"))?) != record.devices {
+    if devices_digest(&fs::read(folder.join(DEVICES)).map_err(file("read its devices"))?) != record.devices {
         return Err(WarmError::Changed);
     }
     durable::remove(name).and_then(|()| fs::hard_link(folder.join(MEMORY), name)).map_err(file("take its memory"))?;
@@ -250,14 +261,10 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn digest_of(bytes: &[u8]) -> Digest {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
-    Digest::from_bytes(digest)
-}
-
 #[cfg(test)]
 mod tests {
+    use lucarne_vmm::devices_digest as digest_of;
+
     use super::*;
 
     fn made(layout: &Layout, key: &Digest) -> Record {

@@ -135,7 +135,7 @@ pub enum Product {
     Nothing,
     Uploaded(Blob),
     Began(Began),
-    Held(Vec<Measurement>),
+    Held(Began, Vec<Measurement>),
     Proved(Box<Evidence>),
     Saved(WarmState),
     WentOn { stood_still: Option<Duration> },
@@ -198,7 +198,7 @@ impl Known {
         match step {
             Step::ApplyNetwork(plan) => self.applying = Some(Plan::clone(plan)),
             Step::OpenStream(request) => drop(self.streams.insert(request.token.clone())),
-            Step::Start(spec, _) | Step::Hold(spec) | Step::Receive { spec, .. } => {
+            Step::Start(spec, _) | Step::Hold(spec, _) | Step::Receive { spec, .. } => {
                 self.forgotten.remove(&spec.instance);
             }
             _ => {}
@@ -235,14 +235,11 @@ impl Known {
                 self.network = Some(*plan);
             }
             (Step::Start(spec, beginning), Product::Began(began)) => {
-                if let (Beginning::Warm(key), Began::Cold { .. }) = (&beginning, &began) {
-                    // Nothing goes on from it: it is made anew.
-                    self.warm_states.remove(key);
-                }
+                self.drop_unusable(&beginning, &began);
                 self.handle_here(&spec, began, Standing::Runs, None);
             }
-            (Step::Hold(spec), Product::Held(measured)) => {
-                let began = Began::Cold { because: None };
+            (Step::Hold(spec, beginning), Product::Held(began, measured)) => {
+                self.drop_unusable(&beginning, &began);
                 self.handle_here(&spec, began, Standing::Held, Some(measured));
             }
             (Step::Prove { instance, .. }, Product::Proved(evidence)) => {
@@ -292,8 +289,15 @@ impl Known {
             (Step::GiveUp { instance, generation, reason }, _) => {
                 self.ledger.close(instance, generation, Some(reason));
             }
-            (Step::Start(..) | Step::Hold(_) | Step::Prove { .. } | Step::Receive { .. }, _) => {}
+            (Step::Start(..) | Step::Hold(..) | Step::Prove { .. } | Step::Receive { .. }, _) => {}
             (Step::UploadSnapshot(_) | Step::OpenStream(_) | Step::MakeWarmState(_), _) => {}
+        }
+    }
+
+    /// Nothing goes on from a warm state of which one could not: it is made anew.
+    fn drop_unusable(&mut self, beginning: &Beginning, began: &Began) {
+        if let (Beginning::Warm(key), Began::Cold { .. }) = (beginning, began) {
+            self.warm_states.remove(key);
         }
     }
 
@@ -329,7 +333,7 @@ impl Known {
 
     fn handle_failure(&mut self, step: Step, failure: Failure, now: Moment) {
         match step {
-            Step::Start(spec, _) | Step::Hold(spec) | Step::Receive { spec, .. } => {
+            Step::Start(spec, _) | Step::Hold(spec, _) | Step::Receive { spec, .. } => {
                 self.ledger.close(spec.instance, spec.generation, Some(failure.reason));
             }
             Step::TakeSnapshot { snapshot, .. } => {

@@ -136,10 +136,10 @@ impl<'a> Decision<'a> {
             (Some(running), Power::Running | Power::Stopped) => self.stop(wanted, running, in_order),
             (Some(running), Power::Off | Power::Absent) => self.stop(wanted, running, Stop::Kill),
             (None, Power::Running) if self.known.ledger.is_over(wanted.id, wanted.generation) => {}
-            (None, Power::Running) if wanted.attestation.is_some() => self.prepare(wanted, Step::Hold),
             (None, Power::Running) => {
-                let beginning = self.beginning(wanted);
-                self.prepare(wanted, |spec| Step::Start(spec, beginning));
+                let (beginning, is_proved) = (self.beginning(wanted), wanted.attestation.is_some());
+                let begin = if is_proved { Step::Hold } else { Step::Start };
+                self.prepare(wanted, |spec| begin(spec, beginning));
             }
             (None, Power::Absent)
                 if !self.known.forgotten.contains(&wanted.id) && !self.has_volumes_to_delete(wanted) =>

@@ -5,6 +5,7 @@ use lucarne_model::{
     actual::{ActualInstance, ActualState, Capacity},
     desired::{Desired, DesiredAttestation, Power},
     storage::Digest,
+    warm::Began,
 };
 use proptest::prelude::*;
 
@@ -86,7 +87,7 @@ impl Host {
             for step in steps {
                 self.known.handle_begun(&step);
                 let product = match &step {
-                    Step::Hold(_) => Product::Held(measured()),
+                    Step::Hold(..) => Product::Held(Began::Cold { because: None }, measured()),
                     Step::Start(..) => Product::Began(lucarne_model::warm::Began::Cold { because: None }),
                     Step::Prove { nonce, generation, .. } => {
                         Product::Proved(Box::new(evidence(nonce.clone(), *generation)))
@@ -118,7 +119,7 @@ fn a_vm_to_be_proved_is_held_without_a_port_and_joins_the_network_before_it_begi
     let mut host = Host::new();
     host.told(Power::Running, 1, Some(asks(1, false)), false);
     let steps = host.settle();
-    assert!(matches!(&steps[..], [Step::Hold(spec), Step::Prove { .. }] if spec.nic.is_some()), "{steps:?}");
+    assert!(matches!(&steps[..], [Step::Hold(spec, _), Step::Prove { .. }] if spec.nic.is_some()), "{steps:?}");
     let actual = host.actual();
     assert_eq!((actual.state, host.ports()), (ActualState::Held, 0));
     assert_eq!(actual.evidence.map(|evidence| evidence.nonce), Some(Octets(vec![1; 16])));
@@ -139,7 +140,7 @@ fn a_vm_in_quarantine_begins_and_has_no_port() {
     let mut host = Host::new();
     host.told(Power::Running, 1, Some(asks(1, true)), false);
     let steps = host.settle();
-    assert!(matches!(steps[..], [Step::Hold(_), Step::Prove { .. }, Step::Release(_)]), "{steps:?}");
+    assert!(matches!(steps[..], [Step::Hold(..), Step::Prove { .. }, Step::Release(_)]), "{steps:?}");
     assert_eq!((host.actual().state, host.ports()), (ActualState::Running, 0));
 }
 

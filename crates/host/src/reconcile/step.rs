@@ -29,7 +29,7 @@ pub enum Step {
     ApplyNetwork(Box<Plan>),
     Start(Box<MachineSpec>, Beginning),
     /// Start a VM, measure it, and let it stand before its first instruction.
-    Hold(Box<MachineSpec>),
+    Hold(Box<MachineSpec>, Beginning),
     /// Prove, signed with `nonce`, what this host is and what the VM was measured as.
     Prove {
         instance: InstanceId,
@@ -131,7 +131,7 @@ impl Step {
             Self::CreateVolume(volume) => vec![Subject::Volume(volume.id)],
             Self::DeleteVolume(volume) => vec![Subject::Volume(*volume)],
             Self::ApplyNetwork(_) => vec![Subject::Network],
-            Self::Start(spec, _) | Self::Hold(spec) | Self::Receive { spec, .. } => {
+            Self::Start(spec, _) | Self::Hold(spec, _) | Self::Receive { spec, .. } => {
                 with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume))
             }
             Self::Stop { instance, disks, .. } | Self::Send { instance, disks, .. } => {
@@ -154,7 +154,7 @@ impl Step {
 
     pub fn activity(&self) -> Activity {
         match self {
-            Self::Start(..) | Self::Hold(_) => Activity::Starting,
+            Self::Start(..) | Self::Hold(..) => Activity::Starting,
             Self::Stop { .. } | Self::Forget(_) => Activity::Stopping,
             Self::Send { .. } | Self::Receive { .. } => Activity::Move,
             Self::FetchBlob(_)

@@ -104,6 +104,9 @@ impl Decision<'_> {
         let size = WarmSize { vcpus: wanted.vcpus, memory: wanted.memory };
         let key = warm_key(&wanted.boot, size).filter(|_| of_image.any(|state| state.size == size));
         let because = match key {
+            _ if wanted.cold && wanted.attestation.is_some() => {
+                "that was asked for, or what it is held against knows no warm state".into()
+            }
             _ if wanted.cold => "that was asked for".into(),
             _ if wanted.generation != LAUNCH => "it has run before, and only a launch begins warm".into(),
             _ if !wanted.volumes.is_empty() => "it has volumes, and the warm state has none".into(),

@@ -102,6 +102,27 @@ fn a_launch_that_fits_is_warm_and_every_other_says_why_it_is_not() {
 }
 
 #[test]
+fn one_that_is_to_be_proved_is_held_at_the_warm_state_and_never_past_it() {
+    let mut scene = Scene::ready();
+    let nonce = lucarne_model::Octets(vec![1; 16]);
+    scene.desired.instances[0].attestation =
+        Some(lucarne_model::desired::DesiredAttestation { nonce, begin: false, heard: false });
+    assert_eq!(scene.beginning(|_| {}), Beginning::Warm(scene.key()));
+    assert!(because(scene.beginning(|one| one.cold = true)).contains("knows no warm state"));
+    scene.known.handle_desired(&scene.desired, NOW);
+    let steps = scene.steps();
+    assert!(!steps.iter().any(|step| matches!(step, Step::Start(..))), "{steps:?}");
+    let mut spec = Scene::new().steps().into_iter();
+    let Some(Step::MakeWarmState(template)) = spec.next() else { panic!("no template") };
+    let spec = MachineSpec { instance: scene.desired.instances[0].id, ..template.spec };
+    let hold = Step::Hold(Box::new(spec), Beginning::Warm(scene.key()));
+    let began = Began::Warm { digest: Scene::digest() };
+    scene.known.handle_done(hold, Ok(Product::Held(began.clone(), Vec::new())), NOW);
+    let running = scene.known.running.values().next().unwrap();
+    assert_eq!((&running.began, running.standing), (&began, Standing::Held));
+}
+
+#[test]
 fn nothing_else_is_taken_for_the_warm_state_of_an_image() {
     let scene = Scene::ready();
     let other = |change: fn(&mut BootSource, &mut WarmSize)| {

@@ -62,15 +62,24 @@ async fn take_over(shared: &Shared, instance: InstanceId, process: Process) -> R
     }
     let vm = Vm::connect(record, directory, process, shared).await?;
     let state = vm.ask(step, "query-status", json!({})).await?;
+    let is_measured = vm.measured().is_some();
     match state["status"].as_str().unwrap_or_default() {
-        "running" => {}
+        "running" => vm.note_release()?,
+        // It was to be held, and its start was cut short before what it was measured as was written down.
+        other if vm.is_to_be_held() && !is_measured => {
+            return Err(Error::Refused {
+                instance,
+                step,
+                reason: format!("its state is {other}, and it was not measured"),
+            });
+        }
         // It was being sent when its agent ended: the other host was not told that it has all of it, and gives it up.
         "finish-migrate" => vm.stay().await,
         "io-error" => resume_later(vm.qmp().clone()),
         // It sleeps by its agent's wish.
         "paused" | "postmigrate" if vm.is_whole().await? => {}
         // Held, and all that it was measured as is written down.
-        "prelaunch" if vm.measured().is_some() => {}
+        "prelaunch" if is_measured => {}
         "inmigrate" if vm.await_load().await? && vm.is_whole().await? => {}
         // Its processors never ran: the agent was killed before it could say that the VM is started.
         other => return Err(Error::Refused { instance, step, reason: format!("its state is {other}") }),

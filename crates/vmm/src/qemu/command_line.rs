@@ -68,6 +68,17 @@ pub(super) fn arguments(
 /// What a machine of this spec is, in the very options that QEMU gets, but for what is this VM's alone: its names, its
 /// addresses and where its files lie. Two VMs of the same make have the same description.
 pub(super) fn description(spec: &MachineSpec, acceleration: Acceleration) -> Result<Description, Error> {
+    let booting = MachineSpec { origin: Origin::Boot, ..spec.clone() };
+    let (devices, memory) = described(&booting, acceleration)?;
+    let warm = match spec.origin {
+        Origin::Warm { .. } => Some(described(spec, acceleration)?.0),
+        Origin::Boot | Origin::Template => None,
+    };
+    Ok(Description { devices, memory, warm })
+}
+
+/// Devices and memory.
+fn described(spec: &MachineSpec, acceleration: Acceleration) -> Result<(String, String), Error> {
     let nobody = InstanceId::from_bits(0);
     let options = arguments(&anonymous(spec), &Directory::of(Path::new("/"), nobody), acceleration)?;
     let memory = ["-m", "-object"];
@@ -78,7 +89,7 @@ pub(super) fn description(spec: &MachineSpec, acceleration: Acceleration) -> Res
         *of += &format!("{option} {}\n", value.map_or("", String::as_str));
         left = &rest[usize::from(value.is_some())..];
     }
-    Ok(Description { devices, memory: ram })
+    Ok((devices, ram))
 }
 
 fn anonymous(spec: &MachineSpec) -> MachineSpec {

@@ -42,13 +42,17 @@ impl Vm {
     }
 
     pub(super) async fn resume(&self) -> Result<(), Error> {
+        if self.is_held().await? {
+            let reason = "it is held until it is let go".into();
+            return Err(Error::Refused { instance: self.instance, step: "resuming it", reason });
+        }
         self.ask("resuming it", "cont", json!({})).await.map(drop)
     }
 
     /// Whether its processors stand still by our wish, or have not begun to run after a load.
     pub(super) async fn is_paused(&self) -> Result<bool, Error> {
         let state = self.ask("looking at its state", "query-status", json!({})).await?;
-        Ok(matches!(state["status"].as_str(), Some("paused" | "postmigrate")))
+        Ok(matches!(state["status"].as_str(), Some("paused" | "postmigrate")) && !self.is_to_be_held())
     }
 
     /// Writes the devices' state of a paused VM to the file `to`, which then is there whole. The VM stays as it is.

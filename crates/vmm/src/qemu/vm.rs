@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io::{self, PipeReader},
     os::fd::OwnedFd,
+    path::PathBuf,
     process::Stdio,
     sync::{Mutex, OnceLock},
     time::Duration,
@@ -54,8 +55,11 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Where a VM's processors begin.
 pub(super) enum Entry {
     Boot,
-    /// Measured, and standing before its first instruction.
-    Held,
+    /// Measured, and standing before its first instruction; or where the devices of its warm state were `saved`, which are
+    /// measured too.
+    Held {
+        saved: Option<PathBuf>,
+    },
     /// Where its devices were saved, whose state is in the file.
     Sleep(File),
     /// Where its template's were; its card is not among them.
@@ -67,8 +71,12 @@ pub(super) enum Entry {
 /// What comes between the start of its process and that of its processors.
 enum Preparation {
     Nothing,
-    /// What it was measured as is written down, and its processors are not started.
-    Hold,
+    /// What it was measured as is written down, and its processors are not started. Its devices are loaded before, if it goes
+    /// on from a warm state.
+    Hold {
+        measured: Measured,
+        loads: bool,
+    },
     /// Its devices are loaded from standard input, and its card is plugged in if it is not among them.
     Load {
         plugs: bool,
@@ -78,12 +86,22 @@ enum Preparation {
 }
 
 impl Entry {
-    /// The arguments of the process, its standard input, and what comes after its start; `coming` are the disks of one that
-    /// another host sends.
-    fn prepare(self, arguments: Vec<String>, coming: Coming) -> (Vec<String>, Stdio, Preparation) {
+    /// The arguments of the process, its standard input, and what comes after its start. Of one that is held: what it was
+    /// measured as, and the devices that it is given; `coming` are the disks of one that another host sends.
+    fn prepare(
+        self,
+        arguments: Vec<String>,
+        (measured, devices, coming): (Measured, Option<File>, Coming),
+    ) -> (Vec<String>, Stdio, Preparation) {
         let (mut arguments, stdin, preparation) = match self {
             Self::Boot => return (arguments, Stdio::null(), Preparation::Nothing),
-            Self::Held => return (arguments, Stdio::null(), Preparation::Hold),
+            Self::Held { .. } => match devices {
+                None => return (arguments, Stdio::null(), Preparation::Hold { measured, loads: false }),
+                Some(devices) => {
+                    let hold = Preparation::Hold { measured, loads: true };
+                    (command_line::without_nic(arguments), Stdio::from(devices), hold)
+                }
+            },
             Self::Sleep(file) => (arguments, Stdio::from(file), Preparation::Load { plugs: false }),
             Self::WarmState(file) => {
                 (command_line::without_nic(arguments), Stdio::from(file), Preparation::Load { plugs: true })
@@ -119,9 +137,9 @@ impl Vm {
         let instance = spec.instance;
         let directory = shared.directory(instance);
         let acceleration = shared.acceleration().await;
-        let (told, given, coming) = match entry {
-            Entry::Held => {
-                let (told, given) = measure(spec, shared).await?;
+        let (told, given, coming) = match &entry {
+            Entry::Held { saved } => {
+                let (told, given) = measure(spec, saved.clone(), shared).await?;
                 (told, given, Coming::default())
             }
             Entry::Receive(_) => {
@@ -130,14 +148,14 @@ impl Vm {
             }
             _ => (spec.clone(), Given::default(), Coming::default()),
         };
-        let Given { measured, mut descriptors, mut options } = given;
+        let Given { measured, mut descriptors, devices, mut options } = given;
+        // From the first on it is one that is to be held, or that comes, also if the agent is killed before that is done.
+        let mut record = Record::new(spec.clone());
+        record.held = matches!(entry, Entry::Held { .. });
+        record.coming = matches!(entry, Entry::Receive(_));
         let (mut arguments, stdin, preparation) =
-            entry.prepare(command_line::arguments(&told, &directory, acceleration)?, coming);
+            entry.prepare(command_line::arguments(&told, &directory, acceleration)?, (measured, devices, coming));
         let user = acceleration.user(shared.settings.user);
-        let mut record = match &preparation {
-            Preparation::Receive(..) => Record::of_coming(spec.clone()),
-            _ => Record::new(spec.clone(), None),
-        };
         prepare(&record, &told.disks, (&directory, user))?;
         let mut beside = None;
         if let Some(tpm) = &spec.tpm {
@@ -161,7 +179,6 @@ impl Vm {
             source,
         })?;
         let said = tokio::spawn(keep_said(said, ring));
-        record.measured = matches!(preparation, Preparation::Hold).then_some(measured);
         let started = tokio::select! {
             how = process.ended() => {
                 // All that it printed is in the pipe: wait for the end of it.
@@ -188,10 +205,13 @@ impl Vm {
         let vm = Self::connect(record, directory, process, shared).await?;
         match preparation {
             Preparation::Nothing => {}
-            Preparation::Hold => {
+            Preparation::Hold { measured, loads } => {
+                if loads {
+                    vm.load_devices().await?;
+                    vm.plug_nic().await?;
+                }
                 // From here on an agent that starts anew takes it for a VM that is held, and not for one half started.
-                let record = locked(&vm.record).clone();
-                record.write(&vm.directory)?;
+                vm.note(|record| record.measured = Some(measured))?;
                 return Ok(vm);
             }
             Preparation::Load { plugs } => {
@@ -203,10 +223,7 @@ impl Vm {
             Preparation::Receive(from, coming) => {
                 let _ = vm.still_since.set(vm.receive(from, coming).await?);
                 // From here on it is this host's to keep, whether it is to go on here or not.
-                let mut record = locked(&vm.record).clone();
-                record.coming = false;
-                record.write(&vm.directory)?;
-                *locked(&vm.record) = record;
+                vm.note(|record| record.coming = false)?;
                 return Ok(vm);
             }
         }
@@ -253,10 +270,29 @@ impl Vm {
         locked(&self.record).measured.clone()
     }
 
-    /// Whether it stands before its first instruction.
+    /// Changes its record, and writes it down.
+    fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let record = {
+            let mut record = locked(&self.record);
+            change(&mut record);
+            record.clone()
+        };
+        record.write(&self.directory)
+    }
+
+    /// Whether it stands before its first instruction, or before the first that is its own.
     pub(super) async fn is_held(&self) -> Result<bool, Error> {
         let state = self.ask("looking at its state", "query-status", json!({})).await?;
-        Ok(state["status"] == "prelaunch")
+        Ok(match state["status"].as_str() {
+            Some("prelaunch") => true,
+            Some("paused" | "postmigrate") => self.is_to_be_held(),
+            _ => false,
+        })
+    }
+
+    /// Whether it has not been let go.
+    pub(super) fn is_to_be_held(&self) -> bool {
+        locked(&self.record).held
     }
 
     /// Lets it begin, if what was measured is still what it was.
@@ -269,7 +305,13 @@ impl Vm {
             let checked = tokio::task::spawn_blocking(move || measured.check(instance)).await;
             checked.map_err(|error| Error::Process { doing: "look at", instance, source: error.into() })??;
         }
-        self.ask("starting its processors", "cont", json!({})).await.map(drop)
+        self.ask("starting its processors", "cont", json!({})).await?;
+        self.note_release()
+    }
+
+    /// Its processors run, so it is held no more.
+    pub(super) fn note_release(&self) -> Result<(), Error> {
+        if self.is_to_be_held() { self.note(|record| record.held = false) } else { Ok(()) }
     }
 
     /// Ends the VM and waits until its process is gone.
@@ -328,7 +370,7 @@ impl Vm {
 }
 
 /// Measures the VM off the runtime's threads: a disk's image may be large.
-async fn measure(spec: &MachineSpec, shared: &Shared) -> Result<(MachineSpec, Given), Error> {
+async fn measure(spec: &MachineSpec, saved: Option<PathBuf>, shared: &Shared) -> Result<(MachineSpec, Given), Error> {
     let description = command_line::description(spec, shared.acceleration().await)?;
     let (mut told, firmware) = (spec.clone(), shared.settings.firmware.clone());
     if !firmware.is_file() {
@@ -336,7 +378,7 @@ async fn measure(spec: &MachineSpec, shared: &Shared) -> Result<(MachineSpec, Gi
     }
     let instance = spec.instance;
     let task = tokio::task::spawn_blocking(move || {
-        let given = measuring::take(&mut told, Some(&firmware), &description)?;
+        let given = measuring::take(&mut told, Some(&firmware), &description, saved.as_deref())?;
         Ok((told, given))
     });
     task.await.map_err(|error| Error::Process { doing: "measure", instance, source: error.into() })?
