@@ -71,7 +71,7 @@ fn main() -> Result<()> {
     let works = KINDS.map(|(name, count, ..)| format!("{name} ({count}), s"));
     let mut columns = vec!["promised for each byte"];
     columns.extend(works.iter().map(String::as_str));
-    columns.extend(["times as long, mean", "resident MiB", "pages back a second"]);
+    columns.extend(["times as long, mean", "resident MiB", "refaults a second"]);
     println!("{}", table(&columns, &rows));
     Ok(())
 }
@@ -81,7 +81,7 @@ struct Measured {
     /// Of a piece of each kind's work, in the mean.
     seconds: Vec<f64>,
     resident: u64,
-    /// Pages that came back, of all VMs in a second.
+    /// Of all VMs in a second.
     refaults: f64,
 }
 
