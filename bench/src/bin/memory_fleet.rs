@@ -24,8 +24,8 @@ const MEMORY: u64 = 128;
 /// Until every VM has prepared itself.
 const PREPARED_WITHIN: Duration = Duration::from_secs(300);
 /// Then what is idle leaves.
-const SETTLE: Duration = Duration::from_secs(60);
-const COUNTED: Duration = Duration::from_secs(90);
+const SETTLE: Duration = Duration::from_secs(45);
+const COUNTED: Duration = Duration::from_secs(60);
 const DONE: &str = "done in ";
 
 /// Name, how many of them, seconds of rest, preparation, work.
