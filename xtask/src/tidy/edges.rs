@@ -6,7 +6,7 @@
 use super::{Finding, source::Tree};
 
 /// Each crate and those that it may use. Only for its tests a crate may use more, see [`TEST_EDGES`].
-const EDGES: [(&str, &[&str]); 20] = [
+const EDGES: [(&str, &[&str]); 21] = [
     ("model", &[]),
     // what rooms have signed and logged
     ("statement", &["model"]),
@@ -25,10 +25,17 @@ const EDGES: [(&str, &[&str]); 20] = [
     // the face
     ("api", &["model"]),
     // where rooms meet
-    ("control", &["model", "flows", "memory", "attest", "api", "vmm", "collector"]),
-    ("host", &["model", "flows", "memory", "attest", "api", "switch", "vmm", "pager", "tpm"]),
+    ("control", &["model", "statement", "flows", "memory", "attest", "seal", "api", "vmm", "collector"]),
+    ("sealer", &["model", "statement", "seal", "vmm", "pager"]),
+    (
+        "host",
+        &["model", "statement", "flows", "memory", "attest", "seal", "api", "switch", "vmm", "pager", "tpm", "sealer"],
+    ),
     // the binary
-    ("lucarne", &["model", "flows", "attest", "seal", "api", "collector", "pager", "notary", "control", "host"]),
+    (
+        "lucarne",
+        &["model", "flows", "attest", "seal", "api", "collector", "pager", "notary", "sealer", "control", "host"],
+    ),
     // beside the house
     ("tests", &["model", "attest", "api"]),
     (
@@ -39,6 +46,7 @@ const EDGES: [(&str, &[&str]); 20] = [
             "memory",
             "attest",
             "seal",
+            "sealer",
             "switch",
             "vmm",
             "pager",
