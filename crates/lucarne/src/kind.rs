@@ -591,7 +591,6 @@ pub(crate) const MEASUREMENT_COLUMNS: &[Column] = &[("COMPONENT", "component"), 
 
 pub(crate) const SEALED_OPERATION_COLUMNS: &[Column] = &[
     ("OPERATION", "name"),
-    ("REACHES INTO", "layer"),
     ("EFFECT", "effect"),
     ("RESULT", "result"),
     ("ARGUMENTS", "arguments"),

@@ -10,10 +10,11 @@ use lucarne_model::{AccountId, HostId, InstanceId, Moment, storage::Digest};
 use crate::{
     grant::Grants,
     ledger::{Ledger, Mark},
-    operation::Layer,
+    operation::{Layer, OperationName},
     refusal::Refusal,
-    request::{Nonce, Request, RequestId, Target},
-    trust::{Channel, Opened, Trust},
+    request::{Nonce, Request, RequestId, Target, TargetInstance},
+    standing::{Occurrence, Scope, Standing},
+    trust::{Channel, Opened, Person, Signer, Trust},
 };
 
 /// What a host holds, by its own word and nobody else's.
@@ -38,10 +39,10 @@ pub struct Held {
     pub cosigned: bool,
 }
 
-/// A request that may be carried out, once its mark is on disk.
+/// A request that may be carried out, or may stand, once its mark is on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admitted {
-    pub opened: Opened,
+pub struct Admitted<R = Request> {
+    pub opened: Opened<R>,
     pub mark: Mark,
 }
 
@@ -63,20 +64,90 @@ impl Rules {
         now: Moment,
     ) -> Result<Admitted, Refusal> {
         let opened = self.trust.open(octets, channel, now)?;
-        check_host(&opened.request, site)?;
-        check_time(&opened.request, site, ledger, now)?;
+        let terms = opened.request.terms();
+        check_host(opened.request.operation().name(), (terms.target.host, &terms.target.host_key), site)?;
+        check_time((terms.not_before, terms.not_after), terms.beacon, site, ledger, now)?;
+        self.admit(opened, site, ledger, now)
+    }
+
+    /// Judges a standing request that somebody brought: whether it may stand. Each time of it is judged when it comes.
+    pub fn judge_standing(
+        &self,
+        octets: &[u8],
+        channel: Channel,
+        site: &Site,
+        ledger: &Ledger,
+        now: Moment,
+    ) -> Result<Admitted<Standing>, Refusal> {
+        let opened = self.open_standing(octets, channel, site, now)?;
+        let terms = opened.request.terms();
+        check_time((terms.not_before, terms.not_after), None, site, ledger, now)?;
+        let mark = mark(&opened, terms.not_after, now);
+        ledger.judge(&mark)?;
+        Ok(Admitted { opened, mark })
+    }
+
+    /// Judges one time of a standing request that stands, as if what is asked then came now, signed by the same people.
+    pub fn judge_occurrence(
+        &self,
+        octets: &[u8],
+        channel: Channel,
+        occurrence: &Occurrence,
+        site: &Site,
+        ledger: &Ledger,
+        now: Moment,
+    ) -> Result<Admitted, Refusal> {
+        let Opened { id, request, signers } = self.open_standing(octets, channel, site, now)?;
+        let terms = request.terms();
+        check_time((terms.not_before, terms.not_after), None, site, ledger, now)?;
+        let foreign = |held: &TargetInstance| !request.concerns(held.id, held.account);
+        if let Some(instance) = occurrence.instance.filter(foreign) {
+            return Err(Refusal::OutOfScope(instance.id));
+        }
+        let made = request.occurrence(&id, occurrence, now);
+        let (id, request) = made.map_err(|error| Refusal::Request(error.to_string()))?;
+        // Authenticators counted when the standing request came.
+        let uncounted = |signer: Signer| Signer { counters: Vec::new(), ..signer };
+        let signers = signers.into_iter().map(|(person, signer)| (person, uncounted(signer))).collect();
+        self.admit(Opened { id, request, signers }, site, ledger, now)
+    }
+
+    /// A standing request that is this host's and that its signers may have asked for by their accounts.
+    fn open_standing(
+        &self,
+        octets: &[u8],
+        channel: Channel,
+        site: &Site,
+        now: Moment,
+    ) -> Result<Opened<Standing>, Refusal> {
+        let opened = self.trust.open_of::<Standing>(octets, channel, now)?;
+        let terms = opened.request.terms();
+        check_host(opened.request.operation().name(), (terms.host, &terms.host_key), site)?;
+        let account = match terms.scope {
+            Scope::Host => AccountId::OPERATOR,
+            Scope::Account(account) | Scope::Instance { account, .. } => account,
+        };
+        check_signers(&opened.signers, account)?;
+        Ok(opened)
+    }
+
+    /// What is checked of every single request, once its host and time are right.
+    fn admit(&self, opened: Opened, site: &Site, ledger: &Ledger, now: Moment) -> Result<Admitted, Refusal> {
         let account = check_instance(opened.request.target(), &opened, site)?;
         let (wanted, own) = (opened.request.terms().lowest_policy, self.grants.version());
         if own < wanted {
             return Err(Refusal::PolicyOld { wanted, own });
         }
         self.grants.judge(&opened, account, now)?;
-        let counters = opened.signers.values().flat_map(|signer| signer.counters.clone()).collect();
-        let not_after = opened.request.terms().not_after;
-        let mark = Mark { id: opened.id.clone(), not_after, taken: now, counters };
+        let mark = mark(&opened, opened.request.terms().not_after, now);
         ledger.judge(&mark)?;
         Ok(Admitted { opened, mark })
     }
+}
+
+fn mark<R>(opened: &Opened<R>, not_after: Moment, now: Moment) -> Mark {
+    let counters = opened.signers.values().flat_map(|signer| signer.counters.clone()).collect();
+    Mark { id: opened.id.clone(), not_after, taken: now, counters }
 }
 
 /// What these octets are called in receipts and logs, whatever comes of them.
@@ -84,31 +155,35 @@ pub fn name(octets: &[u8]) -> RequestId {
     crate::trust::read_envelope(octets).map_or_else(|_| RequestId::of_octets(octets), |it| RequestId::of(&it))
 }
 
-fn check_host(request: &Request, site: &Site) -> Result<(), Refusal> {
-    let (target, operation) = (request.target(), request.operation().name());
+fn check_host(operation: OperationName, (host, key): (HostId, &Digest), site: &Site) -> Result<(), Refusal> {
     let Some(own) = site.keys.get(&operation.layer()) else {
-        return Err(Refusal::OtherLayer { operation, own: target.host_key.clone() });
+        return Err(Refusal::OtherLayer { operation, own: key.clone() });
     };
-    if *own == target.host_key && site.host == target.host {
+    if own == key && site.host == host {
         return Ok(());
     }
     let own = own.clone();
-    if site.host == target.host && site.keys.values().any(|key| *key == target.host_key) {
+    if site.host == host && site.keys.values().any(|other| other == key) {
         return Err(Refusal::OtherLayer { operation, own });
     }
-    Err(Refusal::OtherHost { asked: target.host_key.clone(), own })
+    Err(Refusal::OtherHost { asked: key.clone(), own })
 }
 
-fn check_time(request: &Request, site: &Site, ledger: &Ledger, now: Moment) -> Result<(), Refusal> {
-    let terms = request.terms();
-    if now < terms.not_before {
-        return Err(Refusal::NotYet { not_before: terms.not_before, now });
+fn check_time(
+    (not_before, not_after): (Moment, Moment),
+    beacon: Option<Nonce>,
+    site: &Site,
+    ledger: &Ledger,
+    now: Moment,
+) -> Result<(), Refusal> {
+    if now < not_before {
+        return Err(Refusal::NotYet { not_before, now });
     }
-    if now > terms.not_after {
-        return Err(Refusal::Expired { not_after: terms.not_after, now });
+    if now > not_after {
+        return Err(Refusal::Expired { not_after, now });
     }
     // A beacon that is named must be a good one; it must be named when time alone does not say that the request is new.
-    let named = terms.beacon.map(|beacon| site.beacons.contains(&beacon));
+    let named = beacon.map(|beacon| site.beacons.contains(&beacon));
     let doubtful = site.clock_doubtful || ledger.clock_went_back(now);
     if named.unwrap_or(!doubtful) { Ok(()) } else { Err(Refusal::Beacon) }
 }
@@ -136,10 +211,16 @@ fn check_instance(target: &Target, opened: &Opened, site: &Site) -> Result<Accou
             held.account
         }
     };
+    check_signers(&opened.signers, account)?;
+    Ok(account)
+}
+
+/// Tenants stay with their own.
+fn check_signers(signers: &BTreeMap<Person, Signer>, account: AccountId) -> Result<(), Refusal> {
     let foreign = |of: AccountId| of != account && of != AccountId::OPERATOR;
-    match opened.signers.iter().find(|(_, signer)| foreign(signer.account)) {
+    match signers.iter().find(|(_, signer)| foreign(signer.account)) {
         Some((person, signer)) => Err(Refusal::ForeignSigner { person: person.clone(), account: signer.account }),
-        None => Ok(account),
+        None => Ok(()),
     }
 }
 

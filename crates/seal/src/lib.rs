@@ -3,7 +3,7 @@
 //! Three parties need not trust each other's hands: an authoriser signs, a carrier submits and collects, a reader opens.
 //! Decides and encodes; carrying operations out, disks, clocks and random octets are the host's. Read it in this order;
 //! `docs/book/seals.md` tells the same for those who sign, read and operate:
-//! - what can be asked: the table of [`mod@operation`]s, with arguments that are [`bounded`]; one [`request`];
+//! - what can be asked: the table of [`mod@operation`]s, with arguments that are [`bounded`]; one [`request`], which may be a [`sealed_request`], or [`standing`] for many;
 //! - who signed it: a [`key`] of one algorithm, [`sshsig`] among them, of people in [`trust`];
 //! - whether it is carried out: [`judge`], by [`grant`]s, and once only by the [`ledger`]; if not, a [`refusal`];
 //! - what comes of it: an [`age`] file, lengthened by [`padding`], with the host's [`receipt`]; all of it in the [`log`].
@@ -23,5 +23,7 @@ pub mod padding;
 pub mod receipt;
 pub mod refusal;
 pub mod request;
+pub mod sealed_request;
 pub mod sshsig;
+pub mod standing;
 pub mod trust;

@@ -19,6 +19,8 @@ pub enum Refusal {
     TooLarge { found: usize, most: usize },
     #[error("the envelope: {0}")]
     Envelope(String),
+    #[error("the sealed request: {0}")]
+    Sealed(String),
     #[error("the envelope is of type `{found}`, not `{expected}`")]
     Type { found: String, expected: &'static str },
     #[error("the request: {0}")]
@@ -57,6 +59,8 @@ pub enum Refusal {
     OtherLayer { operation: OperationName, own: Digest },
     #[error("{0} is not on this host")]
     NoInstance(InstanceId),
+    #[error("the standing request is not of {0}")]
+    OutOfScope(InstanceId),
     #[error("{instance} is in generation {held}; the request is for {asked}")]
     OtherGeneration { instance: InstanceId, asked: u64, held: u64 },
     #[error("{instance} does not belong to account {asked}")]
@@ -78,10 +82,12 @@ pub enum Refusal {
 impl Refusal {
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::TooLarge { .. } | Self::Envelope(_) | Self::Type { .. } | Self::Signatures { .. } => {
-                ErrorCode::SealEnvelopeMalformed
-            }
-            Self::SignedTwice(_) => ErrorCode::SealEnvelopeMalformed,
+            Self::TooLarge { .. }
+            | Self::Envelope(_)
+            | Self::Sealed(_)
+            | Self::Type { .. }
+            | Self::Signatures { .. }
+            | Self::SignedTwice(_) => ErrorCode::SealEnvelopeMalformed,
             Self::Request(_) => ErrorCode::SealRequestMalformed,
             Self::UnknownKey(_) | Self::NotLocal(_) | Self::Certificate { .. } => ErrorCode::SealKeyUntrusted,
             Self::RevokedKey(_) | Self::KeyExpired(..) | Self::Cloned { .. } => ErrorCode::SealKeyRevoked,
@@ -92,6 +98,7 @@ impl Refusal {
             Self::OtherHost { .. }
             | Self::OtherLayer { .. }
             | Self::NoInstance(_)
+            | Self::OutOfScope(_)
             | Self::OtherGeneration { .. }
             | Self::OtherAccount { .. } => ErrorCode::SealOtherTarget,
             Self::ForeignSigner { .. } | Self::Cosignature(_) | Self::NotGranted { .. } | Self::Forbidden { .. } => {

@@ -77,6 +77,12 @@ impl Nonce {
     pub const fn new(octets: [u8; Self::LENGTH]) -> Self {
         Self(octets)
     }
+    /// The one that follows from a digest that nothing else has.
+    pub fn of(digest: &Digest) -> Self {
+        let mut octets = [0; Self::LENGTH];
+        octets.copy_from_slice(&sha256(&[digest.as_str().as_bytes()])[..Self::LENGTH]);
+        Self(octets)
+    }
 }
 impl From<Nonce> for Octets {
     fn from(nonce: Nonce) -> Self {
@@ -101,7 +107,7 @@ pub struct Target {
     pub instance: Option<TargetInstance>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetInstance {
     pub id: InstanceId,
@@ -164,11 +170,7 @@ impl Request {
         if terms.not_after <= terms.not_before || terms.not_after.since(terms.not_before) > LONGEST_VALIDITY {
             return Err(RequestError::Validity);
         }
-        let recipients = &terms.result.recipients;
-        let twice = recipients.iter().enumerate().any(|(at, one)| recipients[..at].contains(one));
-        if twice || !(1..=MOST_RECIPIENTS).contains(&recipients.len()) {
-            return Err(RequestError::Recipients);
-        }
+        check_recipients(&terms.result.recipients)?;
         Ok(Self { operation, terms })
     }
     pub const fn operation(&self) -> &Operation {
@@ -180,6 +182,13 @@ impl Request {
     pub const fn target(&self) -> &Target {
         &self.terms.target
     }
+}
+
+/// Some, not too many, and none twice.
+pub(crate) fn check_recipients(recipients: &[Recipient]) -> Result<(), RequestError> {
+    let twice = recipients.iter().enumerate().any(|(at, one)| recipients[..at].contains(one));
+    let count = (1..=MOST_RECIPIENTS).contains(&recipients.len());
+    if count && !twice { Ok(()) } else { Err(RequestError::Recipients) }
 }
 
 /// A request as JSON.

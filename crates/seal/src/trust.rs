@@ -86,9 +86,9 @@ pub struct Signer {
 
 /// A request whose signatures were all checked, before a word of it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub struct Opened<R = Request> {
     pub id: RequestId,
-    pub request: Request,
+    pub request: R,
     /// At least one.
     pub signers: BTreeMap<Person, Signer>,
 }
@@ -109,7 +109,12 @@ impl Trust {
     ///
     /// Every signature must count. One that does not is not passed over: it would be room for what nobody signed.
     pub fn open(&self, octets: &[u8], channel: Channel, now: Moment) -> Result<Opened, Refusal> {
-        let envelope = read_envelope(octets)?;
+        self.open_of(octets, channel, now)
+    }
+
+    /// The same of any kind of request.
+    pub fn open_of<R: Statement>(&self, octets: &[u8], channel: Channel, now: Moment) -> Result<Opened<R>, Refusal> {
+        let envelope = read_envelope_of::<R>(octets)?;
         let signed = envelope.signed_octets();
         let mut signers = BTreeMap::<Person, Signer>::new();
         for signature in &envelope.signatures {
@@ -184,15 +189,20 @@ fn certificate_error(key: &Digest, cause: &str) -> Refusal {
     Refusal::Certificate { key: key.clone(), cause: cause.to_owned() }
 }
 
-/// An envelope of requests, as it is carried: canonical JSON, of bounded size, with each key at most once.
+/// The envelope of a request, as it is carried: canonical JSON, of bounded size, with each key at most once.
 pub fn read_envelope(octets: &[u8]) -> Result<Envelope, Refusal> {
+    read_envelope_of::<Request>(octets)
+}
+
+/// The same of any kind of request.
+pub fn read_envelope_of<R: Statement>(octets: &[u8]) -> Result<Envelope, Refusal> {
     if octets.len() > MOST_OCTETS {
         return Err(Refusal::TooLarge { found: octets.len(), most: MOST_OCTETS });
     }
     let envelope: Envelope = canonical::read(octets).map_err(|error| Refusal::Envelope(error.to_string()))?;
-    if envelope.payload_type != Request::TYPE {
+    if envelope.payload_type != R::TYPE {
         let found = envelope.payload_type.chars().take(80).collect();
-        return Err(Refusal::Type { found, expected: Request::TYPE });
+        return Err(Refusal::Type { found, expected: R::TYPE });
     }
     if !(1..=MOST_SIGNATURES).contains(&envelope.signatures.len()) {
         return Err(Refusal::Signatures { found: envelope.signatures.len(), most: MOST_SIGNATURES });

@@ -42,6 +42,7 @@ pub(crate) mod publisher;
 pub(crate) mod receipt_audit;
 pub(crate) mod route_table;
 pub(crate) mod seal;
+mod seal_encrypt;
 mod seal_request;
 mod seal_result;
 pub(crate) mod security_group;

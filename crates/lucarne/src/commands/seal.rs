@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     attestation_verify::read_text,
+    seal_encrypt::EncryptArgs,
     seal_request::{RequestArgs, ShowArgs, SignArgs},
     seal_result::{OpenArgs, ResultArgs},
 };
@@ -25,20 +26,28 @@ use crate::{
 
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum SealCommand {
-    /// List what can be asked: arguments, their limits, what it reaches into, and what comes of it
-    Operations,
+    /// List what can be asked, or tell all of one operation: arguments, their limits, what it reaches into, what comes of it
+    Operations(OperationsArgs),
     /// Make a key pair: the secret half into a file, the public half beside it with `.pub`
     Keygen(KeygenArgs),
     /// Write a request, signed
     Request(RequestArgs),
     /// Add another person's signature to a request
     Sign(SignArgs),
+    /// Make a signed request unreadable for all but its host
+    Encrypt(EncryptArgs),
     /// Show what a request says and who signed it, without judging whether they may
     Show(ShowArgs),
     /// Prove that a result is whole and the host's, without being able to read it
     Verify(ResultArgs),
     /// Open a result, if its receipt is good
     Open(OpenArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OperationsArgs {
+    /// One of them, with all that can be said of its arguments
+    operation: Option<OperationName>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -62,10 +71,11 @@ enum KeyPurpose {
 impl SealCommand {
     pub(crate) fn run(&self, format: Format) -> Result<(), Failure> {
         match self {
-            Self::Operations => operations(format),
+            Self::Operations(args) => args.run(format),
             Self::Keygen(args) => args.run(format),
             Self::Request(args) => args.run(format),
             Self::Sign(args) => args.run(),
+            Self::Encrypt(args) => args.run(),
             Self::Show(args) => args.run(format),
             Self::Verify(args) => args.run(format),
             Self::Open(args) => args.run(),
@@ -73,27 +83,38 @@ impl SealCommand {
     }
 }
 
-fn operations(format: Format) -> Result<(), Failure> {
-    let rows: Vec<Value> = OperationName::ALL.iter().map(|operation| row(*operation, format)).collect();
-    format.print_list(&rows, SEALED_OPERATION_COLUMNS)
+impl OperationsArgs {
+    fn run(&self, format: Format) -> Result<(), Failure> {
+        match self.operation {
+            Some(operation) => format.print_value(&told(operation)),
+            None => {
+                let rows: Vec<Value> = OperationName::ALL.iter().map(|operation| row(*operation, format)).collect();
+                format.print_list(&rows, SEALED_OPERATION_COLUMNS)
+            }
+        }
+    }
 }
 
-/// In a table, arguments are one text.
+/// In a table, arguments are their names.
 fn row(operation: OperationName, format: Format) -> Value {
+    let mut told = told(operation);
+    if format == Format::Table {
+        let names: Vec<&str> = operation.arguments().iter().map(|it| it.name).collect();
+        told["arguments"] = json!(names.join(", "));
+    }
+    told
+}
+
+fn told(operation: OperationName) -> Value {
     let arguments = operation.arguments();
-    let told = if format == Format::Table {
-        let texts: Vec<String> = arguments.iter().map(|it| format!("{} ({})", it.name, it.limits)).collect();
-        json!(texts.join("; "))
-    } else {
-        arguments.iter().map(|it| json!({"name": it.name, "limits": it.limits, "about": it.about.trim()})).collect()
-    };
+    let arguments = arguments.iter().map(|it| json!({"name": it.name, "limits": it.limits, "about": it.about.trim()}));
     json!({
         "name": operation.name(),
         "version": operation.version(),
         "layer": operation.layer().name(),
         "effect": operation.effect().name(),
         "result": operation.format().name(),
-        "arguments": told,
+        "arguments": arguments.collect::<Value>(),
         "about": operation.about().trim(),
     })
 }
@@ -113,7 +134,7 @@ impl KeygenArgs {
             }
             KeyPurpose::Reading => {
                 let identity = Identity::from_octets(octets);
-                (format!("{}\n", identity.to_text()), format!("{}\n", identity.recipient()))
+                (format!("{}\n", Identity::text_of(&octets)), format!("{}\n", identity.recipient()))
             }
         };
         private_file::write(&self.out, secret.as_bytes())?;

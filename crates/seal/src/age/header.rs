@@ -6,20 +6,19 @@ use base64::{
     Engine as _, alphabet,
     engine::general_purpose::{GeneralPurpose, NO_PAD},
 };
-use ring::{aead, hmac};
-use x25519_dalek::{PublicKey, StaticSecret};
+use ring::hmac;
+use x25519_dalek::StaticSecret;
 
-use super::{AgeError, Identity, Recipient, Seed, cipher, derive};
+use super::{AgeError, Identity, Recipient, Seed, derive, p256, x25519};
 
 const INTRODUCTION: &str = "age-encryption.org/v1";
 const STANZA: &str = "-> ";
 const CODE: &str = "--- ";
-const X25519: &str = "X25519";
-const X25519_INFO: &[u8] = b"age-encryption.org/v1/X25519";
 const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, NO_PAD);
 /// Characters of a stanza's body in a line that is not its last.
 const LINE: usize = 64;
-const TAG: usize = 16;
+/// What a sealed key is longer for being sealed.
+pub(super) const TAG: usize = 16;
 pub const MOST_RECIPIENTS: usize = 16;
 /// More than a header with that many recipients has, of any kind that fits on a line.
 pub const MOST_OCTETS: usize = 32 << 10;
@@ -42,9 +41,9 @@ impl std::fmt::Debug for Header {
 
 /// The file's key in one wrapping, of a kind that need not be known here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stanza {
-    arguments: Vec<String>,
-    body: Vec<u8>,
+pub(super) struct Stanza {
+    pub(super) arguments: Vec<String>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Header {
@@ -55,8 +54,11 @@ impl Header {
         }
         let key: FileKey = seed.derive("file key");
         let stanzas = recipients.iter().enumerate().map(|(at, recipient)| {
-            let ephemeral = StaticSecret::from(seed.derive::<32>(&format!("ephemeral {at}")));
-            wrap(&key, &ephemeral, recipient)
+            let purpose = format!("ephemeral {at}");
+            match recipient {
+                Recipient::X25519(public) => x25519::wrap(&key, &StaticSecret::from(seed.derive(&purpose)), *public),
+                Recipient::P256(point) => p256::wrap(&key, &p256::ephemeral(seed, &purpose)?, point),
+            }
         });
         let mut header = Self { stanzas: stanzas.collect::<Result<_, _>>()?, code: [0; 32] };
         let code = hmac::sign(&code_key(&key), header.authenticated().as_bytes());
@@ -145,48 +147,21 @@ impl Stanza {
 
     /// None, where this wrapping is for somebody else.
     fn unwrap(&self, identity: &Identity) -> Result<Option<FileKey>, AgeError> {
-        let [kind, share] = self.arguments.as_slice() else {
-            let malformed = self.arguments.first().is_some_and(|kind| kind == X25519);
-            return if malformed { Err(AgeError::Malformed("the arguments of a recipient")) } else { Ok(None) };
-        };
-        if kind != X25519 {
-            return Ok(None);
+        let (kind, arguments) = self.arguments.split_first().ok_or(AgeError::Malformed("a recipient"))?;
+        match (identity, kind.as_str()) {
+            (Identity::X25519(secret), x25519::KIND) => x25519::unwrap(arguments, &self.body, secret),
+            (Identity::P256(secret), p256::KIND) => p256::unwrap(arguments, &self.body, &**secret),
+            _ => Ok(None),
         }
-        let share: [u8; 32] = BASE64
-            .decode(share)
-            .ok()
-            .and_then(|share| share.try_into().ok())
-            .ok_or(AgeError::Malformed("the share of a recipient"))?;
-        let mut body: [u8; 16 + TAG] =
-            self.body.as_slice().try_into().map_err(|_| AgeError::Malformed("the body of a recipient"))?;
-        let wrapping = wrapping_key(&identity.0, share, share, identity.recipient().0)?;
-        let nonce = aead::Nonce::assume_unique_for_key([0; 12]);
-        let opened = cipher(&wrapping)?.open_in_place(nonce, aead::Aad::empty(), &mut body);
-        Ok(opened.ok().and_then(|key| FileKey::try_from(&*key).ok()))
     }
 }
 
-fn wrap(key: &FileKey, ephemeral: &StaticSecret, recipient: &Recipient) -> Result<Stanza, AgeError> {
-    let share = PublicKey::from(ephemeral).to_bytes();
-    let wrapping = wrapping_key(ephemeral, recipient.0, share, recipient.0)?;
-    let mut body = key.to_vec();
-    let nonce = aead::Nonce::assume_unique_for_key([0; 12]);
-    let sealed = cipher(&wrapping)?.seal_in_place_append_tag(nonce, aead::Aad::empty(), &mut body);
-    sealed.map_err(|_| AgeError::WeakRecipient)?;
-    Ok(Stanza { arguments: vec![X25519.to_owned(), BASE64.encode(share)], body })
+/// As age writes octets: without padding.
+pub(super) fn to_base64(octets: &[u8]) -> String {
+    BASE64.encode(octets)
 }
-
-fn wrapping_key(
-    own: &StaticSecret,
-    other: [u8; 32],
-    share: [u8; 32],
-    recipient: [u8; 32],
-) -> Result<[u8; 32], AgeError> {
-    let shared = own.diffie_hellman(&PublicKey::from(other));
-    if !shared.was_contributory() {
-        return Err(AgeError::WeakRecipient);
-    }
-    Ok(derive(shared.as_bytes(), &[share, recipient].concat(), X25519_INFO))
+pub(super) fn of_base64(text: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text).ok()
 }
 
 fn code_key(key: &FileKey) -> hmac::Key {

@@ -1,16 +1,19 @@
 //! Results as age files, version 1: `age -d` opens them, and so does anything else that reads age.
 //!
-//! Owns the format (<https://age-encryption.org/v1>) with X25519 recipients. Where the octets come from and go to, on how
+//! Owns the format (<https://age-encryption.org/v1>) with recipients for X25519 and P-256. Where the octets come from and go to, on how
 //! many threads, and where a [`Seed`] is drawn, is the caller's: each chunk is sealed by itself, so that any thread may take
 //! the next one. In reading order: [`recipient`], who can open a file; [`header`], the key of a file wrapped for each of
-//! them; [`stream`], the content in chunks; [`writer`] and [`reader`], all of it from the first octet to the last.
+//! them, by `x25519` or [`p256`] with `hpke`; [`stream`], the content in chunks; [`writer`] and [`reader`], all of it from the first octet to the last.
 
 mod bech32;
 pub mod header;
+mod hpke;
+pub mod p256;
 pub mod reader;
 pub mod recipient;
 pub mod stream;
 pub mod writer;
+mod x25519;
 
 use ring::{aead, hkdf};
 
@@ -32,6 +35,8 @@ pub enum AgeError {
     Truncated,
     #[error("the recipient's key is not one that a secret can be shared with")]
     WeakRecipient,
+    #[error("the key that it is for cannot be used now")]
+    KeyUnusable,
     #[error("a file has from 1 to {most} recipients", most = header::MOST_RECIPIENTS)]
     Recipients,
 }

@@ -1,32 +1,48 @@
 //! Who can open a result: public keys as `age1...`, and their secret halves as age's own tools keep them.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use x25519_dalek::{PublicKey, StaticSecret};
+use x25519_dalek::StaticSecret;
 
-use super::bech32;
+use super::{
+    bech32,
+    p256::{Agreement, Point},
+    x25519,
+};
 
 const PUBLIC: &str = "age";
+/// Of hardware's keys: files say to whom of those that are known they are.
+const TAGGED: &str = "age1tag";
 const SECRET: &str = "age-secret-key-";
 
 /// A text that is no key of the kind that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseKeyError {
-    #[error("not an age recipient for X25519: `age1` and 58 more characters, in lower case")]
+    #[error(
+        "not an age recipient: `age1` and 58 more characters of an X25519 key, or `age1tag1` and 59 of a P-256 key"
+    )]
     Recipient,
     #[error("not an age identity for X25519: `AGE-SECRET-KEY-1` and 58 more characters")]
     Identity,
 }
 
-/// An X25519 key that a result is encrypted to.
+/// A key that a file is encrypted to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Recipient(pub(super) [u8; 32]);
+pub enum Recipient {
+    X25519([u8; 32]),
+    /// A key as TPMs, smart cards and phones have them.
+    P256(Point),
+}
 
 impl fmt::Display for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&bech32::write(PUBLIC, &self.0))
+        let text = match self {
+            Self::X25519(octets) => bech32::write(PUBLIC, octets),
+            Self::P256(point) => bech32::write(TAGGED, point.compressed()),
+        };
+        f.pad(&text)
     }
 }
 impl fmt::Debug for Recipient {
@@ -37,8 +53,9 @@ impl fmt::Debug for Recipient {
 impl FromStr for Recipient {
     type Err = ParseKeyError;
     fn from_str(text: &str) -> Result<Self, ParseKeyError> {
-        let octets = bech32::read(PUBLIC, text).and_then(|octets| octets.try_into().ok());
-        octets.map(Self).ok_or(ParseKeyError::Recipient)
+        let x25519 = bech32::read(PUBLIC, text).and_then(|octets| octets.try_into().ok()).map(Self::X25519);
+        let p256 = || bech32::read(TAGGED, text).filter(|it| it.len() == 33).and_then(|it| Point::read(&it));
+        x25519.or_else(|| p256().map(Self::P256)).ok_or(ParseKeyError::Recipient)
     }
 }
 impl TryFrom<String> for Recipient {
@@ -55,19 +72,25 @@ impl From<Recipient> for String {
 
 /// The secret half of a recipient.
 #[derive(Clone)]
-pub struct Identity(pub(super) StaticSecret);
+pub enum Identity {
+    X25519(StaticSecret),
+    P256(Arc<dyn Agreement>),
+}
 
 impl Identity {
-    /// The identity of 32 octets that the caller drew from a good random source.
+    /// The X25519 identity of 32 octets that the caller drew from a good random source.
     pub fn from_octets(octets: [u8; 32]) -> Self {
-        Self(StaticSecret::from(octets))
+        Self::X25519(StaticSecret::from(octets))
     }
     pub fn recipient(&self) -> Recipient {
-        Recipient(PublicKey::from(&self.0).to_bytes())
+        match self {
+            Self::X25519(secret) => Recipient::X25519(x25519::public(secret)),
+            Self::P256(secret) => Recipient::P256(secret.public()),
+        }
     }
-    /// As age's tools keep it: a line that is a secret.
-    pub fn to_text(&self) -> String {
-        bech32::write(SECRET, &self.0.to_bytes()).to_uppercase()
+    /// An X25519 identity as age's tools keep it: a line that is a secret.
+    pub fn text_of(octets: &[u8; 32]) -> String {
+        bech32::write(SECRET, octets).to_uppercase()
     }
     /// Finds the identity in a file of age's: lines, of which those that begin with `#` say something to people.
     pub fn from_file(text: &str) -> Result<Self, ParseKeyError> {

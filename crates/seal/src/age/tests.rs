@@ -1,15 +1,22 @@
 //! Our age files open for their readers and for nobody else, and nothing that was changed opens. That other tools agree is
 //! tried in `tests/other_tools.rs`.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::{
     AgeError, Header, Identity, Recipient, Seed,
+    p256::{Agreement, InMemory, Point},
     reader::Reader,
     stream::{CHUNK, Place, SEALED_CHUNK},
     writer::{Writer, begin},
 };
 use crate::example::identity;
+
+fn chip(octet: u8) -> Identity {
+    Identity::P256(Arc::new(InMemory::from_octets(&[octet; 32]).expect("a key")))
+}
 
 fn seal(content: &[u8], recipients: &[Recipient]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -47,6 +54,55 @@ fn content_of_any_length_opens_for_each_of_its_readers() {
         }
         assert_eq!(open(&file, identity(3), 1000), Err(AgeError::NotForYou));
     }
+}
+
+/// A file that the `age` crate (0.12.1) made for this key, with a stanza beside it that means nothing.
+#[test]
+fn what_another_tool_seals_for_a_chip_opens() {
+    let recipient = "age1tag1qv0ps5e06365cqhnqswecawwkvac8l7crtruunlgstxtrjvtckykuxc64jj";
+    assert_eq!(chip(7).recipient().to_string(), recipient);
+    assert_eq!(recipient.parse(), Ok(chip(7).recipient()));
+    let file = include_bytes!("../../tests/vectors/p256tag.age");
+    assert_eq!(open(file, chip(7), 1000).as_deref(), Ok(&b"a secret of another tool"[..]));
+    assert_eq!(open(file, chip(8), 1000), Err(AgeError::NotForYou));
+    assert_eq!(open(file, identity(1), 1000), Err(AgeError::NotForYou));
+}
+
+#[test]
+fn a_file_for_a_person_and_a_chip_opens_for_both() {
+    let file = seal(b"content", &[identity(1).recipient(), chip(7).recipient()]);
+    for reader in [identity(1), chip(7)] {
+        assert_eq!(open(&file, reader, 1000).as_deref(), Ok(&b"content"[..]));
+    }
+    assert_eq!(open(&file, chip(8), 1000), Err(AgeError::NotForYou));
+}
+
+/// A chip that is away, or was told to refuse.
+struct Away(Point);
+impl Agreement for Away {
+    fn public(&self) -> Point {
+        self.0
+    }
+    fn agree(&self, _: &Point) -> Option<[u8; 32]> {
+        None
+    }
+}
+
+#[test]
+fn a_chip_is_asked_for_its_own_files_only_and_its_refusal_is_told() {
+    let Identity::P256(own) = chip(7) else { unreachable!("a chip") };
+    let away = || Identity::P256(Arc::new(Away(own.public())));
+    assert_eq!(open(&seal(b"content", &[chip(7).recipient()]), away(), 1000), Err(AgeError::KeyUnusable));
+    assert_eq!(open(&seal(b"content", &[chip(8).recipient()]), away(), 1000), Err(AgeError::NotForYou));
+}
+
+#[test]
+fn octets_off_the_curve_are_no_recipient() {
+    assert_eq!(Point::read(&[0]), None, "the neutral element");
+    assert_eq!(Point::read(&[&[2], &[0xff; 32][..]].concat()), None);
+    assert_eq!(Point::of_coordinates(&[1; 32], &[1; 32]), None);
+    let Recipient::P256(point) = chip(7).recipient() else { unreachable!("a chip") };
+    assert_eq!(Point::read(&point.uncompressed()), Some(point));
 }
 
 /// Chunks that threads sealed in any order are the file that one writer makes.
@@ -123,17 +179,19 @@ fn an_empty_last_chunk_behind_another_does_not_open() {
 
 #[test]
 fn no_single_bit_of_a_file_can_be_changed() {
-    let file = seal(b"a secret", &[identity(1).recipient()]);
-    for at in 0..file.len() * 8 {
-        let mut changed = file.clone();
-        changed[at / 8] ^= 1 << (at % 8);
-        assert!(open(&changed, identity(1), 1000).is_err(), "bit {at}");
+    for reader in [identity(1), chip(7)] {
+        let file = seal(b"a secret", &[reader.recipient()]);
+        for at in 0..file.len() * 8 {
+            let mut changed = file.clone();
+            changed[at / 8] ^= 1 << (at % 8);
+            assert!(open(&changed, reader.clone(), 1000).is_err(), "bit {at}");
+        }
     }
 }
 
 #[test]
 fn a_key_that_shares_no_secret_is_no_recipient() {
-    assert_eq!(begin(&Seed::new([3; 32]), &[Recipient([0; 32])]).map(|_| ()), Err(AgeError::WeakRecipient));
+    assert_eq!(begin(&Seed::new([3; 32]), &[Recipient::X25519([0; 32])]).map(|_| ()), Err(AgeError::WeakRecipient));
     assert_eq!(begin(&Seed::new([3; 32]), &[]).map(|_| ()), Err(AgeError::Recipients));
 }
 
@@ -142,14 +200,14 @@ fn a_key_that_shares_no_secret_is_no_recipient() {
 fn keys_are_written_as_age_writes_them() {
     let secret = "AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX";
     let identity: Identity = secret.parse().expect("an identity");
-    assert_eq!(identity.to_text(), secret);
+    assert_eq!(Identity::text_of(&[0x42; 32]), secret);
     let public = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj";
     assert_eq!(identity.recipient().to_string(), public);
     assert_eq!(public.parse(), Ok(identity.recipient()));
     assert!(public.to_uppercase().parse::<Recipient>().is_err());
     assert!(secret.to_lowercase().parse::<Identity>().is_err());
     let file = format!("# created: 2026\n# public key: {public}\n{secret}\n");
-    assert_eq!(Identity::from_file(&file).map(|it| it.to_text()).as_deref(), Ok(secret));
+    assert_eq!(Identity::from_file(&file).map(|it| it.recipient()), Ok(identity.recipient()));
     assert!(Identity::from_file(&format!("{secret}\n{secret}\n")).is_err());
     assert!(!format!("{identity:?}").contains("SECRET"), "a key is not printed");
 }

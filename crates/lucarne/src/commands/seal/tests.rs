@@ -9,6 +9,7 @@ use lucarne_seal::{
     age::{Recipient, Seed, writer::Writer},
     receipt::{Consistency, Outcome, Receipt, Tally},
     request::RequestId,
+    sealed_request,
 };
 
 use super::*;
@@ -81,6 +82,7 @@ fn what_was_asked_on_files_comes_back_to_its_reader() {
     run(folder.path(), "lucarne seal show @request --signed-octets @octets").expect("shown");
     assert!(fs::read(folder.path().join("octets")).expect("octets").starts_with(b"DSSEv1 "));
     run(folder.path(), "lucarne seal operations --output json").expect("a list");
+    run(folder.path(), "lucarne seal operations guest.memory.read").expect("one of them");
 }
 
 /// Attack: a result that was cut, changed or made by somebody else leaves nothing behind that could be used.
@@ -121,6 +123,25 @@ fn a_second_person_signs_and_nobody_twice() {
     assert_eq!(twice.code(), Some(ErrorCode::SealEnvelopeMalformed));
     let envelope = seal_request::read(&folder.path().join("request")).expect("still a request");
     assert_eq!(envelope.signatures.len(), 2);
+}
+
+#[test]
+fn a_request_for_one_host_alone_is_read_there_and_nowhere_else() {
+    let (folder, _) = scene();
+    run(folder.path(), "lucarne seal keygen --purpose reading --out @chip").expect("a key");
+    let recipient = fs::read_to_string(folder.path().join("chip.pub")).expect("a key");
+    let encrypt = format!("--host-recipient {} --out @sealed", recipient.trim());
+    run(folder.path(), &format!("lucarne seal encrypt @request {encrypt}")).expect("sealed");
+    let sealed = fs::read(folder.path().join("sealed")).expect("a file");
+    let identity = |name: &str| {
+        let text = fs::read_to_string(folder.path().join(name)).expect("a key");
+        Identity::from_file(&text).expect("an identity")
+    };
+    let envelope = fs::read(folder.path().join("request")).expect("a request");
+    assert!(sealed_request::open(&sealed, &identity("chip")) == Ok(envelope));
+    assert!(sealed_request::open(&sealed, &identity("reader")).is_err());
+    let wrong = run(folder.path(), &format!("lucarne seal encrypt @reader.pub {encrypt}")).expect_err("refused");
+    assert_eq!(wrong.code(), Some(ErrorCode::SealEnvelopeMalformed));
 }
 
 #[test]
