@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use lucarne_attest::wire::{HashAlgorithm, PcrSelections, Reader, Wire as _, WireError};
 
 use crate::{
+    agreement::Point,
     code::{CAP_PCRS, CAP_TPM_PROPERTIES, ST_NO_SESSIONS, ST_SESSIONS},
     response_code::ResponseCode,
 };
@@ -164,6 +165,17 @@ impl Answer {
         reader.sized(LONGEST, "qualified name")?;
         reader.end()?;
         Ok((public, name))
+    }
+
+    /// A point on P-256.
+    pub(crate) fn point(&self) -> Result<Point, Malformed> {
+        let mut reader = self.parameters()?;
+        let mut point = Reader::new(reader.sized(LONGEST, "point")?);
+        let (x, y) = (point.sized(LONGEST, "x of a point")?, point.sized(LONGEST, "y of a point")?);
+        let point_is = Point::of(x, y).ok_or(Malformed::Unexpected("the length of a coordinate"))?;
+        point.end()?;
+        reader.end()?;
+        Ok(point_is)
     }
 
     /// The session's handle.

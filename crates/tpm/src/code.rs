@@ -20,6 +20,7 @@ pub enum CommandCode {
     NvRead = 0x14e,
     PolicySecret = 0x151,
     Create = 0x153,
+    EcdhZGen = 0x154,
     Load = 0x157,
     Quote = 0x158,
     FlushContext = 0x165,

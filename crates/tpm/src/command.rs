@@ -5,9 +5,12 @@
 
 use lucarne_attest::wire::{HashAlgorithm, PcrSelections, Public, Wire as _, Writer};
 
-use crate::code::{
-    ALG_NULL, CAP_PCRS, CAP_TPM_PROPERTIES, CommandCode, RH_ENDORSEMENT, RH_NULL, RH_OWNER, RH_PLATFORM, RS_PW,
-    SE_POLICY, ST_NO_SESSIONS, ST_SESSIONS, SU_CLEAR, nv,
+use crate::{
+    agreement::Point,
+    code::{
+        ALG_NULL, CAP_PCRS, CAP_TPM_PROPERTIES, CommandCode, RH_ENDORSEMENT, RH_NULL, RH_OWNER, RH_PLATFORM, RS_PW,
+        SE_POLICY, ST_NO_SESSIONS, ST_SESSIONS, SU_CLEAR, nv,
+    },
 };
 
 /// One command: what is asked, of which objects, and by what right.
@@ -140,6 +143,12 @@ impl Command {
     pub(crate) fn quote(key: u32, qualifying_data: &[u8], selections: &PcrSelections) -> Self {
         let selections = selections.to_octets();
         Self::new(CommandCode::Quote, |to| to.sized(qualifying_data).u16(ALG_NULL).octets(&selections)).using(key)
+    }
+
+    /// The point that the key and the owner of `share` agree on.
+    pub(crate) fn agree(key: u32, share: &Point) -> Self {
+        let point = octets(|to| to.sized(&share.x).sized(&share.y));
+        Self::new(CommandCode::EcdhZGen, |to| to.sized(&point)).using(key)
     }
 
     /// A policy session that is neither salted nor bound: it authorizes, and hides nothing.

@@ -6,8 +6,10 @@
 //!   ([`response_code`]), the keys that are made ([`template`]), who made the TPM ([`identity`]);
 //! - the exchange: [`transport`], and [`tpm`] over it;
 //! - [`keys`]: endorsement key and attestation key, kept over restarts;
+//! - [`agreement`]: keys to which what only this TPM may read is sealed;
 //! - [`swtpm`]: the program, made ready, started, and ended with us.
 
+pub mod agreement;
 mod answer;
 mod code;
 mod command;

@@ -54,7 +54,11 @@ impl Tpm {
     }
 
     /// Sends a command, and reads its answer by `read`.
-    fn ask<T>(&mut self, command: &Command, read: impl Fn(&Answer) -> Result<T, Malformed>) -> Result<T, Error> {
+    pub(crate) fn ask<T>(
+        &mut self,
+        command: &Command,
+        read: impl Fn(&Answer) -> Result<T, Malformed>,
+    ) -> Result<T, Error> {
         let octets = command.encode();
         for _ in 1..TRIES {
             match self.exchange(command, &octets)? {

@@ -9,9 +9,14 @@ use lucarne_attest::{
     wire::{Attest, HashAlgorithm, Public, Wire as _},
 };
 use lucarne_model::{Moment, Octets};
+use ring::agreement::{ECDH_P256, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral};
 
 use super::*;
-use crate::{Keys, Transport, keys::Credential};
+use crate::{
+    Keys, Transport,
+    agreement::{self, Epoch},
+    keys::Credential,
+};
 
 /// A software TPM that was just made.
 struct Made {
@@ -237,4 +242,34 @@ fn a_tpm_that_fails_after_any_number_of_octets_is_an_error_and_lost() {
 fn der(pem: &str) -> Vec<u8> {
     let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
     Octets::try_from(text).unwrap().0
+}
+
+/// The secret stays in the TPM, and is the one that the other side comes to.
+#[test]
+fn a_tpm_agrees_on_a_secret_with_whoever_has_its_public_key() {
+    let made = made();
+    let agree = |tpm: &mut Tpm, epoch: Epoch, public: agreement::Point| {
+        let random = ring::rand::SystemRandom::new();
+        let ours = EphemeralPrivateKey::generate(&ECDH_P256, &random).unwrap();
+        let share = ours.compute_public_key().unwrap();
+        let (x, y) = share.as_ref()[1..].split_at(32);
+        let share = agreement::Point { x: x.try_into().unwrap(), y: y.try_into().unwrap() };
+        let theirs = epoch.agree(tpm, &share).unwrap().x;
+        let public = UnparsedPublicKey::new(&ECDH_P256, [&[4], &public.x[..], &public.y].concat());
+        agree_ephemeral(ours, &public, |ours| assert_eq!(ours, theirs)).unwrap();
+    };
+    let first = {
+        let (_swtpm, mut tpm, _keys) = made.open();
+        let first = Epoch(1).public(&mut tpm).unwrap();
+        assert_ne!(Epoch(2).public(&mut tpm).unwrap(), first);
+        // More often than a TPM has room for keys.
+        (0..5).for_each(|_| agree(&mut tpm, Epoch(1), first));
+        let off_the_curve = agreement::Point { x: [1; 32], y: [1; 32] };
+        assert!(matches!(Epoch(1).agree(&mut tpm, &off_the_curve), Err(Error::Refused { .. })));
+        agree(&mut tpm, Epoch(1), first);
+        first
+    };
+    let (_swtpm, mut tpm, _keys) = made.open();
+    assert_eq!(Epoch(1).public(&mut tpm).unwrap(), first, "after a restart it is the same key");
+    agree(&mut tpm, Epoch(1), first);
 }
