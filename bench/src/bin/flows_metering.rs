@@ -36,6 +36,7 @@ use lucarne_model::{
 use lucarne_switch::{
     memory,
     parse::{Frame, Headers, parse},
+    ports,
 };
 use rustix::param::clock_ticks_per_second;
 
@@ -56,8 +57,8 @@ const MTU: u16 = 1500;
 /// Of pcap.
 const FILE_HEADER: usize = 24;
 const FRAME_HEADER: usize = 16;
-/// Packets that are looked up together.
-const BATCH: usize = 32;
+/// Packets that are looked up together: as the switch does it with those of a port.
+const BATCH: usize = ports::TOGETHER;
 /// What is read of the file at once.
 const BUFFER: usize = 1 << 18;
 /// A datagram that the loopback takes undivided.

@@ -22,6 +22,7 @@ use lucarne_switch::{
     Output, Plan, PortIndex, Settings, Switch,
     parse::{Frame, Headers, parse},
     plan::{InstanceMetadata, PortPlan},
+    ports::{Batch, TOGETHER, forward},
 };
 use smoltcp::wire::{EthernetFrame, Ipv4Packet, TcpPacket};
 
@@ -209,16 +210,24 @@ fn headers_of(frame: &[u8; FRAME]) -> anyhow::Result<Headers> {
     }
 }
 
+/// As the switch's thread does it: so many frames as a port gives at once.
 fn measure_whole(scene: Scene) -> f64 {
     let Scene { mut switch, port, frames, now } = scene;
     measure(
-        |n| batch(&frames, n),
-        |frames| {
-            for frame in frames {
-                switch.handle_guest_frame(port, frame, now, &mut Sink);
-            }
-        },
+        |n| port_batches(&batch(&frames, n)),
+        |batches| batches.iter_mut().for_each(|batch| forward(batch, port, &mut switch, now, &mut Sink)),
     )
+}
+
+fn port_batches(frames: &[[u8; FRAME]]) -> Vec<Batch> {
+    let batch = |frames: &[[u8; FRAME]]| {
+        let mut batch = Batch::new(TOGETHER, FRAME);
+        for frame in frames {
+            batch.push(frame);
+        }
+        batch
+    };
+    frames.chunks(TOGETHER).map(batch).collect()
 }
 
 /// SYNs of connections that are not known, into a table that has room for them: where flows were before, or in memory that
@@ -233,22 +242,21 @@ fn measure_first(touched: bool) -> anyhow::Result<f64> {
     let port = switch.port(InterfaceId::from_bits(GUEST.into())).context("the guest has no port")?;
     let (switch, mut opened) = (RefCell::new(switch), 0u32);
     Ok(measure(
-        |_| -> [[u8; FRAME]; BATCH] {
+        |_| {
             let mut switch = switch.borrow_mut();
             if touched && switch.live_flows() >= FLOWS {
                 switch.flush(EndReason::AgentRestart, &mut Sink);
             }
-            std::array::from_fn(|_| {
+            let frames: [[u8; FRAME]; BATCH] = std::array::from_fn(|_| {
                 opened += 1;
                 let remote = REMOTE + opened % REMOTES;
                 frame((GUEST, remote), ((opened / REMOTES) as u16, (opened / (REMOTES << 16)) as u16), SYN)
-            })
+            });
+            port_batches(&frames)
         },
-        |frames| {
+        |batches| {
             let mut switch = switch.borrow_mut();
-            for frame in frames {
-                switch.handle_guest_frame(port, frame, now, &mut Sink);
-            }
+            batches.iter_mut().for_each(|batch| forward(batch, port, &mut switch, now, &mut Sink));
         },
     ))
 }

@@ -30,7 +30,14 @@ pub trait Port {
     fn send(&mut self, frames: &Batch) -> usize;
 }
 
+/// Frames of one port that are taken together.
+pub const TOGETHER: usize = 64;
+
 /// Takes the frames of a batch through the switch, as those of the guest behind `from`. They are rewritten in place.
 pub fn forward(batch: &mut Batch, from: PortIndex, switch: &mut Switch, now: Moment, out: &mut impl Output) {
+    // One alone would only be looked up twice.
+    if batch.len() > 1 {
+        switch.approach(from, batch.iter());
+    }
     batch.for_each_mut(|frame| switch.handle_guest_frame(from, frame, now, out));
 }

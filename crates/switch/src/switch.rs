@@ -7,14 +7,16 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use lucarne_flows::FlowTable;
-use lucarne_model::{EndReason, HostId, InterfaceId, Moment};
+use lucarne_model::{EndReason, HostId, InterfaceId, Moment, flow::Direction};
 
 use crate::{
     counters::{FrameCounters, Malformed, PortCounters, Tally},
+    exchange,
     fabric::Fabric,
     memory,
     mitigation::Caps,
     output::{Output, PortIndex},
+    parse::{self, Frame},
     plan::Plan,
     settings::Settings,
 };
@@ -55,6 +57,15 @@ impl Switch {
     /// The port of an interface, while it is in the plan.
     pub fn port(&self, interface: InterfaceId) -> Option<PortIndex> {
         self.fabric.index(interface)
+    }
+
+    /// Brings the flows of frames near that the guest behind `from` sent, and that come next: their look-ups then wait for
+    /// memory together, and not each behind the one before.
+    pub fn approach<'a>(&self, from: PortIndex, frames: impl Iterator<Item = &'a [u8]>) {
+        self.table.approach(frames.filter_map(|frame| match parse::parse(frame, self.settings.mtu) {
+            Ok(Frame::Ipv4(headers)) => Some(exchange::key(from.0, Direction::Egress, &headers)),
+            _ => None,
+        }));
     }
 
     /// A frame that the guest behind `from` sent. Rewritten in place when it is given on.

@@ -23,8 +23,8 @@ use crate::{
     tunnel::{MAX_DATAGRAM, Received},
 };
 
-/// Frames of one port, or datagrams of the tunnel, in one round.
-const BATCH: usize = 64;
+/// Datagrams of the tunnel in one round.
+const DATAGRAMS: usize = 64;
 /// How often the tunnel looks at its timers.
 const TUNNEL_TICK: Duration = Duration::from_millis(250);
 /// The shortest sleep: whatever says that it is due at once, again and again, does not keep a core busy.
@@ -69,7 +69,7 @@ impl Worker {
     ) -> Self {
         let clock = Clock::start();
         let now = clock.now();
-        let batch = outlet.batch_of_guest_frames(BATCH);
+        let batch = outlet.batch_of_guest_frames(ports::TOGETHER);
         let (datagram, answers) = (vec![0; MAX_DATAGRAM].into_boxed_slice(), Vec::new());
         Self {
             switch,
@@ -187,7 +187,7 @@ impl Worker {
     }
 
     fn take_from_tunnel(&mut self) {
-        for _ in 0..BATCH {
+        for _ in 0..DATAGRAMS {
             match self.outlet.tunnel.receive(&mut self.datagram) {
                 Received::Frame { host, vni, frame } => {
                     self.switch.handle_tunnel_frame(host, vni, frame, self.now, &mut self.outlet);
