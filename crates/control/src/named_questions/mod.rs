@@ -6,8 +6,14 @@
 
 pub(crate) mod unused;
 
+use std::time::Duration;
+
 use lucarne_api::bodies::flow_question::Measure;
 use lucarne_model::{InstanceId, Moment, VpcId};
+
+/// How long a flow may be silent before its first report, which is the last one then (other protocols than TCP, UDP and ICMP
+/// for a minute), and what a record takes on its way. Before, the other direction or the other end may not have told yet.
+const TOLD_BY_ALL: Duration = Duration::from_secs(90);
 
 /// What a question can be about, beside the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +159,8 @@ pub(crate) const QUESTIONS: &[Question] = &[
     },
     Question {
         name: "asymmetric",
-        meaning: "Flows that were accepted and are over, and went one way only, or were seen at one end of two only",
+        meaning: "Flows that were accepted, were over 90 s before the end of the time asked for, and went one way only, or \
+                  were seen at one end of two only",
         takes: &[Vpc],
         computation: Sql(
             "SELECT vpc, initiator, initiator_instance, responder, responder_instance, protocol, initiator_port, port, \
@@ -175,7 +182,7 @@ pub(crate) const QUESTIONS: &[Question] = &[
              sum(CASE WHEN end_reason = 'active-slice' THEN 0 ELSE 1 END) AS ended, \
              sum(CASE WHEN path IN {inside} THEN 1 ELSE 0 END) AS internal, {seen} \
              FROM flows WHERE {which} GROUP BY vpc, initiator, responder, protocol, initiator_port, port) \
-             WHERE rejected = 0 AND ended > 0 AND (packets_sent + packets_arrived = 0 \
+             WHERE rejected = 0 AND ended > 0 AND last_seen < {told} AND (packets_sent + packets_arrived = 0 \
              OR answers_sent + answers_arrived = 0 \
              OR internal > 0 AND (initiator_instance IS NULL OR responder_instance IS NULL)) \
              ORDER BY last_seen DESC, initiator, responder, protocol, initiator_port, port, vpc",
@@ -243,7 +250,8 @@ impl Question {
             Measure::Packets => "packets",
             Measure::Flows => "flows",
         };
-        Ok(sql.replace("{by}", by).replace("{which}", &which(asked)))
+        let told = time(asked.until.minus(TOLD_BY_ALL));
+        Ok(sql.replace("{by}", by).replace("{told}", &told).replace("{which}", &which(asked)))
     }
 
     fn check(&self, asked: &Asked) -> Result<(), ParameterError> {
@@ -306,6 +314,14 @@ mod tests {
             assert!(sql.contains("\"end\" >= arrow_cast(10000,") && sql.contains("start < arrow_cast(20000,"));
             assert_eq!(sql.contains("instance = 'i-00000000000000007'"), instance.is_some());
         }
+    }
+
+    /// The records of its two directions and of its two ends do not come at once.
+    #[test]
+    fn a_flow_that_has_just_ended_is_not_said_to_be_one_way() {
+        let until = Moment::from_secs(100);
+        let sql = Question::of_name("asymmetric").unwrap().sql(&Asked { until, ..asked() }).unwrap();
+        assert!(sql.contains("last_seen < arrow_cast(10000,"), "{sql}");
     }
 
     #[test]
