@@ -64,23 +64,24 @@ pub struct AtRest {
 impl Inflow {
     /// Decodes the messages of some senders to columns: of each in turn as much as is handed on together.
     pub fn decode(senders: Vec<Vec<Vec<u8>>>) -> io::Result<Self> {
-        let mut waiting: VecDeque<_> =
-            senders.into_iter().map(|messages| (Decoder::new(), messages.into_iter())).collect();
         let mut all = Vec::new();
-        while let Some((mut decoder, mut messages)) = waiting.pop_front() {
-            let mut received = Received::default();
-            while received.len() < TOGETHER
-                && let Some(message) = messages.next()
-            {
-                let decoded = decoder.decode(&message, &mut received.columns).map_err(io::Error::other)?;
-                received.keep(&decoded.runs, message);
-            }
-            if received.len() > 0 {
-                all.push(received);
-                waiting.push_back((decoder, messages));
-            }
-        }
+        in_turn(senders, TOGETHER, |received| {
+            all.push(received);
+            Ok(())
+        })?;
         Ok(Self(all))
+    }
+
+    /// Decodes them to arrays, what repeats as dictionaries, in batches of so many records that are let go one after the
+    /// other, as by whoever reads a stream; gives their octets.
+    pub fn stream(senders: Vec<Vec<Vec<u8>>>, together: usize) -> io::Result<usize> {
+        let mut octets = 0;
+        in_turn(senders, together, |received| {
+            let chunk = Arc::new(Chunk { first: log::serial(1, 0), columns: received.columns });
+            octets += Whole(&chunk).arrays(&schema(Columns::All)).map_err(io::Error::other)?.get_array_memory_size();
+            Ok(())
+        })?;
+        Ok(octets)
     }
 
     /// Makes the records durable in a log below the folder.
@@ -100,6 +101,29 @@ impl Inflow {
         }
         Ok(Hot(hot))
     }
+}
+
+/// Decodes the messages of some senders: of each in turn those of so many records.
+fn in_turn(
+    senders: Vec<Vec<Vec<u8>>>,
+    together: usize,
+    mut take: impl FnMut(Received) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut waiting: VecDeque<_> = senders.into_iter().map(|messages| (Decoder::new(), messages.into_iter())).collect();
+    while let Some((mut decoder, mut messages)) = waiting.pop_front() {
+        let mut received = Received::default();
+        while received.len() < together
+            && let Some(message) = messages.next()
+        {
+            let decoded = decoder.decode(&message, &mut received.columns).map_err(io::Error::other)?;
+            received.keep(&decoded.runs, message);
+        }
+        if received.len() > 0 {
+            take(received)?;
+            waiting.push_back((decoder, messages));
+        }
+    }
+    Ok(())
 }
 
 impl Hot {
