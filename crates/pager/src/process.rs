@@ -37,7 +37,7 @@ use crate::{
     guest::Guest,
     index::{Identity, Index},
     pager::{Book, Pager, Steering, Tally},
-    places::{Away, Copy, Places, Word},
+    places::{Away, Copy, LOANS, LoanNumber, Places, Word},
     pool::Pool,
     remote::{Remote, bringing::Bringer},
     seal::Sealer,
@@ -141,9 +141,12 @@ fn run_with(options: &Options, observer: Observer) -> Result<Exit, PagerError> {
         let pager = pager.clone();
         threads.push(start(&format!("faults-{number}"), move || pager.serve())?);
     }
-    let (evicted, lent) = (pager.clone(), pager.clone());
+    let evicted = pager.clone();
     threads.push(start("eviction", move || Evictor::new(evicted, index, wished).run())?);
-    threads.push(start("remote", move || Bringer::new(lent).run())?);
+    for number in (0..LOANS as u8).map(LoanNumber) {
+        let pager = pager.clone();
+        threads.push(start(&format!("remote-{}", number.0), move || Bringer::new(pager, number).run())?);
+    }
     if pager.guest.wake(pager.guest.all()).is_err() {
         pager.ending.begin(Exit::MachineGone);
     }
