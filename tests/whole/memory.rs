@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -11,6 +10,7 @@ use lucarne_tests::{
     api::Api,
     cloud::{Cloud, Driver},
     eventually,
+    small_disk::SmallDisk,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -211,25 +211,11 @@ fn a_soaker_is_squeezed_until_it_sleeps_and_wakes_where_it_stopped_on_a_host_tha
     assert_sum(&scene.host()?)
 }
 
-/// A file system that is taken away at the end.
-struct Mounted(std::path::PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_for_pages_is_told_and_harms_nobody() -> anyhow::Result<()> {
     let mut mounted = None;
     let scene = Scene::start(200, |cloud| {
-        let place = cloud.host_dir(0).join("memory");
-        std::fs::create_dir_all(&place)?;
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m,mode=711", "none"]).arg(&place).status()?;
-        ensure!(mount.success(), "no file system can be mounted at {}", place.display());
-        mounted = Some(Mounted(place));
+        mounted = Some(SmallDisk::mount(&cloud.host_dir(0).join("memory"), "8m")?);
         Ok(())
     })?;
     let instances = (0..2).map(|_| scene.launch(128, json!({}), &checker(70))).collect::<anyhow::Result<Vec<_>>>()?;
