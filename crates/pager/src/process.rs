@@ -31,7 +31,7 @@ use rustix::{
 };
 
 use crate::{
-    disk,
+    allocator, disk,
     eviction::Evictor,
     exit::{Ending, Exit},
     guest::Guest,
@@ -136,6 +136,7 @@ fn run_with(options: &Options, observer: Observer) -> Result<Exit, PagerError> {
     let server = Server::new(pager.clone(), wishes, options.state.clone());
     let listening = server.listen(&options.control);
     listening.map_err(|source| PagerError::File { doing: "listen at", path: options.control.clone(), source })?;
+    allocator::give_back();
     let mut threads = Vec::new();
     for number in 0..READERS {
         let pager = pager.clone();
