@@ -1,4 +1,4 @@
-//! Compiles `reseed`, a program of the guest image `tiny`, so that it ships inside of this crate.
+//! Compiles `reseed`, a program of the guest image `tiny`, so that it ships inside of this crate; and says how the binary is linked.
 //!
 //! Always optimised, without std and libc, whatever the profile is: it runs in a guest that has neither.
 
@@ -9,6 +9,9 @@ const SOURCE: &str = "../../images/tiny/reseed.rs";
 fn main() {
     println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-changed=build.rs");
+    // At a fixed address: the loader would otherwise write 4.6 MiB of addresses into each process of ours, and there is one
+    // for each VM.
+    println!("cargo::rustc-link-arg-bins=-no-pie");
     let variable = |name: &str| env::var_os(name).unwrap_or_else(|| panic!("cargo gives a build script {name}"));
     let program = PathBuf::from(variable("OUT_DIR")).join("reseed");
     let mut rustc = Command::new(variable("RUSTC"));

@@ -4,7 +4,6 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -13,6 +12,7 @@ use lucarne_tests::{
     api::Api,
     cloud::{Cloud, Driver},
     image,
+    small_disk::SmallDisk,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -77,25 +77,6 @@ fn a_host_without_qemu_and_one_whose_qemu_dies_say_so() -> anyhow::Result<()> {
     restart(&mut cloud)?;
     let agent = cloud.hosts[0].as_mut().context("there is a host")?;
     agent.await_log("apt-get install qemu-system-x86", PATIENCE).context("an agent without QEMU ends with the remedy")
-}
-
-/// A small file system of the test's own, unmounted at its end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path, size: &str) -> anyhow::Result<Self> {
-        fs::create_dir_all(at)?;
-        let done =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).status()?;
-        ensure!(done.success(), "a tmpfs could not be mounted; this test needs root");
-        Ok(Self(at.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -11,6 +10,7 @@ use lucarne_tests::{
     api::Api,
     cloud::{Cloud, Driver},
     eventually,
+    small_disk::SmallDisk,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ const BOOT: Duration = Duration::from_secs(240);
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Fills a file in memory with bytes that no compression makes smaller, and checks it for ever.
-fn checker(mib: u32) -> String {
+pub(crate) fn checker(mib: u32) -> String {
     format!(
         "#!/bin/sh\n(dd if=/dev/urandom of=/held bs=1M count={mib} 2> /dev/null; was=$(md5sum < /held); n=0\n\
          while :; do is=$(md5sum < /held); n=$((n+1))\n\
@@ -47,7 +47,7 @@ fn rounds(log: &str) -> Vec<u64> {
 pub(crate) struct Scene {
     pub(crate) cloud: Cloud,
     pub(crate) operator: Api,
-    tenant: Api,
+    pub(crate) tenant: Api,
     image: String,
     subnet: String,
 }
@@ -67,7 +67,7 @@ impl Scene {
         Ok(Self { cloud, operator, tenant, image, subnet })
     }
 
-    fn launch(&self, mib: u64, settings: Value, user_data: &str) -> anyhow::Result<String> {
+    pub(crate) fn launch(&self, mib: u64, settings: Value, user_data: &str) -> anyhow::Result<String> {
         let body = json!({"image": self.image, "subnet": self.subnet, "memory": mib * MIB, "user_data": user_data,
             "memory_settings": settings});
         self.tenant.launch(body)
@@ -82,7 +82,7 @@ impl Scene {
     }
 
     /// Waits until each has checked all that it holds `more` times from now on; no check may have failed.
-    fn check_on(&self, instances: &[&String], more: u64) -> anyhow::Result<()> {
+    pub(crate) fn check_on(&self, instances: &[&String], more: u64) -> anyhow::Result<()> {
         for instance in instances {
             let begun = rounds(&self.tenant.log(instance)?).last().copied().unwrap_or_default();
             let goes_on = || {
@@ -211,25 +211,11 @@ fn a_soaker_is_squeezed_until_it_sleeps_and_wakes_where_it_stopped_on_a_host_tha
     assert_sum(&scene.host()?)
 }
 
-/// A file system that is taken away at the end.
-struct Mounted(std::path::PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_for_pages_is_told_and_harms_nobody() -> anyhow::Result<()> {
     let mut mounted = None;
     let scene = Scene::start(200, |cloud| {
-        let place = cloud.host_dir(0).join("memory");
-        std::fs::create_dir_all(&place)?;
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m,mode=711", "none"]).arg(&place).status()?;
-        ensure!(mount.success(), "no file system can be mounted at {}", place.display());
-        mounted = Some(Mounted(place));
+        mounted = Some(SmallDisk::mount(&cloud.host_dir(0).join("memory"), "8m")?);
         Ok(())
     })?;
     let instances = (0..2).map(|_| scene.launch(128, json!({}), &checker(70))).collect::<anyhow::Result<Vec<_>>>()?;

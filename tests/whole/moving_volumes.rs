@@ -1,12 +1,13 @@
 //! Machines that move with their volumes: what was written is there, once, whatever is killed meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use lucarne_tests::{
     api::Api,
     cloud::{Cloud, Driver},
     eventually,
+    small_disk::SmallDisk,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -88,10 +89,15 @@ impl Bed {
         Ok(usize::from(self.operator.get(&format!("/v1/hosts/{host}"))?.ok()?["name"] != "host-1"))
     }
 
+    /// Begins a move.
+    fn is_to_move(&self) -> anyhow::Result<String> {
+        self.tenant.make(&format!("/v1/instances/{}/migrate", self.instance), json!({}), "/id")
+    }
+
     /// Begins a move, and returns when the other host has begun to take it in.
     fn sets_out(&self) -> anyhow::Result<String> {
         let away = 1 - self.home()?;
-        let job = self.tenant.make(&format!("/v1/instances/{}/migrate", self.instance), json!({}), "/id")?;
+        let job = self.is_to_move()?;
         let machine = || (!self.cloud.machines(away).is_empty()).then_some(());
         eventually("the other host has a machine for it", PATIENCE, machine).with_context(|| self.cloud.logs())?;
         Ok(job)
@@ -155,5 +161,63 @@ fn a_volume_that_is_written_all_the_time_moves_with_its_machine() -> anyhow::Res
     bed.is_only_at(1 - home).with_context(|| bed.cloud.logs())?;
     ensure!(moved["moved"]["disk"] == SIZE, "{moved}");
     println!("stood still for {} ms", moved["moved"]["stood_still_millis"]);
+    bed.goes_on()
+}
+
+/// How many agents are killed, by turns that of the host that sends and of the one that receives.
+const KILLS: u32 = 4;
+
+/// One moment in each part of a way, at a place in it that `seed` gives.
+fn moments(seed: u64, way: Duration) -> impl Iterator<Item = Duration> {
+    let place = move |part: u32| {
+        let mut mixed = seed.wrapping_add(u64::from(part)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (f64::from(part) + (mixed >> 40) as f64 / (1 << 24) as f64) / f64::from(KILLS)
+    };
+    (0..KILLS).map(move |part| way.mul_f64(place(part)))
+}
+
+/// Whatever goes wrong on the way, and whenever, in the end one host has the instance with all that it wrote, and is the one
+/// that the record names.
+#[test]
+fn a_move_with_volumes_comes_to_one_end_when_a_disk_is_full_or_an_agent_killed() -> anyhow::Result<()> {
+    let mut bed = Bed::make()?;
+    eventually("it writes", SLOW, || bed.wrote().ok().filter(|wrote| *wrote > 16))?;
+    let home = bed.home()?;
+    bed.cloud.kill_host(1 - home);
+    let small = SmallDisk::mount(&bed.cloud.host_dir(1 - home).join("volumes"), "8m")?;
+    bed.cloud.start_host(1 - home, |_| {})?;
+    let job = bed.sets_out()?;
+    let job = bed.ended(&job)?;
+    let said = job.pointer("/reason/message").and_then(Value::as_str).unwrap_or_default();
+    ensure!(job["state"] == "failed" && said.contains("no space"), "{job}");
+    bed.is_only_at(home)?;
+    bed.cloud.kill_host(1 - home);
+    drop(small);
+    bed.cloud.start_host(1 - home, |_| {})?;
+
+    let began = Instant::now();
+    let job = bed.is_to_move()?;
+    let job = bed.ended(&job)?;
+    ensure!(job["state"] == "done", "{job}\n{}", bed.cloud.logs());
+    let way = began.elapsed();
+    bed.is_only_at(1 - home)?;
+
+    let seed = std::env::var("LUCARNE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    for (kill, moment) in moments(seed, way).enumerate() {
+        let home = bed.home()?;
+        let host = if kill % 2 == 0 { home } else { 1 - home };
+        let job = bed.is_to_move()?;
+        std::thread::sleep(moment);
+        bed.cloud.kill_host(host);
+        bed.cloud.start_host(host, |_| {})?;
+        let job = bed.ended(&job)?;
+        let end = if job["state"] == "done" { 1 - home } else { home };
+        bed.is_only_at(end).with_context(|| {
+            format!("agent {host} was killed {moment:?} after it was to leave {home}, seed {seed}: {job}")
+        })?;
+        bed.wrote()?;
+        println!("{moment:?} of {way:?}, agent {host} of a move from {home}: {}", job["state"]);
+    }
     bed.goes_on()
 }

@@ -104,7 +104,7 @@ async fn keep(layout: &Layout, desired: &Desired) {
     }
 }
 
-/// Sends reports: soon after each change, and at each heartbeat.
+/// Sends reports: soon after each change, in the long run a few in a second, and at each heartbeat.
 pub(crate) async fn send_reports(
     (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
     (mut reports, memory): (watch::Receiver<Report>, watch::Receiver<Option<MemoryReport>>),
@@ -113,7 +113,7 @@ pub(crate) async fn send_reports(
     shutdown: CancellationToken,
 ) {
     let send = async {
-        let mut patience = Patience::new("report");
+        let (mut patience, mut turns) = (Patience::new("report"), Turns::default());
         loop {
             let mut report = reports.borrow_and_update().clone();
             report.dropped_frames = network.dropped_frames().await;
@@ -129,7 +129,7 @@ pub(crate) async fn send_reports(
             let heartbeat = settings.borrow().as_ref().map_or(FIRST_HEARTBEAT, heartbeat_of);
             tokio::select! {
                 changed = reports.changed() => match changed {
-                    Ok(()) => sleep(coalesce).await,
+                    Ok(()) => sleep_until(turns.next(Instant::now()).max(Instant::now() + coalesce)).await,
                     Err(_) => return,
                 },
                 () = sleep_until(sent + heartbeat) => {}
@@ -141,6 +141,28 @@ pub(crate) async fn send_reports(
 
 fn heartbeat_of(settings: &HostSettings) -> Duration {
     Duration::from_millis(settings.heartbeat_millis.clamp(100, 60_000))
+}
+
+/// Reports of changes that may follow each other closely, and from when to when one more may: what a launch has to tell is
+/// told at once, and a host on which something always changes does not keep the controller busy.
+const CLOSELY: u32 = 8;
+const BETWEEN: Duration = Duration::from_millis(250);
+
+/// When reports of changes have their turn.
+#[derive(Debug, Default)]
+struct Turns {
+    /// The last one's turn, had none followed closely.
+    last: Option<Instant>,
+}
+
+impl Turns {
+    /// Of one that is there at `now`.
+    fn next(&mut self, now: Instant) -> Instant {
+        let rested = now.checked_sub(BETWEEN * CLOSELY).unwrap_or(now);
+        let turn = self.last.map_or(rested, |last| last.max(rested)) + BETWEEN;
+        self.last = Some(turn);
+        turn.max(now)
+    }
 }
 
 /// Waits between tries, and tells the log when trouble begins and when it is over.
@@ -167,5 +189,27 @@ impl Patience {
             tracing::info!("could {} again", self.what);
         }
         self.backoff = Backoff::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_of_changes_go_at_once_until_there_have_been_many_and_then_four_in_a_second() {
+        let mut turns = Turns::default();
+        let began = Instant::now() + BETWEEN * CLOSELY;
+        let (mut now, mut sent) = (began, Vec::new());
+        while now < began + Duration::from_secs(60) {
+            now = turns.next(now) + Duration::from_millis(30);
+            sent.push(now - began);
+        }
+        let within = |span: Duration| sent.iter().filter(|at| **at < span).count();
+        assert_eq!(within(Duration::from_millis(260)), CLOSELY as usize, "{sent:?}");
+        assert!(sent.len() < 60 * 4 + CLOSELY as usize + 1, "{}", sent.len());
+        // Who has been silent is as free as at first.
+        let rested = now + BETWEEN * CLOSELY * 2;
+        assert_eq!(turns.next(rested), rested);
     }
 }

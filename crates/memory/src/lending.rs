@@ -32,73 +32,137 @@ impl Standing {
     }
 }
 
-/// All leases of the cloud. A host borrows from one other at a time, and lends to any number.
+/// Hosts from which one may borrow at a time.
+const LENDERS: usize = 4;
+
+/// All leases of the cloud, by who borrows. A host borrows from few others, from one if one has enough, and lends to any number.
 #[derive(Clone, Debug, Default)]
 pub struct Leases {
-    given: BTreeMap<HostId, Lease>,
+    given: BTreeMap<HostId, Vec<Lease>>,
     epoch: u64,
 }
 
 impl Leases {
+    fn all(&self) -> impl Iterator<Item = &Lease> {
+        self.given.values().flatten()
+    }
+
     /// Those in which `host` lends or borrows.
     pub fn of(&self, host: HostId) -> impl Iterator<Item = &Lease> {
-        self.given.values().filter(move |lease| lease.lender == host || lease.borrower == host)
+        self.all().filter(move |lease| lease.lender == host || lease.borrower == host)
     }
 
     /// Takes what all hosts told; returns those whose leases are others now.
     pub fn step(&mut self, now: Moment, hosts: &[Standing]) -> BTreeSet<HostId> {
-        let before = self.given.clone();
-        let offers: BTreeMap<HostId, Bytes> = hosts.iter().map(|host| (host.host, host.offers())).collect();
+        let before = self.by_pair();
+        let mut spare: BTreeMap<HostId, Bytes> = hosts.iter().map(|host| (host.host, host.offers())).collect();
         let wants: BTreeMap<HostId, Bytes> = hosts.iter().map(|host| (host.host, host.wanted)).collect();
-        self.take_back(&offers, &wants);
-        for (borrower, wanted) in by_want(&wants) {
-            self.give(now, borrower, wanted, &offers);
+        self.take_back(&spare, &wants);
+        for lease in self.all() {
+            spare.entry(lease.lender).and_modify(|spare| *spare = *spare - lease.bytes);
         }
-        let changed = before.iter().filter(|(borrower, lease)| self.given.get(borrower) != Some(lease));
-        let given = self.given.iter().filter(|(borrower, lease)| before.get(borrower) != Some(lease));
-        changed.chain(given).flat_map(|(_, lease)| [lease.lender, lease.borrower]).collect()
+        let wants = by_want(&wants);
+        loop {
+            for (borrower, wanted) in &wants {
+                self.give(now, *borrower, *wanted, &mut spare);
+            }
+            // What one host has left behind may be what another still wants.
+            if !wants.iter().any(|(borrower, _)| self.consolidate(*borrower, &mut spare)) {
+                break;
+            }
+        }
+        let after = self.by_pair();
+        let other = |pair: &&(HostId, HostId)| before.get(*pair) != after.get(*pair);
+        before.keys().chain(after.keys()).filter(other).flat_map(|(borrower, lender)| [*borrower, *lender]).collect()
+    }
+
+    fn by_pair(&self) -> BTreeMap<(HostId, HostId), Lease> {
+        self.all().map(|lease| ((lease.borrower, lease.lender), *lease)).collect()
     }
 
     /// What is not offered or not wanted any more. A want must fall to half of what is lent before any is taken back for it:
     /// pages come and go.
     fn take_back(&mut self, offers: &BTreeMap<HostId, Bytes>, wants: &BTreeMap<HostId, Bytes>) {
-        let lent: BTreeMap<HostId, Bytes> =
-            self.given.values().map(|lease| (lease.lender, self.lent_by(lease.lender))).collect();
-        for (borrower, lease) in &mut self.given {
-            let (offered, lent) = (at(offers, lease.lender), at(&lent, lease.lender));
-            let wanted = at(wants, *borrower);
-            if lent > offered {
-                lease.bytes = whole(part(offered, lease.bytes, lent));
-            }
-            if wanted.0 < lease.bytes.0 / 2 {
-                lease.bytes = whole(wanted);
-            }
+        let mut lent: BTreeMap<HostId, Bytes> = BTreeMap::new();
+        for lease in self.all() {
+            let lent = lent.entry(lease.lender).or_default();
+            *lent = *lent + lease.bytes;
         }
-        self.given.retain(|_, lease| lease.bytes >= GRAIN);
+        for (borrower, leases) in &mut self.given {
+            for lease in leases.iter_mut() {
+                let (offered, lent) = (at(offers, lease.lender), at(&lent, lease.lender));
+                if lent > offered {
+                    lease.bytes = whole(part(offered, lease.bytes, lent));
+                }
+            }
+            let (wanted, borrowed) = (at(wants, *borrower), sum(leases));
+            let mut excess = if wanted.0 < borrowed.0 / 2 { borrowed - whole(wanted) } else { Bytes::ZERO };
+            sort(leases);
+            for lease in leases.iter_mut().rev() {
+                let taken = lease.bytes.min(excess);
+                (lease.bytes, excess) = (lease.bytes - taken, excess - taken);
+            }
+            leases.retain(|lease| lease.bytes >= GRAIN);
+        }
+        self.given.retain(|_, leases| !leases.is_empty());
     }
 
-    /// Gives a host what it wants, as far as its lender has it; one that has no lender gets the one with the most to spare.
-    fn give(&mut self, now: Moment, borrower: HostId, wanted: Bytes, offers: &BTreeMap<HostId, Bytes>) {
-        let spare = |lender: HostId| at(offers, lender) - self.lent_by(lender);
-        let goal = Bytes(wanted.0.saturating_add(GRAIN.0 - 1));
-        if let Some(lease) = self.given.get(&borrower) {
-            let more = whole(goal - lease.bytes).min(spare(lease.lender));
-            self.given.entry(borrower).and_modify(|lease| lease.bytes = lease.bytes + more);
-            return;
+    /// Gives a host what it wants: by those who lend to it already, as far as they have it, and then by whoever has the most to
+    /// spare.
+    fn give(&mut self, now: Moment, borrower: HostId, wanted: Bytes, spare: &mut BTreeMap<HostId, Bytes>) {
+        let leases = self.given.entry(borrower).or_default();
+        let mut missing = whole(Bytes(wanted.0.saturating_add(GRAIN.0 - 1))) - sum(leases);
+        sort(leases);
+        for lease in leases.iter_mut() {
+            lease.bytes = lease.bytes + take(spare, lease.lender, &mut missing);
         }
-        // By the id where they are alike, so that the same hosts get the same leases.
-        let lenders = offers.keys().filter(|lender| **lender != borrower);
-        let Some(lender) = lenders.copied().max_by_key(|lender| (spare(*lender), *lender)) else { return };
-        let bytes = whole(goal).min(spare(lender));
-        if bytes >= GRAIN {
+        while missing >= GRAIN && leases.len() < LENDERS {
+            let is_other = |lender: &HostId| *lender != borrower && leases.iter().all(|lease| lease.lender != *lender);
+            // By the id where they are alike, so that the same hosts get the same leases.
+            let others = spare.iter().filter(|(lender, _)| is_other(lender));
+            let Some((lender, _)) = others.max_by_key(|(lender, spare)| (**spare, **lender)) else { break };
+            let lender = *lender;
+            let bytes = take(spare, lender, &mut missing);
+            if bytes < GRAIN {
+                break;
+            }
             self.epoch = self.epoch.saturating_add(1).max(now.0);
-            self.given.insert(borrower, Lease { lender, borrower, bytes, epoch: self.epoch });
+            leases.push(Lease { lender, borrower, bytes, epoch: self.epoch });
         }
+        self.given.retain(|_, leases| !leases.is_empty());
     }
 
-    fn lent_by(&self, lender: HostId) -> Bytes {
-        self.given.values().filter(|lease| lease.lender == lender).map(|lease| lease.bytes).sum()
+    /// Has a borrower's smallest lease taken over by another host that lends to it, when one has twice that to spare: so much
+    /// that the next change there does not drive it out again. Whether that was so.
+    fn consolidate(&mut self, borrower: HostId, spare: &mut BTreeMap<HostId, Bytes>) -> bool {
+        let Some(leases) = self.given.get_mut(&borrower) else { return false };
+        sort(leases);
+        let Some((smallest, others)) = leases.split_last_mut() else { return false };
+        let has_room = |lease: &&mut Lease| at(spare, lease.lender).0 / 2 >= smallest.bytes.0;
+        let Some(larger) = others.iter_mut().find(has_room) else { return false };
+        larger.bytes = larger.bytes + smallest.bytes;
+        spare.entry(larger.lender).and_modify(|spare| *spare = *spare - smallest.bytes);
+        spare.entry(smallest.lender).and_modify(|spare| *spare = *spare + smallest.bytes);
+        leases.pop();
+        true
     }
+}
+
+/// What a host has to spare of what is missing, in whole grains; it is neither afterwards.
+fn take(spare: &mut BTreeMap<HostId, Bytes>, lender: HostId, missing: &mut Bytes) -> Bytes {
+    let Some(spare) = spare.get_mut(&lender) else { return Bytes::ZERO };
+    let taken = whole((*missing).min(*spare));
+    (*missing, *spare) = (*missing - taken, *spare - taken);
+    taken
+}
+
+/// The largest first.
+fn sort(leases: &mut [Lease]) {
+    leases.sort_by_key(|lease| (std::cmp::Reverse(lease.bytes), lease.epoch));
+}
+
+fn sum(leases: &[Lease]) -> Bytes {
+    leases.iter().map(|lease| lease.bytes).sum()
 }
 
 /// Those who want anything, the most first.
@@ -139,10 +203,21 @@ pub fn divide(whole: u64, sizes: &[u64]) -> Vec<u64> {
     sizes.iter().map(part).collect()
 }
 
-/// What each VM may have in the memory that its host borrows: by what it has on disk, or there already.
-pub fn rooms(lease: Bytes, away: &[Pages]) -> Vec<Pages> {
+/// What each VM may have under each lease of its host, by what it has on disk or there already. Laid in a row, VMs beside
+/// leases, so that few of them have their pages in more places than one, and those all have that do not fit into one.
+pub fn rooms(leases: &[Bytes], away: &[Pages]) -> Vec<Vec<Pages>> {
+    let leases: Vec<u64> = leases.iter().map(|lease| lease.0 / Pages::SIZE).collect();
     let sizes: Vec<u64> = away.iter().map(|pages| pages.0).collect();
-    divide(lease.0 / Pages::SIZE, &sizes).into_iter().map(Pages).collect()
+    let mut left = leases.clone();
+    let mut lay = |mut room: u64| {
+        let take = |left: &mut u64| {
+            let taken = room.min(*left);
+            (room, *left) = (room - taken, *left - taken);
+            Pages(taken)
+        };
+        left.iter_mut().map(take).collect()
+    };
+    divide(leases.iter().sum(), &sizes).into_iter().map(&mut lay).collect()
 }
 
 /// One host's own word on what it lends.

@@ -2,7 +2,7 @@
 //!
 //! Read it in this order; `docs/book/memory.md` tells the same for operators:
 //! - of one VM's pages: [`run`], their shape; [`residency`], which are here and which leave next, by a [`policy`];
-//!   [`looks`], when access bits are worth a look; [`refaults`], how far away those were that came back; [`prefetch`], which come back together;
+//!   [`looks`], when access bits are worth a look; [`refaults`], how far away those were that came back;
 //! - of one VM among others: [`settings`], what an owner may ask for; [`bucket`], what it must give back; [`governor`], what
 //!   each VM of a host may hold, run with and give up;
 //! - of the cloud: [`oversubscription`], what may be promised on a host; [`lending`], whose idle memory keeps whose pages;
@@ -18,7 +18,6 @@ pub mod looks;
 pub mod moves;
 pub mod oversubscription;
 pub mod policy;
-pub mod prefetch;
 pub mod price;
 pub mod refaults;
 pub mod residency;

@@ -76,8 +76,8 @@ impl Client {
         self.tell("pin", &Request::SetPinned { pinned })
     }
     /// See [`Request::SetRemote`].
-    pub fn set_remote(&mut self, remote: Option<Borrowing>) -> Result<(), ClientError> {
-        self.tell("keep copies elsewhere", &Request::SetRemote { remote: remote.map(Box::new) })
+    pub fn set_remote(&mut self, remote: Vec<Borrowing>) -> Result<(), ClientError> {
+        self.tell("keep copies elsewhere", &Request::SetRemote { remote })
     }
     /// See [`Request::Terminate`].
     pub fn terminate(mut self) -> Result<(), ClientError> {

@@ -43,9 +43,9 @@ pub enum Request {
     SetPinned {
         pinned: bool,
     },
-    /// Keep copies of what is on the disk in this other host's memory too, or nowhere any more; answered at once.
+    /// Keep copies of what is on the disk in these other hosts' memory too, each page's in one of them; answered at once.
     SetRemote {
-        remote: Option<Box<Borrowing>>,
+        remote: Vec<Borrowing>,
     },
     /// Send out all that is resident now, whatever the target is, and put the store and its index on the disk; answered
     /// when that is done. Of a guest that is stopped nothing is left: this is the memory's part of a hibernation.

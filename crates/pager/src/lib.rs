@@ -29,6 +29,7 @@ pub mod lender;
 pub mod shim;
 pub mod snapshot;
 
+mod allocator;
 mod disk;
 mod eviction;
 mod exit;

@@ -29,8 +29,8 @@ pub(crate) enum Away {
     Compressed(Copy, u16),
     /// In the store, in this slot.
     Ssd(Copy),
-    /// In the store, in this slot, and in another host's memory.
-    Remote(Copy),
+    /// In the store, in this slot, and in another host's memory, under this loan.
+    Remote(Copy, LoanNumber),
     /// In the snapshot that the guest goes on from, where it stays when the page comes back.
     Snapshot,
 }
@@ -42,6 +42,13 @@ pub(crate) struct Copy {
     pub(crate) generation: u64,
 }
 
+/// Which of the loans of other hosts' memory that the VM has: several hosts may have parts of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LoanNumber(pub(crate) u8);
+
+/// Loans that a VM has at most.
+pub(crate) const LOANS: usize = 4;
+
 impl Away {
     pub(crate) const fn place(self) -> Place {
         match self {
@@ -49,22 +56,14 @@ impl Away {
             Self::Compressed(..) => Place::Compressed,
             Self::Ssd(_) => Place::Ssd,
             Self::Snapshot => Place::Snapshot,
-            Self::Remote(_) => Place::Remote,
+            Self::Remote(..) => Place::Remote,
         }
     }
 
     /// As it is written down. What lies with a lender may be gone with it; what counts is what is on the disk.
     pub(crate) const fn recorded(self) -> Self {
         match self {
-            Self::Remote(copy) => Self::Ssd(copy),
-            other => other,
-        }
-    }
-
-    /// What it is when a lender has a copy too.
-    pub(crate) const fn lent(self) -> Self {
-        match self {
-            Self::Ssd(copy) => Self::Remote(copy),
+            Self::Remote(copy, _) => Self::Ssd(copy),
             other => other,
         }
     }
@@ -72,7 +71,7 @@ impl Away {
     const fn generation(self) -> Option<u64> {
         match self {
             Self::SameFilled(_) | Self::Snapshot => None,
-            Self::Compressed(copy, _) | Self::Ssd(copy) | Self::Remote(copy) => Some(copy.generation),
+            Self::Compressed(copy, _) | Self::Ssd(copy) | Self::Remote(copy, _) => Some(copy.generation),
         }
     }
 }
@@ -96,8 +95,8 @@ enum Motion {
     Going,
 }
 
-/// State and motion of a page in 16 octets: 4 bits of place, 4 of motion, 16 of length, 32 of place, 48 of generation;
-/// of a same-filled page 64 bits of value instead of the latter two.
+/// State and motion of a page in 16 octets: 4 bits of place, 4 of motion, 16 of length or loan, 32 of place, 48 of
+/// generation; of a same-filled page 64 bits of value instead of the latter two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Word(u128);
 
@@ -123,7 +122,7 @@ impl Word {
             State::Away(Away::SameFilled(value)) => SAME_FILLED | (value as u128) << 64,
             State::Away(Away::Compressed(copy, length)) => COMPRESSED | (length as u128) << 8 | copy.packed(),
             State::Away(Away::Ssd(copy)) => SSD | copy.packed(),
-            State::Away(Away::Remote(copy)) => REMOTE | copy.packed(),
+            State::Away(Away::Remote(copy, loan)) => REMOTE | (loan.0 as u128) << 8 | copy.packed(),
             State::Away(Away::Snapshot) => SNAPSHOT,
         };
         Self(state | motion)
@@ -159,7 +158,7 @@ impl Word {
             KEPT => State::Kept(copy),
             SAME_FILLED => State::Away(Away::SameFilled((self.0 >> 64) as u64)),
             COMPRESSED => State::Away(Away::Compressed(copy, (self.0 >> 8) as u16)),
-            REMOTE => State::Away(Away::Remote(copy)),
+            REMOTE => State::Away(Away::Remote(copy, LoanNumber((self.0 >> 8) as u8))),
             SNAPSHOT => State::Away(Away::Snapshot),
             _ => State::Away(Away::Ssd(copy)),
         }
@@ -246,6 +245,8 @@ pub(crate) struct Reach {
 pub(crate) struct Places {
     words: Vec<Stored>,
     counts: PagesByPlace,
+    /// Of the remote ones, those under each loan.
+    lent: [Pages; LOANS],
     /// Pages that have kept a copy.
     kept: u64,
 }
@@ -264,7 +265,7 @@ impl Places {
             *word = Word::new(state, Motion::Still);
             *counts.at_mut(place(state)) += Pages(1);
         }
-        Self { words: words.into_iter().map(Stored::new).collect(), counts, kept: 0 }
+        Self { words: words.into_iter().map(Stored::new).collect(), counts, lent: [Pages::ZERO; LOANS], kept: 0 }
     }
 
     pub(crate) const fn len(&self) -> u64 {
@@ -272,6 +273,10 @@ impl Places {
     }
     pub(crate) const fn counts(&self) -> PagesByPlace {
         self.counts
+    }
+    /// Pages of which the lender of this loan has a copy.
+    pub(crate) fn lent(&self, loan: LoanNumber) -> Pages {
+        self.lent.get(usize::from(loan.0)).copied().unwrap_or_default()
     }
     pub(crate) fn place(&self, page: u64) -> Place {
         place(self.word(page).state())
@@ -503,9 +508,22 @@ impl Places {
         let Some(stored) = self.words.get_mut(page as usize) else { return };
         *self.counts.at_mut(place(word.state())) -= Pages(1);
         *self.counts.at_mut(place(state)) += Pages(1);
+        if let Some(lent) = loan(word.state()).and_then(|loan| self.lent.get_mut(loan)) {
+            *lent -= Pages(1);
+        }
+        if let Some(lent) = loan(state).and_then(|loan| self.lent.get_mut(loan)) {
+            *lent += Pages(1);
+        }
         self.kept -= u64::from(matches!(word.state(), State::Kept(_)));
         self.kept += u64::from(matches!(state, State::Kept(_)));
         *stored = Stored::new(Word::new(state, motion));
+    }
+}
+
+const fn loan(state: State) -> Option<usize> {
+    match state {
+        State::Away(Away::Remote(_, loan)) => Some(loan.0 as usize),
+        _ => None,
     }
 }
 

@@ -31,13 +31,13 @@ use rustix::{
 };
 
 use crate::{
-    disk,
+    allocator, disk,
     eviction::Evictor,
     exit::{Ending, Exit},
     guest::Guest,
     index::{Identity, Index},
     pager::{Book, Pager, Steering, Tally},
-    places::{Away, Copy, Places, Word},
+    places::{Away, Copy, LOANS, LoanNumber, Places, Word},
     pool::Pool,
     remote::{Remote, bringing::Bringer},
     seal::Sealer,
@@ -136,14 +136,18 @@ fn run_with(options: &Options, observer: Observer) -> Result<Exit, PagerError> {
     let server = Server::new(pager.clone(), wishes, options.state.clone());
     let listening = server.listen(&options.control);
     listening.map_err(|source| PagerError::File { doing: "listen at", path: options.control.clone(), source })?;
+    allocator::give_back();
     let mut threads = Vec::new();
     for number in 0..READERS {
         let pager = pager.clone();
         threads.push(start(&format!("faults-{number}"), move || pager.serve())?);
     }
-    let (evicted, lent) = (pager.clone(), pager.clone());
+    let evicted = pager.clone();
     threads.push(start("eviction", move || Evictor::new(evicted, index, wished).run())?);
-    threads.push(start("remote", move || Bringer::new(lent).run())?);
+    for number in (0..LOANS as u8).map(LoanNumber) {
+        let pager = pager.clone();
+        threads.push(start(&format!("remote-{}", number.0), move || Bringer::new(pager, number).run())?);
+    }
     if pager.guest.wake(pager.guest.all()).is_err() {
         pager.ending.begin(Exit::MachineGone);
     }

@@ -126,7 +126,7 @@ impl Server {
             }
             Request::SetPolicy { policy } => self.change_policy(policy),
             Request::SetRemote { remote } => {
-                self.pager.sources.remote.set(remote.map(|remote| *remote));
+                self.pager.sources.remote.set(remote);
                 Reply::Done
             }
             Request::EvictAll => self.evict_all(),

@@ -130,7 +130,7 @@ impl Sources {
             Away::SameFilled(_) => &SameFilled,
             Away::Compressed(..) => &self.pool,
             Away::Ssd(_) => &*self.store,
-            Away::Remote(_) => &self.remote,
+            Away::Remote(..) => &self.remote,
             Away::Snapshot => &self.snapshot,
         }
     }

@@ -218,7 +218,7 @@ impl Evictor {
     fn copies_in(&self, slots: &Range<u32>) -> Vec<(u64, Away, Copy)> {
         let there = |(page, away)| match away {
             // One that a lender has too is brought to it again.
-            Away::Ssd(copy) | Away::Remote(copy) if slots.contains(&copy.at) => Some((page, away, copy)),
+            Away::Ssd(copy) | Away::Remote(copy, _) if slots.contains(&copy.at) => Some((page, away, copy)),
             _ => None,
         };
         let mut found = Vec::new();
@@ -263,7 +263,8 @@ impl Evictor {
             // Back again, if it is not recorded; one that has come back meanwhile has freed its new copy itself.
             let back = recorded.is_err() && {
                 let places = &mut self.pager.book().places;
-                [new, new.lent()].into_iter().any(|now| places.move_copy(page, now, old))
+                let now = places.away(page).filter(|now| now.recorded() == new);
+                now.is_some_and(|now| places.move_copy(page, now, old))
             };
             self.pager.sources.free(if back { new } else { old });
         }

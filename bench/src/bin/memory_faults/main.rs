@@ -91,7 +91,7 @@ fn remote() -> Result<Option<Vec<String>>> {
     let mut scene = Scene::start(PAGES, 0)?;
     scene.machine.ask("fill noise")?;
     let (_lender, borrowing) = lender::start(scene.folder.path())?;
-    scene.client.set_remote(Some(borrowing))?;
+    scene.client.set_remote(vec![borrowing])?;
     scene.send_out()?;
     scene.until(|pages| pages.remote.0 == PAGES)?;
     let answer = scene.machine.ask("touch 16")?;

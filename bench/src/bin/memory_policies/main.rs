@@ -6,6 +6,7 @@
 //! of every access, in order.
 
 mod guests;
+mod prefetch;
 mod recording;
 mod replay;
 mod rivals;

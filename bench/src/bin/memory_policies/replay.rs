@@ -8,13 +8,15 @@ use std::time::Duration;
 use lucarne_memory::{
     looks::Looks,
     policy::Arrival,
-    prefetch::Prefetch,
     residency::Residency,
     run::{Run, Scan},
 };
 use lucarne_model::{Pages, memory::EvictionPolicy};
 
-use crate::recording::{Event, Trace};
+use crate::{
+    prefetch::Prefetch,
+    recording::{Event, Trace},
+};
 
 /// Something that holds pages and is told of touches.
 pub(crate) trait Contender {

@@ -178,6 +178,21 @@ mod tests {
         fs::write(folder.path().join("cgroup.controllers"), "memory cpu io\n").unwrap();
         let (version, place) = find_in(folder.path()).unwrap();
         assert_eq!((version, place.file_name().unwrap().to_str()), (Version::Two, Some(OURS)));
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        assert_eq!(read(&folder.path().join("cgroup.subtree_control")), "+cpu");
+        assert_eq!(read(&place.join("cgroup.subtree_control")), "+cpu");
+        let instance = InstanceId::from_bits(7);
+        let mut groups = CpuGroups { place: Ok((version, place.clone())), given: BTreeMap::new() };
+        let mut told = |share: CpuShare| {
+            groups.give(instance, 4711, share).unwrap();
+            ["cpu.weight", "cpu.max", "cgroup.procs"].map(|file| read(&place.join(instance.to_string()).join(file)))
+        };
+        assert_eq!(told(CpuShare { weight: 1, quota: Some(500) }), ["1", "50000 100000", "4711"]);
+        assert_eq!(
+            told(CpuShare { weight: 200, quota: None }),
+            ["200", "max 100000", "4711"],
+            "it is no soaker any more"
+        );
         fs::write(folder.path().join("cgroup.controllers"), "memory\n").unwrap();
         assert!(find_in(folder.path()).is_err());
     }

@@ -116,10 +116,10 @@ impl Governing {
     /// Tells pagers where they may keep copies; those that keep none and are to keep none need not be told.
     async fn borrow(&self, all: &[One<'_>], samples: &[Sample]) {
         let borrowings = self.loans.borrowings(samples);
-        let tell = async |(one, (instance, lender)): (&One<'_>, (InstanceId, Option<Borrowing>))| {
+        let tell = async |(one, (instance, lenders)): (&One<'_>, (InstanceId, Vec<Borrowing>))| {
             let Some(pager) = one.guest.kept().pager.clone() else { return };
-            if (lender.is_some() || one.sample.borrows())
-                && let Err(error) = pager.borrow_from(lender).await
+            if (!lenders.is_empty() || one.sample.borrows())
+                && let Err(error) = pager.borrow_from(lenders).await
             {
                 tracing::debug!(%instance, error = chain(&error), "a pager was not told who lends to it");
             }

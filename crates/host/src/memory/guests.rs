@@ -224,7 +224,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Takes over the VMs that run, with their pagers, and those that sleep. Returns the latter.
+    /// Takes over the VMs that run, with their pagers, and those that sleep. Returns the latter. Of those, some may have lost
+    /// what wakes them: that they are over is told like any end.
     pub(crate) async fn adopt(&self, running: &[Machine]) -> Vec<MachineSpec> {
         for Machine { spec, .. } in running {
             let shared = &self.0;
@@ -243,6 +244,11 @@ impl Memory {
 
     fn adopt_sleeper(&self, Sleeper { spec, pages }: Sleeper) -> MachineSpec {
         self.0.guest(spec.instance).falls_asleep(pages);
+        if let Err(error) = self.0.kept_key(spec.instance) {
+            let (shared, lost) = (self.0.clone(), spec.clone());
+            // Whoever listens adopts first.
+            tokio::spawn(async move { shared.is_lost(&lost, &error).await });
+        }
         spec
     }
 

@@ -115,23 +115,29 @@ impl Loans {
         });
     }
 
-    /// Where each of these VMs may keep copies of its pages; none: nowhere.
-    pub(crate) fn borrowings(&self, samples: &[Sample]) -> Vec<(InstanceId, Option<Borrowing>)> {
+    /// Where each of these VMs may keep copies of its pages; nothing: nowhere.
+    pub(crate) fn borrowings(&self, samples: &[Sample]) -> Vec<(InstanceId, Vec<Borrowing>)> {
         let away: Vec<Pages> = samples.iter().map(Sample::stored).collect();
-        let lease = self.borrowed();
-        let bytes = lease.as_ref().map_or(Bytes::ZERO, |(lease, _)| lease.lease.bytes);
-        let rooms = samples.iter().zip(rooms(bytes, &away));
-        rooms.map(|(sample, room)| (sample.instance, borrowing(lease.as_ref(), room))).collect()
+        let (leases, identity) = self.borrowed().unzip();
+        let leases = leases.unwrap_or_default();
+        let bytes: Vec<Bytes> = leases.iter().map(|lease| lease.lease.bytes).collect();
+        let borrowings = |rooms: Vec<Pages>| {
+            let rooms = leases.iter().zip(rooms).zip(identity.iter().cycle());
+            rooms.filter_map(|((lease, room), identity)| borrowing(lease, identity, room)).collect()
+        };
+        let rooms = samples.iter().zip(rooms(&bytes, &away));
+        rooms.map(|(sample, rooms)| (sample.instance, borrowings(rooms))).collect()
     }
 
-    /// The lease in which this host borrows, and as whom.
-    fn borrowed(&self) -> Option<(DesiredLease, Identity)> {
-        let settings = self.word.settings.borrow().clone()?;
+    /// The leases in which this host borrows, the oldest first, and as whom.
+    fn borrowed(&self) -> Option<(Vec<DesiredLease>, Identity)> {
+        let HostSettings { host, certificate, host_authority, .. } = self.word.settings.borrow().clone()?;
+        let identity = Identity { key: self.tools.as_ref()?.key.clone(), certificate, authority: host_authority? };
         let desired = self.word.desired.borrow();
-        let lease = *desired.leases.iter().find(|lease| lease.lease.borrower == settings.host)?;
-        let HostSettings { certificate, host_authority, .. } = settings;
-        let authority = host_authority?;
-        Some((lease, Identity { key: self.tools.as_ref()?.key.clone(), certificate, authority }))
+        let mut leases: Vec<DesiredLease> =
+            desired.leases.iter().filter(|lease| lease.lease.borrower == host).copied().collect();
+        leases.sort_by_key(|lease| lease.lease.epoch);
+        Some((leases, identity))
     }
 }
 
@@ -140,11 +146,10 @@ fn leases(desired: &watch::Receiver<Arc<Desired>>) -> impl Iterator<Item = Lease
     (0..desired.leases.len()).map(move |at| desired.leases[at].lease)
 }
 
-fn borrowing(lease: Option<&(DesiredLease, Identity)>, room: Pages) -> Option<Borrowing> {
-    let (DesiredLease { lease, address }, identity) = lease?;
+fn borrowing(DesiredLease { lease, address }: &DesiredLease, identity: &Identity, room: Pages) -> Option<Borrowing> {
     let (lender, epoch) = (lease.lender, lease.epoch);
-    let identity = identity.clone();
-    (room > Pages::ZERO).then_some(Borrowing { lender, address: *address, epoch, room, identity })
+    let borrowing = || Borrowing { lender, address: *address, epoch, room, identity: identity.clone() };
+    (room > Pages::ZERO).then(borrowing)
 }
 
 /// The lender's process, whichever that is by now.

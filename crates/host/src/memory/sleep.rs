@@ -55,6 +55,11 @@ pub(super) enum SleepError {
         #[source]
         cause: io::Error,
     },
+    #[error(
+        "this machine was started anew since, and the key of its memory was in the machine's own memory alone: what it had \
+         there is lost, and what was written to its volumes is not"
+    )]
+    KeyLost,
     #[error("what wakes it could not be {doing}")]
     Record {
         doing: &'static str,
@@ -125,19 +130,32 @@ impl Shared {
             }
             Err(error) => {
                 guest.kept().pager = None;
-                let said = format!("it slept and could not be woken: {}", chain(error));
-                let generation = sleeper.spec.generation;
-                let why = EndOfMachine::Died { said };
-                self.tell_end(MachineEvent::Ended { instance, generation, why }).await;
+                self.is_lost(&sleeper.spec, error).await;
             }
         }
         forget(&self.layout, instance);
         woken
     }
 
+    /// A VM that sleeps is over, and what it had in its memory with it.
+    pub(super) async fn is_lost(&self, spec: &MachineSpec, error: &SleepError) {
+        let said = format!("it slept and could not be woken: {}", chain(error));
+        let (instance, generation, why) = (spec.instance, spec.generation, EndOfMachine::Died { said });
+        self.tell_end(MachineEvent::Ended { instance, generation, why }).await;
+        forget(&self.layout, instance);
+    }
+
+    /// What opens the pages of a VM that sleeps.
+    pub(super) fn kept_key(&self, instance: InstanceId) -> Result<PageKey, SleepError> {
+        read_key(&self.layout, instance).map_err(|cause| match cause.kind() {
+            io::ErrorKind::NotFound => SleepError::KeyLost,
+            _ => SleepError::Key { doing: "read", cause },
+        })
+    }
+
     async fn try_to_wake(&self, spec: &MachineSpec, guest: &Guest, wishes: Wishes) -> Result<(), SleepError> {
         let instance = spec.instance;
-        let key = read_key(&self.layout, instance).map_err(|cause| SleepError::Key { doing: "read", cause })?;
+        let key = self.kept_key(instance)?;
         let paging = self.paging(instance).ok_or(SleepError::NoPager)?;
         let spec = MachineSpec { paging: Some(Paging { key: Some(key), ..paging }), ..spec.clone() };
         self.watch(&spec, guest, wishes);

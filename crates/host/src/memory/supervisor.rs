@@ -116,9 +116,9 @@ impl Pager {
         self.talk.clone().blocking(|client, _| client.statistics()).await
     }
 
-    /// Has copies kept in another host's memory, or nowhere.
-    pub(crate) async fn borrow_from(&self, lender: Option<Borrowing>) -> Result<(), ClientError> {
-        self.talk.clone().blocking(|client, _| client.set_remote(lender)).await
+    /// Has copies kept in these hosts' memory, and nowhere else.
+    pub(crate) async fn borrow_from(&self, lenders: Vec<Borrowing>) -> Result<(), ClientError> {
+        self.talk.clone().blocking(|client, _| client.set_remote(lenders)).await
     }
 
     /// Sends all pages out; what is resident afterwards.

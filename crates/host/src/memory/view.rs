@@ -65,7 +65,7 @@ impl Sample {
 
     /// Whether another host has copies of its pages, or is asked for them.
     pub(crate) fn borrows(&self) -> bool {
-        self.told.as_ref().is_some_and(|told| told.remote.lender.is_some() || told.pages.remote > Pages::ZERO)
+        self.told.as_ref().is_some_and(|told| !told.remote.lenders.is_empty() || told.pages.remote > Pages::ZERO)
     }
 
     /// Its pages that would come back from the disk. One that sleeps waits for none.

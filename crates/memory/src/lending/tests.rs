@@ -14,7 +14,7 @@ fn standing(number: u64, lendable: u64, wanted: u64) -> Standing {
 }
 
 fn all(leases: &Leases) -> Vec<Lease> {
-    leases.given.values().copied().collect()
+    leases.all().copied().collect()
 }
 
 fn told(dice: &mut Dice) -> Vec<Standing> {
@@ -24,13 +24,30 @@ fn told(dice: &mut Dice) -> Vec<Standing> {
     hosts.into_iter().map(told).collect()
 }
 
+fn lent_by(leases: &Leases, host: HostId) -> Bytes {
+    leases.all().filter(|lease| lease.lender == host).map(|lease| lease.bytes).sum()
+}
+
 fn assert_laws(leases: &Leases, hosts: &[Standing]) {
     let of = |host| hosts.iter().find(|told| told.host == host);
     for lease in all(leases) {
         let (lender, borrower) = (of(lease.lender).expect("there"), of(lease.borrower).expect("there"));
         assert!(lease.lender != lease.borrower && lease.bytes >= GRAIN && lease.bytes.0 % GRAIN.0 == 0);
         assert!(lender.wanted < GRAIN, "who borrows does not lend");
-        assert!(lease.bytes.0 / 2 <= borrower.wanted.0.saturating_add(GRAIN.0), "{lease:?} for {borrower:?}");
+        let borrowed = sum(&leases.given[&lease.borrower]);
+        assert!(borrowed.0 / 2 <= borrower.wanted.0.saturating_add(GRAIN.0), "{borrowed} for {borrower:?}");
+    }
+    for of_one in leases.given.values() {
+        assert!((1..=LENDERS).contains(&of_one.len()));
+        assert!(of_one.iter().map(|lease| lease.lender).collect::<BTreeSet<_>>().len() == of_one.len());
+        let smallest = of_one.iter().map(|lease| lease.bytes).min().expect("one");
+        let spare = |lease: &Lease| of(lease.lender).expect("there").offers() - lent_by(leases, lease.lender);
+        // Of several of the same size any may be the one that could have gone.
+        let is_smallest = |lease: &Lease| lease.bytes == smallest;
+        assert!(
+            of_one.iter().filter(|lease| !is_smallest(lease)).all(|lease| spare(lease).0 / 2 < smallest.0),
+            "one of {of_one:?} would have room for another"
+        );
     }
     for told in hosts {
         let lent: u128 =
@@ -143,6 +160,42 @@ fn a_lender_that_needs_its_memory_or_is_gone_gets_it_back() {
 
 #[test]
 fn each_vm_gets_room_by_what_it_has_away() {
-    assert_eq!(rooms(Bytes::mib(4), &[Pages(30), Pages(0), Pages(10)]), [Pages(768), Pages(0), Pages(256)]);
-    assert_eq!(rooms(Bytes::mib(4), &[Pages(0)]), [Pages(0)]);
+    let one = rooms(&[Bytes::mib(4)], &[Pages(30), Pages(0), Pages(10)]);
+    assert_eq!(one, [[Pages(768)], [Pages(0)], [Pages(256)]]);
+    assert_eq!(rooms(&[Bytes::mib(4)], &[Pages(0)]), [[Pages(0)]]);
+    assert_eq!(rooms(&[], &[Pages(7)]), [[]]);
+}
+
+#[test]
+fn a_vm_that_does_not_fit_under_one_lease_has_the_rest_under_the_next() {
+    let two = rooms(&[Bytes::mib(2), Bytes::mib(2)], &[Pages(30), Pages(10)]);
+    assert_eq!(two, [[Pages(512), Pages(256)], [Pages(0), Pages(256)]]);
+    let three = rooms(&[Bytes::mib(1), Bytes::mib(1), Bytes::mib(1)], &[Pages(9)]);
+    assert_eq!(three, [[Pages(256), Pages(256), Pages(256)]]);
+}
+
+/// One host's want on several hosts at once, and on one when that has room for all of it.
+#[test]
+fn what_one_lender_has_not_another_lends_until_one_has_all_of_it() {
+    let mut leases = Leases::default();
+    let hosts = |first, second| [standing(0, 0, 400), standing(1, first, 0), standing(2, second, 0)];
+    let lent = |leases: &Leases| {
+        let lent: BTreeMap<HostId, u64> = all(leases).iter().map(|one| (one.lender, one.bytes.0 >> 20)).collect();
+        lent.into_iter().collect::<Vec<_>>()
+    };
+    leases.step(Moment(1), &hosts(160, 272));
+    assert_eq!(lent(&leases), [(host(1), 128), (host(2), 272)]);
+    leases.step(Moment(2), &hosts(160, 448));
+    assert_eq!(
+        lent(&leases),
+        [(host(1), 128), (host(2), 272)],
+        "it would be full, and the next change drive it out again"
+    );
+    let changed = leases.step(Moment(3), &hosts(160, 528));
+    assert_eq!(lent(&leases), [(host(2), 400)]);
+    assert_eq!(changed, BTreeSet::from([host(0), host(1), host(2)]));
+    leases.step(Moment(4), &hosts(160, 64));
+    assert_eq!(lent(&leases), [(host(1), 160), (host(2), 64)]);
+    leases.step(Moment(5), &[standing(0, 0, 100), standing(1, 160, 0), standing(2, 64, 0)]);
+    assert_eq!(lent(&leases), [(host(1), 112)], "the smallest goes first");
 }

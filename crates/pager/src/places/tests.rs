@@ -186,7 +186,7 @@ impl World {
         match away {
             Away::SameFilled(value) => value,
             Away::Snapshot => in_snapshot(page),
-            Away::Compressed(copy, _) | Away::Ssd(copy) | Away::Remote(copy) => {
+            Away::Compressed(copy, _) | Away::Ssd(copy) | Away::Remote(copy, _) => {
                 let (of, value) = self.copies[&copy.generation];
                 assert_eq!(of, page);
                 value
@@ -267,7 +267,10 @@ impl World {
     fn lend(&mut self, page: Option<u64>) {
         for page in page.map_or(0..PAGES, |page| page..page + 1) {
             let Some(away) = self.places.away(page) else { continue };
-            let other = if matches!(away, Away::Remote(_)) { away.recorded() } else { away.lent() };
+            let other = match away {
+                Away::Ssd(copy) => Away::Remote(copy, LoanNumber((page % LOANS as u64) as u8)),
+                other => other.recorded(),
+            };
             // One that moves stays what it is.
             let _ = self.places.move_copy(page, away, other);
         }
@@ -389,9 +392,12 @@ proptest! {
                 prop_assert_eq!(Stored::new(moving).word(), moving);
             }
         }
-        let lent = Word::away(Away::Remote(copy));
-        prop_assert_eq!(lent.as_away(), Some(Away::Remote(copy)));
-        prop_assert_eq!(Word::from_bits(lent.to_bits()), None, "no index speaks of a lender");
+        for loan in (0..LOANS as u8).map(LoanNumber) {
+            let lent = Word::away(Away::Remote(copy, loan));
+            prop_assert_eq!(lent.as_away(), Some(Away::Remote(copy, loan)));
+            prop_assert_eq!(Stored::new(lent).word(), lent);
+            prop_assert_eq!(Word::from_bits(lent.to_bits()), None, "no index speaks of a lender");
+        }
     }
 
     #[test]

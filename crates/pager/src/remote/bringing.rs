@@ -1,8 +1,8 @@
-//! Brings copies of pages that are on the disk to the lender, and keeps the lines to it open.
+//! Brings copies of pages that are on the disk to one lender, and keeps the lines to it open.
 //!
-//! Owns the session: what it brought is there for as long as its connection stands. A page counts as remote when the lender
-//! has said that it has it, and not any more when the lender says that it gave it up, when the session ends, or when the VM
-//! may have less there. All of it runs on a thread of its own, which faults never wait for.
+//! Owns the session of one loan: what it brought is there for as long as its connection stands. A page counts as remote when
+//! the lender has said that it has it, and not any more when the lender says that it gave it up, when the session ends, or when
+//! the VM may have less there. All of it runs on a thread of its own, which faults never wait for.
 
 use std::{
     sync::Arc,
@@ -10,12 +10,12 @@ use std::{
 };
 
 use lucarne_memory::run::Run;
-use lucarne_model::{Pages, memory::Place};
+use lucarne_model::Pages;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::ClientConfig;
 
 use super::{
-    Borrowing,
+    Borrowing, Loan,
     line::{Line, LineError},
     patience::Patience,
 };
@@ -23,12 +23,13 @@ use crate::{
     disk::Disk,
     page::zeroed,
     pager::{Pager, locked},
-    places::{Away, Copy},
+    places::{Away, Copy, LOANS, LoanNumber},
     wire::{Answer, Ask, BATCH, Brought, GivenUp, Hello, NAMES, Role, VERSION},
 };
 
-/// How often it is looked whether there is anything to do.
+/// How often it is looked whether there is anything to do, and whether anybody lends at all.
 const INTERVAL: Duration = Duration::from_millis(50);
+const IDLE_INTERVAL: Duration = Duration::from_millis(200);
 /// How often a lender is asked what it gave up, and whether it is there, when there is nothing else to say.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A line that lasted so long was a good one: the next one is opened at once.
@@ -42,6 +43,7 @@ struct Session {
     config: Arc<ClientConfig>,
     number: u64,
     line: Line,
+    disk: Disk,
     asked: Instant,
     /// The lender took less than it was brought: until then nothing more is.
     full_until: Option<Instant>,
@@ -49,7 +51,7 @@ struct Session {
 
 pub(crate) struct Bringer {
     pager: Arc<Pager>,
-    disk: Disk,
+    number: LoanNumber,
     session: Option<Session>,
     began: Instant,
     /// With the lender, and with the line of faults.
@@ -61,11 +63,21 @@ pub(crate) struct Bringer {
 }
 
 impl Bringer {
-    pub(crate) fn new(pager: Arc<Pager>) -> Self {
+    pub(crate) fn new(pager: Arc<Pager>, number: LoanNumber) -> Self {
         let (patience, line_patience) = (Patience::default(), Patience::default());
-        let (disk, began) = (Disk::new(), Instant::now());
-        let line_since = Duration::ZERO;
-        Self { pager, disk, session: None, began, patience, line_patience, line_since, cursor: 0 }
+        let (began, line_since) = (Instant::now(), Duration::ZERO);
+        // Apart, so that no two bring the same pages.
+        let cursor = pager.guest.pages() / LOANS as u64 * u64::from(number.0);
+        Self { pager, number, session: None, began, patience, line_patience, line_since, cursor }
+    }
+
+    fn loan(&self) -> &Loan {
+        self.pager.sources.remote.loan(self.number)
+    }
+
+    /// Pages that the lender has.
+    fn lent(&self) -> Pages {
+        self.pager.book().places.lent(self.number)
     }
 
     /// Until the pager ends.
@@ -73,6 +85,7 @@ impl Bringer {
         while !self.pager.ending.has_begun() {
             match self.round() {
                 Ok(true) => {}
+                Ok(false) if self.session.is_none() => std::thread::sleep(IDLE_INTERVAL),
                 Ok(false) => std::thread::sleep(INTERVAL),
                 Err(error) => {
                     tracing::info!(%error, "a lender of memory is not to be had; the disk has all that it had");
@@ -85,7 +98,7 @@ impl Bringer {
 
     /// Whether anything was done.
     fn round(&mut self) -> Result<bool, LineError> {
-        let wanted = locked(&self.pager.sources.remote.wanted).clone();
+        let wanted = locked(&self.loan().wanted).clone();
         let goes_on = |session: &Session| wanted.as_ref().is_some_and(|wanted| wanted.goes_on(&session.with));
         if self.session.as_ref().is_some_and(|session| !goes_on(session)) {
             self.leave();
@@ -95,7 +108,7 @@ impl Bringer {
             if !self.patience.is_due(self.began.elapsed()) {
                 return Ok(false);
             }
-            locked(&self.pager.sources.remote.freed).clear();
+            locked(&self.loan().freed).clear();
             self.session = Some(begin(&self.pager, wanted.clone())?);
             tracing::info!(lender = %wanted.lender, room = %wanted.room, "copies of pages go to another host's memory");
         }
@@ -106,19 +119,21 @@ impl Bringer {
         Ok(did)
     }
 
-    /// Nothing counts as remote any more.
+    /// Nothing counts as the lender's any more.
     fn leave(&mut self) {
         self.session = None;
-        *locked(&self.pager.sources.remote.line) = None;
+        *locked(&self.loan().line) = None;
         let pages = self.pager.guest.pages();
         for first in (0..pages).step_by(PART as usize) {
             let places = &mut self.pager.book().places;
-            if places.counts().at(Place::Remote) == Pages::ZERO {
+            if places.lent(self.number) == Pages::ZERO {
                 return;
             }
-            let there: Vec<(u64, Copy)> = remote(places.all_away(Run::new(first, PART))).collect();
+            let all = places.all_away(Run::new(first, PART));
+            let there: Vec<(u64, Copy)> =
+                all.filter_map(|(page, away)| Some((page, lent_copy(away, self.number)?))).collect();
             for (page, copy) in there {
-                places.move_copy(page, Away::Remote(copy), Away::Ssd(copy));
+                places.move_copy(page, Away::Remote(copy, self.number), Away::Ssd(copy));
             }
         }
     }
@@ -128,7 +143,7 @@ impl Bringer {
         let Some(session) = &self.session else { return };
         let now = self.began.elapsed();
         // Held by a fault that asks: then there is one.
-        let is_there = self.pager.sources.remote.line.try_lock().map_or(true, |line| line.is_some());
+        let is_there = self.loan().line.try_lock().map_or(true, |line| line.is_some());
         if is_there || !self.line_patience.is_due(now) {
             return;
         }
@@ -140,7 +155,7 @@ impl Bringer {
         match Line::open(&session.with, session.config.clone(), session.hello(&self.pager, Role::Fetch)) {
             Ok(line) => {
                 self.line_since = now;
-                *locked(&self.pager.sources.remote.line) = Some(line);
+                *locked(&self.loan().line) = Some(line);
             }
             Err(error) => tracing::debug!(%error, "no line for faults"),
         }
@@ -148,7 +163,7 @@ impl Bringer {
 
     fn tell_freed(&mut self) -> Result<bool, LineError> {
         let freed: Vec<u64> = {
-            let mut freed = locked(&self.pager.sources.remote.freed);
+            let mut freed = locked(&self.loan().freed);
             let count = freed.len().min(NAMES);
             freed.drain(..count).collect()
         };
@@ -161,11 +176,11 @@ impl Bringer {
 
     /// Gives up copies beyond the room: the VM may have less there than it has.
     fn withdraw(&mut self, room: Pages) -> bool {
-        let excess = self.pager.book().places.counts().at(Place::Remote) - room;
-        let there = self.some_away(excess.0.min(BATCH as u64) as usize, remote_copy);
+        let (excess, number) = (self.lent() - room, self.number);
+        let there = self.some_away(excess.0.min(BATCH as u64) as usize, |away| lent_copy(away, number));
         for (page, copy) in &there {
-            if self.pager.book().places.move_copy(*page, Away::Remote(*copy), Away::Ssd(*copy)) {
-                locked(&self.pager.sources.remote.freed).push(copy.generation);
+            if self.pager.book().places.move_copy(*page, Away::Remote(*copy, number), Away::Ssd(*copy)) {
+                self.loan().note_freed(copy.generation);
             }
         }
         !there.is_empty()
@@ -174,16 +189,14 @@ impl Bringer {
     /// Brings some of what is on the disk alone.
     fn bring(&mut self, room: Pages) -> Result<bool, LineError> {
         let is_full = |session: &Session| session.full_until.is_some_and(|until| Instant::now() < until);
-        let free = room - self.pager.book().places.counts().at(Place::Remote);
+        let free = room - self.lent();
         if self.session.as_ref().is_none_or(is_full) || free == Pages::ZERO {
             return Ok(false);
         }
         let copies = self.some_away(free.0.min(BATCH as u64) as usize, ssd_copy);
-        if copies.is_empty() {
-            return Ok(false);
-        }
+        let Some(session) = self.session.as_mut().filter(|_| !copies.is_empty()) else { return Ok(false) };
         let mut contents = zeroed(copies.len());
-        if let Err(error) = self.pager.sources.store.read(&mut self.disk, &copies, &mut contents) {
+        if let Err(error) = self.pager.sources.store.read(&mut session.disk, &copies, &mut contents) {
             // Whoever needs these pages will say what that means.
             tracing::debug!(%error, "copies cannot be brought: the store was not read");
             return Ok(false);
@@ -198,9 +211,9 @@ impl Bringer {
             session.full_until = Some(Instant::now() + ASK_EVERY);
         }
         for (page, copy) in copies.iter().take(taken) {
-            // One that has come back or left anew meanwhile is not this one any more.
-            if !self.pager.book().places.move_copy(*page, Away::Ssd(*copy), Away::Remote(*copy)) {
-                locked(&self.pager.sources.remote.freed).push(copy.generation);
+            // One that has come back or left anew meanwhile, or is another lender's by now, is not this one any more.
+            if !self.pager.book().places.move_copy(*page, Away::Ssd(*copy), Away::Remote(*copy, self.number)) {
+                self.loan().note_freed(copy.generation);
             }
         }
         Ok(taken > 0)
@@ -218,17 +231,17 @@ impl Bringer {
         session.asked = Instant::now();
         let places = &mut self.pager.book().places;
         for GivenUp { page, generation } in given_up {
-            if let Some(Away::Remote(copy)) = places.away(u64::from(page))
-                && copy.generation == generation
-            {
-                places.move_copy(u64::from(page), Away::Remote(copy), Away::Ssd(copy));
+            let away = places.away(u64::from(page));
+            let there = away.and_then(|away| lent_copy(away, self.number));
+            if let Some(copy) = there.filter(|copy| copy.generation == generation) {
+                places.move_copy(u64::from(page), Away::Remote(copy, self.number), Away::Ssd(copy));
             }
         }
         Ok(taken as usize)
     }
 
     /// At most `count` pages whose copy is of this kind, each once, from where the last search ended on.
-    fn some_away(&mut self, count: usize, kind: fn(Away) -> Option<Copy>) -> Vec<(u64, Copy)> {
+    fn some_away(&mut self, count: usize, kind: impl Fn(Away) -> Option<Copy>) -> Vec<(u64, Copy)> {
         let (pages, mut found) = (self.pager.guest.pages(), Vec::new());
         let mut unseen = pages;
         while found.len() < count && unseen > 0 {
@@ -260,7 +273,8 @@ fn begin(pager: &Pager, with: Borrowing) -> Result<Session, LineError> {
     let number = u64::from_le_bytes(number);
     let config = with.identity.client()?;
     let line = Line::open(&with, config.clone(), hello(pager, Role::Bring, &with, number))?;
-    Ok(Session { with, config, number, line, asked: Instant::now(), full_until: None })
+    let (disk, asked) = (Disk::new(), Instant::now());
+    Ok(Session { with, config, number, line, disk, asked, full_until: None })
 }
 
 const fn ssd_copy(away: Away) -> Option<Copy> {
@@ -270,13 +284,9 @@ const fn ssd_copy(away: Away) -> Option<Copy> {
     }
 }
 
-const fn remote_copy(away: Away) -> Option<Copy> {
+fn lent_copy(away: Away, number: LoanNumber) -> Option<Copy> {
     match away {
-        Away::Remote(copy) => Some(copy),
+        Away::Remote(copy, of) if of == number => Some(copy),
         _ => None,
     }
-}
-
-fn remote(all: impl Iterator<Item = (u64, Away)>) -> impl Iterator<Item = (u64, Copy)> {
-    all.filter_map(|(page, away)| Some((page, remote_copy(away)?)))
 }

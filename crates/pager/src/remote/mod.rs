@@ -1,11 +1,13 @@
-//! Copies of this VM's pages in another host's memory, nearer than a slow disk: asked first, and never relied upon.
+//! Copies of this VM's pages in other hosts' memory, nearer than a slow disk: asked first, and never relied upon.
 //!
 //! Owns the rule that makes a lender harmless: **each page that is there is on this host's disk too**, in the slot that the
 //! index knows. A lender that is slow, silent, gone, or answers with anything but what was sealed costs the time until the
 //! disk is read instead, and no page. The index says nothing of lenders; a new pager begins with none.
 //!
-//! Faults ask over one [`Line`], one at a time: who finds it busy reads the disk. A line that did not answer in [`SHORT`] is
-//! dropped, so that no other fault waits for it; [`bringing`], a thread of its own, opens lines and brings copies.
+//! Several hosts may lend to one VM, each under a [`Loan`] of its own; a page is with one of them. Faults ask over the one
+//! [`Line`] of its loan, one at a time: who finds it busy reads the disk. A line that did not answer in [`SHORT`] is dropped,
+//! so that no other fault waits for it; [`bringing`], for each loan a thread of its own, opens lines and brings copies, so that
+//! a lender that is not to be had holds up no other.
 
 pub(crate) mod bringing;
 mod line;
@@ -29,7 +31,7 @@ use crate::{
     page::Page,
     pager::locked,
     peer::Identity,
-    places::{Away, Copy},
+    places::{Away, Copy, LOANS, LoanNumber},
     source::{FetchError, Source},
     store::Store,
 };
@@ -59,11 +61,12 @@ impl Borrowing {
     }
 }
 
-/// What came of asking a lender.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What came of asking lenders.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteStatistics {
-    /// Who lends now; none when nobody does, or does not answer.
-    pub lender: Option<HostId>,
+    /// Who lends now, and answers.
+    #[serde(default)]
+    pub lenders: Vec<HostId>,
     /// Pages that came from a lender.
     pub fetched: u64,
     /// Pages that were to and came from the disk, because the lender was busy, silent, or did not have them any more.
@@ -77,11 +80,35 @@ pub struct RemoteStatistics {
 #[derive(Debug)]
 pub(crate) struct Remote {
     store: Arc<Store>,
+    loans: [Loan; LOANS],
+    tally: Tally,
+}
+
+/// What one host lends, or nobody.
+#[derive(Debug, Default)]
+struct Loan {
     wanted: Mutex<Option<Borrowing>>,
     /// The line of faults; none while there is nobody to be asked.
     line: Mutex<Option<Line>>,
     freed: Mutex<Vec<u64>>,
-    tally: Tally,
+}
+
+impl Loan {
+    fn lender(&self) -> Option<HostId> {
+        locked(&self.wanted).as_ref().map(|borrowing| borrowing.lender)
+    }
+
+    /// The lender, if it answers. A fault that asks holds the line: then somebody does.
+    fn answers(&self) -> Option<HostId> {
+        self.line.try_lock().map_or(true, |line| line.is_some()).then(|| self.lender()).flatten()
+    }
+
+    fn note_freed(&self, generation: u64) {
+        let mut freed = locked(&self.freed);
+        if freed.len() < FREED {
+            freed.push(generation);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -94,21 +121,36 @@ struct Tally {
 
 impl Remote {
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        let (wanted, line, freed, tally) = (Mutex::default(), Mutex::default(), Mutex::default(), Tally::default());
-        Self { store, wanted, line, freed, tally }
+        Self { store, loans: Default::default(), tally: Tally::default() }
     }
 
-    /// From now on copies are kept there, or nowhere.
-    pub(crate) fn set(&self, borrowing: Option<Borrowing>) {
-        *locked(&self.wanted) = borrowing;
+    fn loan(&self, number: LoanNumber) -> &Loan {
+        &self.loans[usize::from(number.0) % LOANS]
+    }
+
+    /// From now on copies are kept there and nowhere else. Who lends already goes on under the same number; more than there
+    /// are numbers for are not used.
+    pub(crate) fn set(&self, mut borrowings: Vec<Borrowing>) {
+        for loan in &self.loans {
+            let mut wanted = locked(&loan.wanted);
+            let goes_on = |new: &Borrowing| wanted.as_ref().is_some_and(|now| now.lender == new.lender);
+            let again = borrowings.iter().position(goes_on);
+            *wanted = again.map(|at| borrowings.remove(at));
+        }
+        let mut others = borrowings.into_iter();
+        for loan in &self.loans {
+            let mut wanted = locked(&loan.wanted);
+            if wanted.is_none() {
+                *wanted = others.next();
+            }
+        }
     }
 
     pub(crate) fn statistics(&self) -> RemoteStatistics {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let Tally { fetched, missed, altered, broken } = &self.tally;
         RemoteStatistics {
-            // A fault that asks holds the line: then somebody answers.
-            lender: self.line.try_lock().map_or(true, |line| line.is_some()).then(|| self.lender()).flatten(),
+            lenders: self.loans.iter().filter_map(Loan::answers).collect(),
             fetched: of(fetched),
             missed: of(missed),
             altered: of(altered),
@@ -116,15 +158,11 @@ impl Remote {
         }
     }
 
-    fn lender(&self) -> Option<HostId> {
-        locked(&self.wanted).as_ref().map(|borrowing| borrowing.lender)
-    }
-
-    /// Asks for copies, and opens them: which of them are what they were.
-    fn ask(&self, copies: &[(u64, Copy)], contents: &mut [Page]) -> Vec<bool> {
+    /// Asks the lender for copies, and opens them: which of them are what they were.
+    fn ask(&self, loan: &Loan, copies: &[(u64, Copy)], contents: &mut [Page]) -> Vec<bool> {
         let generations: Vec<u64> = copies.iter().map(|(_, copy)| copy.generation).collect();
         let fetched = {
-            let Ok(mut line) = self.line.try_lock() else { return vec![false; copies.len()] };
+            let Ok(mut line) = loan.line.try_lock() else { return vec![false; copies.len()] };
             let asked = line.as_mut().map(|line| line.fetch(generations));
             match asked {
                 Some(Ok(fetched)) => fetched,
@@ -141,27 +179,27 @@ impl Remote {
         let open = |((page, copy), content): (&(u64, Copy), &mut Page)| match fetched.next().flatten() {
             Some(sealed) => {
                 *content = sealed;
-                self.store.open(*page, *copy, content).map_err(|_| self.note_altered(*page)).is_ok()
+                self.store.open(*page, *copy, content).map_err(|_| self.note_altered(loan, *page)).is_ok()
             }
             None => false,
         };
         copies.iter().zip(contents).map(open).collect()
     }
 
-    fn note_altered(&self, page: u64) {
+    fn note_altered(&self, loan: &Loan, page: u64) {
         self.tally.altered.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(page, lender = ?self.lender(), "a lender gave back another page than it was given");
+        tracing::warn!(page, lender = ?loan.lender(), "a lender gave back another page than it was given");
     }
-}
 
-impl Source for Remote {
-    fn fetch(&self, disk: &mut Disk, pages: &[(u64, Away)], contents: &mut [Page]) -> Result<(), FetchError> {
-        let copies = pages.iter().filter_map(|(page, away)| match away {
-            Away::Remote(copy) => Some((*page, *copy)),
-            _ => None,
-        });
-        let copies: Vec<(u64, Copy)> = copies.collect();
-        let found = self.ask(&copies, contents);
+    /// Copies that are all of one loan: from the lender, and what does not come from there from the disk.
+    fn fetch_under(
+        &self,
+        loan: &Loan,
+        disk: &mut Disk,
+        copies: &[(u64, Copy)],
+        contents: &mut [Page],
+    ) -> Result<(), FetchError> {
+        let found = self.ask(loan, copies, contents);
         let count = found.iter().filter(|found| **found).count();
         self.tally.fetched.fetch_add(count as u64, Ordering::Relaxed);
         self.tally.missed.fetch_add((found.len() - count) as u64, Ordering::Relaxed);
@@ -175,13 +213,27 @@ impl Source for Remote {
         }
         Ok(())
     }
+}
+
+impl Source for Remote {
+    fn fetch(&self, disk: &mut Disk, pages: &[(u64, Away)], contents: &mut [Page]) -> Result<(), FetchError> {
+        let copies = pages.iter().filter_map(|(page, away)| match away {
+            Away::Remote(copy, number) => Some((*number, (*page, *copy))),
+            _ => None,
+        });
+        let (numbers, copies): (Vec<LoanNumber>, Vec<(u64, Copy)>) = copies.unzip();
+        let mut at = 0;
+        for alike in numbers.chunk_by(|a, b| a == b) {
+            let part = at..at + alike.len();
+            self.fetch_under(self.loan(alike[0]), disk, &copies[part.clone()], &mut contents[part.clone()])?;
+            at = part.end;
+        }
+        Ok(())
+    }
 
     fn free(&self, copy: Away) {
-        let Away::Remote(copy) = copy else { return };
+        let Away::Remote(copy, number) = copy else { return };
         self.store.free(copy.at);
-        let mut freed = locked(&self.freed);
-        if freed.len() < FREED {
-            freed.push(copy.generation);
-        }
+        self.loan(number).note_freed(copy.generation);
     }
 }

@@ -1,4 +1,4 @@
-//! Copies in another host's memory: every byte comes back right, whatever the lender does, and nobody else has any of it.
+//! Copies in other hosts' memory: every byte comes back right, whatever the lender does, and nobody else has any of it.
 
 use std::{
     fs,
@@ -158,10 +158,13 @@ impl Scene {
     }
 
     fn borrow(&mut self, as_host: u128, room: u64) {
+        let borrowing = self.borrowing(as_host, room);
+        self.client.set_remote(vec![borrowing]).unwrap();
+    }
+
+    fn borrowing(&self, as_host: u128, room: u64) -> Borrowing {
         let identity = self.authority.identity(host(as_host), self.house.path());
-        let borrowing =
-            Borrowing { lender: host(LENDER), address: self.address, epoch: 7, room: Pages(room), identity };
-        self.client.set_remote(Some(borrowing)).unwrap();
+        Borrowing { lender: host(LENDER), address: self.address, epoch: 7, room: Pages(room), identity }
     }
 
     fn eventually(&mut self, what: &str, holds: impl Fn(&Statistics) -> bool) -> Statistics {
@@ -187,7 +190,7 @@ impl Scene {
         let end = Instant::now() + PATIENCE;
         loop {
             let stored = self.stored();
-            self.eventually("all are there", |now| now.pages.remote.0 == stored && now.remote.lender.is_some());
+            self.eventually("all are there", |now| now.pages.remote.0 == stored && !now.remote.lenders.is_empty());
             prepare(self);
             self.house.check_all();
             let now = self.client.statistics().unwrap();
@@ -234,7 +237,7 @@ fn a_lender_that_is_killed_costs_no_byte_and_a_new_one_is_used() {
     }
     assert_ne!(scene.house.machine.ask("calm"), "0");
     scene.house.evict_until_all_is_away(&mut scene.client);
-    scene.eventually("none counts as remote", |now| now.pages.remote == Pages::ZERO && now.remote.lender.is_none());
+    scene.eventually("none counts as remote", |now| now.pages.remote == Pages::ZERO && now.remote.lenders.is_empty());
     scene.house.check_all();
     scene.lender = Lender::start(scene.lender.identity.clone());
     scene.address.set_port(scene.lender.set(&[quota(PAGES)]).port);
@@ -256,7 +259,7 @@ fn a_lender_takes_its_memory_back_bit_by_bit_and_the_borrower_hears_of_it() {
     }
     assert_eq!(scene.lender.memory().iter().filter(|byte| **byte != 0).count(), 0, "it is given back to the machine");
     scene.lender.set(&[]);
-    scene.eventually("the lease is over", |now| now.remote.lender.is_none());
+    scene.eventually("the lease is over", |now| now.remote.lenders.is_empty());
     scene.house.check_all();
     // A VM may have less there than it had, though the lender has room.
     scene.lender.set(&[quota(PAGES)]);
@@ -308,12 +311,12 @@ fn strangers_get_nothing_from_a_lender_and_bring_it_nothing() {
         assert_eq!(scene.client.statistics().unwrap().pages.remote, Pages::ZERO);
     };
     nothing(&mut scene);
-    scene.client.set_remote(Some(borrowing)).unwrap();
+    scene.client.set_remote(vec![borrowing]).unwrap();
     nothing(&mut scene);
     // Under a lease that is over.
     let identity = scene.authority.identity(host(BORROWER), scene.house.path());
     let old = Borrowing { lender: host(LENDER), address: scene.address, epoch: 6, room: Pages(PAGES), identity };
-    scene.client.set_remote(Some(old)).unwrap();
+    scene.client.set_remote(vec![old]).unwrap();
     nothing(&mut scene);
     // And one who says nothing that can be understood.
     let mut nonsense = TcpStream::connect(scene.address).unwrap();
@@ -334,7 +337,7 @@ fn another_host_is_not_taken_for_the_lender() {
     scene.borrow(BORROWER, PAGES);
     thread::sleep(Duration::from_millis(500));
     assert_eq!(scene.lender.set(&[quota(PAGES)]).held, [(host(BORROWER), Pages::ZERO)]);
-    assert!(scene.client.statistics().unwrap().remote.lender.is_none());
+    assert!(scene.client.statistics().unwrap().remote.lenders.is_empty());
     scene.house.check_all();
 }
 
@@ -350,4 +353,49 @@ fn a_lender_that_stops_answering_is_not_waited_for_by_each_fault() {
     let now = scene.client.statistics().unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     assert!(now.remote.broken < stored / 16, "each fault waited: {now:?}");
+}
+
+/// What one lender has no room for is with the next, until one has room for all of it; who is killed meanwhile takes nothing along.
+#[test]
+fn a_vm_that_does_not_fit_with_one_lender_is_with_several_at_once_and_loses_nothing_with_any_of_them() {
+    const OTHERS: [u128; 2] = [11, 12];
+    let mut scene = Scene::start(0);
+    let stored = scene.stored();
+    let room = stored / 3 + 1;
+    let mut others = OTHERS.map(|number| Lender::start(scene.authority.identity(host(number), scene.house.path())));
+    let mut all = vec![scene.borrowing(BORROWER, room)];
+    scene.lender.set(&[quota(room)]);
+    for (lender, number) in others.iter_mut().zip(OTHERS) {
+        let address = SocketAddr::new(scene.address.ip(), lender.set(&[quota(room)]).port);
+        all.push(Borrowing { lender: host(number), address, ..all[0].clone() });
+    }
+    scene.client.set_remote(all.clone()).unwrap();
+    scene.eventually("all are there", |now| now.pages.remote.0 == stored && now.remote.lenders.len() == 3);
+    let held = |lender: &mut Lender, room: u64| lender.set(&[quota(room)]).held[0].1.0;
+    let parts = [held(&mut scene.lender, room), held(&mut others[0], room), held(&mut others[1], room)];
+    assert!(parts.iter().all(|part| (stored / 4..=room).contains(part)), "{parts:?} of {stored}");
+    scene.house.machine.ask("storm");
+    scene.house.evict_all(&mut scene.client);
+    others[0].kill();
+    scene.house.evict_all(&mut scene.client);
+    assert_ne!(scene.house.machine.ask("calm"), "0");
+    scene.house.evict_until_all_is_away(&mut scene.client);
+    let left = [host(LENDER), host(OTHERS[1])];
+    let now = scene.eventually("two are left", |now| now.remote.lenders == left && now.pages.remote.0 == 2 * room);
+    assert_eq!(now.pages.ssd + now.pages.remote, Pages(scene.stored()));
+    scene.house.check_all();
+    scene.house.evict_until_all_is_away(&mut scene.client);
+    scene.lender.set(&[quota(PAGES)]);
+    all.truncate(1);
+    all[0].room = Pages(PAGES);
+    scene.client.set_remote(all).unwrap();
+    let stored = scene.stored();
+    scene.eventually("one has all", |now| now.remote.lenders == left[..1] && now.pages.remote.0 == stored);
+    let end = Instant::now() + PATIENCE;
+    while held(&mut others[1], room) > 0 {
+        assert!(Instant::now() < end, "who lends nothing any more keeps something");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let now = scene.read_back_until("some come from it", |_| {}, |now| now.remote.fetched > 0);
+    assert_eq!(now.remote.altered, 0);
 }

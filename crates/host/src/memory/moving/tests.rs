@@ -16,8 +16,14 @@ use lucarne_model::{
     paging::{KEY, PageKey},
     storage::{Digest, DiskFormat},
 };
-use lucarne_vmm::{driver::Boot, simulated::Simulated};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use lucarne_vmm::{
+    driver::{Boot, EndOfMachine, MachineEvent},
+    simulated::Simulated,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
 
 use super::{
     super::{Budget, LendingTools, Tools, supervisor::Wishes},
@@ -95,6 +101,12 @@ impl Bed {
             file.set_len(33 << 20).unwrap();
         }
         sleep::write_key(&self.layout(), instance, &PageKey([7; KEY])).unwrap();
+    }
+
+    /// That it sleeps is on the disk.
+    fn is_noted(&self) {
+        let asleep = serde_json::to_vec(&self.sleeper).unwrap();
+        durable::replace(&self.layout().asleep(self.sleeper.spec.instance), &asleep, Outlives::Process).unwrap();
     }
 }
 
@@ -201,7 +213,7 @@ async fn an_opening_is_heard_as_it_was_said_and_no_longer_one_than_is_right() {
 }
 
 /// A host's agent, as far as memory is concerned; what it would page with is not there.
-fn agent(layout: &Layout, pages: bool) -> Memory {
+fn agent(layout: &Layout, pages: bool) -> (Memory, mpsc::Receiver<MachineEvent>) {
     let nothing = PathBuf::from("/nonexistent");
     let lending = LendingTools {
         limit: None,
@@ -212,15 +224,14 @@ fn agent(layout: &Layout, pages: bool) -> Memory {
     let tools = Tools { executable: nothing.clone(), library: nothing, lending };
     let (memory, none) = (Bytes::gib(1), Bytes::ZERO);
     let budget = Budget { memory, unallocated: none, compressed: none, factor: 1000, paging: Ability::Available };
-    Memory::new(Arc::new(Simulated::new(Default::default())), layout.clone(), budget, pages.then_some(tools)).0
+    Memory::new(Arc::new(Simulated::new(Default::default())), layout.clone(), budget, pages.then_some(tools))
 }
 
 /// Two agents, of which the first has a VM that sleeps; whether it could be brought, and taken in.
 async fn sent(from: &Bed, to: &Bed, pages: bool) -> ((Memory, bool), (Memory, Option<Began>)) {
     from.falls_asleep();
-    let asleep = serde_json::to_vec(&from.sleeper).unwrap();
-    durable::replace(&from.layout().asleep(from.sleeper.spec.instance), &asleep, Outlives::Process).unwrap();
-    let (old, new) = (agent(&from.layout(), true), agent(&to.layout(), pages));
+    from.is_noted();
+    let (old, new) = (agent(&from.layout(), true).0, agent(&to.layout(), pages).0);
     assert_eq!(old.adopt(&[]).await, std::slice::from_ref(&from.sleeper.spec));
     let wanted = MachineSpec { origin: Origin::Boot, ..to.sleeper.spec.clone() };
     let (here, there) = tokio::io::duplex(1 << 16);
@@ -263,4 +274,29 @@ async fn a_host_that_could_not_wake_it_takes_nothing_in() {
     let kept = old.0.guest(from.sleeper.spec.instance);
     assert!(!kept.kept().is_brought && from.files().iter().all(|path| path.exists()));
     assert!(sleep::find(&to.layout()).is_empty());
+}
+
+/// After its machine was started anew nothing is left of the key: the VM is over, its owner hears why, and nothing wakes it.
+#[tokio::test]
+async fn a_vm_that_slept_when_its_machine_was_started_anew_is_told_as_lost() {
+    let bed = Bed::new(500, Origin::Boot);
+    bed.falls_asleep();
+    let MachineSpec { instance, generation, .. } = bed.sleeper.spec;
+    sleep::forget(&bed.layout(), instance);
+    bed.is_noted();
+    let (agent, mut ends) = agent(&bed.layout(), true);
+    agent.adopt(&[]).await;
+    let Some(MachineEvent::Ended { instance: of, generation: which, why: EndOfMachine::Died { said } }) =
+        ends.recv().await
+    else {
+        panic!("its end is not told");
+    };
+    assert_eq!((of, which), (instance, generation));
+    assert!(said.contains("started anew") && said.contains("lost"), "{said}");
+    let guest = agent.0.guest(instance);
+    while bed.layout().asleep(instance).exists() {
+        tokio::task::yield_now().await;
+    }
+    assert!(agent.0.wake(instance, &guest, Wishes::at_first(Pages::mib(64))).await.is_err());
+    assert!(sleep::find(&bed.layout()).is_empty());
 }
