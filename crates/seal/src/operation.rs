@@ -128,8 +128,9 @@ macro_rules! operations {
             pub struct $name { $($(#[doc = $argument_about])* pub $argument: $kind,)* }
         )*
 
-        /// What is asked, with every argument.
-        #[derive(Clone, Debug, PartialEq, Eq)]
+        /// What is asked, with every argument. In JSON it is as in a request.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(try_from = "WrittenOperation", into = "WrittenOperation")]
         pub enum Operation { $($name($name),)* }
 
         /// Which operation.
@@ -317,8 +318,8 @@ impl TryFrom<WrittenOperation> for Operation {
     }
 }
 
-impl From<&Operation> for WrittenOperation {
-    fn from(operation: &Operation) -> Self {
+impl From<Operation> for WrittenOperation {
+    fn from(operation: Operation) -> Self {
         let name = operation.name();
         // Arguments of these types always have a JSON; nothing in its stead is read back by nobody.
         let arguments = operation.write_arguments().unwrap_or_default();

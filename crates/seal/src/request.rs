@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     age::{Recipient, header::MOST_RECIPIENTS},
     bounded::{Text, Whole},
-    operation::{Layer, Operation, WrittenOperation},
+    operation::{Layer, Operation},
     padding::Padding,
 };
 
@@ -195,7 +195,7 @@ pub(crate) fn check_recipients(recipients: &[Recipient]) -> Result<(), RequestEr
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    operation: WrittenOperation,
+    operation: Operation,
     target: Target,
     not_before: Moment,
     not_after: Moment,
@@ -213,14 +213,13 @@ impl TryFrom<Written> for Request {
         let Written { operation, target, not_before, not_after, nonce, beacon, result, purpose, lowest_policy } =
             written;
         let terms = Terms { target, not_before, not_after, nonce, beacon, result, purpose, lowest_policy };
-        Self::new(operation.try_into()?, terms)
+        Self::new(operation, terms)
     }
 }
 impl From<Request> for Written {
     fn from(request: Request) -> Self {
         let Terms { target, not_before, not_after, nonce, beacon, result, purpose, lowest_policy } = request.terms;
-        let operation = WrittenOperation::from(&request.operation);
-        Self { operation, target, not_before, not_after, nonce, beacon, result, purpose, lowest_policy }
+        Self { operation: request.operation, target, not_before, not_after, nonce, beacon, result, purpose, lowest_policy }
     }
 }
 

@@ -190,10 +190,23 @@ pub enum MachineEvent {
     Reset { instance: InstanceId },
 }
 
+/// How a VM is reached by what is not its agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaysIn {
+    /// QEMU's process.
+    pub process: u32,
+    /// A monitor of QEMU that the agent does not talk to. One that an agent without sealed operations started has none there.
+    pub monitor: PathBuf,
+    /// The ring of what it wrote to its serial console; see [`crate::console_contents`].
+    pub console: PathBuf,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndOfMachine {
     /// The guest shut down.
     GuestShutdown,
+    /// A sealed operation took its power away.
+    SwitchedOff,
     /// The process died; the tail of what it said on stderr.
     Died { said: String },
 }
@@ -271,6 +284,8 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     async fn origin(&self, instance: InstanceId) -> Result<Origin, Error>;
     /// The VM's process, if it has one.
     async fn process_id(&self, instance: InstanceId) -> Option<u32>;
+    /// How sealed operations reach a VM; none of one that has no process.
+    async fn ways_in(&self, instance: InstanceId) -> Option<WaysIn>;
     /// Writes the state of a paused VM's devices to a file, which then is there whole, and returns with what it can be woken.
     /// Its memory is not in the file. The VM stays as it is: it may be resumed, or killed and woken later.
     async fn save_devices(&self, instance: InstanceId, to: &std::path::Path) -> Result<MachineSpec, Error>;

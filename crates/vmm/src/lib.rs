@@ -17,7 +17,7 @@ mod paging;
 mod passage;
 mod process;
 pub mod qemu;
-mod qmp;
+pub mod qmp;
 mod record;
 mod ring;
 mod serial;
@@ -28,4 +28,5 @@ mod volumes;
 
 pub use error::Error;
 pub use image::{ImageInfo, MAX_VIRTUAL_SIZE, inspect_image};
+pub use ring::contents as console_contents;
 pub use measuring::{devices_digest, warm_state_digest};

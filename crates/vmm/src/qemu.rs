@@ -35,7 +35,7 @@ use tokio::{
 pub use self::acceleration::Acceleration;
 use self::vm::{Entry, Vm};
 use crate::{
-    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways},
+    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways, WaysIn},
     error::Error,
     files::{self, Draft},
     record::Directory,
@@ -268,6 +268,12 @@ impl Driver for Qemu {
 
     async fn process_id(&self, instance: InstanceId) -> Option<u32> {
         Some(self.running(instance).ok()?.process_id())
+    }
+
+    async fn ways_in(&self, instance: InstanceId) -> Option<WaysIn> {
+        let process = self.process_id(instance).await?;
+        let directory = self.shared.directory(instance);
+        Some(WaysIn { process, monitor: directory.sealed_monitor(), console: directory.console() })
     }
 
     async fn save_devices(&self, instance: InstanceId, to: &Path) -> Result<MachineSpec, Error> {

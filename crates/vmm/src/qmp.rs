@@ -7,7 +7,7 @@
 //! go to), an event that the crate's schema lacks does the same, and the generated schema takes longer to compile than
 //! the rest of this crate.
 
-mod message;
+pub mod message;
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 

@@ -41,6 +41,10 @@ impl Directory {
     pub(crate) fn qmp(&self) -> PathBuf {
         self.path.join("run/qmp.sock")
     }
+    /// A monitor of its own for sealed operations: what they read does not pass through the agent.
+    pub(crate) fn sealed_monitor(&self) -> PathBuf {
+        self.path.join("run/seal.sock")
+    }
     pub(crate) fn serial(&self) -> PathBuf {
         self.path.join("run/serial.sock")
     }

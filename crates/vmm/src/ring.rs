@@ -59,7 +59,7 @@ impl Ring {
 }
 
 /// The kept bytes of the file at `path`, oldest first; none when there is no such file or it is not a ring.
-pub(crate) fn contents(path: &Path) -> io::Result<Vec<u8>> {
+pub fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     driver::{
-        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways,
+        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways, WaysIn,
         check_disks, is_in_place,
     },
     error::Error,
@@ -293,6 +293,9 @@ impl Driver for Simulated {
     }
 
     async fn process_id(&self, _: InstanceId) -> Option<u32> {
+        None
+    }
+    async fn ways_in(&self, _: InstanceId) -> Option<WaysIn> {
         None
     }
 

@@ -62,6 +62,8 @@ pub(super) fn arguments(
     line.option("-serial", "chardev:serial0");
     line.option("-chardev", socket("qmp", &directory.qmp())?);
     line.option("-mon", "chardev=qmp,mode=control");
+    line.option("-chardev", socket("seal", &directory.sealed_monitor())?);
+    line.option("-mon", "chardev=seal,mode=control");
     Ok(line.0)
 }
 

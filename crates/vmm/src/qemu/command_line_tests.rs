@@ -68,6 +68,17 @@ fn nothing_fills_locks_merges_dumps_or_shares_memory_that_is_paged() {
     }
 }
 
+/// What a sealed operation reads does not pass through the agent, which talks to the other.
+#[test]
+fn there_is_a_monitor_that_is_not_the_agents() {
+    let line = line(&spec());
+    for monitor in ["qmp", "seal"] {
+        assert!(has(&line, "-mon", &format!("chardev={monitor},mode=control")), "{monitor}");
+    }
+    let described = description(&spec(), Acceleration::Tcg).unwrap();
+    assert!(described.devices.contains("-mon chardev=seal,mode=control"), "it is measured that it is there");
+}
+
 #[test]
 fn cloud_init_takes_the_machine_for_one_of_ec2() {
     assert_eq!(smbios_uuid(InstanceId::from_bits(0xabc)), "ec200000-0000-0000-0000-000000000abc");

@@ -94,32 +94,32 @@ impl Watched {
         mut news: broadcast::Receiver<Event>,
         events: &mpsc::Sender<MachineEvent>,
     ) -> EndOfMachine {
-        let mut shut_down = false;
+        let mut told = None;
         let how = loop {
             tokio::select! {
                 how = self.process.ended() => break how,
-                Some(event) = next(&mut news) => shut_down |= self.take(event, events).await,
+                Some(event) = next(&mut news) => told = self.take(event, events).await.or(told),
             }
         };
         // QEMU's last words may still be on their way.
         let rest = async {
             while let Some(event) = next(&mut news).await {
-                shut_down |= self.take(event, events).await;
+                told = self.take(event, events).await.or(told.take());
             }
         };
         let _ = timeout(Duration::from_secs(1), rest).await;
-        if shut_down {
-            EndOfMachine::GuestShutdown
-        } else {
-            EndOfMachine::Died { said: last_words(&self.directory, how) }
-        }
+        told.unwrap_or_else(|| EndOfMachine::Died { said: last_words(&self.directory, how) })
     }
 
-    /// Whether the event says that the guest switched itself off.
-    async fn take(&self, event: Event, events: &mpsc::Sender<MachineEvent>) -> bool {
+    /// How the machine ends, if the event says that it does so in order. An end that the agent asked for is not told of.
+    async fn take(&self, event: Event, events: &mpsc::Sender<MachineEvent>) -> Option<EndOfMachine> {
         let by_guest = event.data["guest"] == Value::Bool(true);
         match event.name.as_str() {
-            "SHUTDOWN" => return by_guest && event.data["reason"] == "guest-shutdown",
+            "SHUTDOWN" if by_guest && event.data["reason"] == "guest-shutdown" => {
+                return Some(EndOfMachine::GuestShutdown);
+            }
+            // Nobody but the agent and a sealed operation talks to it.
+            "SHUTDOWN" if event.data["reason"] == "host-qmp-quit" => return Some(EndOfMachine::SwitchedOff),
             "RESET" if by_guest => {
                 let _ = events.send(MachineEvent::Reset { instance: self.instance }).await;
             }
@@ -129,7 +129,7 @@ impl Watched {
             }
             _ => {}
         }
-        false
+        None
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// One line from QEMU.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Message {
+pub enum Message {
     Greeting,
     Return { id: u64, value: Value },
     Error { id: u64, reason: String },
@@ -16,14 +16,14 @@ pub(crate) enum Message {
 
 /// Something happened in QEMU.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Event {
-    pub(crate) name: String,
-    pub(crate) data: Value,
+pub struct Event {
+    pub name: String,
+    pub data: Value,
 }
 
 impl Message {
     /// None when the line is not of the protocol.
-    pub(crate) fn parse(line: &str) -> Option<Self> {
+    pub fn parse(line: &str) -> Option<Self> {
         let Ok(Value::Object(mut object)) = serde_json::from_str(line) else { return None };
         if object.contains_key("QMP") {
             return Some(Self::Greeting);
@@ -41,7 +41,7 @@ impl Message {
 }
 
 /// The line that asks QEMU to do something.
-pub(crate) fn command(id: u64, name: &str, arguments: &Value) -> String {
+pub fn command(id: u64, name: &str, arguments: &Value) -> String {
     json!({ "execute": name, "arguments": arguments, "id": id }).to_string()
 }
 
