@@ -201,6 +201,9 @@ pub(crate) enum Command {
     Pager(PagerArgs),
     /// The process that keeps copies of other hosts' pages in idle memory; host agents start it
     Lender(LenderArgs),
+    /// The process that carries out one sealed operation; host agents start it
+    #[command(hide = true)]
+    Sealer,
     /// Print a shell's completion script
     Completions { shell: Shell },
     /// Print the manual page

@@ -25,13 +25,17 @@ use lucarne_model::ErrorCode;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    command_line::CommandLine,
+    command_line::{Command, CommandLine},
     failure::{Failure, LocalCode},
     output::Format,
 };
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
+    if matches!(command_line.command, Command::Sealer) {
+        // Before there are other threads: what it gives up is given up by the thread that it is.
+        return lucarne_sealer::serve_one();
+    }
     let result = match runtime(command_line.command.worker_threads()) {
         Ok(runtime) => {
             let result = runtime.block_on(command_line.run());

@@ -55,8 +55,6 @@ impl From<Digest> for RequestId {
 /// Why a document is no request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    #[error(transparent)]
-    Operation(#[from] crate::operation::OperationError),
     #[error("{operation} is for {wanted}")]
     Target { operation: crate::operation::OperationName, wanted: &'static str },
     #[error("it holds for no time, or for longer than a day")]
@@ -219,7 +217,17 @@ impl TryFrom<Written> for Request {
 impl From<Request> for Written {
     fn from(request: Request) -> Self {
         let Terms { target, not_before, not_after, nonce, beacon, result, purpose, lowest_policy } = request.terms;
-        Self { operation: request.operation, target, not_before, not_after, nonce, beacon, result, purpose, lowest_policy }
+        Self {
+            operation: request.operation,
+            target,
+            not_before,
+            not_after,
+            nonce,
+            beacon,
+            result,
+            purpose,
+            lowest_policy,
+        }
     }
 }
 

@@ -10,9 +10,11 @@ use lucarne_seal::{
     receipt::Consistency,
     request::{RequestId, ResultTerms},
 };
+use serde::{Deserialize, Serialize};
 
 /// One request that was judged, marked and logged: it is to be carried out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Order {
     pub request: RequestId,
     pub host: HostId,
@@ -24,7 +26,8 @@ pub struct Order {
 }
 
 /// How the machine of one instance is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Machine {
     pub instance: InstanceId,
     pub generation: u64,
@@ -58,4 +61,46 @@ pub enum Failure {
     /// It could be tried again, by another request.
     #[error("could not {doing}: {cause}")]
     Broken { doing: &'static str, cause: String },
+}
+
+impl Failure {
+    /// The cause of a step that could not be done.
+    pub(crate) fn broken(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::Broken { doing, cause: error.to_string() }
+    }
+    pub(crate) fn impossible(why: impl Into<String>) -> Self {
+        Self::Impossible(why.into())
+    }
+}
+
+/// What the process answers, as a line of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Told {
+    Done { consistency: Consistency, paused_nanoseconds: u64 },
+    Impossible { why: String },
+    TooLong { most: u64 },
+    Broken { cause: String },
+}
+
+impl From<Result<Done, Failure>> for Told {
+    fn from(outcome: Result<Done, Failure>) -> Self {
+        match outcome {
+            Ok(Done { consistency, paused_nanoseconds }) => Self::Done { consistency, paused_nanoseconds },
+            Err(Failure::Impossible(why)) => Self::Impossible { why },
+            Err(Failure::TooLong { most }) => Self::TooLong { most },
+            Err(Failure::Broken { doing, cause }) => Self::Broken { cause: format!("could not {doing}: {cause}") },
+        }
+    }
+}
+
+impl From<Told> for Result<Done, Failure> {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Done { consistency, paused_nanoseconds } => Ok(Done { consistency, paused_nanoseconds }),
+            Told::Impossible { why } => Err(Failure::Impossible(why)),
+            Told::TooLong { most } => Err(Failure::TooLong { most }),
+            Told::Broken { cause } => Err(Failure::Broken { doing: "carry the order out", cause }),
+        }
+    }
 }

@@ -28,5 +28,5 @@ mod volumes;
 
 pub use error::Error;
 pub use image::{ImageInfo, MAX_VIRTUAL_SIZE, inspect_image};
-pub use ring::contents as console_contents;
 pub use measuring::{devices_digest, warm_state_digest};
+pub use ring::contents as console_contents;

@@ -23,8 +23,8 @@ use tokio::{
 
 use crate::{
     driver::{
-        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways, WaysIn,
-        check_disks, is_in_place,
+        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways,
+        WaysIn, check_disks, is_in_place,
     },
     error::Error,
     files::{self, Draft},

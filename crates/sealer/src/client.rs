@@ -1,0 +1,155 @@
+//! The agent's side: a sealing process started, told its order, waited for, and ended when it takes too long.
+//!
+//! Owns the process and what is left behind by one that was killed. It never sees what an operation finds: the file that the
+//! ciphertext goes to is the process's standard output.
+
+use std::{
+    fs::File,
+    io,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use lucarne_seal::operation::Operation;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    process::{Child, Command},
+    sync::oneshot,
+    task::spawn_blocking,
+    time::timeout,
+};
+
+use crate::{
+    monitor::Monitor,
+    order::{Done, Failure, Machine, Order, Told},
+    standstill,
+};
+
+/// How long an operation may take that does not say itself how long it takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A dump goes as fast as whoever takes it in.
+const DUMP_PATIENCE: Duration = Duration::from_secs(6 * 3600);
+/// The longest answer of the process.
+const LONGEST_ANSWER: u64 = 64 << 10;
+
+/// What is started to carry an order out.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub path: PathBuf,
+    pub arguments: Vec<String>,
+}
+
+impl Program {
+    /// This program itself, as `lucarne sealer`.
+    pub fn own() -> io::Result<Self> {
+        Ok(Self { path: std::env::current_exe()?, arguments: vec!["sealer".to_owned()] })
+    }
+}
+
+/// Carries an order out in a process of its own, whose age file goes to `out`; without [`Done`] what is there is not whole.
+/// Dropping the future ends the process.
+pub async fn carry_out(order: Order, out: File) -> Result<Done, Failure> {
+    let own = Program::own().map_err(Failure::broken("find this program"))?;
+    carry_out_by(own, order, out).await
+}
+
+/// The same with another program; see [`carry_out`].
+pub async fn carry_out_by(program: Program, order: Order, out: File) -> Result<Done, Failure> {
+    let (wanted, given_up) = oneshot::channel();
+    // In a task of its own: one that is given up still waits for its end, and mends what it left.
+    let task = tokio::spawn(supervise(program, order, out, given_up));
+    let outcome = task.await;
+    drop::<oneshot::Sender<()>>(wanted);
+    outcome.map_err(|error| Failure::Broken { doing: "wait for the sealing process", cause: error.to_string() })?
+}
+
+/// Mends what a sealing process that was killed has left of this machine: a guest that it held lets go on. To be called for
+/// machines that an earlier agent left. Blocks.
+pub fn recover(machine: &Machine) -> Result<(), Failure> {
+    if !standstill::is_left_behind(machine) {
+        return Ok(());
+    }
+    // One that is still at work has the monitor until it is done, and then there is nothing to mend.
+    let mut monitor = Monitor::connect(&machine.monitor)?;
+    if standstill::is_left_behind(machine) { standstill::let_go_on(&mut monitor, machine) } else { Ok(()) }
+}
+
+async fn supervise(
+    program: Program,
+    order: Order,
+    out: File,
+    given_up: oneshot::Receiver<()>,
+) -> Result<Done, Failure> {
+    let (link, theirs) = std::os::unix::net::UnixStream::pair().map_err(Failure::broken("make a socket"))?;
+    let mut child = start(program, theirs, out).map_err(Failure::broken("start a sealing process"))?;
+    let outcome = tokio::select! {
+        outcome = timeout(patience(&order.operation), converse(link, &order)) => {
+            outcome.unwrap_or_else(|_| Err(Failure::impossible("it took too long, and was ended")))
+        }
+        _ = given_up => Err(Failure::impossible("it was given up")),
+    };
+    if outcome.is_err() {
+        // It may have ended by itself.
+        let _ = child.start_kill();
+    }
+    let status = child.wait().await;
+    match order.machine.filter(|_| outcome.is_err()) {
+        Some(machine) => mend(machine).await,
+        None => {}
+    }
+    outcome.map_err(|failure| explain(failure, status))
+}
+
+fn start(program: Program, link: std::os::unix::net::UnixStream, out: File) -> io::Result<Child> {
+    let mut command = Command::new(program.path);
+    // Nothing of the agent's environment is of use to it.
+    command.args(program.arguments).env_clear().current_dir("/").kill_on_drop(true);
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(link))).stdout(out);
+    command.spawn()
+}
+
+async fn converse(link: std::os::unix::net::UnixStream, order: &Order) -> Result<Done, Failure> {
+    let broken = || Failure::broken("talk to the sealing process");
+    let told = serde_json::to_vec(order).map_err(io::Error::from).map_err(broken())?;
+    link.set_nonblocking(true).map_err(broken())?;
+    let mut link = UnixStream::from_std(link).map_err(broken())?;
+    link.write_all(&told).await.map_err(broken())?;
+    link.shutdown().await.map_err(broken())?;
+    let mut answer = Vec::new();
+    link.take(LONGEST_ANSWER).read_to_end(&mut answer).await.map_err(broken())?;
+    match serde_json::from_slice::<Told>(&answer) {
+        Ok(told) => told.into(),
+        Err(_) => Err(Failure::Broken { doing: ENDED_EARLY, cause: "it ended before it was done".to_owned() }),
+    }
+}
+
+const ENDED_EARLY: &str = "carry the order out";
+
+fn explain(failure: Failure, status: io::Result<ExitStatus>) -> Failure {
+    match (failure, status) {
+        (Failure::Broken { doing: ENDED_EARLY, cause }, Ok(status)) if !status.success() => {
+            Failure::Broken { doing: ENDED_EARLY, cause: format!("{cause} ({status})") }
+        }
+        (failure, _) => failure,
+    }
+}
+
+/// A guest that stands still for a process that is gone goes on.
+async fn mend(machine: Machine) {
+    let instance = machine.instance;
+    match spawn_blocking(move || recover(&machine)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%instance, %error, "a sealing process left its guest standing still"),
+        Err(error) => tracing::warn!(%instance, %error, "what a sealing process left could not be mended"),
+    }
+}
+
+fn patience(operation: &Operation) -> Duration {
+    match operation {
+        Operation::HostSample(sample) => PATIENCE + Duration::from_secs(sample.seconds.get()),
+        Operation::GuestMemoryDump(_) | Operation::HypervisorMemoryDump(_) => DUMP_PATIENCE,
+        _ => PATIENCE,
+    }
+}

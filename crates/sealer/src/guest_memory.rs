@@ -1,0 +1,193 @@
+//! A guest's memory, read by the machine that has it.
+//!
+//! Owns the way of the octets: QEMU itself copies them into a pipe of ours. So they are what the guest's processors see,
+//! wherever they are kept at the moment, nobody has to look into QEMU's process, and on their way they are in a pipe's
+//! buffers, which are never swapped out, and in no file.
+
+use std::{
+    io::{PipeReader, Read},
+    os::fd::AsFd,
+};
+
+use lucarne_seal::bounded::AddressSpace;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Gid, Uid, fchown},
+};
+use serde_json::json;
+
+use crate::{
+    memory_map::MemoryMap,
+    monitor::Monitor,
+    order::Failure,
+    page_tables::{NoMemory, Paging},
+    processors::{self, Processor},
+};
+
+const READING: &str = "read the guest's memory";
+const REGISTERS: &str = "read the registers of the guest's processors";
+/// How long QEMU may take for the next octets: it may have to bring them back from a disk or another host.
+const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+const PAGE: u64 = 4096;
+
+/// A pipe into which QEMU writes what it is told to.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    reader: PipeReader,
+    /// The set that QEMU has its end in, and the end's number there.
+    set: u64,
+    number: u64,
+}
+
+impl Passage {
+    /// Gives QEMU, whose process `process` is, the end of a pipe.
+    pub(crate) fn open(monitor: &mut Monitor, process: u32) -> Result<Self, Failure> {
+        let doing = "give the machine a pipe";
+        let (reader, writer) = std::io::pipe().map_err(Failure::broken(doing))?;
+        // QEMU opens it anew by its number, as the user that it is.
+        let owner = std::fs::metadata(format!("/proc/{process}")).map_err(Failure::broken(doing))?;
+        let (user, group) = (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
+        if user != rustix::process::geteuid().as_raw() {
+            let given = fchown(&writer, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+            given.map_err(|error| Failure::broken(doing)(error.into()))?;
+        }
+        let set = monitor.ask_with(doing, ("add-fd", json!({ "opaque": "sealed operation" })), writer.as_fd())?;
+        let (Some(number), Some(set)) = (set["fd"].as_u64(), set["fdset-id"].as_u64()) else {
+            return Err(Failure::Broken { doing, cause: "the machine did not say what it is called there".to_owned() });
+        };
+        Ok(Self { reader, set, number })
+    }
+
+    /// What QEMU calls its end.
+    pub(crate) fn name(&self) -> String {
+        format!("/proc/self/fd/{}", self.number)
+    }
+
+    /// Takes exactly `length` octets, appended to `into`.
+    pub(crate) fn take(&mut self, length: u64, into: &mut Vec<u8>) -> Result<(), Failure> {
+        let mut left = length;
+        while left > 0 {
+            let mut waits = [PollFd::new(&self.reader, PollFlags::IN)];
+            let ready = poll(&mut waits, Some(&PATIENCE)).map_err(|error| Failure::broken(READING)(error.into()))?;
+            if ready == 0 {
+                return Err(Failure::Broken { doing: READING, cause: "the machine is too slow".to_owned() });
+            }
+            let piece = left.min(1 << 20);
+            let taken = Read::by_ref(&mut self.reader).take(piece).read_available(into);
+            left -= taken.map_err(Failure::broken(READING))?;
+        }
+        Ok(())
+    }
+
+    /// Takes QEMU's end away.
+    pub(crate) fn close(self, monitor: &mut Monitor) -> Result<(), Failure> {
+        monitor.ask("take a pipe back", "remove-fd", json!({ "fdset-id": self.set })).map(drop)
+    }
+}
+
+/// One read(2) of what is there.
+trait ReadAvailable {
+    fn read_available(&mut self, into: &mut Vec<u8>) -> std::io::Result<u64>;
+}
+
+impl<R: Read> ReadAvailable for std::io::Take<R> {
+    fn read_available(&mut self, into: &mut Vec<u8>) -> std::io::Result<u64> {
+        let mut piece = [0; 64 << 10];
+        match self.read(&mut piece)? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            length => {
+                into.extend_from_slice(&piece[..length]);
+                Ok(length as u64)
+            }
+        }
+    }
+}
+
+/// The memory of one guest.
+#[derive(Debug)]
+pub(crate) struct GuestMemory<'a> {
+    monitor: &'a mut Monitor,
+    passage: &'a mut Passage,
+    map: MemoryMap,
+}
+
+impl<'a> GuestMemory<'a> {
+    pub(crate) fn of(monitor: &'a mut Monitor, passage: &'a mut Passage) -> Result<Self, Failure> {
+        let text = monitor.ask_in_words("ask where the guest's memory is", "info mtree -f")?;
+        let map = MemoryMap::parse(&text).ok_or(Failure::Broken {
+            doing: "ask where the guest's memory is",
+            cause: "the machine's answer was not understood".to_owned(),
+        })?;
+        Ok(Self { monitor, passage, map })
+    }
+
+    pub(crate) const fn map(&self) -> &MemoryMap {
+        &self.map
+    }
+
+    /// The pieces of physical memory that these octets are in.
+    pub(crate) fn pieces(
+        &mut self,
+        space: AddressSpace,
+        address: u64,
+        length: u64,
+    ) -> Result<Vec<(u64, u64)>, Failure> {
+        match space {
+            AddressSpace::Physical => Ok(vec![(address, length)]),
+            AddressSpace::Kernel => {
+                let paging = self.paging()?;
+                // Tables are read a page at a time: neighbours are in the same.
+                let mut last: Option<(u64, Vec<u8>)> = None;
+                paging.pieces(address, length, |at| self.entry(at, &mut last))
+            }
+        }
+    }
+
+    fn paging(&mut self) -> Result<Paging, Failure> {
+        let processors = registers(self.monitor)?;
+        let first = processors.iter().find(|processor| processor.index == 0);
+        let of = |register| first.and_then(|processor| processor.number(register));
+        match (of("cr0"), of("cr3"), of("cr4"), of("efer")) {
+            (Some(cr0), Some(cr3), Some(cr4), Some(efer)) => Ok(Paging::new(cr0, cr3, cr4, efer)?),
+            _ => Err(Failure::Broken { doing: REGISTERS, cause: "control registers are not among them".to_owned() }),
+        }
+    }
+
+    fn entry(&mut self, at: u64, last: &mut Option<(u64, Vec<u8>)>) -> Result<u64, Failure> {
+        let page = at & !(PAGE - 1);
+        if last.as_ref().is_none_or(|(kept, _)| *kept != page) {
+            let mut table = Vec::with_capacity(PAGE as usize);
+            self.read(page, PAGE, &mut table)?;
+            *last = Some((page, table));
+        }
+        let table = last.as_ref().map_or(&[][..], |(_, table)| table);
+        let octets = table.get((at - page) as usize..).and_then(<[u8]>::first_chunk);
+        Ok(octets.map_or(0, |octets| u64::from_le_bytes(*octets)))
+    }
+
+    /// Appends `length` octets of physical memory to `into`. Only memory is read: a device's registers would change.
+    pub(crate) fn read(&mut self, address: u64, length: u64, into: &mut Vec<u8>) -> Result<(), Failure> {
+        if !self.map.covers(address, length) {
+            return Err(Failure::Impossible(format!("not all of {length} octets from {address:#x} on is memory")));
+        }
+        let arguments = json!({ "val": address, "size": length, "filename": self.passage.name() });
+        self.monitor.begin(READING, "pmemsave", arguments)?;
+        self.passage.take(length, into)?;
+        self.monitor.answer(READING).map(drop)
+    }
+}
+
+impl From<NoMemory> for Failure {
+    fn from(error: NoMemory) -> Self {
+        Self::Impossible(error.to_string())
+    }
+}
+
+/// The registers of all of a guest's processors.
+pub(crate) fn registers(monitor: &mut Monitor) -> Result<Vec<Processor>, Failure> {
+    let processors = processors::parse(&monitor.ask_in_words(REGISTERS, "info registers -a")?);
+    match processors.is_empty() {
+        true => Err(Failure::Broken { doing: REGISTERS, cause: "the machine's answer was not understood".to_owned() }),
+        false => Ok(processors),
+    }
+}
