@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     monitor::Monitor,
-    order::{Done, Failure, Machine, Order, Told},
+    order::{Done, Failure, Machine, Order, Task, Told},
     standstill,
 };
 
@@ -65,15 +65,58 @@ pub async fn carry_out_by(program: Program, order: Order, out: File) -> Result<D
     outcome.map_err(|error| Failure::Broken { doing: "wait for the sealing process", cause: error.to_string() })?
 }
 
-/// Mends what a sealing process that was killed has left of this machine: a guest that it held lets go on. To be called for
-/// machines that an earlier agent left. Blocks.
-pub fn recover(machine: &Machine) -> Result<(), Failure> {
+/// Mends what sealing processes that were killed have left of this machine: a guest that one held lets go on, and what one
+/// was to undo is undone in its time. To be called for machines that an earlier agent left.
+pub async fn recover(machine: Machine) -> Result<(), Failure> {
+    recover_by(Program::own().map_err(Failure::broken("find this program"))?, machine).await
+}
+
+/// The same with another program; see [`recover`].
+pub async fn recover_by(program: Program, machine: Machine) -> Result<(), Failure> {
+    let left = machine.clone();
+    let mended = spawn_blocking(move || mend_standstill(&left)).await;
+    mended.map_err(|error| Failure::broken("mend the machine")(error.into()))??;
+    // Each takes one up; the last finds nothing.
+    while take_up_undo(program.clone(), machine.clone()).await? {}
+    Ok(())
+}
+
+/// A guest that stands still for a process that is gone goes on.
+fn mend_standstill(machine: &Machine) -> Result<(), Failure> {
     if !standstill::is_left_behind(machine) {
         return Ok(());
     }
     // One that is still at work has the monitor until it is done, and then there is nothing to mend.
     let mut monitor = Monitor::connect(&machine.monitor)?;
     if standstill::is_left_behind(machine) { standstill::let_go_on(&mut monitor, machine) } else { Ok(()) }
+}
+
+/// Whether there was something to undo that nobody waited for.
+async fn take_up_undo(program: Program, machine: Machine) -> Result<bool, Failure> {
+    let (link, theirs) = std::os::unix::net::UnixStream::pair().map_err(Failure::broken("make a socket"))?;
+    let nowhere = File::options().write(true).open("/dev/null").map_err(Failure::broken("open /dev/null"))?;
+    let child = start(program.clone(), theirs, nowhere).map_err(Failure::broken("start a sealing process"))?;
+    match converse(link, &Task::Undo(machine.clone())).await {
+        Ok(_) => {
+            stay(child, program, machine);
+            Ok(true)
+        }
+        Err(Failure::Impossible(_)) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Waits for the end of a process that is to undo something; another takes its place if it is killed.
+fn stay(mut child: Child, program: Program, machine: Machine) {
+    tokio::spawn(async move {
+        let instance = machine.instance;
+        let ended = child.wait().await;
+        if !ended.is_ok_and(|status| status.success())
+            && let Err(error) = Box::pin(recover_by(program, machine)).await
+        {
+            tracing::warn!(%instance, %error, "a change of a guest was not undone");
+        }
+    });
 }
 
 async fn supervise(
@@ -83,36 +126,47 @@ async fn supervise(
     given_up: oneshot::Receiver<()>,
 ) -> Result<Done, Failure> {
     let (link, theirs) = std::os::unix::net::UnixStream::pair().map_err(Failure::broken("make a socket"))?;
-    let mut child = start(program, theirs, out).map_err(Failure::broken("start a sealing process"))?;
+    let mut child = start(program.clone(), theirs, out).map_err(Failure::broken("start a sealing process"))?;
+    let limit = patience(&order.operation);
+    let (machine, task) = (order.machine.clone(), Task::CarryOut(Box::new(order)));
     let outcome = tokio::select! {
-        outcome = timeout(patience(&order.operation), converse(link, &order)) => {
+        outcome = timeout(limit, converse(link, &task)) => {
             outcome.unwrap_or_else(|_| Err(Failure::impossible("it took too long, and was ended")))
         }
         _ = given_up => Err(Failure::impossible("it was given up")),
     };
-    if outcome.is_err() {
-        // It may have ended by itself.
-        let _ = child.start_kill();
+    match (outcome, machine) {
+        // It may have something to undo later.
+        (Ok(done), Some(machine)) => {
+            stay(child, program, machine);
+            Ok(done)
+        }
+        (Ok(done), None) => child.wait().await.map(|_| done).map_err(Failure::broken("wait for the sealing process")),
+        (Err(failure), machine) => {
+            // It may have ended by itself.
+            let _ = child.start_kill();
+            let status = child.wait().await;
+            if let Some(machine) = machine {
+                mend(program, machine).await;
+            }
+            Err(explain(failure, status))
+        }
     }
-    let status = child.wait().await;
-    match order.machine.filter(|_| outcome.is_err()) {
-        Some(machine) => mend(machine).await,
-        None => {}
-    }
-    outcome.map_err(|failure| explain(failure, status))
 }
 
 fn start(program: Program, link: std::os::unix::net::UnixStream, out: File) -> io::Result<Child> {
     let mut command = Command::new(program.path);
     // Nothing of the agent's environment is of use to it.
-    command.args(program.arguments).env_clear().current_dir("/").kill_on_drop(true);
+    command.args(program.arguments).env_clear().current_dir("/");
+    // A Ctrl-C at the agent's terminal is not for it: what it is to undo has to be undone.
+    command.process_group(0);
     command.stdin(Stdio::from(std::os::fd::OwnedFd::from(link))).stdout(out);
     command.spawn()
 }
 
-async fn converse(link: std::os::unix::net::UnixStream, order: &Order) -> Result<Done, Failure> {
+async fn converse(link: std::os::unix::net::UnixStream, task: &Task) -> Result<Done, Failure> {
     let broken = || Failure::broken("talk to the sealing process");
-    let told = serde_json::to_vec(order).map_err(io::Error::from).map_err(broken())?;
+    let told = serde_json::to_vec(task).map_err(io::Error::from).map_err(broken())?;
     link.set_nonblocking(true).map_err(broken())?;
     let mut link = UnixStream::from_std(link).map_err(broken())?;
     link.write_all(&told).await.map_err(broken())?;
@@ -136,13 +190,10 @@ fn explain(failure: Failure, status: io::Result<ExitStatus>) -> Failure {
     }
 }
 
-/// A guest that stands still for a process that is gone goes on.
-async fn mend(machine: Machine) {
+async fn mend(program: Program, machine: Machine) {
     let instance = machine.instance;
-    match spawn_blocking(move || recover(&machine)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%instance, %error, "a sealing process left its guest standing still"),
-        Err(error) => tracing::warn!(%instance, %error, "what a sealing process left could not be mended"),
+    if let Err(error) = recover_by(program, machine).await {
+        tracing::warn!(%instance, %error, "what a sealing process left of its machine could not be mended");
     }
 }
 

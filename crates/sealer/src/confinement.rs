@@ -26,6 +26,8 @@ pub(crate) struct Needs {
     pub(crate) reads: Vec<PathBuf>,
     /// The folder in which it makes and removes the machine's mark.
     pub(crate) marks: Option<PathBuf>,
+    /// It talks to the machine again later: unix sockets it may open.
+    pub(crate) connects: bool,
     /// It looks at other processes as a debugger does, which Landlock forbids altogether.
     pub(crate) inspects: bool,
 }
@@ -52,7 +54,7 @@ pub(crate) fn lock_in(needs: &Needs) -> Result<(), Failure> {
             Err(error) => return Err(Failure::broken("lock the sealing process in")(error)),
         }
     }
-    seccomp::restrict().map_err(Failure::broken("lock the sealing process in"))
+    seccomp::restrict(needs.connects).map_err(Failure::broken("lock the sealing process in"))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 mod client;
 mod confinement;
 mod content;
+mod debugger;
 mod guest_memory;
 mod memory_map;
 mod monitor;
@@ -19,7 +20,8 @@ mod page_tables;
 mod process;
 mod processors;
 mod standstill;
+mod undo;
 
-pub use client::{Program, carry_out, carry_out_by, recover};
+pub use client::{Program, carry_out, carry_out_by, recover, recover_by};
 pub use order::{Done, Failure, Machine, Order};
 pub use process::serve_one;

@@ -5,6 +5,7 @@
 
 mod health;
 mod memory;
+pub(crate) mod patch;
 mod power;
 mod registers;
 
@@ -25,6 +26,7 @@ use crate::{
     monitor::Monitor,
     order::{Done, Failure, Machine, Order},
     standstill,
+    undo::Undo,
 };
 
 /// What was opened while the process still could.
@@ -72,13 +74,16 @@ impl Reached {
                 let mut monitor = Monitor::connect(&machine.monitor)?;
                 let marks = Some(standstill::directory(machine).to_owned());
                 let way = match operation {
-                    Operation::GuestMemoryRead(_) => {
+                    Operation::GuestMemoryRead(_) | Operation::GuestMemoryWrite(_) => {
                         let passage = Passage::open(&mut monitor, machine.process)?;
                         Way::Memory(monitor, passage)
                     }
                     _ => Way::Machine(monitor),
                 };
-                Ok(Self { way, needs: Needs { marks, ..Needs::default() } })
+                // What is to be undone needs the machine once more.
+                let connects =
+                    matches!(operation, Operation::GuestMemoryWrite(write) if write.revert_after_seconds.get() > 0);
+                Ok(Self { way, needs: Needs { marks, connects, ..Needs::default() } })
             }
         }
     }
@@ -87,8 +92,10 @@ impl Reached {
         &self.needs
     }
 
-    pub(crate) fn carry_out(self, order: &Order, out: File) -> Result<Done, Failure> {
+    /// What is to be undone later is the process's to wait for.
+    pub(crate) fn carry_out(self, order: &Order, out: File) -> Result<(Done, Option<Undo>), Failure> {
         let mut content = Content::begin(&order.terms, out)?;
+        let mut undo = None;
         let found = match (&order.operation, self.way) {
             (Operation::HostHealth(_), Way::Host) => {
                 document(order, &mut content, &Health::now()?)?;
@@ -96,6 +103,13 @@ impl Reached {
             }
             (Operation::GuestMemoryRead(read), Way::Memory(monitor, passage)) => {
                 memory::read(read, machine(order)?, (monitor, passage), &mut content)?
+            }
+            (Operation::GuestMemoryWrite(write), Way::Memory(mut monitor, mut passage)) => {
+                let (patched, found, later) = patch::write(write, machine(order)?, &mut monitor, &mut passage)?;
+                undo = later;
+                passage.close(&mut monitor)?;
+                document(order, &mut content, &patched)?;
+                found
             }
             (Operation::GuestRegisters(_), Way::Machine(monitor)) => {
                 let (registers, paused) = registers::read(monitor, machine(order)?)?;
@@ -112,7 +126,7 @@ impl Reached {
         };
         content.finish(order.operation.name().format())?;
         let Found { consistency, paused_nanoseconds } = found;
-        Ok(Done { consistency, paused_nanoseconds })
+        Ok((Done { consistency, paused_nanoseconds }, undo))
     }
 }
 

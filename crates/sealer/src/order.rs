@@ -73,6 +73,15 @@ impl Failure {
     }
 }
 
+/// What the process is told first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Task {
+    CarryOut(Box<Order>),
+    /// Undo what a process that is gone wrote into this machine, when its time is over.
+    Undo(Machine),
+}
+
 /// What the process answers, as a line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case", deny_unknown_fields)]

@@ -6,14 +6,18 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
+    net::Shutdown,
     os::unix::net::UnixStream,
     process::ExitCode,
 };
 
+use lucarne_seal::receipt::Consistency;
+
 use crate::{
     confinement,
     operations::Reached,
-    order::{Done, Failure, Order, Told},
+    order::{Done, Failure, Machine, Task, Told},
+    undo::{self, Undo},
 };
 
 /// More than any order has: its request has at most 64 KiB.
@@ -25,10 +29,45 @@ pub fn serve_one() -> ExitCode {
     // What a failure within itself would print could be of what it read.
     std::panic::set_hook(Box::new(|info| eprintln!("a sealing process failed within itself: {:?}", info.location())));
     let Ok((mut link, out)) = descriptors() else { return ExitCode::from(2) };
-    let told = Told::from(serve(&mut link, out));
-    let answered = serde_json::to_vec(&told).map_err(io::Error::from).and_then(|line| link.write_all(&line));
-    // Without an answer the result counts as not whole.
-    if answered.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    match serve(&mut link, out) {
+        Ok((done, later)) => {
+            if !answer(link, Ok(done)) {
+                return ExitCode::FAILURE;
+            }
+            later.map_or(ExitCode::SUCCESS, |later| later.undo())
+        }
+        // Without an answer the result counts as not whole.
+        Err(failure) => {
+            if answer(link, Err(failure)) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// And hangs up.
+fn answer(mut link: UnixStream, outcome: Result<Done, Failure>) -> bool {
+    let line = serde_json::to_vec(&Told::from(outcome)).map_err(io::Error::from);
+    let told = line.and_then(|line| link.write_all(&line)).and_then(|()| link.shutdown(Shutdown::Both));
+    // Shut down, it has ended for the other side, whoever has copies of it.
+    told.is_ok()
+}
+
+/// What is left to do when the answer is given.
+struct Later {
+    undo: Undo,
+    machine: Machine,
+}
+
+impl Later {
+    fn undo(self) -> ExitCode {
+        match self.undo.wait_and_undo(&self.machine) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        }
+    }
 }
 
 fn descriptors() -> io::Result<(UnixStream, File)> {
@@ -37,15 +76,25 @@ fn descriptors() -> io::Result<(UnixStream, File)> {
     Ok((UnixStream::from(link), File::from(out)))
 }
 
-fn serve(link: &mut UnixStream, out: File) -> Result<Done, Failure> {
+fn serve(link: &mut UnixStream, out: File) -> Result<(Done, Option<Later>), Failure> {
     confinement::harden()?;
-    let order = read_order(link)?;
-    let reached = Reached::open(&order)?;
-    confinement::lock_in(reached.needs())?;
-    reached.carry_out(&order, out)
+    match read_task(link)? {
+        Task::CarryOut(order) => {
+            let reached = Reached::open(&order)?;
+            confinement::lock_in(reached.needs())?;
+            let (done, undo) = reached.carry_out(&order, out)?;
+            Ok((done, undo.zip(order.machine).map(|(undo, machine)| Later { undo, machine })))
+        }
+        Task::Undo(machine) => {
+            let undo = Undo::left_behind(&machine).ok_or_else(|| Failure::impossible("there is nothing to undo"))?;
+            confinement::lock_in(&undo::needs(&machine))?;
+            let done = Done { consistency: Consistency::Instant, paused_nanoseconds: 0 };
+            Ok((done, Some(Later { undo, machine })))
+        }
+    }
 }
 
-fn read_order(link: &mut UnixStream) -> Result<Order, Failure> {
+fn read_task(link: &mut UnixStream) -> Result<Task, Failure> {
     let mut text = Vec::new();
     link.take(LONGEST_ORDER + 1).read_to_end(&mut text).map_err(Failure::broken("read the order"))?;
     let strange = |cause: String| Failure::Broken { doing: "understand the order", cause };

@@ -10,7 +10,7 @@ use std::io;
 use libc::{c_long, sock_filter, sock_fprog};
 
 /// What is refused.
-const REFUSED: [c_long; 41] = [
+const REFUSED: [c_long; 39] = [
     // programs and processes
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -18,9 +18,7 @@ const REFUSED: [c_long; 41] = [
     libc::SYS_vfork,
     libc::SYS_unshare,
     libc::SYS_setns,
-    // sockets
-    libc::SYS_socket,
-    libc::SYS_connect,
+    // sockets; see `CONNECTING`
     libc::SYS_bind,
     libc::SYS_listen,
     libc::SYS_accept,
@@ -59,6 +57,9 @@ const REFUSED: [c_long; 41] = [
     libc::SYS_reboot,
 ];
 
+/// What is refused too, but to a process that has to talk to its machine again: that may do it with unix sockets.
+const CONNECTING: [c_long; 2] = [libc::SYS_socket, libc::SYS_connect];
+
 /// Where the kernel has the number of the call, its architecture, and the low half of its first argument.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
@@ -77,8 +78,8 @@ const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// Holds all threads of this process to the filter, for good.
-pub(super) fn restrict() -> io::Result<()> {
-    let program = program();
+pub(super) fn restrict(connects: bool) -> io::Result<()> {
+    let program = program(connects);
     let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
     // SAFETY: the kernel copies the program, which lives until it returns, and checks it.
@@ -97,7 +98,7 @@ pub(super) fn restrict() -> io::Result<()> {
     }
 }
 
-fn program() -> Vec<sock_filter> {
+fn program(connects: bool) -> Vec<sock_filter> {
     let mut program = vec![
         step(LOAD, ARCHITECTURE, 0, 0),
         step(IF_EQUAL, X86_64, 1, 0),
@@ -122,7 +123,17 @@ fn program() -> Vec<sock_filter> {
         step(RETURN, PASS, 0, 0),
         step(RETURN, REFUSE, 0, 0),
     ];
-    for call in REFUSED {
+    if connects {
+        program.extend([
+            step(IF_EQUAL, libc::SYS_socket as u32, 0, 4),
+            step(LOAD, FIRST_ARGUMENT, 0, 0),
+            step(IF_EQUAL, libc::AF_UNIX as u32, 0, 1),
+            step(RETURN, PASS, 0, 0),
+            step(RETURN, REFUSE, 0, 0),
+        ]);
+    }
+    let refused = REFUSED.iter().chain(CONNECTING.iter().filter(|_| !connects));
+    for &call in refused {
         program.extend([step(IF_EQUAL, call as u32, 0, 1), step(RETURN, REFUSE, 0, 0)]);
     }
     program.push(step(RETURN, PASS, 0, 0));

@@ -32,7 +32,7 @@ fn what_is_locked_in_writes_no_file_starts_no_program_and_opens_no_socket() {
     let _unix = std::os::unix::net::UnixListener::bind(&socket).unwrap();
 
     harden().unwrap();
-    lock_in(&Needs { reads: vec!["/proc".into()], marks: Some(marks.clone()), inspects: false }).unwrap();
+    lock_in(&Needs { reads: vec!["/proc".into()], marks: Some(marks.clone()), ..Needs::default() }).unwrap();
 
     assert!(fs::read("/proc/self/status").is_ok(), "it reads what it needs");
     fs::write(marks.join("mark"), "1").unwrap();

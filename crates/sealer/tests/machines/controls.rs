@@ -19,7 +19,7 @@ fn a_guest_is_paused_until_it_is_resumed_and_only_if_a_request_paused_it() {
     // Reading does not let it go on.
     let before = house.read("physical", COUNTERS.0, 4).1;
     assert_eq!(house.read("physical", COUNTERS.0, 4), (before_done(), before));
-    lucarne_sealer::recover(&house.machine()).unwrap();
+    block_on(lucarne_sealer::recover_by(program(), house.machine())).unwrap();
     assert_eq!(house.status(), "paused", "it was not left behind");
     assert_eq!(house.ask_json(GuestResume, json!({})), json!({"changed": true}));
     assert_eq!(house.ask_json(GuestResume, json!({})), json!({"changed": false}));
@@ -86,7 +86,7 @@ fn a_guest_that_stands_still_for_a_process_that_was_killed_goes_on() {
     house.agent("stop");
     let mark = house.folder.path().join("i/standstill.json");
     fs::write(&mark, json!({"generation": 3, "lasting": false}).to_string()).unwrap();
-    lucarne_sealer::recover(&house.machine()).unwrap();
+    block_on(lucarne_sealer::recover_by(program(), house.machine())).unwrap();
     assert_eq!((house.status().as_str(), mark.exists()), ("running", false));
 }
 

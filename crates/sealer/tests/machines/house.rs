@@ -139,8 +139,18 @@ impl House {
     }
 
     pub fn carry_out(&self, order: Order) -> Result<(Done, Vec<u8>), Failure> {
+        block_on(self.carry_out_async(order))
+    }
+
+    /// Of the kernel's memory, from a runtime that goes on.
+    pub async fn read_async(&self, address: u64, length: u64) -> Vec<u8> {
+        let arguments = json!({"space": "kernel", "address": format!("{address:#x}"), "length": length});
+        self.carry_out_async(self.order(OperationName::GuestMemoryRead, arguments)).await.unwrap().1
+    }
+
+    async fn carry_out_async(&self, order: Order) -> Result<(Done, Vec<u8>), Failure> {
         let mut out = tempfile::tempfile_in(self.folder.path()).unwrap();
-        let done = block_on(carry_out_by(program(), order, out.try_clone().unwrap()))?;
+        let done = carry_out_by(program(), order, out.try_clone().unwrap()).await?;
         let mut sealed = Vec::new();
         out.rewind().unwrap();
         out.read_to_end(&mut sealed).unwrap();

@@ -3,5 +3,6 @@
 
 mod controls;
 mod house;
+mod kernel;
 mod memory;
 mod orders;

@@ -26,7 +26,7 @@ fn answer(order: &[u8]) -> (Value, Vec<u8>) {
 
 #[test]
 fn an_order_that_is_not_one_is_refused_and_nothing_comes_of_it() {
-    let good = json!({
+    let good = json!({"carry-out": {
         "request": "0707070707070707070707070707070707070707070707070707070707070707",
         "host": "host-00000000000000001",
         "operation": {"name": "host.health", "version": 1, "arguments": {}},
@@ -36,18 +36,19 @@ fn an_order_that_is_not_one_is_refused_and_nothing_comes_of_it() {
             "most_octets": 1 << 20,
             "padding": "none",
         },
-    });
+    }});
     let (told, out) = answer(good.to_string().as_bytes());
     assert_eq!(told["outcome"], "done", "{told}");
     assert!(out.starts_with(b"age-encryption.org/v1\n"));
     let changed = |pointer: &str, value: Value| {
         let mut order = good.clone();
-        *order.pointer_mut(pointer).unwrap() = value;
+        *order["carry-out"].pointer_mut(pointer).unwrap() = value;
         order.to_string().into_bytes()
     };
     let orders = [
         b"".to_vec(),
         b"{}".to_vec(),
+        json!({"undo": {}}).to_string().into_bytes(),
         vec![b' '; 1 << 20],
         changed("/operation/name", json!("host.shell")),
         changed("/operation/version", json!(2)),
