@@ -22,7 +22,7 @@ use crate::order::Failure;
 /// What an operation does once it is locked in, beyond what it has open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
-    /// Trees in which it reads files.
+    /// Files that it reads, and trees in which it reads files.
     pub(crate) reads: Vec<PathBuf>,
     /// The folder in which it makes and removes the machine's mark.
     pub(crate) marks: Option<PathBuf>,
@@ -54,7 +54,7 @@ pub(crate) fn lock_in(needs: &Needs) -> Result<(), Failure> {
             Err(error) => return Err(Failure::broken("lock the sealing process in")(error)),
         }
     }
-    seccomp::restrict(needs.connects).map_err(Failure::broken("lock the sealing process in"))
+    seccomp::restrict(needs).map_err(Failure::broken("lock the sealing process in"))
 }
 
 #[cfg(test)]

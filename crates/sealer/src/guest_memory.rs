@@ -5,7 +5,7 @@
 //! buffers, which are never swapped out, and in no file.
 
 use std::{
-    io::{PipeReader, Read},
+    io::{self, PipeReader, Read},
     os::fd::AsFd,
 };
 
@@ -63,43 +63,40 @@ impl Passage {
         format!("/proc/self/fd/{}", self.number)
     }
 
-    /// Takes exactly `length` octets, appended to `into`.
-    pub(crate) fn take(&mut self, length: u64, into: &mut Vec<u8>) -> Result<(), Failure> {
+    /// Takes exactly `length` octets, appended to `into`, of what `monitor` was asked for. If that is refused, nothing comes.
+    pub(crate) fn take(&mut self, length: u64, monitor: &mut Monitor, into: &mut Vec<u8>) -> Result<(), Failure> {
         let mut left = length;
         while left > 0 {
-            let mut waits = [PollFd::new(&self.reader, PollFlags::IN)];
+            let mut waits = [PollFd::new(&self.reader, PollFlags::IN), PollFd::new(monitor.stream(), PollFlags::IN)];
             let ready = poll(&mut waits, Some(&PATIENCE)).map_err(|error| Failure::broken(READING)(error.into()))?;
-            if ready == 0 {
-                return Err(Failure::Broken { doing: READING, cause: "the machine is too slow".to_owned() });
+            let [comes, said] = waits.map(|wait| !wait.revents().is_empty());
+            match (ready, comes, said) {
+                (0, ..) => {
+                    return Err(Failure::Broken { doing: READING, cause: "the machine is too slow".to_owned() });
+                }
+                (_, false, _) => monitor.hear(READING)?,
+                (_, true, _) => left -= self.read_available(left, into).map_err(Failure::broken(READING))?,
             }
-            let piece = left.min(1 << 20);
-            let taken = Read::by_ref(&mut self.reader).take(piece).read_available(into);
-            left -= taken.map_err(Failure::broken(READING))?;
         }
         Ok(())
     }
 
-    /// Takes QEMU's end away.
-    pub(crate) fn close(self, monitor: &mut Monitor) -> Result<(), Failure> {
-        monitor.ask("take a pipe back", "remove-fd", json!({ "fdset-id": self.set })).map(drop)
-    }
-}
-
-/// One read(2) of what is there.
-trait ReadAvailable {
-    fn read_available(&mut self, into: &mut Vec<u8>) -> std::io::Result<u64>;
-}
-
-impl<R: Read> ReadAvailable for std::io::Take<R> {
-    fn read_available(&mut self, into: &mut Vec<u8>) -> std::io::Result<u64> {
+    /// One read(2) of what is there.
+    fn read_available(&mut self, most: u64, into: &mut Vec<u8>) -> io::Result<u64> {
         let mut piece = [0; 64 << 10];
-        match self.read(&mut piece)? {
-            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        let most = piece.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+        match self.reader.read(&mut piece[..most])? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
             length => {
                 into.extend_from_slice(&piece[..length]);
                 Ok(length as u64)
             }
         }
+    }
+
+    /// Takes QEMU's end away.
+    pub(crate) fn close(self, monitor: &mut Monitor) -> Result<(), Failure> {
+        monitor.ask("take a pipe back", "remove-fd", json!({ "fdset-id": self.set })).map(drop)
     }
 }
 
@@ -113,11 +110,7 @@ pub(crate) struct GuestMemory<'a> {
 
 impl<'a> GuestMemory<'a> {
     pub(crate) fn of(monitor: &'a mut Monitor, passage: &'a mut Passage) -> Result<Self, Failure> {
-        let text = monitor.ask_in_words("ask where the guest's memory is", "info mtree -f")?;
-        let map = MemoryMap::parse(&text).ok_or(Failure::Broken {
-            doing: "ask where the guest's memory is",
-            cause: "the machine's answer was not understood".to_owned(),
-        })?;
+        let map = map(monitor)?;
         Ok(Self { monitor, passage, map })
     }
 
@@ -172,7 +165,7 @@ impl<'a> GuestMemory<'a> {
         }
         let arguments = json!({ "val": address, "size": length, "filename": self.passage.name() });
         self.monitor.begin(READING, "pmemsave", arguments)?;
-        self.passage.take(length, into)?;
+        self.passage.take(length, self.monitor, into)?;
         self.monitor.answer(READING).map(drop)
     }
 }
@@ -181,6 +174,27 @@ impl From<NoMemory> for Failure {
     fn from(error: NoMemory) -> Self {
         Self::Impossible(error.to_string())
     }
+}
+
+/// Where QEMU's process has the guest's memory, from the first address to behind the last of each piece.
+pub(crate) fn places(monitor: &mut Monitor) -> Result<Vec<(u64, u64)>, Failure> {
+    let doing = "ask where the machine has its guest's memory";
+    let map = map(monitor)?;
+    let place = |(first, last): (u64, u64)| {
+        // `Host virtual address for 0x1000 (ram) is 0x7f1b5c000000`
+        let said = monitor.ask_in_words(doing, &format!("gpa2hva {first:#x}"))?;
+        let address = said.trim().rsplit_once(" is 0x").and_then(|(_, digits)| u64::from_str_radix(digits, 16).ok());
+        let address = address.ok_or_else(|| Failure::Broken { doing, cause: said.trim().to_owned() })?;
+        Ok((address, address.saturating_add(last - first).saturating_add(1)))
+    };
+    map.writable().map(place).collect()
+}
+
+fn map(monitor: &mut Monitor) -> Result<MemoryMap, Failure> {
+    let doing = "ask where the guest's memory is";
+    let text = monitor.ask_in_words(doing, "info mtree -f")?;
+    let strange = || Failure::Broken { doing, cause: "the machine's answer was not understood".to_owned() };
+    MemoryMap::parse(&text).ok_or_else(strange)
 }
 
 /// The registers of all of a guest's processors.

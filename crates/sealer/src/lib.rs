@@ -18,8 +18,10 @@ mod operations;
 mod order;
 mod page_tables;
 mod process;
+mod process_memory;
 mod processors;
 mod standstill;
+mod threads;
 mod undo;
 
 pub use client::{Program, carry_out, carry_out_by, recover, recover_by};

@@ -39,6 +39,11 @@ impl MemoryMap {
         self.covered(address, length, |range| range.writable)
     }
 
+    /// The memory that can be written: from the first address to the last of each piece.
+    pub(crate) fn writable(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().filter(|range| range.writable).map(|range| (range.first, range.last))
+    }
+
     fn covered(&self, address: u64, length: u64, wanted: impl Fn(&Range) -> bool) -> bool {
         let Some(last) = length.checked_sub(1).and_then(|more| address.checked_add(more)) else { return false };
         let mut next = address;

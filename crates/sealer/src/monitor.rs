@@ -28,6 +28,8 @@ pub(crate) struct Monitor {
     stream: UnixStream,
     unread: Vec<u8>,
     last_id: u64,
+    /// What was answered before it was waited for.
+    early: Option<Value>,
 }
 
 impl Monitor {
@@ -42,7 +44,7 @@ impl Monitor {
         })?;
         let limited = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
         limited.map_err(Failure::broken("reach the machine"))?;
-        let mut monitor = Self { stream, unread: Vec::new(), last_id: 0 };
+        let mut monitor = Self { stream, unread: Vec::new(), last_id: 0, early: None };
         match monitor.next().map_err(Failure::broken("reach the machine"))? {
             Message::Greeting => {}
             _ => return Err(broken("reach the machine", "it does not greet")),
@@ -95,12 +97,31 @@ impl Monitor {
     /// The answer to what was asked last; events before it are passed over.
     pub(crate) fn answer(&mut self, doing: &'static str) -> Result<Value, Failure> {
         loop {
+            match self.early.take() {
+                Some(value) => return Ok(value),
+                None => self.hear(doing)?,
+            }
+        }
+    }
+
+    /// Takes in the next line and those that came with it: an answer is kept until it is waited for, and a refusal is an error
+    /// at once.
+    pub(crate) fn hear(&mut self, doing: &'static str) -> Result<(), Failure> {
+        loop {
             match self.next().map_err(Failure::broken(doing))? {
-                Message::Return { id, value } if id == self.last_id => return Ok(value),
+                Message::Return { id, value } if id == self.last_id => self.early = Some(value),
                 Message::Error { id, reason } if id == self.last_id => return Err(broken(doing, reason)),
                 _ => {}
             }
+            if !self.unread.contains(&b'\n') {
+                return Ok(());
+            }
         }
+    }
+
+    /// For who waits for several things at once.
+    pub(crate) const fn stream(&self) -> &UnixStream {
+        &self.stream
     }
 
     fn send(&mut self, command: &str, arguments: &Value, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {

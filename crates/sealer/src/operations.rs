@@ -4,10 +4,14 @@
 //! and limits, is [`lucarne_seal::operation`].
 
 mod health;
+pub(crate) mod hypervisor;
+mod kernel;
 mod memory;
 pub(crate) mod patch;
 mod power;
 mod registers;
+mod sample;
+mod show;
 
 use std::fs::File;
 
@@ -25,7 +29,9 @@ use crate::{
     guest_memory::Passage,
     monitor::Monitor,
     order::{Done, Failure, Machine, Order},
+    process_memory::ProcessMemory,
     standstill,
+    threads::StoppedThreads,
     undo::Undo,
 };
 
@@ -39,8 +45,12 @@ pub(crate) struct Reached {
 #[derive(Debug)]
 enum Way {
     Machine(Monitor),
-    /// And a pipe into which the machine writes its guest's memory.
+    /// And a pipe into which the machine writes its guest's memory, or a picture.
     Memory(Monitor, Passage),
+    Process(Monitor, ProcessMemory),
+    /// The machine's process, whose threads stand.
+    Threads(StoppedThreads),
+    Console,
     Host,
 }
 
@@ -52,6 +62,10 @@ struct Found {
 }
 
 impl Found {
+    /// Read while it changed.
+    const fn while_it_runs() -> Self {
+        Self { consistency: Consistency::Torn, paused_nanoseconds: 0 }
+    }
     const fn at_once(paused_nanoseconds: u64) -> Self {
         Self { consistency: Consistency::Instant, paused_nanoseconds }
     }
@@ -67,25 +81,50 @@ struct Document<'a, T> {
 
 impl Reached {
     pub(crate) fn open(order: &Order) -> Result<Self, Failure> {
+        let host = |needs| Ok(Self { way: Way::Host, needs });
         match &order.operation {
-            Operation::HostHealth(_) => Ok(Self { way: Way::Host, needs: health::needs() }),
+            Operation::HostHealth(_) => host(health::needs()),
+            Operation::HostKernelRead(_) => host(kernel::needs()),
+            Operation::HostSample(_) => host(sample::needs()),
+            Operation::HostFlows(_) => Err(not_carried_out(order.operation.name())),
+            operation => Self::open_machine(operation, machine(order)?),
+        }
+    }
+
+    fn open_machine(operation: &Operation, machine: &Machine) -> Result<Self, Failure> {
+        let mut needs = Needs::default();
+        let way = match operation {
+            Operation::GuestConsole(_) => {
+                needs.reads.push(machine.console.clone());
+                Way::Console
+            }
+            Operation::HypervisorRegisters(_) => {
+                let stopped = StoppedThreads::of(machine.process);
+                Way::Threads(stopped.map_err(Failure::broken("stop the threads of the machine's process"))?)
+            }
+            Operation::GuestMemoryDump(_) | Operation::HypervisorMemoryDump(_) => {
+                return Err(not_carried_out(operation.name()));
+            }
             operation => {
-                let machine = machine(order)?;
                 let mut monitor = Monitor::connect(&machine.monitor)?;
-                let marks = Some(standstill::directory(machine).to_owned());
-                let way = match operation {
-                    Operation::GuestMemoryRead(_) | Operation::GuestMemoryWrite(_) => {
+                needs.marks = Some(standstill::directory(machine).to_owned());
+                // What is to be undone needs the machine once more.
+                needs.connects = reverts(operation);
+                match operation {
+                    Operation::GuestMemoryRead(_) | Operation::GuestMemoryWrite(_) | Operation::GuestScreenshot(_) => {
                         let passage = Passage::open(&mut monitor, machine.process)?;
                         Way::Memory(monitor, passage)
                     }
+                    Operation::HypervisorMemoryRead(_) | Operation::HypervisorPatch(_) => {
+                        needs.inspects = operation.name() == OperationName::HypervisorPatch;
+                        let memory = ProcessMemory::open(machine.process, needs.inspects, &mut monitor)?;
+                        Way::Process(monitor, memory)
+                    }
                     _ => Way::Machine(monitor),
-                };
-                // What is to be undone needs the machine once more.
-                let connects =
-                    matches!(operation, Operation::GuestMemoryWrite(write) if write.revert_after_seconds.get() > 0);
-                Ok(Self { way, needs: Needs { marks, connects, ..Needs::default() } })
+                }
             }
-        }
+        };
+        Ok(Self { way, needs })
     }
 
     pub(crate) const fn needs(&self) -> &Needs {
@@ -95,39 +134,111 @@ impl Reached {
     /// What is to be undone later is the process's to wait for.
     pub(crate) fn carry_out(self, order: &Order, out: File) -> Result<(Done, Option<Undo>), Failure> {
         let mut content = Content::begin(&order.terms, out)?;
-        let mut undo = None;
-        let found = match (&order.operation, self.way) {
-            (Operation::HostHealth(_), Way::Host) => {
-                document(order, &mut content, &Health::now()?)?;
-                Found { consistency: Consistency::Torn, paused_nanoseconds: 0 }
+        let (found, undo) = match self.way {
+            Way::Host => (on_host(order, &mut content)?, None),
+            Way::Console => {
+                if let Operation::GuestConsole(console) = &order.operation {
+                    show::console(console, machine(order)?, &mut content)?;
+                }
+                (Found::while_it_runs(), None)
             }
-            (Operation::GuestMemoryRead(read), Way::Memory(monitor, passage)) => {
-                memory::read(read, machine(order)?, (monitor, passage), &mut content)?
+            Way::Threads(stopped) => {
+                let (threads, paused) = hypervisor::registers(stopped)?;
+                document(order, &mut content, &threads)?;
+                (Found::at_once(paused), None)
             }
-            (Operation::GuestMemoryWrite(write), Way::Memory(mut monitor, mut passage)) => {
-                let (patched, found, later) = patch::write(write, machine(order)?, &mut monitor, &mut passage)?;
-                undo = later;
-                passage.close(&mut monitor)?;
-                document(order, &mut content, &patched)?;
-                found
-            }
-            (Operation::GuestRegisters(_), Way::Machine(monitor)) => {
-                let (registers, paused) = registers::read(monitor, machine(order)?)?;
-                document(order, &mut content, &registers)?;
-                Found::at_once(paused)
-            }
-            (operation, Way::Machine(mut monitor)) => {
-                document(order, &mut content, &power::switch(operation, &mut monitor, machine(order)?)?)?;
-                Found::at_once(0)
-            }
-            (operation, _) => {
-                return Err(Failure::Impossible(format!("this host does not carry out {}", operation.name())));
-            }
+            Way::Machine(monitor) => (on_machine(order, monitor, &mut content)?, None),
+            Way::Memory(monitor, passage) => in_memory(order, (monitor, passage), &mut content)?,
+            Way::Process(monitor, memory) => in_process(order, (monitor, memory), &mut content)?,
         };
         content.finish(order.operation.name().format())?;
         let Found { consistency, paused_nanoseconds } = found;
         Ok((Done { consistency, paused_nanoseconds }, undo))
     }
+}
+
+fn on_host(order: &Order, content: &mut Content) -> Result<Found, Failure> {
+    match &order.operation {
+        Operation::HostHealth(_) => document(order, content, &Health::now()?)?,
+        Operation::HostSample(sample) => document(order, content, &sample::take(sample)?)?,
+        Operation::HostKernelRead(read) => content.push(&kernel::read(read)?)?,
+        other => return Err(not_carried_out(other.name())),
+    }
+    Ok(Found::while_it_runs())
+}
+
+fn on_machine(order: &Order, mut monitor: Monitor, content: &mut Content) -> Result<Found, Failure> {
+    let machine = machine(order)?;
+    match &order.operation {
+        Operation::GuestRegisters(_) => {
+            let (registers, paused) = registers::read(monitor, machine)?;
+            document(order, content, &registers)?;
+            Ok(Found::at_once(paused))
+        }
+        Operation::HypervisorSet(set) => {
+            document(order, content, &hypervisor::set(set, &mut monitor)?)?;
+            Ok(Found::at_once(0))
+        }
+        operation => {
+            document(order, content, &power::switch(operation, &mut monitor, machine)?)?;
+            Ok(Found::at_once(0))
+        }
+    }
+}
+
+fn in_memory(
+    order: &Order,
+    (mut monitor, mut passage): (Monitor, Passage),
+    content: &mut Content,
+) -> Result<(Found, Option<Undo>), Failure> {
+    let found = match &order.operation {
+        Operation::GuestMemoryRead(read) => {
+            (memory::read(read, machine(order)?, (&mut monitor, &mut passage), content)?, None)
+        }
+        Operation::GuestMemoryWrite(write) => {
+            let (patched, found, undo) = patch::write(write, machine(order)?, &mut monitor, &mut passage)?;
+            document(order, content, &patched)?;
+            (found, undo)
+        }
+        _ => {
+            show::screenshot(&mut monitor, &mut passage, content)?;
+            (Found::while_it_runs(), None)
+        }
+    };
+    passage.close(&mut monitor)?;
+    Ok(found)
+}
+
+fn in_process(
+    order: &Order,
+    (mut monitor, memory): (Monitor, ProcessMemory),
+    content: &mut Content,
+) -> Result<(Found, Option<Undo>), Failure> {
+    match &order.operation {
+        Operation::HypervisorMemoryRead(read) => {
+            content.push(&memory.read(read.address.0, read.length.get())?)?;
+            Ok((Found::while_it_runs(), None))
+        }
+        Operation::HypervisorPatch(patch) => {
+            let (patched, paused, undo) = hypervisor::patch(patch, machine(order)?, &memory, &mut monitor)?;
+            document(order, content, &patched)?;
+            Ok((Found::at_once(paused), undo))
+        }
+        other => Err(not_carried_out(other.name())),
+    }
+}
+
+/// Whether it is to be undone later.
+const fn reverts(operation: &Operation) -> bool {
+    match operation {
+        Operation::GuestMemoryWrite(write) => write.revert_after_seconds.get() > 0,
+        Operation::HypervisorPatch(patch) => patch.revert_after_seconds.get() > 0,
+        _ => false,
+    }
+}
+
+fn not_carried_out(operation: OperationName) -> Failure {
+    Failure::Impossible(format!("this host does not carry out {operation}"))
 }
 
 fn machine(order: &Order) -> Result<&Machine, Failure> {

@@ -87,7 +87,7 @@ fn serve(link: &mut UnixStream, out: File) -> Result<(Done, Option<Later>), Fail
         }
         Task::Undo(machine) => {
             let undo = Undo::left_behind(&machine).ok_or_else(|| Failure::impossible("there is nothing to undo"))?;
-            confinement::lock_in(&undo::needs(&machine))?;
+            confinement::lock_in(&undo::needs(undo.place(), &machine))?;
             let done = Done { consistency: Consistency::Instant, paused_nanoseconds: 0 };
             Ok((done, Some(Later { undo, machine })))
         }

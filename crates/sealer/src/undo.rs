@@ -1,4 +1,4 @@
-//! What undoes a change of a guest's memory when its time is over, also if the process that made it is gone by then.
+//! What undoes a change of a guest's memory, or of its machine's process, when its time is over, also if the process that made it is gone by then.
 //!
 //! Owns the record of it. It lies in memory that QEMU holds for us, so that it lives exactly as long as what it undoes: no
 //! file has it, and whoever comes after a process that was killed finds it there. Whoever waits for its time has it locked.
@@ -19,11 +19,11 @@ use serde_json::json;
 
 use crate::{
     confinement::Needs,
-    guest_memory::Passage,
     monitor::Monitor,
-    operations::patch::{self, Change},
+    operations::{hypervisor, patch},
     order::{Failure, Machine},
-    standstill::{self, Standstill},
+    process_memory::ProcessMemory,
+    standstill,
 };
 
 const KEEPING: &str = "keep what undoes the change";
@@ -37,9 +37,19 @@ struct Record {
     due: u64,
     /// What QEMU calls the descriptor.
     name: String,
-    pieces: Vec<(u64, u64)>,
+    place: Place,
     before: Octets,
     after: Octets,
+}
+
+/// Where a change was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Place {
+    /// In these pieces of the guest's physical memory.
+    Guest(Vec<(u64, u64)>),
+    /// In the machine's process, from this address on.
+    Process(u64),
 }
 
 /// A change that is to be undone, with its lock.
@@ -51,18 +61,20 @@ pub(crate) struct Undo {
 
 impl Undo {
     /// Has QEMU keep it, from before the change is made.
-    pub(crate) fn keep(change: &Change<'_>, seconds: u64, monitor: &mut Monitor) -> Result<Self, Failure> {
+    pub(crate) fn keep(
+        place: Place,
+        (before, after): (&[u8], &[u8]),
+        (seconds, monitor): (u64, &mut Monitor),
+    ) -> Result<Self, Failure> {
         let due = now().saturating_add(seconds.saturating_mul(1_000_000));
-        let record = Record {
-            due,
-            name: format!("{NAME}-{due}"),
-            pieces: change.pieces.to_vec(),
-            before: change.expected.into(),
-            after: change.replacement.into(),
-        };
+        let record = Record { due, name: format!("{NAME}-{due}"), place, before: before.into(), after: after.into() };
         let (file, theirs) = write_down(&record).map_err(Failure::broken(KEEPING))?;
         monitor.ask_with(KEEPING, ("getfd", json!({ "fdname": record.name })), theirs.as_fd())?;
         Ok(Self { record, _locked: file })
+    }
+
+    pub(crate) const fn place(&self) -> &Place {
+        &self.record.place
     }
 
     pub(crate) const fn due(&self) -> u64 {
@@ -89,13 +101,14 @@ impl Undo {
     pub(crate) fn wait_and_undo(self, machine: &Machine) -> Result<(), Failure> {
         thread::sleep(Duration::from_micros(self.record.due.saturating_sub(now())));
         let mut monitor = Monitor::connect(&machine.monitor)?;
-        let mut passage = Passage::open(&mut monitor, machine.process)?;
-        let standstill = Standstill::begin(&mut monitor, machine)?;
-        let Record { pieces, before, after, .. } = &self.record;
-        let undone =
-            patch::make(&Change { pieces, expected: after, replacement: before }, standstill.monitor, &mut passage);
-        standstill.end()?;
-        passage.close(&mut monitor)?;
+        let Record { place, before, after, .. } = &self.record;
+        let undone = match place {
+            Place::Guest(pieces) => patch::replace(pieces, (after, before), machine, &mut monitor),
+            Place::Process(address) => {
+                let memory = ProcessMemory::open(machine.process, true, &mut monitor)?;
+                hypervisor::replace(*address, (after, before), machine, &memory).map(drop)
+            }
+        };
         match undone {
             Ok(()) | Err(Failure::Impossible(_)) => self.forget(&mut monitor),
             Err(failure) => Err(failure),
@@ -104,9 +117,9 @@ impl Undo {
 }
 
 /// What a process needs that waits and then undoes.
-pub(crate) fn needs(machine: &Machine) -> Needs {
+pub(crate) fn needs(place: &Place, machine: &Machine) -> Needs {
     let marks = Some(standstill::directory(machine).to_owned());
-    Needs { marks, connects: true, ..Needs::default() }
+    Needs { marks, connects: true, inspects: matches!(place, Place::Process(_)), ..Needs::default() }
 }
 
 /// The memory with the record: ours with its lock, and one for QEMU. It could be swapped out, where the host swaps: it is of what the request says itself, and of nothing that was read.

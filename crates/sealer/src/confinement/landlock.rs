@@ -10,7 +10,7 @@ use std::{
     ptr,
 };
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 
 use super::Needs;
 
@@ -80,6 +80,9 @@ fn create(ruleset: &Ruleset) -> io::Result<OwnedFd> {
 fn allow(ruleset: &OwnedFd, tree: &Path, allowed: u64) -> io::Result<()> {
     const PATH_BENEATH: i32 = 1;
     let tree = open(tree, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let is_folder = FileType::from_raw_mode(fstat(&tree)?.st_mode) == FileType::Directory;
+    // Of a file there are no rights over what is in it.
+    let allowed = if is_folder { allowed } else { allowed & (READ_FILE | WRITE_FILE) };
     let rule = PathBeneath { allowed, parent: tree.as_fd().as_raw_fd() };
     // SAFETY: the kernel reads the structure, which is the one that belongs to the kind of rule.
     checked(unsafe {

@@ -9,6 +9,8 @@ use std::io;
 
 use libc::{c_long, sock_filter, sock_fprog};
 
+use super::Needs;
+
 /// What is refused.
 const REFUSED: [c_long; 39] = [
     // programs and processes
@@ -78,8 +80,8 @@ const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// Holds all threads of this process to the filter, for good.
-pub(super) fn restrict(connects: bool) -> io::Result<()> {
-    let program = program(connects);
+pub(super) fn restrict(needs: &Needs) -> io::Result<()> {
+    let program = program(needs);
     let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
     // SAFETY: the kernel copies the program, which lives until it returns, and checks it.
@@ -98,7 +100,7 @@ pub(super) fn restrict(connects: bool) -> io::Result<()> {
     }
 }
 
-fn program(connects: bool) -> Vec<sock_filter> {
+fn program(needs: &Needs) -> Vec<sock_filter> {
     let mut program = vec![
         step(LOAD, ARCHITECTURE, 0, 0),
         step(IF_EQUAL, X86_64, 1, 0),
@@ -115,15 +117,19 @@ fn program(connects: bool) -> Vec<sock_filter> {
         step(IF_ANY_BIT, libc::CLONE_THREAD as u32, 0, 1),
         step(RETURN, PASS, 0, 0),
         step(RETURN, REFUSE, 0, 0),
-        // To let go of what it traces, it may go on tracing; it cannot begin to.
-        step(IF_EQUAL, libc::SYS_ptrace as u32, 0, 5),
-        step(LOAD, FIRST_ARGUMENT, 0, 0),
-        step(IF_EQUAL, libc::PTRACE_ATTACH as u32, 2, 0),
-        step(IF_EQUAL, libc::PTRACE_SEIZE as u32, 1, 0),
-        step(RETURN, PASS, 0, 0),
-        step(RETURN, REFUSE, 0, 0),
     ];
-    if connects {
+    if !needs.inspects {
+        program.extend([
+            // What it traces already it may look at and let go; it cannot begin to.
+            step(IF_EQUAL, libc::SYS_ptrace as u32, 0, 5),
+            step(LOAD, FIRST_ARGUMENT, 0, 0),
+            step(IF_EQUAL, libc::PTRACE_ATTACH, 2, 0),
+            step(IF_EQUAL, libc::PTRACE_SEIZE, 1, 0),
+            step(RETURN, PASS, 0, 0),
+            step(RETURN, REFUSE, 0, 0),
+        ]);
+    }
+    if needs.connects {
         program.extend([
             step(IF_EQUAL, libc::SYS_socket as u32, 0, 4),
             step(LOAD, FIRST_ARGUMENT, 0, 0),
@@ -132,7 +138,7 @@ fn program(connects: bool) -> Vec<sock_filter> {
             step(RETURN, REFUSE, 0, 0),
         ]);
     }
-    let refused = REFUSED.iter().chain(CONNECTING.iter().filter(|_| !connects));
+    let refused = REFUSED.iter().chain(CONNECTING.iter().filter(|_| !needs.connects));
     for &call in refused {
         program.extend([step(IF_EQUAL, call as u32, 0, 1), step(RETURN, REFUSE, 0, 0)]);
     }

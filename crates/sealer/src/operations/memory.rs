@@ -17,19 +17,18 @@ use crate::{
 pub(super) fn read(
     read: &GuestMemoryRead,
     machine: &Machine,
-    (mut monitor, mut passage): (Monitor, Passage),
+    (monitor, passage): (&mut Monitor, &mut Passage),
     content: &mut Content,
 ) -> Result<Found, Failure> {
     let mut octets = Vec::with_capacity(read.length.get() as usize);
     if machine.pager.is_some() {
         // Once while it runs: what is not in the host's memory comes back now.
-        take(read, &mut monitor, &mut passage, &mut octets)?;
+        take(read, monitor, passage, &mut octets)?;
         octets.clear();
     }
-    let standstill = Standstill::begin(&mut monitor, machine)?;
-    take(read, standstill.monitor, &mut passage, &mut octets)?;
+    let standstill = Standstill::begin(monitor, machine)?;
+    take(read, standstill.monitor, passage, &mut octets)?;
     let paused = standstill.end()?;
-    passage.close(&mut monitor)?;
     content.push(&octets)?;
     Ok(Found::at_once(paused))
 }

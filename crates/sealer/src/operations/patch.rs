@@ -12,7 +12,7 @@ use crate::{
     monitor::Monitor,
     order::{Failure, Machine},
     standstill::Standstill,
-    undo::Undo,
+    undo::{Place, Undo},
 };
 
 /// What was written where.
@@ -31,14 +31,6 @@ struct Piece {
     length: u64,
 }
 
-/// One change of a guest's memory, where it lies in physical memory.
-#[derive(Debug)]
-pub(crate) struct Change<'a> {
-    pub(crate) pieces: &'a [(u64, u64)],
-    pub(crate) expected: &'a [u8],
-    pub(crate) replacement: &'a [u8],
-}
-
 pub(super) fn write(
     write: &GuestMemoryWrite,
     machine: &Machine,
@@ -48,13 +40,15 @@ pub(super) fn write(
     let (expected, replacement) = (write.change.expected(), write.change.replacement());
     let standstill = Standstill::begin(monitor, machine)?;
     let pieces = find(write.space, write.address.0, expected.len() as u64, standstill.monitor, passage)?;
-    let change = Change { pieces: &pieces, expected, replacement };
     let undo = match write.revert_after_seconds.get() {
         0 => None,
         // Before anything is written: what cannot be undone later is not done.
-        seconds => Some(Undo::keep(&change, seconds, standstill.monitor)?),
+        seconds => {
+            let place = Place::Guest(pieces.clone());
+            Some(Undo::keep(place, (expected, replacement), (seconds, standstill.monitor))?)
+        }
     };
-    let made = make(&change, standstill.monitor, passage);
+    let made = make(&pieces, (expected, replacement), standstill.monitor, passage);
     if let (Err(_), Some(undo)) = (&made, &undo) {
         undo.forget(standstill.monitor)?;
     }
@@ -79,16 +73,36 @@ fn find(
     }
 }
 
+/// Replaces what is expected in these pieces of a guest's memory, and nothing else.
+pub(crate) fn replace(
+    pieces: &[(u64, u64)],
+    octets: (&[u8], &[u8]),
+    machine: &Machine,
+    monitor: &mut Monitor,
+) -> Result<(), Failure> {
+    let mut passage = Passage::open(monitor, machine.process)?;
+    let standstill = Standstill::begin(monitor, machine)?;
+    let made = make(pieces, octets, standstill.monitor, &mut passage);
+    standstill.end()?;
+    passage.close(monitor)?;
+    made
+}
+
 /// Makes the change in a guest that stands still: all of it, or nothing.
-pub(crate) fn make(change: &Change<'_>, monitor: &mut Monitor, passage: &mut Passage) -> Result<(), Failure> {
-    if !is_there(change.expected, change.pieces, monitor, passage)? {
+fn make(
+    pieces: &[(u64, u64)],
+    (expected, replacement): (&[u8], &[u8]),
+    monitor: &mut Monitor,
+    passage: &mut Passage,
+) -> Result<(), Failure> {
+    if !is_there(expected, pieces, monitor, passage)? {
         return Err(Failure::impossible("what is there is not what is expected"));
     }
-    let written = write_pieces(change.replacement, change.pieces, monitor);
-    if written.is_ok() && is_there(change.replacement, change.pieces, monitor, passage)? {
+    let written = write_pieces(replacement, pieces, monitor);
+    if written.is_ok() && is_there(replacement, pieces, monitor, passage)? {
         return Ok(());
     }
-    write_pieces(change.expected, change.pieces, monitor)?;
+    write_pieces(expected, pieces, monitor)?;
     written.and(Err(Failure::impossible("the memory did not take what was written, and is as it was")))
 }
 

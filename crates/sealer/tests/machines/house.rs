@@ -68,7 +68,7 @@ impl House {
         fs::write(&path, disk).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         let drive = format!("file={},format=raw,if=virtio", path.display());
-        let mut house = Self::start(folder, &["-m", "32", "-smp", "2", "-drive", &drive]);
+        let mut house = Self::start(folder, &["-smp", "2", "-drive", &drive]);
         // The firmware reads what comes before the guest does, so it is told again and again.
         house.serial.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         thread::sleep(Duration::from_millis(1500));
@@ -78,6 +78,11 @@ impl House {
     }
 
     pub fn start(folder: TempDir, arguments: &[&str]) -> Self {
+        Self::start_with(32, folder, arguments)
+    }
+
+    /// With so many MiB of memory.
+    pub fn start_with(memory: u64, folder: TempDir, arguments: &[&str]) -> Self {
         let directory = folder.path().join("i");
         let run = directory.join("run");
         fs::create_dir_all(&run).unwrap();
@@ -87,8 +92,10 @@ impl House {
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-machine",
-            "q35,vmport=off",
+            "q35,memory-backend=ram,vmport=off",
         ]);
+        command.arg("-m").arg(memory.to_string());
+        command.arg("-object").arg(format!("memory-backend-memfd,id=ram,size={memory}M,share=on"));
         for (name, mode) in [("seal", "control"), ("qmp", "control")] {
             let socket = run.join(format!("{name}.sock"));
             command.arg("-chardev").arg(format!("socket,id={name},path={},server=on,wait=off", socket.display()));

@@ -39,8 +39,8 @@ fn linux() -> House {
     };
     let (kernel, initramfs) = (path("kernel"), path("initramfs"));
     let command_line = "console=ttyS0 quiet rdinit=/bin/sh";
-    let arguments = ["-m", "128", "-kernel", &kernel, "-initrd", &initramfs, "-append", command_line];
-    let mut house = House::start(folder, &arguments);
+    let arguments = ["-kernel", &kernel, "-initrd", &initramfs, "-append", command_line];
+    let mut house = House::start_with(128, folder, &arguments);
     house.until("# ");
     said(&mut house, "export PATH=/bin; mount -t proc proc /proc");
     house

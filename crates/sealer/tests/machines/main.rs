@@ -3,6 +3,8 @@
 
 mod controls;
 mod house;
+mod hypervisor;
 mod kernel;
 mod memory;
 mod orders;
+mod sight;
