@@ -181,7 +181,7 @@ operations! {
     GuestResume("guest.resume", Guest, Controls, Json) {}
     /// Take the guest's power away.
     GuestStop("guest.stop", Guest, Controls, Json) {}
-    /// Start a guest that is stopped.
+    /// Start a guest that is stopped: its controller's to do, so a host refuses it of one that does not run.
     GuestStart("guest.start", Guest, Controls, Json) {}
     /// Press the guest's reset button.
     GuestReset("guest.reset", Guest, Controls, Json) {}

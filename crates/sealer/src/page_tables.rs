@@ -19,11 +19,11 @@ const EFER_LONG_MODE: u64 = 1 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoMemory {
     #[error("the guest's processor 0 is not in 64-bit mode: a kernel's addresses are not known")]
-    NotLongMode,
+    OtherMode,
     #[error("{0:#x} is no address of that kernel's width")]
-    NotCanonical(u64),
+    BeyondWidth(u64),
     #[error("no memory is mapped at {0:#x}")]
-    NotMapped(u64),
+    Unmapped(u64),
 }
 
 /// How the guest's kernel addresses memory.
@@ -37,7 +37,7 @@ impl Paging {
     /// As said by these registers of one of its processors.
     pub(crate) const fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Result<Self, NoMemory> {
         if cr0 & CR0_PAGING == 0 || efer & EFER_LONG_MODE == 0 {
-            return Err(NoMemory::NotLongMode);
+            return Err(NoMemory::OtherMode);
         }
         let levels = if cr4 & CR4_FIVE_LEVELS == 0 { 4 } else { 5 };
         Ok(Self { root: cr3 & ADDRESS, levels })
@@ -53,14 +53,14 @@ impl Paging {
         // All bits above those that the tables translate are equal.
         let unused = 64 - (12 + 9 * self.levels);
         if (address.cast_signed() << unused >> unused).cast_unsigned() != address {
-            return Err(NoMemory::NotCanonical(address).into());
+            return Err(NoMemory::BeyondWidth(address).into());
         }
         let mut table = self.root;
         for level in (0..self.levels).rev() {
             let shift = 12 + 9 * level;
             let found = entry(table + (address >> shift & 0x1ff) * 8)?;
             if found & PRESENT == 0 {
-                return Err(NoMemory::NotMapped(address).into());
+                return Err(NoMemory::Unmapped(address).into());
             }
             let is_page = level == 0 || found & LARGE != 0 && level <= 2;
             if is_page {
@@ -70,7 +70,7 @@ impl Paging {
             }
             table = found & ADDRESS;
         }
-        Err(NoMemory::NotMapped(address).into())
+        Err(NoMemory::Unmapped(address).into())
     }
 
     /// All pieces of physical memory that `length` octets from `address` on are in, in order; neighbours are one piece.
@@ -83,7 +83,7 @@ impl Paging {
         let mut pieces: Vec<(u64, u64)> = Vec::new();
         let mut done = 0;
         while done < length {
-            let at = address.checked_add(done).ok_or(NoMemory::NotMapped(u64::MAX))?;
+            let at = address.checked_add(done).ok_or(NoMemory::Unmapped(u64::MAX))?;
             let (physical, mapped) = self.find(at, &mut entry)?;
             let taken = mapped.min(length - done);
             match pieces.last_mut() {
@@ -149,7 +149,7 @@ mod tests {
             let found = paging(levels).find(address + within, |at| memory.entry(at));
             prop_assert_eq!(found, Ok((to + within, size - within)));
             let other = address ^ size;
-            prop_assert_eq!(paging(levels).find(other, |at| memory.entry(at)), Err(NoMemory::NotMapped(other)));
+            prop_assert_eq!(paging(levels).find(other, |at| memory.entry(at)), Err(NoMemory::Unmapped(other)));
         }
 
         /// Tables that mean harm, pointing anywhere and to themselves, cost no more than five reads.
@@ -182,14 +182,14 @@ mod tests {
         }
         let pieces = |length| paging(4).pieces(kernel + 0x10, length, |at| memory.entry(at));
         assert_eq!(pieces(0x2800), Ok(vec![(0x5010, 0x1ff0), (0x9000, 0x810)]));
-        assert_eq!(pieces(0x3000), Err(NoMemory::NotMapped(kernel + 0x3000)));
+        assert_eq!(pieces(0x3000), Err(NoMemory::Unmapped(kernel + 0x3000)));
     }
 
     #[test]
     fn what_is_no_kernels_address_is_refused() {
         let nothing = |_| Ok::<_, NoMemory>(0);
-        assert_eq!(paging(4).find(1 << 47, nothing), Err(NoMemory::NotCanonical(1 << 47)));
-        assert_eq!(paging(5).find(1 << 47, nothing), Err(NoMemory::NotMapped(1 << 47)));
-        assert_eq!(Paging::new(0, 0, 0, EFER_LONG_MODE), Err(NoMemory::NotLongMode));
+        assert_eq!(paging(4).find(1 << 47, nothing), Err(NoMemory::BeyondWidth(1 << 47)));
+        assert_eq!(paging(5).find(1 << 47, nothing), Err(NoMemory::Unmapped(1 << 47)));
+        assert_eq!(Paging::new(0, 0, 0, EFER_LONG_MODE), Err(NoMemory::OtherMode));
     }
 }
