@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bounded::{Text, Whole},
-    operation::{Effect, Layer, Operation, OperationName, WrittenOperation},
+    operation::{Effect, Layer, Operation, OperationName},
     request::{Nonce, Request, RequestError, RequestId, ResultTerms, Target, TargetInstance, Terms, check_recipients},
 };
 
@@ -230,7 +230,7 @@ impl Seed {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    operation: WrittenOperation,
+    operation: Operation,
     host: HostId,
     host_key: Digest,
     scope: Scope,
@@ -247,7 +247,6 @@ struct Written {
 impl TryFrom<Written> for Standing {
     type Error = StandingError;
     fn try_from(written: Written) -> Result<Self, StandingError> {
-        let operation = written.operation.try_into().map_err(RequestError::Operation)?;
         let terms = StandingTerms {
             host: written.host,
             host_key: written.host_key,
@@ -261,14 +260,14 @@ impl TryFrom<Written> for Standing {
             purpose: written.purpose,
             lowest_policy: written.lowest_policy,
         };
-        Self::new(operation, terms)
+        Self::new(written.operation, terms)
     }
 }
 impl From<Standing> for Written {
     fn from(standing: Standing) -> Self {
         let terms = standing.terms;
         Self {
-            operation: WrittenOperation::from(&standing.operation),
+            operation: standing.operation,
             host: terms.host,
             host_key: terms.host_key,
             scope: terms.scope,
