@@ -13,6 +13,7 @@ use lucarne_seal::bounded::AddressSpace;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Gid, Uid, fchown},
+    pipe::fcntl_setpipe_size,
 };
 use serde_json::json;
 
@@ -44,6 +45,8 @@ impl Passage {
     pub(crate) fn open(monitor: &mut Monitor, process: u32) -> Result<Self, Failure> {
         let doing = "give the machine a pipe";
         let (reader, writer) = std::io::pipe().map_err(Failure::broken(doing))?;
+        // The guest stands still for as long as it takes; a smaller pipe does it too.
+        let _ = fcntl_setpipe_size(&writer, 1 << 20);
         // QEMU opens it anew by its number, as the user that it is.
         let owner = std::fs::metadata(format!("/proc/{process}")).map_err(Failure::broken(doing))?;
         let (user, group) = (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
