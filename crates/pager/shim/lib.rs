@@ -78,14 +78,16 @@ fn consider(base: usize, length: usize, fd: c_int, offset: i64) {
     }
 }
 
-/// Discards of the guest's memory are noted before they happen: what a pager has kept of these pages is void.
+/// Discards of the guest's memory are noted before they happen: what a pager has kept of these pages is void. They do not
+/// happen while a capture holds the memory.
 ///
 /// # Safety
 /// As that of libc.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fallocate(fd: c_int, mode: c_int, offset: i64, length: i64) -> c_int {
-    if mode & PUNCH_HOLE != 0 && offset >= 0 && length > 0 {
-        guest::note_discard_of(fd, offset as u64, length as u64);
+    let discards = mode & PUNCH_HOLE != 0 && offset >= 0 && length > 0;
+    if discards && !guest::note_discard_of(fd, offset as u64, length as u64) {
+        return 0;
     }
     // SAFETY: the very call that was asked for.
     unsafe { kernel::syscall(SYS_FALLOCATE, fd as i64, mode as i64, offset, length) as c_int }
@@ -107,10 +109,8 @@ pub unsafe extern "C" fn fallocate64(fd: c_int, mode: c_int, offset: i64, length
 /// As that of libc.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn madvise(place: *mut c_void, length: usize, advice: c_int) -> c_int {
-    if advice == MADV_REMOVE {
-        guest::note_discard_at(place as u64, length as u64);
-    }
-    if advice == MADV_HUGEPAGE && guest::holds(place as u64) {
+    let is_held = advice == MADV_REMOVE && !guest::note_discard_at(place as u64, length as u64);
+    if is_held || advice == MADV_HUGEPAGE && guest::holds(place as u64) {
         return 0;
     }
     // SAFETY: the very call that was asked for.

@@ -233,7 +233,7 @@ impl Server {
         let mut hello = Text::<256>::new();
         hello.push("{\"version\":1,\"minor\":");
         hello.push(if guest.minor { "true" } else { "false" });
-        hello.push(",\"regions\":[{\"base_host_virt_addr\":");
+        hello.push(",\"holds_discards\":true,\"regions\":[{\"base_host_virt_addr\":");
         hello.push_number(guest.base);
         hello.push(",\"size\":");
         hello.push_number(guest.length);

@@ -106,6 +106,12 @@ impl Client {
         }
     }
 
+    /// See [`Request::Capture`]; what is left is the connection.
+    pub(crate) fn capture(mut self, seconds: u32) -> Result<UnixStream, ClientError> {
+        self.tell("capture the guest's memory", &Request::Capture { seconds })?;
+        Ok(self.stream.into_inner())
+    }
+
     fn tell(&mut self, doing: &'static str, request: &Request) -> Result<(), ClientError> {
         match self.ask(doing, request)? {
             Reply::Done => Ok(()),

@@ -50,6 +50,11 @@ pub enum Request {
     /// Send out all that is resident now, whatever the target is, and put the store and its index on the disk; answered
     /// when that is done. Of a guest that is stopped nothing is left: this is the memory's part of a hibernation.
     EvictAll,
+    /// Hold the guest's memory as it will be at an instant to come, for at most so long; [`crate::capture`] has the rest. Once
+    /// it is answered with [`Reply::Done`], the connection is the capture's, and ends it by its own end. One at a time.
+    Capture {
+        seconds: u32,
+    },
     Statistics,
     /// End the pager, forget the key and delete the store. The answer is the last thing that it does. To be asked once
     /// the VM has ended: a VM that still runs stands still at its next fault.

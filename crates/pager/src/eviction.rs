@@ -207,6 +207,8 @@ impl Evictor {
 
     /// Everything that is resident now, wherever it lies, and all of it on the disk.
     fn evict_all(&mut self) -> Result<Pages, EvictError> {
+        // It would hold pages here, and who asks for this puts the guest to sleep.
+        self.pager.be_rid_of_capture();
         let mut left = 0;
         for batch in batches(self.resident()) {
             match self.evict(&batch) {
@@ -426,12 +428,13 @@ impl Evictor {
     /// These do not leave after all, and copies that counted already are free.
     fn let_stay(&self, pages: impl Iterator<Item = u64>) -> Result<(), EvictError> {
         for page in pages {
-            let (copy, stays) = {
-                let places = &mut self.pager.book().places;
-                (places.away(page), places.stays(page))
+            let (copy, stays, is_guarded) = {
+                let book = &mut *self.pager.book();
+                (book.places.away(page), book.places.stays(page), book.guards(page))
             };
             if stays {
-                self.pager.guest.unprotect(Run::one(page))?;
+                let one = Run::one(page);
+                if is_guarded { self.pager.guest.wake(one) } else { self.pager.guest.unprotect(one) }?;
                 self.pager.arrived(Run::one(page), Arrival::Found)?;
                 copy.into_iter().for_each(|copy| self.pager.sources.free(copy));
             }

@@ -92,6 +92,9 @@ impl Guest {
     pub(crate) fn copy(&self, first: u64, content: &[u8]) -> Result<(), UffdError> {
         self.uffd.copy(self.address(first), content)
     }
+    pub(crate) fn copy_protected(&self, first: u64, content: &[u8]) -> Result<(), UffdError> {
+        self.uffd.copy_protected(self.address(first), content)
+    }
     pub(crate) fn zero(&self, run: Run) -> Result<(), UffdError> {
         self.uffd.zero(self.address(run.first), length(run))
     }

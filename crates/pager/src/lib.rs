@@ -22,6 +22,7 @@
 //! To hibernate, stop the guest's processors, then `evict_all`: it answers when all is on the disk. The next start of the
 //! VM gets the same key and the same folder, and its pages come back on demand.
 
+pub mod capture;
 pub mod client;
 pub mod control;
 pub mod latency;

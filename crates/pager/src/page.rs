@@ -59,6 +59,14 @@ pub(crate) const fn bytes_mut(pages: &mut [Page]) -> &mut [u8] {
     unsafe { slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), size_of_val(pages)) }
 }
 
+/// Octets that lie as pages do. Those that do not are no pages, and none are returned.
+pub(crate) fn pages_mut(bytes: &mut [u8]) -> &mut [Page] {
+    // SAFETY: any bytes are a page; those before and behind whole pages at a page's place are left out.
+    let (before, pages, behind) = unsafe { bytes.align_to_mut() };
+    debug_assert!(before.is_empty() && behind.is_empty());
+    pages
+}
+
 /// Pages in a mapping of their own, which the kernel has again when it is dropped: an allocator may keep what it once had.
 #[derive(Debug)]
 pub(crate) struct Room {

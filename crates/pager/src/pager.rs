@@ -19,6 +19,7 @@ use lucarne_model::{
 };
 
 use crate::{
+    capture::taking::Holding,
     control::{RegionHeat, Trouble},
     disk::Disk,
     exit::{Ending, Exit},
@@ -43,6 +44,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub(crate) struct Book {
     pub(crate) places: Places,
     pub(crate) residency: Residency,
+    /// Its memory as of one instant, while somebody has yet to read it.
+    pub(crate) capture: Option<Holding>,
 }
 
 /// What the host agent wants.
@@ -86,6 +89,8 @@ pub(crate) struct Pager {
     pub(crate) last_fault: AtomicU64,
     /// Whether the tripwire is set.
     pub(crate) minor: bool,
+    /// Whether the machine can be told to discard nothing.
+    pub(crate) holds_discards: bool,
     pub(crate) start_took: Duration,
 }
 
@@ -150,11 +155,17 @@ impl Pager {
         let Some(page) = self.guest.page_at(fault.address) else { return Ok(()) };
         let discards = &self.guest.discards;
         let target = self.steering().target;
-        let (was, answer) = {
-            let places = &mut self.book().places;
+        let (was, answer, duty) = {
+            let Book { places, capture, .. } = &mut *self.book();
             let reach = self.reach(page, places.counts().resident >= target);
-            (places.place(page), places.handle_fault(page, fault.kind, reach, |page| discards.contains(page)))
+            let was = places.place(page);
+            let answer = places.handle_fault(page, fault.kind, reach, |page| discards.contains(page));
+            let duty = capture.as_mut().and_then(|held| held.handle_answer(page, was, &answer));
+            (was, answer, duty)
         };
+        if let Some(duty) = duty {
+            self.keep_old(page, &duty);
+        }
         let one = Run::one(page);
         match answer {
             Answer::Wait => {}
@@ -211,7 +222,7 @@ impl Pager {
             let part = &pages[which.clone()];
             let why = if which == (at..at + 1) { Arrival::Wanted } else { Arrival::Prefetched };
             self.observer.at(Step::Fetched);
-            self.guest.copy(part[0].0, page::bytes(contents))?;
+            self.bring(part[0].0, contents)?;
             if why == Arrival::Wanted {
                 self.count(part[0].1.place(), began);
                 waited = began.elapsed();

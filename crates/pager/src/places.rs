@@ -17,8 +17,11 @@ use lucarne_model::memory::{Pages, PagesByPlace, Place};
 
 use crate::uffd::FaultKind;
 
+mod reading;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use reading::Reading;
 
 /// Where the copy of a page is that is not in the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

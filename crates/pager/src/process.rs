@@ -198,8 +198,13 @@ fn recover(
     observer: Observer,
     began: Instant,
 ) -> Result<(Pager, Index), PagerError> {
-    let Lent { regions, minor, uffd, memory, key, discarded, pool } = lent;
+    let Lent { regions, minor, holds_discards, uffd, memory, key, discarded, pool } = lent;
     let guest = Guest::new(&regions, uffd, memory, discarded).map_err(PagerError::Shim)?;
+    if guest.discards.hold().swap(0, Ordering::SeqCst) != 0 && guest.unprotect(guest.all()).is_err() {
+        // The capture of one that died; what it had protected would be let through page by page. The machine has ended, and
+        // that is found out below.
+        tracing::debug!(instance = %options.instance, "a capture's protection stays");
+    }
     let sealer = sealer(&key.into(), options.instance)?;
     let identity = Identity { life: sealer.life(), pages: guest.pages() };
     let (path, store_path) = (options.state.join(INDEX), options.state.join(STORE));
@@ -254,7 +259,7 @@ fn recover(
         instance: options.instance,
         guest,
         sources: Sources { pool: Mutex::new(pool), remote: Remote::new(store.clone()), store, snapshot },
-        book: Mutex::new(Book { places, residency }),
+        book: Mutex::new(Book { places, residency, capture: None }),
         steering: Mutex::new(steering),
         tally: Mutex::new(Tally::default()),
         shim: Mutex::new(shim),
@@ -262,6 +267,7 @@ fn recover(
         observer,
         last_fault: AtomicU64::new(0),
         minor,
+        holds_discards,
         start_took: began.elapsed(),
     };
     Ok((pager, index))

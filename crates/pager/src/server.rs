@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Sender, sync_channel},
     },
     thread,
@@ -23,6 +23,7 @@ use lucarne_model::{
 };
 
 use crate::{
+    capture::serving::Serving,
     control::{LONGEST_LINE, Reply, Request, Statistics, VERSION},
     eviction::Wish,
     exit::Exit,
@@ -40,11 +41,13 @@ pub(crate) struct Server {
     wishes: Sender<Wish>,
     /// What a termination deletes.
     state: PathBuf,
+    /// How many captures were begun.
+    captures: Arc<AtomicU64>,
 }
 
 impl Server {
-    pub(crate) const fn new(pager: Arc<Pager>, wishes: Sender<Wish>, state: PathBuf) -> Self {
-        Self { pager, wishes, state }
+    pub(crate) fn new(pager: Arc<Pager>, wishes: Sender<Wish>, state: PathBuf) -> Self {
+        Self { pager, wishes, state, captures: Arc::default() }
     }
 
     /// Listens at `path`, for its owner alone, in a thread that ends with the process.
@@ -95,21 +98,36 @@ impl Server {
                     (refused(format!("this pager speaks version {VERSION}, not {version}")), false)
                 }
                 Ok(_) if !greeted => (refused("say hello first".into()), false),
+                Ok(Request::Capture { seconds }) => {
+                    drop(reader);
+                    return self.capture(stream, seconds);
+                }
                 Ok(request) => {
                     let goes_on = request != Request::Terminate;
                     (self.answer(request), goes_on)
                 }
                 Err(error) => (refused(format!("not understood: {error}")), false),
             };
-            let mut line = serde_json::to_vec(&reply)?;
-            line.push(b'\n');
-            (&mut &*stream).write_all(&line)?;
+            say(stream, &reply)?;
             if matches!(reply, Reply::Done) && !goes_on {
                 self.pager.ending.begin(Exit::Terminated);
             }
             if !goes_on {
                 return Ok(());
             }
+        }
+    }
+
+    /// From here on the connection is a capture's.
+    fn capture(&self, stream: &UnixStream, seconds: u32) -> io::Result<()> {
+        let number = self.captures.fetch_add(1, Ordering::Relaxed);
+        match Serving::begin(&self.pager, number, self.state.clone(), seconds) {
+            Ok(serving) => {
+                say(stream, &Reply::Done)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                serving.run(stream)
+            }
+            Err(reason) => say(stream, &refused(reason)),
         }
     }
 
@@ -135,7 +153,7 @@ impl Server {
                 Ok(()) => Reply::Done,
                 Err(error) => refused(format!("the store cannot be deleted: {error}")),
             },
-            Request::Hello { .. } => Reply::Done,
+            Request::Hello { .. } | Request::Capture { .. } => Reply::Done,
         }
     }
 
@@ -196,6 +214,12 @@ impl Server {
             trouble: tally.trouble.clone(),
         }
     }
+}
+
+fn say(stream: &UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    (&mut &*stream).write_all(&line)
 }
 
 const fn refused(reason: String) -> Reply {

@@ -47,7 +47,7 @@ impl Drop for Mapping {
 
 /// What is noted of each page where the machine is, and lives as long as it: a bit that the shim sets when the machine
 /// discards the page; behind them all, a bit that the pager sets when the index is void for the page, because it has come
-/// back or was given up since; and a note of the pager's.
+/// back or was given up since; a note of the pager's; and whether the machine is to keep what it would discard.
 #[derive(Debug)]
 pub(crate) struct Discards {
     mapping: Mapping,
@@ -95,6 +95,11 @@ impl Discards {
     /// What a pager of this machine has noted: zero at the machine's start.
     pub(crate) fn note(&self) -> &AtomicU64 {
         &self.all_words()[(self.mapping.length - PAGE) / 8]
+    }
+
+    /// While it is not zero the shim discards nothing: a capture has yet to read it.
+    pub(crate) fn hold(&self) -> &AtomicU64 {
+        &self.all_words()[(self.mapping.length - PAGE) / 8 + 1]
     }
 
     pub(crate) fn contains(&self, page: u64) -> bool {

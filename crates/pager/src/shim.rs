@@ -103,6 +103,9 @@ pub(crate) struct Region {
 struct Hello {
     version: u32,
     minor: bool,
+    /// A machine that was started by an earlier version does not.
+    #[serde(default)]
+    holds_discards: bool,
     regions: Vec<Region>,
 }
 
@@ -112,6 +115,8 @@ pub(crate) struct Lent {
     pub(crate) regions: Vec<Region>,
     /// Whether the tripwire is set.
     pub(crate) minor: bool,
+    /// Whether it keeps what it would discard while it is told to.
+    pub(crate) holds_discards: bool,
     pub(crate) uffd: OwnedFd,
     pub(crate) memory: OwnedFd,
     pub(crate) key: OwnedFd,
@@ -215,5 +220,6 @@ fn receive(stream: &UnixStream) -> Result<Lent, ShimError> {
     }
     let [uffd, memory, key, discarded, pool] =
         <[OwnedFd; 5]>::try_from(descriptors).map_err(|_| not_understood("it lends other descriptors than five"))?;
-    Ok(Lent { regions: hello.regions, minor: hello.minor, uffd, memory, key, discarded, pool })
+    let Hello { minor, holds_discards, regions, .. } = hello;
+    Ok(Lent { regions, minor, holds_discards, uffd, memory, key, discarded, pool })
 }

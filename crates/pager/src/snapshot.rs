@@ -80,7 +80,7 @@ pub fn write_memory_of(process: u32, to: &Path) -> Result<Written, SnapshotError
 }
 
 /// The memfd that QEMU made for its guest's memory.
-fn memory_of(process: u32) -> Result<File, SnapshotError> {
+pub(crate) fn memory_of(process: u32) -> Result<File, SnapshotError> {
     let failed = |error: io::Error| SnapshotError::NoMemory { reason: error.to_string() };
     let folder = std::fs::read_dir(format!("/proc/{process}/fd")).map_err(failed)?;
     let is_memory = |path: &PathBuf| {
@@ -129,7 +129,7 @@ fn write(memory: &File, to: &Path) -> io::Result<Written> {
 }
 
 /// Where there is anything, in parts of at most [`CHUNK`] pages: first page and how many.
-fn runs(memory: &File) -> io::Result<Vec<(u64, usize)>> {
+pub(crate) fn runs(memory: &File) -> io::Result<Vec<(u64, usize)>> {
     let (mut runs, mut at) = (Vec::new(), 0);
     loop {
         let start = match seek(memory, SeekFrom::Data(at)) {

@@ -68,6 +68,7 @@ const FLAG_WRITE: u64 = 1;
 const FLAG_WP: u64 = 1 << 1;
 const FLAG_MINOR: u64 = 1 << 2;
 const PROTECT: u64 = 1;
+const COPY_PROTECTED: u64 = 1 << 1;
 
 /// Why a thread of the guest waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,10 +153,19 @@ impl Uffd {
 
     /// Puts pages where there are none, and wakes who waited for them. A page that is there already stays as it is.
     pub(crate) fn copy(&self, address: u64, content: &[u8]) -> Result<(), UffdError> {
+        self.put(address, content, 0)
+    }
+
+    /// The same, and a write into them waits.
+    pub(crate) fn copy_protected(&self, address: u64, content: &[u8]) -> Result<(), UffdError> {
+        self.put(address, content, COPY_PROTECTED)
+    }
+
+    fn put(&self, address: u64, content: &[u8], mode: u64) -> Result<(), UffdError> {
         self.step_through(address, content.len(), |address, done| {
             let from = content[done..].as_ptr() as u64;
             let length = (content.len() - done) as u64;
-            let mut copy = Copy { to: address, from, length, mode: 0, copied: 0 };
+            let mut copy = Copy { to: address, from, length, mode, copied: 0 };
             // SAFETY: the kernel reads `length` bytes of `content`, and writes only into the registered memory.
             let result = unsafe { ioctl::ioctl(&self.0, Updater::<COPY, _>::new(&mut copy)) };
             (result, copy.copied, "put pages into the guest's memory")

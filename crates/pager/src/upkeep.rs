@@ -210,8 +210,20 @@ impl Evictor {
                 return Err(error);
             }
             self.pager.observer.at(Step::Demoted);
+            self.pager.sources.pool().put_back(&self.not_moved(&pages));
         }
         Ok(!oldest.is_empty())
+    }
+
+    /// Those that are still where they were: somebody is reading them, who may let them stay there.
+    fn not_moved(&self, pages: &[(u64, Away)]) -> Vec<(u64, u32)> {
+        let places = &self.pager.book().places;
+        let stayed = pages.iter().filter(|(page, away)| places.away(*page) == Some(*away));
+        let unit = stayed.filter_map(|(page, away)| match away {
+            Away::Compressed(copy, _) => Some((*page, copy.at)),
+            _ => None,
+        });
+        unit.collect()
     }
 
     /// The copies that count and have one of these slots, in the order of the slots. Goes over the whole book, a part at a time.

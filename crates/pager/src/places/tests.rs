@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use proptest::{prelude::*, sample::Index};
 
 use super::*;
+use crate::capture::held::Duty;
+
+mod captured;
 
 const PAGES: u64 = 12;
 const REACH: Reach = Reach { fetch: 4, zero: 4 };
@@ -45,10 +48,11 @@ struct World {
     generation: u64,
     truth: Vec<u64>,
     waiters: Vec<Waiter>,
-    answers: Vec<(u64, Answer)>,
+    answers: Vec<(u64, Answer, Option<Duty<()>>)>,
     /// Pages that were put there, and whether their copies are kept; the fault thread has not said so yet.
     arrivals: Vec<(Run, bool)>,
     eviction: Eviction,
+    captured: captured::Captured,
 }
 
 impl World {
@@ -68,6 +72,7 @@ impl World {
             answers: Vec::new(),
             arrivals: Vec::new(),
             eviction: Eviction::Idle,
+            captured: captured::Captured::default(),
         }
     }
 
@@ -98,12 +103,13 @@ impl World {
 
     /// A page that nobody waits for is given up by the guest: after that it is zero.
     fn discard(&mut self, page: u64) {
-        let moving = self.answers.iter().any(|(_, answer)| match answer {
+        let moving = self.answers.iter().any(|(_, answer, _)| match answer {
             Answer::Fetch(pages) => pages.iter().any(|(number, _)| *number == page),
             _ => false,
         });
         // One that is being fetched beside another may stay what it was; that is allowed, and not looked at here.
-        if moving || self.waiters.iter().any(|waiter| waiter.page == page) {
+        // Nor does the machine give up anything while it is captured.
+        if moving || self.captured.held.is_some() || self.waiters.iter().any(|waiter| waiter.page == page) {
             return;
         }
         self.discarded[page as usize] = true;
@@ -122,8 +128,10 @@ impl World {
         self.waiters[at].untold = false;
         let Waiter { page, kind, .. } = self.waiters[at];
         let discarded = self.discarded.clone();
+        let was = self.places.place(page);
         let answer = self.places.handle_fault(page, kind, REACH, |page| discarded[page as usize]);
-        self.answers.push((page, answer));
+        let duty = self.duty(page, was, &answer);
+        self.answers.push((page, answer, duty));
     }
 
     /// A fault thread comes to the end of an answer.
@@ -131,7 +139,10 @@ impl World {
         if self.answers.is_empty() {
             return;
         }
-        let (page, answer) = self.answers.swap_remove(which.index(self.answers.len()));
+        let (page, answer, duty) = self.answers.swap_remove(which.index(self.answers.len()));
+        if let Some(duty) = duty {
+            self.keep_old(page, &duty);
+        }
         let one = Run::one(page);
         let run = match answer {
             Answer::Wait => return,
@@ -146,7 +157,10 @@ impl World {
             Answer::Fetch(pages) => {
                 for (page, away) in &pages {
                     let value = self.content(*page, *away);
-                    self.memory[*page as usize].get_or_insert(value);
+                    if self.memory[*page as usize].is_none() {
+                        self.memory[*page as usize] = Some(value);
+                        self.protected[*page as usize] = self.comes_guarded(*page);
+                    }
                 }
                 let run = Run::new(pages[0].0, pages.len() as u64);
                 let keeps = |away: &Away| page.is_multiple_of(2) && matches!(away, Away::Ssd(_));
@@ -279,6 +293,10 @@ impl World {
     /// Everything comes to its end; then nobody waits, and every page is what it should be.
     fn settle(&mut self) {
         let any: Index = serde_index();
+        // A reader holds nothing for long.
+        for page in 0..PAGES {
+            self.end_reading(page);
+        }
         for _ in 0..1000 {
             if !matches!(self.eviction, Eviction::Idle) {
                 self.evict(Run::one(0));
@@ -288,6 +306,8 @@ impl World {
             self.arrive(any);
         }
         assert!(self.waiters.is_empty(), "somebody waits for ever: {self:?}");
+        self.take_all();
+        self.lift();
         for page in 0..PAGES {
             self.touch(page, None);
         }
@@ -303,6 +323,7 @@ impl World {
 
     /// A new pager: fault threads and evictor are gone, what they had committed is in the index, and all are woken.
     fn restart(&mut self) {
+        self.captured = captured::Captured::default();
         let mut words = origin();
         self.index.iter().for_each(|(page, away)| words[*page as usize] = Word::away(*away));
         let (memory, discarded, void) = (&self.memory, &self.discarded, &self.void);
@@ -343,6 +364,11 @@ enum Turn {
     Evict(Run),
     Lend(Option<u64>),
     Restart,
+    BeginCapture,
+    Arm(Run),
+    Freeze,
+    Take(u64),
+    Lift,
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
@@ -355,13 +381,18 @@ fn turn() -> impl Strategy<Value = Turn> {
         10 => (0..PAGES, 1..PAGES).prop_map(|(first, count)| Turn::Evict(Run::new(first, count))),
         4 => prop::option::of(0..PAGES).prop_map(Turn::Lend),
         1 => Just(Turn::Restart),
+        2 => Just(Turn::BeginCapture),
+        6 => (0..PAGES, 1..=PAGES).prop_map(|(first, count)| Turn::Arm(Run::new(first, count))),
+        4 => Just(Turn::Freeze),
+        8 => (0..PAGES).prop_map(Turn::Take),
+        1 => Just(Turn::Lift),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
-    /// Whatever order guest, fault threads, evictor and deaths come in: every read finds what was written last, and nobody
-    /// waits for ever.
+    /// Whatever order guest, fault threads, evictor, a capture and deaths come in: every read finds what was written last, the
+    /// capture what there was at its instant, and nobody waits for ever.
     #[test]
     fn no_write_is_lost_and_no_thread_of_the_guest_is_forgotten(turns in prop::collection::vec(turn(), 0..120)) {
         let mut world = World::new();
@@ -375,6 +406,11 @@ proptest! {
                 Turn::Evict(run) => world.evict(run),
                 Turn::Lend(page) => world.lend(page),
                 Turn::Restart => world.restart(),
+                Turn::BeginCapture => world.begin_capture(),
+                Turn::Arm(run) => world.arm(run),
+                Turn::Freeze => world.freeze(),
+                Turn::Take(page) => world.take(page),
+                Turn::Lift => world.lift(),
             }
         }
         world.settle();

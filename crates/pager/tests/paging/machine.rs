@@ -24,6 +24,8 @@ pub const VARIABLE: &str = "LUCARNE_TEST_MACHINE";
 const PAGE: usize = 4096;
 const WORDS: usize = PAGE / 8;
 const WRITERS: u64 = 3;
+/// The word of each page that is counted in.
+pub const COUNTER: u64 = 1;
 
 // Those of libc, before which the shim stands; rustix would ask the kernel itself.
 unsafe extern "C" {
@@ -66,7 +68,7 @@ fn mix(mut x: u64) -> u64 {
 }
 
 /// What word `at` of a page holds. One page in eight is the same all over, two compress well, the others not at all.
-fn word(page: u64, version: u64, at: u64) -> u64 {
+pub fn word(page: u64, version: u64, at: u64) -> u64 {
     if version == 0 {
         return 0;
     }
@@ -185,6 +187,19 @@ impl Memory {
         if result == 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap() }
     }
 
+    /// Goes over its pages in their order, and writes the number of the pass into each.
+    fn count(&self) {
+        let mut pass = 1_u64;
+        while self.storm.load(Ordering::Relaxed) {
+            for page in 0..self.pages {
+                // SAFETY: within the mapping.
+                unsafe { self.at(page, COUNTER).write_volatile(pass) };
+            }
+            self.operations.fetch_add(self.pages, Ordering::Relaxed);
+            pass += 1;
+        }
+    }
+
     /// Checks and changes its pages for as long as there is a storm.
     fn write_on(&self, writer: u64) {
         let mut dice = mix(writer);
@@ -240,6 +255,15 @@ fn role_of_the_machine() {
                     let memory = memory.clone();
                     writers.push(thread::spawn(move || memory.write_on(writer)));
                 }
+            }
+            ("count", &[]) => {
+                memory.storm.store(true, Ordering::Relaxed);
+                (0..memory.pages).for_each(|page| {
+                    // SAFETY: within the mapping.
+                    unsafe { memory.at(page, COUNTER).write_volatile(0) }
+                });
+                let memory = memory.clone();
+                writers.push(thread::spawn(move || memory.count()));
             }
             ("calm", &[]) => {
                 memory.storm.store(false, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_debug_implementations, unreachable_pub)]
 
 mod bad_input;
+mod capture;
 mod house;
 mod kills;
 mod machine;

@@ -1,0 +1,152 @@
+//! The pager's end of a capture's connection.
+//!
+//! Owns the talk from the first word to the end, whoever brings that about: the reader who has all or is gone, the time that
+//! is over, or the pager, which has marked the capture as over. In the end nothing of the guest is held any more.
+
+use std::{
+    fs::File,
+    io::{self, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::SealFlags,
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
+};
+
+use super::{
+    held::Phase,
+    kept::Kept,
+    wire::{ASK, Answer, Ask, CHUNK, CHUNK_BYTES, Over, ROOM},
+};
+use crate::{disk::Disk, page, pager::Pager, shared::Arena};
+
+/// How often it is looked whether the capture is over.
+const TICK: Duration = Duration::from_millis(20);
+/// Captures of longer are not begun.
+pub(crate) const LONGEST: u32 = 3600;
+
+/// One capture while its connection lasts.
+#[derive(Debug)]
+pub(crate) struct Serving<'a> {
+    pager: &'a Pager,
+    end: Instant,
+}
+
+impl<'a> Serving<'a> {
+    /// Arms it. `Err`: why there is none.
+    pub(crate) fn begin(pager: &'a Pager, number: u64, folder: PathBuf, seconds: u32) -> Result<Self, String> {
+        if !(1..=LONGEST).contains(&seconds) {
+            return Err(format!("a capture takes between 1 and {LONGEST} seconds"));
+        }
+        pager.begin_capture(number, Kept::new(folder, pager.instance))?;
+        Ok(Self { pager, end: Instant::now() + Duration::from_secs(seconds.into()) })
+    }
+
+    /// Until its end; the reader has heard that it is armed.
+    pub(crate) fn run(self, stream: &UnixStream) -> io::Result<()> {
+        let mut room = receive_room(stream)?;
+        let mut disk = Disk::new();
+        let mut octets = [0; ASK];
+        loop {
+            let over = match self.wait(stream)? {
+                Waited::Heard => None,
+                Waited::Gone => return Ok(()),
+                Waited::Over(over) => Some(over),
+            };
+            if let Some(over) = over {
+                return (&mut &*stream).write_all(&Answer { chunk: u64::MAX, word: Err(over) }.encode());
+            }
+            if (&mut &*stream).read_exact(&mut octets).is_err() {
+                return Ok(());
+            }
+            let answer = self.answer(Ask::decode(&octets), &mut disk, &mut room);
+            (&mut &*stream).write_all(&answer.encode())?;
+            if answer.word.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn answer(&self, ask: Option<Ask>, disk: &mut Disk, room: &mut Arena) -> Answer {
+        let slot = match ask {
+            Some(Ask::Take { slot, .. }) => slot as usize,
+            _ => 0,
+        };
+        let contents = page::pages_mut(&mut room.bytes_mut()[slot * CHUNK_BYTES..][..CHUNK_BYTES]);
+        let (chunk, word) = match ask {
+            Some(Ask::Freeze) => (0, self.pager.freeze_capture().map(|took| took.as_micros() as u64)),
+            Some(Ask::Look { chunk }) => (chunk, self.pager.read_chunk(chunk, false, disk, contents)),
+            Some(Ask::Take { chunk, .. }) => (chunk, self.pager.read_chunk(chunk, true, disk, contents)),
+            None => return Answer { chunk: 0, word: Err(Over::NotUnderstood) },
+        };
+        let word = word.map_err(|error| {
+            tracing::warn!(instance = %self.pager.instance, %error, "a capture ends");
+            error.over()
+        });
+        Answer { chunk, word }
+    }
+
+    fn wait(&self, stream: &UnixStream) -> io::Result<Waited> {
+        loop {
+            let phase = self.pager.book().capture.as_ref().map(super::held::Held::phase);
+            if let Some(Phase::Over(over)) = phase {
+                return Ok(Waited::Over(over));
+            }
+            if Instant::now() > self.end {
+                return Ok(Waited::Over(Over::Expired));
+            }
+            if self.pager.ending.has_begun() {
+                return Ok(Waited::Over(Over::MachineGone));
+            }
+            let mut polled = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
+            poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) }))?;
+            let events = polled[0].revents();
+            if events.contains(PollFlags::IN) && !events.intersects(PollFlags::RDHUP | PollFlags::HUP) {
+                return Ok(Waited::Heard);
+            }
+            if !events.is_empty() {
+                return Ok(Waited::Gone);
+            }
+        }
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.pager.end_capture(Over::Expired);
+        self.pager.lift_capture();
+    }
+}
+
+enum Waited {
+    Heard,
+    Gone,
+    Over(Over),
+}
+
+/// The room for contents, which the reader has made. It cannot become shorter under this process.
+fn receive_room(stream: &UnixStream) -> io::Result<Arena> {
+    let strange = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(stream, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptors = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    let [room] = <[OwnedFd; 1]>::try_from(descriptors.flatten().collect::<Vec<_>>())
+        .map_err(|_| strange("a capture's room is one descriptor"))?;
+    let seals = rustix::fs::fcntl_get_seals(&room)?;
+    let room: File = room.into();
+    if !seals.contains(SealFlags::SHRINK) || room.metadata()?.len() != ROOM as u64 {
+        return Err(strange("a capture's room is a memory file of its size that cannot become shorter"));
+    }
+    Arena::map(&room, ROOM)
+}
+
+const _: () = assert!(CHUNK == 64);
