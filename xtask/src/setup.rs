@@ -36,6 +36,8 @@ const NEEDED: [Needed; 16] = [
     Needed { program: "age", package: "age", why: "opens our sealed results in tests, as their readers may" },
     Needed { program: "ssh-keygen", package: "openssh-client", why: "signs requests in tests, as people may" },
     Needed { program: "openssl", package: "openssl", why: "signs requests in tests, as smart cards do" },
+    Needed { program: "gdb", package: "gdb", why: "opens our cores in tests, as their readers may" },
+    Needed { program: "readelf", package: "binutils", why: "judges their form" },
     Needed { program: "xz", package: "xz-utils", why: "unpacks the modules of guest kernels" },
 ];
 

@@ -73,6 +73,14 @@ impl Content {
         })
     }
 
+    /// So much is to come: what would be too long in the end is not begun.
+    pub(crate) const fn expect(&self, length: u64) -> Result<(), Failure> {
+        match self.length.saturating_add(length) > self.most {
+            true => Err(Failure::TooLong { most: self.most }),
+            false => Ok(()),
+        }
+    }
+
     /// Takes more content. What goes beyond the limit is not sealed, and nothing after it.
     pub(crate) fn push(&mut self, octets: &[u8]) -> Result<(), Failure> {
         self.length = self.length.saturating_add(octets.len() as u64);

@@ -30,6 +30,8 @@ const REGISTERS: &str = "read the registers of the guest's processors";
 /// How long QEMU may take for the next octets: it may have to bring them back from a disk or another host.
 const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 const PAGE: u64 = 4096;
+/// Of a pipe.
+const ROOM: usize = 1 << 20;
 
 /// A pipe into which QEMU writes what it is told to.
 #[derive(Debug)]
@@ -45,8 +47,9 @@ impl Passage {
     pub(crate) fn open(monitor: &mut Monitor, process: u32) -> Result<Self, Failure> {
         let doing = "give the machine a pipe";
         let (reader, writer) = std::io::pipe().map_err(Failure::broken(doing))?;
-        // The guest stands still for as long as it takes; a smaller pipe does it too.
-        let _ = fcntl_setpipe_size(&writer, 1 << 20);
+        // What QEMU writes at once has room, or it would wait for us while we wait for its answer. If it is refused, a machine of
+        // more than some sixty processors may not be answered in time. And the guest stands still for less of a large read.
+        let _ = fcntl_setpipe_size(&writer, ROOM);
         // QEMU opens it anew by its number, as the user that it is.
         let owner = std::fs::metadata(format!("/proc/{process}")).map_err(Failure::broken(doing))?;
         let (user, group) = (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
@@ -82,6 +85,19 @@ impl Passage {
             }
         }
         Ok(())
+    }
+
+    /// All that QEMU has written, and has said to be done with.
+    pub(crate) fn take_rest(&mut self) -> Result<Vec<u8>, Failure> {
+        let mut taken = Vec::new();
+        loop {
+            let mut waits = [PollFd::new(&self.reader, PollFlags::IN)];
+            let ready = poll(&mut waits, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+            if ready.map_err(|error| Failure::broken(READING)(error.into()))? == 0 {
+                return Ok(taken);
+            }
+            self.read_available(ROOM as u64, &mut taken).map_err(Failure::broken(READING))?;
+        }
     }
 
     /// One read(2) of what is there.
@@ -193,7 +209,7 @@ pub(crate) fn places(monitor: &mut Monitor) -> Result<Vec<(u64, u64)>, Failure> 
     map.writable().map(place).collect()
 }
 
-fn map(monitor: &mut Monitor) -> Result<MemoryMap, Failure> {
+pub(crate) fn map(monitor: &mut Monitor) -> Result<MemoryMap, Failure> {
     let doing = "ask where the guest's memory is";
     let text = monitor.ask_in_words(doing, "info mtree -f")?;
     let strange = || Failure::Broken { doing, cause: "the machine's answer was not understood".to_owned() };

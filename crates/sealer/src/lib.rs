@@ -5,11 +5,13 @@
 //! in ([`confinement`]), does what it was told ([`operations`]), and answers with [`Done`] or [`Failure`].
 //!
 //! In reading order: `order`, `client`, `process`, `confinement`, `content`, `operations`; below them what these reach with:
-//! `monitor`, `standstill`, `memory_map`, `guest_memory`, `page_tables`, `processors`.
+//! `monitor`, `standstill`, `memory_map`, `guest_memory`, `page_tables`, `processors`, `core_file`, `core_notes`.
 
 mod client;
 mod confinement;
 mod content;
+mod core_file;
+mod core_notes;
 mod debugger;
 mod guest_memory;
 mod memory_map;

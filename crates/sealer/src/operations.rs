@@ -3,6 +3,7 @@
 //! Owns which code carries out which operation. Each has a file of its own subject below; the table of them, with arguments
 //! and limits, is [`lucarne_seal::operation`].
 
+mod dump;
 mod health;
 pub(crate) mod hypervisor;
 mod kernel;
@@ -22,7 +23,7 @@ use lucarne_seal::{
 };
 use serde::Serialize;
 
-use self::health::Health;
+use self::{dump::Dump, health::Health};
 use crate::{
     confinement::Needs,
     content::Content,
@@ -51,6 +52,7 @@ enum Way {
     /// The machine's process, whose threads stand.
     Threads(StoppedThreads),
     Console,
+    Dump(Box<Dump>),
     Host,
 }
 
@@ -102,9 +104,11 @@ impl Reached {
                 let stopped = StoppedThreads::of(machine.process);
                 Way::Threads(stopped.map_err(Failure::broken("stop the threads of the machine's process"))?)
             }
-            Operation::GuestMemoryDump(_) | Operation::HypervisorMemoryDump(_) => {
-                return Err(not_carried_out(operation.name()));
+            Operation::GuestMemoryDump(_) => {
+                needs.marks = Some(standstill::directory(machine).to_owned());
+                Way::Dump(Box::new(Dump::reach(machine)?))
             }
+            Operation::HypervisorMemoryDump(_) => return Err(not_carried_out(operation.name())),
             operation => {
                 let mut monitor = Monitor::connect(&machine.monitor)?;
                 needs.marks = Some(standstill::directory(machine).to_owned());
@@ -147,6 +151,7 @@ impl Reached {
                 document(order, &mut content, &threads)?;
                 (Found::at_once(paused), None)
             }
+            Way::Dump(dump) => (dump.carry_out(order, machine(order)?, &mut content)?, None),
             Way::Machine(monitor) => (on_machine(order, monitor, &mut content)?, None),
             Way::Memory(monitor, passage) => in_memory(order, (monitor, passage), &mut content)?,
             Way::Process(monitor, memory) => in_process(order, (monitor, memory), &mut content)?,

@@ -8,7 +8,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -108,6 +108,11 @@ impl<'a> Standstill<'a> {
         let standstill = Self { monitor, machine, since: Some(Instant::now()) };
         standstill.monitor.ask(STOPPING, "stop", json!({}))?;
         Ok(standstill)
+    }
+
+    /// For how long it has stood because of this.
+    pub(crate) fn stood(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Lets it go on, and returns for how many nanoseconds it stood.

@@ -73,6 +73,10 @@ impl<'a> Taken<'a> {
     pub const fn first(&self) -> u64 {
         self.first
     }
+    /// Which of the pages were not zeros, a bit each.
+    pub const fn occupied(&self) -> u64 {
+        self.occupied
+    }
     /// How many pages.
     pub const fn count(&self) -> u64 {
         self.contents.len() as u64 / Pages::SIZE

@@ -44,6 +44,20 @@ const GUEST: [u8; 52] = [
     0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0xba, 0xf8, 0x03, 0xec, 0xaa, 0xe2, 0xf1, 0xba, 0xf8, 0x03, 0xb0,
     0x4b, 0xee, 0x66, 0xff, 0x06, 0x00, 0x80, 0x66, 0xff, 0x06, 0x00, 0xa0, 0xeb, 0xf4,
 ];
+/// In 32-bit code: goes over its memory from 1 MiB to 24 MiB again and again, and prints `.` after each pass. Each word of it is, of the
+/// pass `ebx` or the one before, `address * 0x9e3779b1 + ebx + 1`; `edi` is where it is. How it is made is said beside the
+/// guest of the pager's tests, which is this one.
+pub const PASSES: [u8; 158] = [
+    0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x66, 0x0f, 0x01, 0x16, 0x98, 0x7c, 0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0,
+    0x66, 0xea, 0x1b, 0x7c, 0x00, 0x00, 0x08, 0x00, 0x66, 0xb8, 0x10, 0x00, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, 0xbc,
+    0x00, 0x70, 0x00, 0x00, 0x31, 0xdb, 0xb0, 0x42, 0xe8, 0x38, 0x00, 0x00, 0x00, 0xbf, 0x00, 0x00, 0x10, 0x00, 0x69,
+    0xc7, 0xb1, 0x79, 0x37, 0x9e, 0x8d, 0x0c, 0x18, 0x85, 0xdb, 0x74, 0x04, 0x39, 0x0f, 0x75, 0x18, 0x41, 0x89, 0x0f,
+    0x83, 0xc7, 0x04, 0x81, 0xff, 0x00, 0x00, 0x80, 0x01, 0x72, 0xe1, 0x43, 0xb0, 0x2e, 0xe8, 0x0c, 0x00, 0x00, 0x00,
+    0xeb, 0xd2, 0xb0, 0x58, 0xe8, 0x03, 0x00, 0x00, 0x00, 0xf4, 0xeb, 0xf6, 0x88, 0xc4, 0x66, 0xba, 0xfd, 0x03, 0xec,
+    0xa8, 0x20, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0x88, 0xe0, 0xee, 0xc3, 0x66, 0x90, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0x00, 0x00, 0xff, 0xff, 0x00, 0x00, 0x00, 0x9a, 0xcf, 0x00, 0xff, 0xff, 0x00, 0x00, 0x00, 0x92, 0xcf, 0x00,
+    0x17, 0x00, 0x80, 0x7c, 0x00, 0x00,
+];
 pub const SECRET: u64 = 0x9000;
 pub const COUNTERS: (u64, u64) = (0x8000, 0xa000);
 
@@ -61,13 +75,7 @@ impl House {
     /// With the guest of one sector, which was given this secret.
     pub fn with_secret(secret: &[u8; 32]) -> Self {
         let folder = folder();
-        let mut disk = vec![0; 1 << 20];
-        disk[..GUEST.len()].copy_from_slice(&GUEST);
-        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-        let path = folder.path().join("disk");
-        fs::write(&path, disk).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        let drive = format!("file={},format=raw,if=virtio", path.display());
+        let drive = disk(&folder, &GUEST);
         let mut house = Self::start(folder, &["-smp", "2", "-drive", &drive]);
         // The firmware reads what comes before the guest does, so it is told again and again.
         house.serial.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -77,12 +85,30 @@ impl House {
         house
     }
 
+    /// With the guest that goes over its memory.
+    pub fn with_passes(prepare: impl FnOnce(&TempDir, &mut Command)) -> Self {
+        let folder = folder();
+        let drive = disk(&folder, &PASSES);
+        let mut house = Self::start_prepared(32, folder, &["-smp", "2", "-drive", &drive], prepare);
+        house.until("B..");
+        house
+    }
+
     pub fn start(folder: TempDir, arguments: &[&str]) -> Self {
         Self::start_with(32, folder, arguments)
     }
 
     /// With so many MiB of memory.
     pub fn start_with(memory: u64, folder: TempDir, arguments: &[&str]) -> Self {
+        Self::start_prepared(memory, folder, arguments, |_, _| {})
+    }
+
+    fn start_prepared(
+        memory: u64,
+        folder: TempDir,
+        arguments: &[&str],
+        prepare: impl FnOnce(&TempDir, &mut Command),
+    ) -> Self {
         let directory = folder.path().join("i");
         let run = directory.join("run");
         fs::create_dir_all(&run).unwrap();
@@ -108,6 +134,7 @@ impl House {
             command.uid(USER).gid(USER);
             chown(&run, Some(USER), Some(USER)).unwrap();
         }
+        prepare(&folder, &mut command);
         let qemu = command.spawn().unwrap();
         let serial = eventually("the machine's serial port", || UnixStream::connect(&serial).ok());
         serial.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -239,6 +266,17 @@ impl Drop for House {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
+}
+
+/// A disk that begins with `code`, as QEMU takes it.
+fn disk(folder: &TempDir, code: &[u8]) -> String {
+    let mut disk = vec![0; 1 << 20];
+    disk[..code.len()].copy_from_slice(code);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let path = folder.path().join("disk");
+    fs::write(&path, disk).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    format!("file={},format=raw,if=virtio", path.display())
 }
 
 /// Where machines can be; their user has to come through.

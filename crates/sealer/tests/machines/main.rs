@@ -3,6 +3,7 @@
 
 mod canary;
 mod controls;
+mod dump;
 mod house;
 mod hypervisor;
 mod kernel;
