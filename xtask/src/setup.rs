@@ -20,7 +20,7 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 16] = [
+const NEEDED: [Needed; 18] = [
     Needed { program: "cc", package: "build-essential", why: "compiles what crates bring in C" },
     Needed { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "runs the VMs" },
     Needed { program: "qemu-img", package: "qemu-utils", why: "makes, checks and copies their disks" },

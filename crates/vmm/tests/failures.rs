@@ -21,7 +21,7 @@ use lucarne_vmm::{
     simulated::{self, Fault, Simulated},
 };
 use support::{House, eventually, guest::BANNER, printed};
-use tokio::{io::AsyncWriteExt, sync::mpsc, time::timeout};
+use tokio::{io::AsyncWriteExt, net::UnixStream, sync::mpsc, time::timeout};
 
 fn driver(house: &House) -> Qemu {
     Qemu::new(house.settings()).unwrap()
@@ -41,6 +41,20 @@ async fn next(events: &mut mpsc::Receiver<MachineEvent>) -> MachineEvent {
 /// Types at the guest's console; it obeys `Q` and `R`.
 async fn tell(driver: &Qemu, spec: &MachineSpec, letter: &[u8]) {
     driver.console(spec.instance).await.unwrap().write_all(letter).await.unwrap();
+}
+
+/// By the monitor that the agent does not talk to.
+#[tokio::test]
+async fn a_machine_whose_power_a_sealed_operation_took_away_has_not_died() {
+    let house = House::new();
+    let driver = driver(&house);
+    let mut events = driver.events();
+    let spec = started(&house, &driver).await;
+    let ways_in = driver.ways_in(spec.instance).await.unwrap();
+    let mut monitor = UnixStream::connect(&ways_in.monitor).await.unwrap();
+    monitor.write_all(b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"quit\"}\n").await.unwrap();
+    let (instance, generation) = (spec.instance, spec.generation);
+    assert_eq!(next(&mut events).await, MachineEvent::Ended { instance, generation, why: EndOfMachine::SwitchedOff });
 }
 
 #[tokio::test]
