@@ -42,17 +42,16 @@ pub struct Program {
 }
 
 impl Program {
-    /// This program itself, as `lucarne sealer`.
-    pub fn own() -> io::Result<Self> {
-        Ok(Self { path: std::env::current_exe()?, arguments: vec!["sealer".to_owned()] })
+    /// This program itself, as `lucarne sealer`: the one that runs, also if another was installed since.
+    pub fn own() -> Self {
+        Self { path: "/proc/self/exe".into(), arguments: vec!["sealer".to_owned()] }
     }
 }
 
 /// Carries an order out in a process of its own, whose age file goes to `out`; without [`Done`] what is there is not whole.
 /// Dropping the future ends the process.
 pub async fn carry_out(order: Order, out: File) -> Result<Done, Failure> {
-    let own = Program::own().map_err(Failure::broken("find this program"))?;
-    carry_out_by(own, order, out).await
+    carry_out_by(Program::own(), order, out).await
 }
 
 /// The same with another program; see [`carry_out`].
@@ -68,7 +67,7 @@ pub async fn carry_out_by(program: Program, order: Order, out: File) -> Result<D
 /// Mends what sealing processes that were killed have left of this machine: a guest that one held lets go on, and what one
 /// was to undo is undone in its time. To be called for machines that an earlier agent left.
 pub async fn recover(machine: Machine) -> Result<(), Failure> {
-    recover_by(Program::own().map_err(Failure::broken("find this program"))?, machine).await
+    recover_by(Program::own(), machine).await
 }
 
 /// The same with another program; see [`recover`].
