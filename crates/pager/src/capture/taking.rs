@@ -124,15 +124,19 @@ impl Pager {
         let began = Instant::now();
         loop {
             self.guard_all()?;
-            let held = &mut *self.book();
-            let held = held.held()?;
-            if held.freeze() {
-                return Ok(began.elapsed());
+            {
+                let book = &mut *self.book();
+                let held = book.held()?;
+                if held.freeze() {
+                    return Ok(began.elapsed());
+                }
+                if held.phase() != Phase::Armed {
+                    return Err(TakeError::Over(Over::NotUnderstood));
+                }
             }
             // A fault that was told before the guest stood still is being answered.
-            let is_late = held.phase() != Phase::Armed || began.elapsed() > FREEZE;
-            if is_late {
-                return Err(TakeError::Over(Over::NotUnderstood));
+            if began.elapsed() > FREEZE {
+                return Err(TakeError::Over(Over::Busy));
             }
             thread::sleep(MOMENT);
         }
@@ -211,7 +215,7 @@ impl Pager {
             left = sorted.moving;
             if !left.is_empty() {
                 if Instant::now() > end {
-                    return Err(TakeError::Over(Over::Unreadable));
+                    return Err(TakeError::Over(Over::Busy));
                 }
                 thread::sleep(MOMENT);
             }

@@ -39,13 +39,22 @@ pub enum Over {
     Unreadable,
     #[error("the machine has ended")]
     MachineGone,
-    #[error("the guest was asked for what had not been frozen, or something that there is not")]
+    #[error("pages were on their way for too long")]
+    Busy,
+    #[error("it was asked for what there is not, or before it was frozen")]
     NotUnderstood,
 }
 
 impl Over {
-    const ALL: [Self; 6] =
-        [Self::Expired, Self::Asleep, Self::CannotKeep, Self::Unreadable, Self::MachineGone, Self::NotUnderstood];
+    const ALL: [Self; 7] = [
+        Self::Expired,
+        Self::Asleep,
+        Self::CannotKeep,
+        Self::Unreadable,
+        Self::MachineGone,
+        Self::Busy,
+        Self::NotUnderstood,
+    ];
 
     fn from_code(code: u64) -> Self {
         let at = usize::try_from(code).ok().and_then(|code| code.checked_sub(1));

@@ -57,9 +57,14 @@ impl World {
         }
     }
 
-    /// If the guest stands still, which it does not while it waits for a page.
+    /// If the guest stands still, which it does not while it waits for a page. What is left of arming is done first.
     pub(super) fn freeze(&mut self) {
-        if self.waiters.is_empty() && self.captured.pending.is_empty() {
+        if self.waiters.is_empty() {
+            while !self.captured.pending.is_empty() {
+                self.arm(Run::new(0, PAGES));
+            }
+            self.arm(Run::new(0, PAGES));
+            self.captured.pending.drain(..).for_each(|page| self.protected[page as usize] = true);
             let frozen = self.captured.held.as_mut().is_some_and(Held::freeze);
             if frozen {
                 self.captured.instant = self.truth.clone();
