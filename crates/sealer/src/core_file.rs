@@ -1,7 +1,7 @@
 //! A guest's memory and registers as an ELF core, which debuggers and analysers open.
 //!
-//! Owns the layout of the file. Pages of zeros are holes: in memory they are there, in the file they are not (`p_filesz` is less than
-//! `p_memsz`). Everything in front of the pages says where they are, so it must be known which pages are zeros before the first
+//! Owns the layout of the file. Pages of zeros are holes: segments that are in memory and not in the file (`p_filesz` is 0), apart
+//! from those that are stored, since Volatility passes over segments that are partly there. Everything in front of the pages says where they are, so it must be known which pages are zeros before the first
 //! octet is written; what has been written is not touched again. Addresses are the guest's physical ones, also where
 //! debuggers look for virtual ones. Pure: content goes through and is not kept.
 //!
@@ -33,13 +33,20 @@ pub(crate) struct Part {
     pub(crate) pages: u64,
 }
 
-/// A loaded segment: `stored` pages that are in the file, then zeros up to `pages`.
+/// A loaded segment, which is in the file or all zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segment {
     address: u64,
     first: u64,
-    stored: u64,
     pages: u64,
+    is_stored: bool,
+}
+
+impl Segment {
+    /// In the file.
+    const fn octets(&self) -> u64 {
+        if self.is_stored { self.pages * PAGE } else { 0 }
+    }
 }
 
 /// There is no core of that memory.
@@ -110,7 +117,7 @@ impl CoreFile {
         head.extend(program_header((NOTE, 0), notes_at, 0, (self.notes.len() as u64, 0), 4));
         let mut at = first_page;
         for segment in &self.segments {
-            let sizes = (segment.stored * PAGE, segment.pages * PAGE);
+            let sizes = (segment.octets(), segment.pages * PAGE);
             head.extend(program_header((LOAD, ALL), at, segment.address, sizes, PAGE));
             at += sizes.0;
         }
@@ -122,32 +129,30 @@ impl CoreFile {
     /// All octets of the file.
     pub(crate) fn length(&self) -> u64 {
         let notes_end = FILE_HEADER + (self.segments.len() as u64 + 1) * PROGRAM_HEADER + self.notes.len() as u64;
-        notes_end.next_multiple_of(PAGE) + self.segments.iter().map(|segment| segment.stored * PAGE).sum::<u64>()
+        notes_end.next_multiple_of(PAGE) + self.segments.iter().map(Segment::octets).sum::<u64>()
     }
 
     /// The runs of pages that are stored, first page and count, in the order in which they are in the file.
     pub(crate) fn stored(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.segments.iter().filter(|segment| segment.stored > 0).map(|segment| (segment.first, segment.stored))
+        self.segments.iter().filter(|segment| segment.is_stored).map(|segment| (segment.first, segment.pages))
     }
 }
 
-/// The segments of one part, where `least` pages of zeros and more end what is stored.
+/// The segments of one part, where fewer than `least` pages of zeros in a row are stored.
 fn segments(part: Part, occupied: Occupied<'_>, least: u64) -> Vec<Segment> {
     let mut all: Vec<Segment> = Vec::new();
     let (mut page, end) = (part.first, part.first + part.pages);
     while page < end {
-        let (count, is_occupied) = occupied.alike(page, end);
-        let begun = Segment { address: part.address + (page - part.first) * PAGE, first: page, stored: 0, pages: 0 };
+        let (pages, is_occupied) = occupied.alike(page, end);
+        let is_stored = is_occupied || pages < least;
         match all.last_mut() {
-            Some(last) if !is_occupied || last.stored == last.pages || last.pages - last.stored < least => {
-                last.pages += count;
-                if is_occupied {
-                    last.stored = last.pages;
-                }
+            Some(last) if last.is_stored == is_stored => last.pages += pages,
+            _ => {
+                let address = part.address + (page - part.first) * PAGE;
+                all.push(Segment { address, first: page, pages, is_stored });
             }
-            _ => all.push(Segment { stored: if is_occupied { count } else { 0 }, pages: count, ..begun }),
         }
-        page += count;
+        page += pages;
     }
     all
 }
