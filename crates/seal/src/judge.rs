@@ -64,10 +64,16 @@ impl Rules {
         now: Moment,
     ) -> Result<Admitted, Refusal> {
         let opened = self.trust.open(octets, channel, now)?;
+        let mark = self.judge_opened(&opened, site, ledger, now)?;
+        Ok(Admitted { opened, mark })
+    }
+
+    /// Judges a request whose signatures were checked, and gives what is to be remembered of it.
+    pub fn judge_opened(&self, opened: &Opened, site: &Site, ledger: &Ledger, now: Moment) -> Result<Mark, Refusal> {
         let terms = opened.request.terms();
         check_host(opened.request.operation().name(), (terms.target.host, &terms.target.host_key), site)?;
         check_time((terms.not_before, terms.not_after), terms.beacon, site, ledger, now)?;
-        self.admit(opened, site, ledger, now)
+        self.check(opened, site, ledger, now)
     }
 
     /// Judges a standing request that somebody brought: whether it may stand. Each time of it is judged when it comes.
@@ -109,7 +115,9 @@ impl Rules {
         // Authenticators counted when the standing request came.
         let uncounted = |signer: Signer| Signer { counters: Vec::new(), ..signer };
         let signers = signers.into_iter().map(|(person, signer)| (person, uncounted(signer))).collect();
-        self.admit(Opened { id, request, signers }, site, ledger, now)
+        let opened = Opened { id, request, signers };
+        let mark = self.check(&opened, site, ledger, now)?;
+        Ok(Admitted { opened, mark })
     }
 
     /// A standing request that is this host's and that its signers may have asked for by their accounts.
@@ -132,16 +140,16 @@ impl Rules {
     }
 
     /// What is checked of every single request, once its host and time are right.
-    fn admit(&self, opened: Opened, site: &Site, ledger: &Ledger, now: Moment) -> Result<Admitted, Refusal> {
-        let account = check_instance(opened.request.target(), &opened, site)?;
+    fn check(&self, opened: &Opened, site: &Site, ledger: &Ledger, now: Moment) -> Result<Mark, Refusal> {
+        let account = check_instance(opened.request.target(), opened, site)?;
         let (wanted, own) = (opened.request.terms().lowest_policy, self.grants.version());
         if own < wanted {
             return Err(Refusal::PolicyOld { wanted, own });
         }
-        self.grants.judge(&opened, account, now)?;
-        let mark = mark(&opened, opened.request.terms().not_after, now);
+        self.grants.judge(opened, account, now)?;
+        let mark = mark(opened, opened.request.terms().not_after, now);
         ledger.judge(&mark)?;
-        Ok(Admitted { opened, mark })
+        Ok(mark)
     }
 }
 

@@ -6,11 +6,13 @@
 //! - what can be asked: the table of [`mod@operation`]s, with arguments that are [`bounded`]; one [`request`], which may be a [`sealed_request`], or [`standing`] for many;
 //! - who signed it: a [`key`] of one algorithm, [`sshsig`] among them, of people in [`trust`];
 //! - whether it is carried out: [`judge`], by [`grant`]s, and once only by the [`ledger`]; if not, a [`refusal`];
+//! - what a host goes by, from its operator: a [`policy`]; what it says of itself: its [`card`];
 //! - what comes of it: an [`age`] file, lengthened by [`padding`], with the host's [`receipt`]; all of it in the [`log`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod age;
 pub mod bounded;
+pub mod card;
 #[cfg(test)]
 mod example;
 pub mod grant;
@@ -20,6 +22,7 @@ pub mod ledger;
 pub mod log;
 pub mod operation;
 pub mod padding;
+pub mod policy;
 pub mod receipt;
 pub mod refusal;
 pub mod request;
