@@ -20,6 +20,7 @@ use lucarne_model::{
     network_acl::{AclEntry, NetworkAcl},
     price::PriceBook,
     publisher::{Notary, Publisher},
+    sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
     tpm::{ChallengeAnswer, PresentedTpm, TpmMaker},
@@ -31,7 +32,7 @@ use crate::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, sealing::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -356,6 +357,23 @@ routes! {
     /// Trusts the TPMs of a maker no longer.
     Provide DELETE "/v1/tpm-makers/{tpm_maker}" remove_tpm_maker((TpmMakerId,), NoQuery, Nothing) -> Done;
 
+    /// Brings a signed request to a host: octets that nobody on the way need be able to read.
+    Operate POST "/v1/seal/requests" submit_sealed_request((), SealedAtQuery, Upload) -> Json<SealStanding>;
+    /// Tells what came of a request that the caller's account brought, waiting for its end.
+    Operate GET "/v1/seal/requests/{request}" get_sealed_request((Digest,), LookQuery, Nothing) -> Json<SealStanding>;
+    /// Gives the result of a request, which only its readers can open.
+    Operate GET "/v1/seal/requests/{request}/result" get_sealed_result((Digest,), ResultQuery, Nothing) -> Download;
+    /// Lets a host forget a result that was collected.
+    Operate DELETE "/v1/seal/requests/{request}" forget_sealed_request((Digest,), SealedAtQuery, Nothing) -> Done;
+    /// Tells what a host says of itself to those who are to ask it: its keys, signed, and its newest beacon.
+    Read GET "/v1/seal/host" get_seal_host((), SealHostQuery, Nothing) -> Json<SealHost>;
+    /// Tells a host's log of sealed requests with proofs: of a tenant's, what concerns its instances.
+    Read GET "/v1/seal/log" get_seal_log((), SealLogQuery, Nothing) -> Json<SealLog>;
+    /// Carries to all hosts what they are to go by; each judges by its own pinned key whether it does.
+    Provide PUT "/v1/seal/policy" publish_seal_policy((), NoQuery, Json<SealPolicy>) -> Done;
+    /// Shows what is carried to hosts.
+    Provide GET "/v1/seal/policy" get_seal_policy((), NoQuery, Nothing) -> Json<SealPolicy>;
+
     /// Makes a machine a host, by the operator's join token.
     Public POST "/v1/host/enrol" enrol_host((), NoQuery, Json<EnrolHost>) -> Created<Enrolled>;
     /// Says what the host is now, and learns where flow records go.
@@ -368,6 +386,8 @@ routes! {
     Host POST "/v1/host/report" report_host((), NoQuery, Json<Report>) -> Done;
     /// Gives a host its desired state, waiting for a newer one.
     Host GET "/v1/host/desired" get_desired((), DesiredQuery, Nothing) -> Json<DesiredAnswer>;
+    /// Gives a host the policy of sealed operations that its desired state names.
+    Host GET "/v1/host/seal-policy" fetch_seal_policy((), NoQuery, Nothing) -> Json<SealPolicy>;
     /// Gives a host a blob that its desired state names.
     Host GET "/v1/host/blobs/{digest}" download_blob((Digest,), NoQuery, Nothing) -> Download;
     /// Takes a blob that a host made: a snapshot.

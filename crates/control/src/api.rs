@@ -9,7 +9,7 @@ use lucarne_api::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, sealing::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
@@ -28,6 +28,7 @@ use lucarne_model::{
     network_acl::{AclEntry, NetworkAcl},
     price::PriceBook,
     publisher::{Notary, Publisher},
+    sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
     tpm::{ChallengeAnswer, PresentedTpm, TpmMaker},
@@ -708,6 +709,33 @@ impl Api for Controller {
     }
     async fn remove_tpm_maker(&self, call: Call<Caller, (TpmMakerId,), NoQuery, Nothing>) -> Result<Done, Problem> {
         services::tpm_makers::remove_tpm_maker(self, call).await
+    }
+    async fn submit_sealed_request(&self, call: Call<Caller, (), SealedAtQuery, Upload>) -> Result<Json<SealStanding>, Problem> {
+        services::sealing::submit_sealed_request(self, call).await
+    }
+    async fn get_sealed_request(&self, call: Call<Caller, (Digest,), LookQuery, Nothing>) -> Result<Json<SealStanding>, Problem> {
+        services::sealing::get_sealed_request(self, call).await
+    }
+    async fn get_sealed_result(&self, call: Call<Caller, (Digest,), ResultQuery, Nothing>) -> Result<Download, Problem> {
+        services::sealing::get_sealed_result(self, call).await
+    }
+    async fn forget_sealed_request(&self, call: Call<Caller, (Digest,), SealedAtQuery, Nothing>) -> Result<Done, Problem> {
+        services::sealing::forget_sealed_request(self, call).await
+    }
+    async fn get_seal_host(&self, call: Call<Caller, (), SealHostQuery, Nothing>) -> Result<Json<SealHost>, Problem> {
+        services::sealing::get_seal_host(self, call).await
+    }
+    async fn get_seal_log(&self, call: Call<Caller, (), SealLogQuery, Nothing>) -> Result<Json<SealLog>, Problem> {
+        services::sealing::get_seal_log(self, call).await
+    }
+    async fn publish_seal_policy(&self, call: Call<Caller, (), NoQuery, Json<SealPolicy>>) -> Result<Done, Problem> {
+        services::seal_policy::publish_seal_policy(self, call).await
+    }
+    async fn get_seal_policy(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<SealPolicy>, Problem> {
+        services::seal_policy::get_seal_policy(self, call).await
+    }
+    async fn fetch_seal_policy(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<SealPolicy>, Problem> {
+        services::seal_policy::get_seal_policy(self, call).await
     }
     async fn enrol_host(&self, call: Call<Caller, (), NoQuery, Json<EnrolHost>>) -> Result<Created<Enrolled>, Problem> {
         services::hosts::enrol_host(self, call).await

@@ -31,7 +31,7 @@ use serde::Serialize;
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
-    services::{flow_logs, images, memory, mitigations, network_acls::enforced, price_books},
+    services::{flow_logs, images, memory, mitigations, network_acls::enforced, price_books, seal_policy},
     store::{Changes, Scope, Tx},
 };
 
@@ -43,6 +43,7 @@ pub(crate) struct Passing {
     pub(crate) streams: Vec<StreamRequest>,
     pub(crate) challenges: Vec<DesiredChallenge>,
     pub(crate) leases: Vec<DesiredLease>,
+    pub(crate) seal_errands: Vec<String>,
 }
 
 /// What a host says that it has, wanted or not.
@@ -57,7 +58,7 @@ pub(crate) fn compute(
     tx: &Tx<'_>,
     host: HostId,
     mentioned: &Mentioned,
-    Passing { streams, challenges, leases }: Passing,
+    Passing { streams, challenges, leases, seal_errands }: Passing,
     cache: &Networks,
 ) -> Result<(Desired, Fingerprint), Problem> {
     let placed = tx.referring::<InstanceRecord>(ALL, host)?;
@@ -85,6 +86,8 @@ pub(crate) fn compute(
         streams,
         challenges,
         leases,
+        seal_policy: seal_policy::digest(tx)?,
+        seal_errands,
         ..Desired::default()
     };
     // The networks' own are known: they are most of it.

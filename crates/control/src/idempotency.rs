@@ -118,10 +118,16 @@ fn once<R: Serialize + DeserializeOwned>(
 
 /// A dry run ends as an error, so that the transaction takes back what was tried.
 fn dry_or_done<R>(answer: R, terms: &Terms) -> Result<R, Problem> {
-    if terms.dry_run {
-        return Err(Problem::new(ErrorCode::DryRunOperation, "the request would have succeeded; nothing was changed"));
-    }
-    Ok(answer)
+    if terms.dry_run { Err(dry()) } else { Ok(answer) }
+}
+
+fn dry() -> Problem {
+    Problem::new(ErrorCode::DryRunOperation, "the request would have succeeded; nothing was changed")
+}
+
+/// For a change that is no transaction of the store's: asked before it is made.
+pub(crate) fn end_dry_run(headers: &HeaderMap) -> Result<(), Problem> {
+    if read_dry_run(headers)? { Err(dry()) } else { Ok(()) }
 }
 
 fn sealing_key(key: &str) -> Result<LessSafeKey, Problem> {

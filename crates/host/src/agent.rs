@@ -41,6 +41,7 @@ use crate::{
         Activity, Failure, Known, Ledger, Product, Proof, Prospect, Running, Standing, Step, is_vain, next_look,
         next_steps, report,
     },
+    sealing::Present,
     settings::{AtEnd, Pace},
     virtual_tpms::VirtualTpms,
 };
@@ -68,6 +69,8 @@ pub struct Agent {
     owner: JoinHandle<()>,
     links: Vec<JoinHandle<()>>,
     settings: watch::Receiver<Option<HostSettings>>,
+    desired: watch::Receiver<Arc<Desired>>,
+    present: watch::Receiver<Arc<Vec<Present>>>,
     hello_again: Arc<Notify>,
 }
 
@@ -131,10 +134,11 @@ impl Agent {
         let (told, settings) = watch::channel(None);
         peers.hear(settings.clone());
         let (governed, governs) = watch::channel(Arc::new(Vec::new()));
+        let (present, are_present) = watch::channel(Arc::new(self::present(&desired, &known)));
         let (memory_reports, memory_reported) = watch::channel(None);
         let hello_again = Arc::new(Notify::new());
         let word = Word { desired: wished.clone(), settings: settings.clone() };
-        let (layout, asked) = (folder.layout().clone(), wished.clone());
+        let (layout, asked, also) = (folder.layout().clone(), wished.clone(), wished.clone());
         let owner = Owner {
             hands: Hands {
                 driver,
@@ -147,6 +151,7 @@ impl Agent {
                 peers,
             },
             governed,
+            present,
             unwoken,
             capacity: host.capacity,
             kept: known.ledger.clone(),
@@ -175,12 +180,23 @@ impl Agent {
                 shutdown.clone(),
             )),
         ];
-        Self { owner: tokio::spawn(owner.run(shutdown)), links, settings, hello_again }
+        let owner = tokio::spawn(owner.run(shutdown));
+        Self { owner, links, settings, desired: also, present: are_present, hello_again }
     }
 
     /// What the controller says to this host; none until it has answered.
     pub fn settings(&self) -> watch::Receiver<Option<HostSettings>> {
         self.settings.clone()
+    }
+
+    /// What is desired of this host.
+    pub(crate) fn desired(&self) -> watch::Receiver<Arc<Desired>> {
+        self.desired.clone()
+    }
+
+    /// The instances that run here, whose they are, and in which start.
+    pub(crate) fn present(&self) -> watch::Receiver<Arc<Vec<Present>>> {
+        self.present.clone()
     }
 
     /// Notified, it makes the agent say hello again, by which [`settings`](Self::settings) become what they are by now.
@@ -220,6 +236,8 @@ struct Owner {
     unwoken: mpsc::Receiver<MachineEvent>,
     /// What the governor of memory is to govern.
     governed: watch::Sender<Arc<Vec<Governed>>>,
+    /// What sealed operations may be asked of.
+    present: watch::Sender<Arc<Vec<Present>>>,
     reports: watch::Sender<Report>,
     tasks: JoinSet<Result<Product, Failure>>,
     steps: HashMap<Id, UnderWay>,
@@ -337,6 +355,12 @@ impl Owner {
             *old = Arc::new(governed);
             changed
         });
+        let present = present(&self.desired, &self.known);
+        self.present.send_if_modified(|old| {
+            let changed = **old != present;
+            *old = Arc::new(present);
+            changed
+        });
     }
 
     /// Cuts long steps short, as a kill would, lets the others finish, and stops the VMs if they are to end too.
@@ -412,6 +436,15 @@ fn governed(desired: &Desired, known: &Known) -> Vec<Governed> {
         settings: wanted.memory_settings,
     };
     here.map(governed).collect()
+}
+
+/// What runs here and nowhere else.
+fn present(desired: &Desired, known: &Known) -> Vec<Present> {
+    let present = |wanted: &DesiredInstance| {
+        let running = known.running.get(&wanted.id).filter(|running| running.standing == Standing::Runs)?;
+        Some(Present { instance: wanted.id, account: wanted.account, generation: running.generation })
+    };
+    desired.instances.iter().filter_map(present).collect()
 }
 
 async fn until(look: Option<Instant>) {

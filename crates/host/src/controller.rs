@@ -12,6 +12,7 @@ use lucarne_api::{
     bodies::host::{EnrolHost, Enrolled, HostSettings},
 };
 use lucarne_model::{
+    Octets,
     actual::{HostDescription, Report},
     desired::Desired,
     storage::{Blob, Digest},
@@ -33,6 +34,8 @@ pub trait Controller: Send + Sync + std::fmt::Debug {
     async fn answer_challenge(&self, token: &str, answer: &ChallengeAnswer) -> Result<(), Problem>;
     /// The desired state if it is newer than `have`, waiting up to `wait` for it.
     async fn desired(&self, have: Option<u64>, wait: Duration) -> Result<Option<Desired>, Problem>;
+    /// The policy of sealed operations that the desired state names.
+    async fn seal_policy(&self) -> Result<Octets, Problem>;
     /// The bytes of a blob, as they come.
     async fn download(&self, digest: &Digest) -> Result<BoxStream<'static, io::Result<Bytes>>, Problem>;
     /// Stores a file as a blob.

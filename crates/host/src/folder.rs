@@ -96,6 +96,7 @@ impl Folder {
         let mut desired: Desired = read_json(&layout.desired()).unwrap_or_default();
         // Who waited for them then does not wait any more.
         desired.streams.clear();
+        desired.seal_errands.clear();
         Ok((known, desired))
     }
 

@@ -14,7 +14,7 @@ use lucarne_api::{
     client::{ByteStream, Client, Error as ClientError, ResponseValue, problem_of, types::EnrolHostIdempotencyKey},
 };
 use lucarne_model::{
-    ErrorCode,
+    ErrorCode, Octets,
     actual::{HostDescription, Report},
     desired::Desired,
     storage::{Blob, Digest},
@@ -125,6 +125,10 @@ impl Controller for HttpController {
         let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let answer = within(wait + ANSWER_TIMEOUT, self.client.get_desired(have, Some(millis))).await?;
         Ok(answer.desired)
+    }
+
+    async fn seal_policy(&self) -> Result<Octets, Problem> {
+        Ok(within(ANSWER_TIMEOUT, self.client.fetch_seal_policy()).await?.policy)
     }
 
     async fn download(&self, digest: &Digest) -> Result<BoxStream<'static, io::Result<Bytes>>, Problem> {

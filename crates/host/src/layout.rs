@@ -48,6 +48,14 @@ impl Layout {
     pub fn attestation(&self) -> PathBuf {
         self.root.join("attestation")
     }
+    /// What the office of sealed operations keeps.
+    pub fn seals(&self) -> PathBuf {
+        self.root.join("seals")
+    }
+    /// Where it listens for those who are on this host.
+    pub fn seal_socket(&self) -> PathBuf {
+        self.root.join("seal.sock")
+    }
     /// Flow records on their way to the collector.
     pub fn spool(&self) -> PathBuf {
         self.root.join("spool")

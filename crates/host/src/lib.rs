@@ -2,7 +2,7 @@
 //!
 //! [`reconcile`] decides, pure; [`Agent`] is the owner that selects, decides and begins steps; around it stand the hands.
 //! An agent may be killed at any point: VMs run on, and the next one adopts them. In reading order: `reconcile`, `agent`,
-//! `perform`, `virtual_tpms`, `links`, `challenges`, `peers`, `identity`, `measuring`, `spool`, `exporter`, `run`.
+//! `perform`, `virtual_tpms`, `links`, `challenges`, `peers`, `identity`, `measuring`, `spool`, `exporter`, `sealing`, `run`.
 
 mod agent;
 mod backoff;
@@ -27,6 +27,7 @@ mod perform;
 mod prover;
 pub mod reconcile;
 mod run;
+mod sealing;
 mod settings;
 mod simulated_network;
 mod spool;
@@ -45,4 +46,5 @@ pub use network::{Network, NetworkError, NoNetwork};
 pub use peers::Peers;
 pub use prover::{Prover, ProverError};
 pub use run::run;
+pub use sealing::LocalOffice;
 pub use settings::{AtEnd, DriverKind, Pace, Settings, TpmChoice};

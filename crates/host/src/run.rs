@@ -38,6 +38,7 @@ use crate::{
     network::{Network, NoNetwork},
     peers::Peers,
     prover::Prover,
+    sealing::{Heard, Machines, Sealing},
     settings::{DriverKind, Settings},
     simulated_network::SimulatedNetwork,
     spool,
@@ -95,7 +96,11 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let listening = tokio::spawn(peers.clone().listen(door, shutdown.clone()));
     let prover = measuring.clone().map(|measuring| measuring as Arc<dyn Prover>);
     let parts = Parts { driver, network: network.clone(), memory, prover, unwoken, controller, peers, host };
-    let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown).await?;
+    let (carrier, machines) = (parts.controller.clone(), Machines { host: id, driver: parts.driver.clone(), layout: layout.clone() });
+    let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown.clone()).await?;
+    let heard = Heard { present: agent.present(), desired: agent.desired() };
+    let policy = (settings.seal_policy_key, settings.seal_space);
+    let sealing = Sealing::start(machines, policy, heard, carrier, shutdown).await;
     let end_of_export = CancellationToken::new();
     let export = Export {
         settings: spool::Settings { dir: layout.spool(), capacity: settings.spool, host: id },
@@ -106,6 +111,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     };
     let export = tokio::spawn(export.run(identity, layout, records, end_of_export.clone()));
     let ended = agent.ended().await;
+    if let Some(sealing) = sealing {
+        sealing.end().await;
+    }
     drop(measuring);
     // It has ended with the agent, by the same token.
     let _ = listening.await;

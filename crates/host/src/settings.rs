@@ -5,6 +5,7 @@
 use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use lucarne_model::{Bytes, OversubscriptionFactor, flow::Location};
+use lucarne_statement::signing::PublicKey;
 
 /// The settings of one host agent's process.
 #[derive(Clone, Debug)]
@@ -44,6 +45,10 @@ pub struct Settings {
     pub disk: Option<Bytes>,
     /// How much flow records may take on disk while the collector is away. What does not fit is lost, and told.
     pub spool: Bytes,
+    /// The key by which alone this host takes policies of sealed operations; none: it refuses all of them.
+    pub seal_policy_key: Option<PublicKey>,
+    /// How much results of sealed operations may take on disk until they are collected.
+    pub seal_space: Bytes,
     pub at_end: AtEnd,
     pub pace: Pace,
 }
@@ -70,6 +75,8 @@ impl Settings {
             oversubscription: OversubscriptionFactor::NONE,
             disk: None,
             spool: Bytes::mib(256),
+            seal_policy_key: None,
+            seal_space: Bytes::gib(64),
             at_end: AtEnd::LeaveMachines,
             pace: Pace::default(),
         }
@@ -80,11 +87,12 @@ impl Settings {
     /// What of the settings says how guests are run, as text that is measured: a line for each, without what is secret or
     /// only tells where this host is found.
     pub(crate) fn measured(&self) -> String {
-        let Self { driver, oversubscription, memory_pool, memory_lend, at_end, pager, .. } = self;
+        let Self { driver, oversubscription, memory_pool, memory_lend, at_end, pager, seal_policy_key, .. } = self;
         let paged = pager.is_some();
+        let seals = seal_policy_key.as_ref().map_or_else(|| "none".to_owned(), |key| key.id().to_string());
         format!(
             "driver: {driver:?}\npaged: {paged}\noversubscription: {oversubscription:?}\nmemory pool: {memory_pool:?}\n\
-             memory lent: {memory_lend:?}\nat end: {at_end:?}\n"
+             memory lent: {memory_lend:?}\nat end: {at_end:?}\nseal policy key: {seals}\n"
         )
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     network::Route,
     network_acl::AclEntry,
     security_group::Rule,
-    storage::{Blob, BootSource},
+    storage::{Blob, BootSource, Digest},
     tpm::DesiredChallenge,
     warm::DesiredWarmState,
 };
@@ -49,6 +49,12 @@ pub struct Desired {
     /// Warm states to keep ready; one that is left out is deleted.
     #[serde(default)]
     pub warm_states: Vec<DesiredWarmState>,
+    /// What the operator wants hosts to go by for sealed operations, to be fetched: the host judges it itself.
+    #[serde(default)]
+    pub seal_policy: Option<Digest>,
+    /// Streams by which a question about sealed operations is to be fetched and answered.
+    #[serde(default)]
+    pub seal_errands: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

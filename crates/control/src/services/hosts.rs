@@ -350,7 +350,8 @@ async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Probl
     let leases = controller.lending.of(host);
     let challenges = controller.challenges.of(host, crate::clock::now());
     let networks = controller.networks.clone();
-    let passing = desired::Passing { streams, challenges, leases };
+    let seal_errands = controller.streams.errands_of(host);
+    let passing = desired::Passing { streams, challenges, leases, seal_errands };
     let compute = move |tx: &Tx<'_>| desired::compute(tx, host, &mentioned, passing, &networks);
     let (desired, fingerprint) = controller.store.read(compute).await?;
     Ok(Desired { version: controller.fleet.number(host, fingerprint, sequence), ..desired })

@@ -38,6 +38,8 @@ pub(crate) mod publishers;
 pub(crate) mod receipts;
 pub(crate) mod rechecks;
 pub(crate) mod route_tables;
+pub(crate) mod seal_policy;
+pub(crate) mod sealing;
 pub(crate) mod security_groups;
 pub(crate) mod shown;
 pub(crate) mod snapshots;

@@ -1,6 +1,6 @@
-//! Streams between a user and an instance's host: the serial console and its log.
+//! Streams between a user and a host: an instance's serial console and its log, and errands to the office of sealed operations.
 //!
-//! Owns the meeting of the two ends. Nothing dials a host: the user's request waits under a token that stands in the host's
+//! Owns the meeting of the two ends; what is said in an errand is [`super::sealing`]'s. Nothing dials a host: the user's request waits under a token that stands in the host's
 //! desired state, the host opens its end with that token, and the bytes are passed on, a few at a time.
 
 use std::{
@@ -21,7 +21,7 @@ use lucarne_api::{
     input::{Nothing, Socket},
 };
 use lucarne_model::{
-    ErrorCode, HostId, InstanceId,
+    AccountId, ErrorCode, HostId, InstanceId,
     desired::{StreamKind, StreamRequest},
     instance::InstanceState,
 };
@@ -32,8 +32,15 @@ use crate::{Caller, Controller, random, records::InstanceRecord};
 
 /// How long a host may take to open its end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Errands of one account that wait for one host.
+const MOST_ERRANDS: usize = 16;
 /// The largest message that is passed on.
 pub(crate) const MESSAGE_BYTES: usize = 64 << 10;
+
+/// More of an account's errands wait for a host than it fetches at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{MOST_ERRANDS} errands of this account wait for the host; try again in a moment")]
+struct Busy;
 
 /// Requests whose host has not come yet.
 #[derive(Debug, Default)]
@@ -44,8 +51,16 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 struct Waiting {
     host: HostId,
-    request: StreamRequest,
+    wanted: Wanted,
     meet: oneshot::Sender<WebSocket>,
+}
+
+/// What the two ends meet for.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    Serial(InstanceId, StreamKind),
+    /// A question of somebody of this account.
+    Errand(AccountId),
 }
 
 impl Streams {
@@ -56,17 +71,32 @@ impl Streams {
     /// What the host should open now.
     pub(crate) fn of(&self, host: HostId) -> Vec<StreamRequest> {
         let all = self.lock();
-        let mut requests: Vec<_> = all.values().filter(|w| w.host == host).map(|w| w.request.clone()).collect();
+        let mut requests: Vec<_> = all.iter().filter(|(_, one)| one.host == host).filter_map(request).collect();
         requests.sort_by(|a, b| a.token.cmp(&b.token));
         requests
     }
 
-    fn ask(&self, host: HostId, instance: InstanceId, kind: StreamKind) -> (String, oneshot::Receiver<WebSocket>) {
+    /// The tokens of the errands that the host should fetch now.
+    pub(crate) fn errands_of(&self, host: HostId) -> Vec<String> {
+        let all = self.lock();
+        let errands = all.iter().filter(|(_, one)| one.host == host && matches!(one.wanted, Wanted::Errand(_)));
+        let mut tokens: Vec<_> = errands.map(|(token, _)| token.clone()).collect();
+        tokens.sort();
+        tokens
+    }
+
+    fn ask(&self, host: HostId, wanted: Wanted) -> Result<(String, oneshot::Receiver<WebSocket>), Busy> {
         let (meet, met) = oneshot::channel();
         let token = random::secret();
-        let request = StreamRequest { token: token.clone(), instance, kind };
-        self.lock().insert(token.clone(), Waiting { host, request, meet });
-        (token, met)
+        let mut all = self.lock();
+        if let Wanted::Errand(account) = wanted {
+            let same = |one: &&Waiting| one.host == host && matches!(one.wanted, Wanted::Errand(of) if of == account);
+            if all.values().filter(same).count() >= MOST_ERRANDS {
+                return Err(Busy);
+            }
+        }
+        all.insert(token.clone(), Waiting { host, wanted, meet });
+        Ok((token, met))
     }
 
     fn take(&self, host: HostId, token: &str) -> Option<oneshot::Sender<WebSocket>> {
@@ -80,15 +110,34 @@ impl Streams {
     }
 }
 
+/// A serial line for the host to open; an errand is none.
+fn request((token, waiting): (&String, &Waiting)) -> Option<StreamRequest> {
+    match waiting.wanted {
+        Wanted::Serial(instance, kind) => Some(StreamRequest { token: token.clone(), instance, kind }),
+        Wanted::Errand(_) => None,
+    }
+}
+
 /// Asks the instance's host for a stream and waits until it is there.
-async fn meet_host(controller: &Controller, record: &InstanceRecord, kind: StreamKind) -> Result<WebSocket, Problem> {
+async fn meet_host_of(controller: &Controller, record: &InstanceRecord, kind: StreamKind) -> Result<WebSocket, Problem> {
     let id = record.instance.id;
-    let unreachable = |why: &str| Problem::new(ErrorCode::HostUnreachable, format!("the host of {id} {why}"));
     let host = record.instance.host.ok_or_else(|| wrong_state(id, record.instance.state, "on a host"))?;
+    meet_host(controller, host, &format!("the host of {id}"), Wanted::Serial(id, kind)).await
+}
+
+/// Asks a host for a stream and waits until it is there. `named` is what it is called to who asked.
+pub(super) async fn meet_host(
+    controller: &Controller,
+    host: HostId,
+    named: &str,
+    wanted: Wanted,
+) -> Result<WebSocket, Problem> {
+    let unreachable = |why: &str| Problem::new(ErrorCode::HostUnreachable, format!("{named} {why}"));
     if controller.fleet.is_down(host, crate::clock::now()) {
         return Err(unreachable("does not answer; try again when it is back"));
     }
-    let (token, met) = controller.streams.ask(host, id, kind);
+    let asked = controller.streams.ask(host, wanted);
+    let (token, met) = asked.map_err(|busy| Problem::new(ErrorCode::RequestLimitExceeded, busy.to_string()))?;
     controller.store.changes().touch(&host.to_string());
     let met = tokio::time::timeout(PATIENCE, met).await;
     controller.streams.give_up(&token);
@@ -108,7 +157,7 @@ pub(crate) async fn open_console(
     if record.instance.state != InstanceState::Running {
         return Err(wrong_state(record.instance.id, record.instance.state, "running"));
     }
-    let host = meet_host(controller, &record, StreamKind::Console).await?;
+    let host = meet_host_of(controller, &record, StreamKind::Console).await?;
     let upgrade = call.body.0.max_message_size(MESSAGE_BYTES);
     Ok(Upgraded(upgrade.on_upgrade(move |user| pass(user, host))))
 }
@@ -138,7 +187,7 @@ pub(crate) async fn get_log(
     if record.instance.state == InstanceState::Terminated {
         return Err(wrong_state(record.instance.id, record.instance.state, "on a host"));
     }
-    let host = meet_host(controller, &record, StreamKind::Log).await?;
+    let host = meet_host_of(controller, &record, StreamKind::Log).await?;
     Ok(Download(Body::from_stream(contents(host))))
 }
 

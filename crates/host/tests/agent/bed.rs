@@ -187,6 +187,9 @@ impl Controller for MemoryController {
     async fn upload(&self, file: &Path) -> Result<Blob, Problem> {
         self.answer(blob_of(&std::fs::read(file).unwrap()))
     }
+    async fn seal_policy(&self) -> Result<lucarne_model::Octets, Problem> {
+        Err(Problem::new(ErrorCode::SealPolicyUnusable, "there is none"))
+    }
     async fn open_stream(&self, token: &str) -> Result<StreamEnd, Problem> {
         self.answer(())?;
         let (outgoing, seen) = pipe::unbounded();
