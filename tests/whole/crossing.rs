@@ -215,7 +215,11 @@ fn build(operation: &Operation<'_>, builder: &mut Builder<'_>) -> anyhow::Result
             }
             Some("query") => {
                 let before = builder.places;
-                if let Some(value) = builder.value(&parameter["schema"])
+                let value = match name {
+                    "host" if parameter["required"] == true => Some(json!("host-00000000000000000")),
+                    _ => builder.value(&parameter["schema"]),
+                };
+                if let Some(value) = value
                     && (parameter["required"] == true || builder.places > before)
                 {
                     query.push(format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), Into::into)));

@@ -17,5 +17,6 @@ mod questions;
 mod records;
 mod refusals;
 mod remote_memory;
+mod seals;
 mod warm;
 mod workflows;

@@ -226,7 +226,7 @@ impl CommandLine {
                 "say `lucarne notary add|list|show|remove`, or give the notary's process its options",
             )),
             Command::Attestation(AttestationCommand::Verify(args)) => args.run(global.output),
-            Command::Seal(command) => command.run(global.output),
+            Command::Seal(command) => command.run(global).await,
             Command::Manifest(command) => command.run(global.output, global.allow_plaintext).await,
             Command::Pager(args) => args.run().await,
             Command::Lender(args) => args.run().await,

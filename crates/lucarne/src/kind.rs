@@ -597,6 +597,31 @@ pub(crate) const SEALED_OPERATION_COLUMNS: &[Column] = &[
     ("ABOUT", "about"),
 ];
 
+pub(crate) const SEALED_RESULT_COLUMNS: &[Column] = &[
+    ("FILE", "file"),
+    ("REQUEST", "request"),
+    ("OUTCOME", "outcome"),
+    ("RESULT", "result"),
+    ("OCTETS", "octets"),
+    ("DETAIL", "detail"),
+];
+
+pub(crate) const SEAL_LOG_COLUMNS: &[Column] = &[
+    ("INDEX", "index"),
+    ("TIME", "time"),
+    ("VERDICT", "verdict"),
+    ("OPERATION", "operation"),
+    ("INSTANCE", "instance"),
+    ("SIGNERS", "signers"),
+    ("PURPOSE", "purpose"),
+    ("REQUEST", "request"),
+];
+
+pub(crate) const SEAL_KEY_COLUMNS: &[Column] =
+    &[("ID", "id"), ("KIND", "kind"), ("PERSON", "person"), ("ACCOUNT", "account"), ("UNTIL", "until")];
+
+pub(crate) const SEAL_GRANT_COLUMNS: &[Column] = &[("NAME", "name"), ("TEXT", "text")];
+
 pub(crate) const MANIFEST_COLUMNS: &[Column] = &[
     ("NAME", "name"),
     ("VERSION", "version"),

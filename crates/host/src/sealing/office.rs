@@ -221,7 +221,7 @@ impl Office {
         tracing::info!(request = %id, carrier = name(carrier), operation = %operation.name(), "a sealed request was taken");
         self.under_way.insert(id.clone(), (operation.name(), log_index));
         let terms = ResultTerms { most_octets: most, ..request.terms().result.clone() };
-        Taken::Work(Box::new(Work { id, operation, instance: request.target().instance.clone(), terms, out }))
+        Taken::Work(Box::new(Work { id, operation, instance: request.target().instance, terms, out }))
     }
 
     /// A carrier gets the same of every refusal; why, is for the operator.

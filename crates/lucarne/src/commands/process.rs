@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::{flow::parse_span, parts::PartsArgs};
+use super::{attestation_verify::read_key, flow::parse_span, parts::PartsArgs};
 use crate::failure::{Failure, LocalCode};
 
 #[derive(Args, Clone, Debug)]
@@ -150,6 +150,12 @@ pub(crate) struct AgentArgs {
     /// Disk that flow records may take while the collector is away
     #[arg(long, default_value = "256MiB")]
     spool: Bytes,
+    /// The public half of the operator's policy key: sealed operations are refused that no policy of this key permits
+    #[arg(long, value_name = "FILE")]
+    seal_policy_key: Option<PathBuf>,
+    /// Disk that results of sealed operations may take until they are collected
+    #[arg(long, default_value = "64GiB", value_name = "AMOUNT")]
+    seal_space: Bytes,
     /// End the machines with the agent, rather than leave them for the next one to adopt
     #[arg(long)]
     stop_machines: bool,
@@ -240,6 +246,8 @@ impl AgentArgs {
         settings.oversubscription = self.memory_oversubscription;
         settings.disk = self.disk;
         settings.spool = self.spool;
+        settings.seal_policy_key = self.seal_policy_key.as_ref().map(|path| read_key(path)).transpose()?;
+        settings.seal_space = self.seal_space;
         settings.at_end = if self.stop_machines { AtEnd::StopMachines } else { AtEnd::LeaveMachines };
         lucarne_host::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("host agent", error))
     }

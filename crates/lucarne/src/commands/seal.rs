@@ -1,7 +1,9 @@
 //! `lucarne seal`: privileged work on hosts and guests, asked for by signed requests, with results that only their readers
-//! open. These commands need no server: what they read and write are files, which anything may carry.
+//! open. Requests, receipts and results are files, which anything may carry; the commands that make and prove them need no
+//! server.
 //!
-//! Owns the verbs, the list of operations and the making of keys. Requests are `seal_request`'s, results `seal_result`'s.
+//! Owns the verbs, the list of operations and the making of keys. Requests are `seal_request`'s, results `seal_result`'s,
+//! carrying both `seal_submit`'s, hosts' keys `seal_host`'s, what hosts go by `seal_policy`'s, their logs `seal_log`'s.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +15,15 @@ use serde_json::{Value, json};
 use super::{
     attestation_verify::read_text,
     seal_encrypt::EncryptArgs,
+    seal_host::{HostKeyArgs, VouchArgs},
+    seal_log::LogArgs,
+    seal_policy::{GrantsCommand, KeysCommand, PolicyCommand},
     seal_request::{RequestArgs, ShowArgs, SignArgs},
     seal_result::{OpenArgs, ResultArgs},
+    seal_submit::{CollectArgs, SubmitArgs},
 };
 use crate::{
+    command_line::Global,
     failure::{Failure, LocalCode},
     kind::SEALED_OPERATION_COLUMNS,
     nonces,
@@ -42,6 +49,25 @@ pub(crate) enum SealCommand {
     Verify(ResultArgs),
     /// Open a result, if its receipt is good
     Open(OpenArgs),
+    /// Carry requests to their hosts, wait, and carry receipts and results back
+    Submit(SubmitArgs),
+    /// Carry back what came of a request that was submitted before
+    Collect(CollectArgs),
+    /// Show the key that answers for a host, and what the host said last
+    HostKey(HostKeyArgs),
+    /// Sign a host's card, as its operator
+    Vouch(VouchArgs),
+    /// List what hosts were asked, allowed or refused
+    Log(LogArgs),
+    /// Whose signatures count on hosts, in the draft of a policy
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Who may ask for what, in the draft of a policy
+    #[command(subcommand)]
+    Grants(GrantsCommand),
+    /// The policy that hosts go by
+    #[command(subcommand)]
+    Policy(PolicyCommand),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -69,7 +95,8 @@ enum KeyPurpose {
 }
 
 impl SealCommand {
-    pub(crate) fn run(&self, format: Format) -> Result<(), Failure> {
+    pub(crate) async fn run(&self, global: &Global) -> Result<(), Failure> {
+        let format = global.output;
         match self {
             Self::Operations(args) => args.run(format),
             Self::Keygen(args) => args.run(format),
@@ -79,6 +106,14 @@ impl SealCommand {
             Self::Show(args) => args.run(format),
             Self::Verify(args) => args.run(format),
             Self::Open(args) => args.run(),
+            Self::Submit(args) => args.run(global).await,
+            Self::Collect(args) => args.run(global).await,
+            Self::HostKey(args) => args.run(global).await,
+            Self::Vouch(args) => args.run(),
+            Self::Log(args) => args.run(global).await,
+            Self::Keys(command) => command.run(global),
+            Self::Grants(command) => command.run(global),
+            Self::Policy(command) => command.run(global).await,
         }
     }
 }

@@ -4,11 +4,12 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::Args;
+use lucarne_attest::signing::SigningKey;
 use lucarne_model::{Bytes, OversubscriptionFactor};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     failure::{Failure, LocalCode},
-    private_file,
+    nonces, private_file,
 };
 
 /// How long collector and controller may take to answer.
@@ -116,6 +117,7 @@ impl<'a> House<'a> {
     ) -> Result<(), Failure> {
         let token_file = self.state.path().join("join-token");
         private_file::write(&token_file, join_token.as_bytes())?;
+        let policy_key = policy_key(self.state.path())?;
         let share = size.memory.or_else(|| memory_share(count));
         for number in 1..=count {
             let name = host_name(number);
@@ -131,6 +133,7 @@ impl<'a> House<'a> {
                 ("--tpm", "software".to_owned()),
                 ("--memory-oversubscription", size.memory_oversubscription.to_string()),
                 ("--memory-pool", size.memory_pool.0.to_string()),
+                ("--seal-policy-key", policy_key.display().to_string()),
             ];
             arguments.extend(options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]));
             arguments.extend(share.into_iter().flat_map(|memory| ["--memory".to_owned(), memory.0.to_string()]));
@@ -165,6 +168,18 @@ impl<'a> House<'a> {
         arguments.extend(["--state-dir".into(), self.state.of(name).display().to_string(), "--die-with-parent".into()]);
         Program { name: name.into(), executable: self.executable.clone(), arguments, logs: self.state.logs() }
     }
+}
+
+/// The public half of the key by which these hosts take policies of sealed operations; made at the first start.
+fn policy_key(folder: &Path) -> Result<PathBuf, Failure> {
+    let (secret, public) = (folder.join("seal-policy.key"), folder.join("seal-policy.key.pub"));
+    if !public.exists() {
+        let key = SigningKey::from_seed(nonces::random::<32>()?);
+        let key = key.map_err(|error| Failure::caused(LocalCode::NoRandomNumbers, &error))?;
+        private_file::write(&secret, key.to_pem().as_bytes())?;
+        private_file::write(&public, key.public().to_pem().as_bytes())?;
+    }
+    Ok(public)
 }
 
 fn host_name(number: u8) -> String {

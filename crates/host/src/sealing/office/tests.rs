@@ -242,7 +242,7 @@ fn every_refusal_is_logged_with_its_code_and_told_in_one_shape() {
     }
     // A tenant sees who tried what on its instance, and only that.
     let SealAnswer::Log { log } = bed.office.tell_log((0, None), None, Some(TENANT), NOW) else { panic!("no log") };
-    assert_eq!(log.entries.len(), 10);
+    assert_eq!(log.entries.len(), 11);
 }
 
 #[test]

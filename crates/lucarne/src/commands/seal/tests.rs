@@ -22,7 +22,10 @@ fn run(folder: &Path, line: &str) -> Result<(), Failure> {
     let line = line.replace('@', &format!("{}/", folder.display()));
     let typed = CommandLine::try_parse_from(line.split(' ').map(|word| word.replace('_', " "))).expect("a command");
     match typed.command {
-        Command::Seal(command) => command.run(typed.global.output),
+        Command::Seal(command) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(command.run(&typed.global))
+        }
         other => panic!("another noun: {other:?}"),
     }
 }

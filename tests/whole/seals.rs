@@ -1,0 +1,190 @@
+//! Sealed operations from end to end: who signs, who carries and who reads are three folders, and the host trusts none of those
+//! between.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use lucarne_tests::{
+    api::Api,
+    cloud::{Cloud, Driver},
+    eventually,
+};
+use serde_json::{Value, json};
+
+const BOOT: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Operators read everything; tenants do with their own instances what reads and controls.
+const GRANTS: &str = r#"
+    permit(principal, action in Action::"reads", resource) when { principal.account == "000000000001" };
+    permit(principal, action in [Action::"reads", Action::"controls"], resource is Instance)
+        when { principal.account == resource.account };
+"#;
+
+/// A cloud with a host that goes by a policy, an instance of one tenant, and the keys of all who take part.
+struct Scene {
+    cloud: Cloud,
+    operator: Api,
+    /// Whose instance it is, and another.
+    tenants: [Api; 2],
+    host: String,
+    instance: String,
+    generation: u64,
+}
+
+impl Scene {
+    fn new() -> anyhow::Result<Self> {
+        let mut cloud = Cloud::start(Driver::Qemu, 1)?;
+        for folder in ["authoriser", "carrier", "reader"] {
+            fs::create_dir(cloud.dir().join(folder))?;
+        }
+        let (operator, tenants) = (cloud.operator()?, [cloud.tenant("first")?, cloud.tenant("second")?]);
+        for name in ["policy", "alice", "tina", "olaf"] {
+            cloud.run(&operator, &["seal", "keygen", "--out", &format!("authoriser/{name}")])?;
+        }
+        cloud.run(&operator, &["seal", "keygen", "--purpose", "reading", "--out", "reader/key"])?;
+        restart(&mut cloud)?;
+        publish(&cloud, &operator, &tenants)?;
+        let (_, subnet) = tenants[0].network()?;
+        let image = cloud.tiny()?;
+        let instance = tenants[0].launch(json!({"image": image, "subnet": subnet, "memory": 128 << 20}))?;
+        let path = format!("/v1/instances/{instance}");
+        let running = tenants[0].await_state(&path, "state", "running", BOOT).with_context(|| cloud.logs())?;
+        let generation = running["generation"].as_u64().context("no generation")?;
+        let mut scene = Self { cloud, operator, tenants, host: String::new(), instance, generation };
+        scene.host = scene.learn_host()?;
+        Ok(scene)
+    }
+
+    /// A tenant learns who its host is, once that goes by the policy.
+    fn learn_host(&self) -> anyhow::Result<String> {
+        let tenant = &self.tenants[0];
+        let ask = ["seal", "host-key", "--instance", &self.instance, "--out", "authoriser/guest.pub", "--output", "json"];
+        let told = eventually("the host goes by the policy", PATIENCE, || {
+            let told: Value = serde_json::from_str(&self.cloud.run(tenant, &ask).ok()?).ok()?;
+            (told["policy"] == 1).then_some(told)
+        });
+        let told = told.with_context(|| self.cloud.logs())?;
+        let host = told["host"].as_str().context("no host")?.to_owned();
+        self.cloud.run(&self.operator, &["seal", "host-key", &host, "--layer", "host", "--out", "authoriser/host.pub"])?;
+        Ok(host)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.cloud.dir().join(name)
+    }
+
+    /// A request for the instance's memory, signed by somebody.
+    fn request(&self, name: &str, by: &str, host: &str) -> anyhow::Result<String> {
+        let (generation, account) = (self.generation.to_string(), self.tenants[0].account.clone());
+        let arguments = ["--argument", "space=physical", "--argument", "address=0x1000", "--argument", "length=4096"];
+        let target = ["--instance", &self.instance, "--generation", &generation, "--account", &account];
+        self.write(name, by, "guest.memory.read", &[&arguments[..], &target, &["--host", host, "--host-key", "authoriser/guest.pub"]].concat())
+    }
+    fn health(&self, name: &str) -> anyhow::Result<String> {
+        self.write(name, "alice", "host.health", &["--host", &self.host, "--host-key", "authoriser/host.pub"])
+    }
+    fn write(&self, name: &str, by: &str, operation: &str, more: &[&str]) -> anyhow::Result<String> {
+        let (out, key) = (format!("carrier/{name}.json"), format!("authoriser/{by}"));
+        let reader = fs::read_to_string(self.path("reader/key.pub"))?;
+        let fixed = ["seal", "request", operation, "--sign-key", &key, "--result-key", reader.trim(), "--out", &out];
+        self.cloud.run(&self.operator, &[&fixed[..], &["--purpose", "ticket 4711"], more].concat())?;
+        Ok(out)
+    }
+
+    fn submit(&self, by: &Api, request: &str, more: &[&str]) -> anyhow::Result<String> {
+        let out = request.replace(".json", ".age");
+        self.cloud.run(by, &[&["seal", "submit", request, "--out", &out][..], more].concat())?;
+        Ok(out)
+    }
+    fn refused(&self, by: &Api, request: &str, more: &[&str]) -> anyhow::Result<()> {
+        let refused = self.cloud.cli(by, &[&["seal", "submit", request][..], more].concat())?.output()?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(refused.status.code() == Some(1) && said.starts_with("SealRefused"), "{request}: {said}\n{}", self.cloud.logs());
+        Ok(())
+    }
+
+    /// Entries of the log, with proofs.
+    fn log(&self, by: &Api, of: &[&str]) -> anyhow::Result<Vec<Value>> {
+        let fixed = ["seal", "log", "--verify", "--host-key", "authoriser/guest.pub", "--output", "json"];
+        Ok(serde_json::from_str(&self.cloud.run(by, &[&fixed[..], of].concat())?)?)
+    }
+}
+
+/// Starts the host with the policy key that it pins.
+fn restart(cloud: &mut Cloud) -> anyhow::Result<()> {
+    cloud.kill_host(0);
+    cloud.start_host(0, |command| drop(command.args(["--seal-policy-key", "authoriser/policy.pub"])))
+}
+
+fn publish(cloud: &Cloud, operator: &Api, tenants: &[Api; 2]) -> anyhow::Result<()> {
+    fs::write(cloud.dir().join("authoriser/grants"), GRANTS)?;
+    for (person, account) in [("alice", &operator.account), ("tina", &tenants[0].account), ("olaf", &tenants[1].account)] {
+        let file = format!("authoriser/{person}.pub");
+        cloud.run(operator, &["seal", "keys", "add", &file, "--person", person, "--account", account])?;
+    }
+    cloud.run(operator, &["seal", "grants", "add", "all", "authoriser/grants"])?;
+    cloud.run(operator, &["seal", "policy", "publish", "--policy-key", "authoriser/policy"]).map(drop)
+}
+
+/// A stock tool, with the reader's key.
+fn decrypt(sealed: &Path, key: &Path) -> anyhow::Result<Vec<u8>> {
+    let opened = Command::new("age").args(["-d", "-i"]).arg(key).arg(sealed).output()?;
+    ensure!(opened.status.success(), "age: {}", String::from_utf8_lossy(&opened.stderr));
+    Ok(opened.stdout)
+}
+
+#[test]
+fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_comes_of_it() -> anyhow::Result<()> {
+    let mut scene = Scene::new()?;
+    let [first, second] = scene.tenants.clone();
+    // The operator carries what the tenant signed, and what comes back opens for the reader with a stock tool.
+    let good = scene.request("good", "tina", &scene.host)?;
+    let result = scene.submit(&scene.operator, &good, &[])?;
+    ensure!(decrypt(&scene.path(&result), &scene.path("reader/key"))?.len() == 4096, "not the memory that was asked for");
+    let verify = ["seal", "verify", &result, "--request", &good, "--host-key", "authoriser/guest.pub"];
+    scene.cloud.run(&second, &verify)?;
+    // Attacks: replay, another host's, another tenant's key, and another tenant as the carrier.
+    scene.refused(&scene.operator, &good, &[])?;
+    let elsewhere = scene.request("elsewhere", "tina", "host-00000000000000001")?;
+    scene.refused(&scene.operator, &elsewhere, &["--host", &scene.host])?;
+    let foreign = scene.request("foreign", "olaf", &scene.host)?;
+    scene.refused(&scene.operator, &foreign, &[])?;
+    let unreached = scene.cloud.cli(&second, &["seal", "submit", &foreign])?.output()?;
+    ensure!(String::from_utf8_lossy(&unreached.stderr).contains("NotFound"), "a tenant reached a host without anything of it");
+    // Killed in the middle: it may have been done or not, and is not done again.
+    let cut = scene.health("cut")?;
+    let mut submitting = scene.cloud.cli(&scene.operator, &["seal", "submit", &cut])?.spawn()?;
+    let log = ["--host", &scene.host];
+    let taken = || (scene.log(&scene.operator, &log).ok()?.len() == 5).then_some(());
+    eventually("the request is in the log", PATIENCE, taken).with_context(|| scene.cloud.logs())?;
+    scene.cloud.kill_host(0);
+    // What its carrier says of it now does not matter.
+    let _ = submitting.kill();
+    submitting.wait()?;
+    restart(&mut scene.cloud)?;
+    let up = || scene.log(&scene.operator, &["--host", &scene.host]).ok();
+    eventually("the host answers again", PATIENCE, up).with_context(|| scene.cloud.logs())?;
+    scene.refused(&scene.operator, &cut, &[])?;
+    // The log: all for the operator, its own for the tenant, none for another.
+    let all = scene.log(&scene.operator, &["--host", &scene.host, "--state", "carrier/head"])?;
+    let verdicts: Vec<&str> = all.iter().filter_map(|entry| entry["verdict"].as_str()).collect();
+    let expected = ["allowed", "SealReplayed", "SealOtherTarget", "SealNotGranted", "allowed", "SealReplayed"];
+    ensure!(verdicts == expected, "{verdicts:?}");
+    ensure!(scene.log(&first, &["--instance", &scene.instance])?.len() == 4);
+    ensure!(scene.log(&second, &["--instance", &scene.instance]).is_err());
+    // With the controller away, on the host itself.
+    let local = scene.health("local")?;
+    scene.cloud.kill_controller();
+    let folder = scene.cloud.host_dir(0).to_string_lossy().into_owned();
+    let result = scene.submit(&scene.operator, &local, &["--local", &folder])?;
+    let health: Value = serde_json::from_slice(&decrypt(&scene.path(&result), &scene.path("reader/key"))?)?;
+    ensure!(health.is_object(), "{health}");
+    ensure!(scene.log(&scene.operator, &["--local", &folder, "--state", "carrier/head"])?.len() == 7);
+    Ok(())
+}
