@@ -64,14 +64,16 @@ impl Scene {
     /// A tenant learns who its host is, once that goes by the policy.
     fn learn_host(&self) -> anyhow::Result<String> {
         let tenant = &self.tenants[0];
-        let ask = ["seal", "host-key", "--instance", &self.instance, "--out", "authoriser/guest.pub", "--output", "json"];
+        let ask =
+            ["seal", "host-key", "--instance", &self.instance, "--out", "authoriser/guest.pub", "--output", "json"];
         let told = eventually("the host goes by the policy", PATIENCE, || {
             let told: Value = serde_json::from_str(&self.cloud.run(tenant, &ask).ok()?).ok()?;
             (told["policy"] == 1).then_some(told)
         });
         let told = told.with_context(|| self.cloud.logs())?;
         let host = told["host"].as_str().context("no host")?.to_owned();
-        self.cloud.run(&self.operator, &["seal", "host-key", &host, "--layer", "host", "--out", "authoriser/host.pub"])?;
+        self.cloud
+            .run(&self.operator, &["seal", "host-key", &host, "--layer", "host", "--out", "authoriser/host.pub"])?;
         Ok(host)
     }
 
@@ -84,7 +86,12 @@ impl Scene {
         let (generation, account) = (self.generation.to_string(), self.tenants[0].account.clone());
         let arguments = ["--argument", "space=physical", "--argument", "address=0x1000", "--argument", "length=4096"];
         let target = ["--instance", &self.instance, "--generation", &generation, "--account", &account];
-        self.write(name, by, "guest.memory.read", &[&arguments[..], &target, &["--host", host, "--host-key", "authoriser/guest.pub"]].concat())
+        self.write(
+            name,
+            by,
+            "guest.memory.read",
+            &[&arguments[..], &target, &["--host", host, "--host-key", "authoriser/guest.pub"]].concat(),
+        )
     }
     fn health(&self, name: &str) -> anyhow::Result<String> {
         self.write(name, "alice", "host.health", &["--host", &self.host, "--host-key", "authoriser/host.pub"])
@@ -105,7 +112,11 @@ impl Scene {
     fn refused(&self, by: &Api, request: &str, more: &[&str]) -> anyhow::Result<()> {
         let refused = self.cloud.cli(by, &[&["seal", "submit", request][..], more].concat())?.output()?;
         let said = String::from_utf8_lossy(&refused.stderr);
-        ensure!(refused.status.code() == Some(1) && said.starts_with("SealRefused"), "{request}: {said}\n{}", self.cloud.logs());
+        ensure!(
+            refused.status.code() == Some(1) && said.starts_with("SealRefused"),
+            "{request}: {said}\n{}",
+            self.cloud.logs()
+        );
         Ok(())
     }
 
@@ -124,7 +135,9 @@ fn restart(cloud: &mut Cloud) -> anyhow::Result<()> {
 
 fn publish(cloud: &Cloud, operator: &Api, tenants: &[Api; 2]) -> anyhow::Result<()> {
     fs::write(cloud.dir().join("authoriser/grants"), GRANTS)?;
-    for (person, account) in [("alice", &operator.account), ("tina", &tenants[0].account), ("olaf", &tenants[1].account)] {
+    for (person, account) in
+        [("alice", &operator.account), ("tina", &tenants[0].account), ("olaf", &tenants[1].account)]
+    {
         let file = format!("authoriser/{person}.pub");
         cloud.run(operator, &["seal", "keys", "add", &file, "--person", person, "--account", account])?;
     }
@@ -146,7 +159,10 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     // The operator carries what the tenant signed, and what comes back opens for the reader with a stock tool.
     let good = scene.request("good", "tina", &scene.host)?;
     let result = scene.submit(&scene.operator, &good, &[])?;
-    ensure!(decrypt(&scene.path(&result), &scene.path("reader/key"))?.len() == 4096, "not the memory that was asked for");
+    ensure!(
+        decrypt(&scene.path(&result), &scene.path("reader/key"))?.len() == 4096,
+        "not the memory that was asked for"
+    );
     let verify = ["seal", "verify", &result, "--request", &good, "--host-key", "authoriser/guest.pub"];
     scene.cloud.run(&second, &verify)?;
     // Attacks: replay, another host's, another tenant's key, and another tenant as the carrier.
@@ -156,7 +172,10 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     let foreign = scene.request("foreign", "olaf", &scene.host)?;
     scene.refused(&scene.operator, &foreign, &[])?;
     let unreached = scene.cloud.cli(&second, &["seal", "submit", &foreign])?.output()?;
-    ensure!(String::from_utf8_lossy(&unreached.stderr).contains("NotFound"), "a tenant reached a host without anything of it");
+    ensure!(
+        String::from_utf8_lossy(&unreached.stderr).contains("NotFound"),
+        "a tenant reached a host without anything of it"
+    );
     // Killed in the middle: it may have been done or not, and is not done again.
     let cut = scene.health("cut")?;
     let mut submitting = scene.cloud.cli(&scene.operator, &["seal", "submit", &cut])?.spawn()?;

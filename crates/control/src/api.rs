@@ -710,16 +710,28 @@ impl Api for Controller {
     async fn remove_tpm_maker(&self, call: Call<Caller, (TpmMakerId,), NoQuery, Nothing>) -> Result<Done, Problem> {
         services::tpm_makers::remove_tpm_maker(self, call).await
     }
-    async fn submit_sealed_request(&self, call: Call<Caller, (), SealedAtQuery, Upload>) -> Result<Json<SealStanding>, Problem> {
+    async fn submit_sealed_request(
+        &self,
+        call: Call<Caller, (), SealedAtQuery, Upload>,
+    ) -> Result<Json<SealStanding>, Problem> {
         services::sealing::submit_sealed_request(self, call).await
     }
-    async fn get_sealed_request(&self, call: Call<Caller, (Digest,), LookQuery, Nothing>) -> Result<Json<SealStanding>, Problem> {
+    async fn get_sealed_request(
+        &self,
+        call: Call<Caller, (Digest,), LookQuery, Nothing>,
+    ) -> Result<Json<SealStanding>, Problem> {
         services::sealing::get_sealed_request(self, call).await
     }
-    async fn get_sealed_result(&self, call: Call<Caller, (Digest,), ResultQuery, Nothing>) -> Result<Download, Problem> {
+    async fn get_sealed_result(
+        &self,
+        call: Call<Caller, (Digest,), ResultQuery, Nothing>,
+    ) -> Result<Download, Problem> {
         services::sealing::get_sealed_result(self, call).await
     }
-    async fn forget_sealed_request(&self, call: Call<Caller, (Digest,), SealedAtQuery, Nothing>) -> Result<Done, Problem> {
+    async fn forget_sealed_request(
+        &self,
+        call: Call<Caller, (Digest,), SealedAtQuery, Nothing>,
+    ) -> Result<Done, Problem> {
         services::sealing::forget_sealed_request(self, call).await
     }
     async fn get_seal_host(&self, call: Call<Caller, (), SealHostQuery, Nothing>) -> Result<Json<SealHost>, Problem> {

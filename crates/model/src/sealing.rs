@@ -50,7 +50,9 @@ pub enum SealQuestion {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SealAnswer {
-    Standing { standing: SealStanding },
+    Standing {
+        standing: SealStanding,
+    },
     /// The host keeps nothing of such a request for whoever asks.
     Unknown,
     /// More is asked than the host takes; nothing was taken.
@@ -58,10 +60,16 @@ pub enum SealAnswer {
     /// The host cannot write down what it must before it acts, so nothing was taken.
     Unavailable,
     /// So many octets of the result follow.
-    Result { length: u64 },
+    Result {
+        length: u64,
+    },
     Forgotten,
-    Host { host: SealHost },
-    Log { log: SealLog },
+    Host {
+        host: SealHost,
+    },
+    Log {
+        log: SealLog,
+    },
 }
 
 /// What came of a request.
@@ -139,7 +147,9 @@ impl SealAnswer {
 
     /// The answer at the beginning of `octets`, and how long its frame is; none while more must come.
     pub fn from_frame(octets: &[u8]) -> Result<Option<(Self, usize)>, ParseAnswerError> {
-        let Some(length) = octets.first_chunk().map(|length| u32::from_be_bytes(*length) as usize) else { return Ok(None) };
+        let Some(length) = octets.first_chunk().map(|length| u32::from_be_bytes(*length) as usize) else {
+            return Ok(None);
+        };
         if length > MOST_ANSWER {
             return Err(ParseAnswerError::TooLong);
         }

@@ -28,11 +28,8 @@ impl Card {
     /// The card of a host with one key for guests and their machines, and one for itself; signed by both.
     pub fn make(host: HostId, guest: &SigningKey, own: &SigningKey) -> Result<Envelope, SigningError> {
         let key = |key: &SigningKey| VerifyingKey::Ed25519(key.public());
-        let keys = BTreeMap::from([
-            (Layer::Guest, key(guest)),
-            (Layer::Hypervisor, key(guest)),
-            (Layer::Host, key(own)),
-        ]);
+        let keys =
+            BTreeMap::from([(Layer::Guest, key(guest)), (Layer::Hypervisor, key(guest)), (Layer::Host, key(own))]);
         Ok(own.sign_too(guest.sign(&Self { host, keys })?))
     }
 

@@ -115,9 +115,8 @@ impl Policy {
 
     /// For how long what these people ask for is under embargo, if it is.
     pub fn embargo(&self, signers: &BTreeMap<Person, Signer>) -> Option<Duration> {
-        let concerns = |embargo: &&Embargo| {
-            signers.get(&embargo.person).is_some_and(|signer| signer.account == embargo.account)
-        };
+        let concerns =
+            |embargo: &&Embargo| signers.get(&embargo.person).is_some_and(|signer| signer.account == embargo.account);
         self.embargoes.iter().filter(concerns).map(|embargo| Duration::from_secs(embargo.seconds)).max()
     }
 }
@@ -160,7 +159,8 @@ mod tests {
     /// Attack: freeze, roll back or replace the host's policy.
     #[test]
     fn a_policy_is_taken_from_its_key_only_and_never_an_older_one() {
-        let accept = |octets: &[u8], held| Policy::accept(octets, &key(90).public(), held).map(|(policy, _)| policy.version);
+        let accept =
+            |octets: &[u8], held| Policy::accept(octets, &key(90).public(), held).map(|(policy, _)| policy.version);
         let good = carried(&policy(3), 90);
         assert_eq!(accept(&good, 2), Ok(3));
         assert_eq!(accept(&good, 3), Err(PolicyError::NotNewer { offered: 3, held: 3 }));
@@ -184,7 +184,8 @@ mod tests {
             policy.rules().expect_err("refused")
         };
         assert!(matches!(refused(|it| it.people.push(it.people[0].clone())), PolicyError::KeyTwice(_)));
-        let secret = |it: &mut Policy| it.people[0].key = VerifyingKey::Hmac(SharedSecret::new(vec![1; 32]).expect("one"));
+        let secret =
+            |it: &mut Policy| it.people[0].key = VerifyingKey::Hmac(SharedSecret::new(vec![1; 32]).expect("one"));
         assert!(matches!(refused(secret), PolicyError::Secret(_)));
         assert!(matches!(refused(|it| drop(it.grants.insert("x".into(), "permit(".into()))), PolicyError::Grants(_)));
         let long = |it: &mut Policy| {
@@ -197,7 +198,8 @@ mod tests {
     fn an_embargo_is_of_one_person_of_one_account() {
         let mut policy = policy(3);
         let embargo = |account| Embargo { person: person("alice"), account, seconds: HOUR.as_secs() };
-        let signers = BTreeMap::from([(person("alice"), Signer { account: AccountId::OPERATOR, counters: Vec::new() })]);
+        let signers =
+            BTreeMap::from([(person("alice"), Signer { account: AccountId::OPERATOR, counters: Vec::new() })]);
         policy.embargoes = vec![embargo(TENANT)];
         assert_eq!(policy.embargo(&signers), None);
         policy.embargoes.push(embargo(AccountId::OPERATOR));

@@ -3,13 +3,25 @@
 //! Owns carrying it. Nobody here judges it for the hosts: each takes it from the key that it was given, or not. What would
 //! certainly be refused is not carried, so that who publishes hears of it.
 
-use lucarne_api::{Call, Problem, answer::Done, bodies::{NoQuery, sealing::SealPolicy}, input::{Json, Nothing}};
+use lucarne_api::{
+    Call, Problem,
+    answer::Done,
+    bodies::{NoQuery, sealing::SealPolicy},
+    input::{Json, Nothing},
+};
 use lucarne_model::{ErrorCode, Octets, storage::Digest};
 use lucarne_seal::policy::{MOST_OCTETS, Policy};
-use lucarne_statement::{canonical, sha256, signing::{Envelope, Statement}};
+use lucarne_statement::{
+    canonical, sha256,
+    signing::{Envelope, Statement},
+};
 
 use super::checks::refuse;
-use crate::{Caller, Controller, records::HostRecord, store::{Scope, Tx}};
+use crate::{
+    Caller, Controller,
+    records::HostRecord,
+    store::{Scope, Tx},
+};
 
 /// The settings under which it is kept, and its digest, by which hosts are told that there is another.
 const POLICY: &str = "seal-policy";
@@ -49,7 +61,8 @@ pub(crate) async fn publish_seal_policy(
         let known = kept(tx)?;
         let held = known.as_ref().and_then(|known| read(known).ok()).map_or(0, |policy| policy.version);
         if known.as_ref() != Some(&octets) && offered.version <= held {
-            let detail = format!("version {held} is published; hosts take no older one, and no other of the same version");
+            let detail =
+                format!("version {held} is published; hosts take no older one, and no other of the same version");
             return Err(Problem::new(ErrorCode::SealPolicyUnusable, detail));
         }
         let text = String::from_utf8(octets.0.clone()).map_err(|error| refuse(error.to_string()))?;

@@ -95,13 +95,17 @@ fn broken(host: HostId, why: &str) -> Problem {
 /// What is no answer to the question.
 fn told(answer: SealAnswer, host: HostId) -> Problem {
     match answer {
-        SealAnswer::Unknown => {
-            Problem::new(ErrorCode::SealResultUnreadable, format!("{host} keeps nothing of such a request for this account"))
+        SealAnswer::Unknown => Problem::new(
+            ErrorCode::SealResultUnreadable,
+            format!("{host} keeps nothing of such a request for this account"),
+        ),
+        SealAnswer::Busy => {
+            Problem::new(ErrorCode::SealBusy, format!("{host} takes no more for now; nothing was taken"))
         }
-        SealAnswer::Busy => Problem::new(ErrorCode::SealBusy, format!("{host} takes no more for now; nothing was taken")),
-        SealAnswer::Unavailable => {
-            Problem::new(ErrorCode::HostUnreachable, format!("{host} cannot write down what it must; nothing was taken"))
-        }
+        SealAnswer::Unavailable => Problem::new(
+            ErrorCode::HostUnreachable,
+            format!("{host} cannot write down what it must; nothing was taken"),
+        ),
         _ => broken(host, "it answered another question"),
     }
 }

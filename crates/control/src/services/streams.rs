@@ -119,7 +119,11 @@ fn request((token, waiting): (&String, &Waiting)) -> Option<StreamRequest> {
 }
 
 /// Asks the instance's host for a stream and waits until it is there.
-async fn meet_host_of(controller: &Controller, record: &InstanceRecord, kind: StreamKind) -> Result<WebSocket, Problem> {
+async fn meet_host_of(
+    controller: &Controller,
+    record: &InstanceRecord,
+    kind: StreamKind,
+) -> Result<WebSocket, Problem> {
     let id = record.instance.id;
     let host = record.instance.host.ok_or_else(|| wrong_state(id, record.instance.state, "on a host"))?;
     meet_host(controller, host, &format!("the host of {id}"), Wanted::Serial(id, kind)).await

@@ -25,7 +25,9 @@ pub(crate) enum JournalError {
         #[source]
         cause: io::Error,
     },
-    #[error("{path} is damaged at octet {at}: what it holds behind that may not be forgotten, so nothing is done by it")]
+    #[error(
+        "{path} is damaged at octet {at}: what it holds behind that may not be forgotten, so nothing is done by it"
+    )]
     Damaged { path: PathBuf, at: u64 },
 }
 
@@ -73,7 +75,8 @@ impl Journal {
         }
         let head = [(frame.len() as u32).to_le_bytes(), crc32fast::hash(frame).to_le_bytes()].concat();
         let sum = crc32fast::hash(&head).to_le_bytes();
-        let written = self.file.write_all_at(&[&head, &sum[..], frame].concat(), self.end).and_then(|()| self.file.sync_data());
+        let written =
+            self.file.write_all_at(&[&head, &sum[..], frame].concat(), self.end).and_then(|()| self.file.sync_data());
         if let Err(cause) = written {
             self.broken = self.file.set_len(self.end).and_then(|()| self.file.sync_all()).is_err();
             return Err(self.failed(cause));
@@ -176,7 +179,12 @@ mod tests {
     #[test]
     fn a_full_disk_leaves_nothing_of_a_frame() {
         // Every write to it fails as one to a full disk does.
-        let mut journal = Journal { path: "/dev/full".into(), file: File::options().write(true).open("/dev/full").unwrap(), end: 0, broken: false };
+        let mut journal = Journal {
+            path: "/dev/full".into(),
+            file: File::options().write(true).open("/dev/full").unwrap(),
+            end: 0,
+            broken: false,
+        };
         assert!(matches!(journal.append(b"frame"), Err(JournalError::Io { .. })));
         assert_eq!(journal.end, 0);
     }

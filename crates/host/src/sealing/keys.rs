@@ -3,7 +3,10 @@
 //! Owns their files. Without them nobody takes this host for the one that was asked, so a file that cannot be read is not
 //! replaced by a new key.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use lucarne_model::{HostId, storage::Digest};
 use lucarne_seal::{card::Card, operation::Layer};

@@ -53,13 +53,8 @@ impl Executor for Machines {
             None => None,
         };
         let Work { id, operation, terms, .. } = work;
-        let order = Order {
-            request: id.clone(),
-            host: self.host,
-            operation: operation.clone(),
-            machine,
-            terms: terms.clone(),
-        };
+        let order =
+            Order { request: id.clone(), host: self.host, operation: operation.clone(), machine, terms: terms.clone() };
         lucarne_sealer::carry_out(order, out).await
     }
 }

@@ -27,8 +27,8 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use machines::Machines;
-pub(crate) use office::Present;
 use office::Office;
+pub(crate) use office::Present;
 use owner::{Counter, Owner, clocks};
 pub use socket::LocalOffice;
 
@@ -96,7 +96,11 @@ fn no_office(error: &(impl std::error::Error + 'static)) {
 }
 
 /// Tells the office what is here, whenever that changes.
-async fn follow_present(counter: Counter, mut present: watch::Receiver<Arc<Vec<Present>>>, shutdown: CancellationToken) {
+async fn follow_present(
+    counter: Counter,
+    mut present: watch::Receiver<Arc<Vec<Present>>>,
+    shutdown: CancellationToken,
+) {
     let follow = async {
         while present.changed().await.is_ok() {
             let now = present.borrow_and_update().clone();

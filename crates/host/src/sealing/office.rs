@@ -92,7 +92,10 @@ pub(crate) struct Work {
 #[derive(Debug)]
 pub(crate) enum Taken {
     Work(Box<Work>),
-    Refused { request: RequestId, receipt: Octets },
+    Refused {
+        request: RequestId,
+        receipt: Octets,
+    },
     /// Nothing was taken, and nothing is to be remembered.
     Busy,
     Unavailable,
@@ -201,7 +204,9 @@ impl Office {
     fn admit(&mut self, opened: Opened, mark: lucarne_seal::ledger::Mark, carrier: Carrier, now: Moment) -> Taken {
         let id = opened.id.clone();
         let share = MOST_RUNNING.saturating_sub(self.under_way.len()).max(1);
-        let Ok(most) = Whole::try_from(self.shelf.room(share as u64).min(opened.request.terms().result.most_octets.get())) else {
+        let Ok(most) =
+            Whole::try_from(self.shelf.room(share as u64).min(opened.request.terms().result.most_octets.get()))
+        else {
             tracing::warn!("there is no room for another sealed result");
             return Taken::Busy;
         };
@@ -242,7 +247,8 @@ impl Office {
             Err(error) => return self.unavailable(&error),
         };
         let asked = asked_key(octets);
-        let receipt = Receipt { request: request.clone(), host: self.host, time: now, log_index, outcome: Outcome::Refused };
+        let receipt =
+            Receipt { request: request.clone(), host: self.host, time: now, log_index, outcome: Outcome::Refused };
         match signed(self.keys.named(asked.as_ref()), &receipt) {
             Ok(receipt) => Taken::Refused { request, receipt: receipt.into() },
             Err(error) => self.unavailable(&error),
@@ -344,7 +350,10 @@ impl Office {
         let id = request.clone().into();
         let rest = self.shelf.find(&id, carrier)?.length?.checked_sub(from)?;
         let opened = self.shelf.open_result(&id, from);
-        opened.inspect_err(|error| tracing::error!(request = %id, %error, "a sealed result cannot be read")).ok().map(|file| (file, rest))
+        opened
+            .inspect_err(|error| tracing::error!(request = %id, %error, "a sealed result cannot be read"))
+            .ok()
+            .map(|file| (file, rest))
     }
 
     pub(crate) fn forget(&mut self, request: &Digest, carrier: Carrier) -> SealAnswer {
@@ -440,4 +449,4 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -172,7 +172,8 @@ impl Counter {
 
     async fn submit(&self, carrier: Carrier, octets: Octets) -> Answered {
         let (reply, answered) = oneshot::channel();
-        let put = self.desk.lock().unwrap_or_else(PoisonError::into_inner).put(carrier, Brought { octets, reply }, now());
+        let put =
+            self.desk.lock().unwrap_or_else(PoisonError::into_inner).put(carrier, Brought { octets, reply }, now());
         if put.is_err() {
             return SealAnswer::Busy.into();
         }
@@ -226,7 +227,8 @@ impl Inner {
         loop {
             // A request is judged between any two commands, and when there is none.
             let waits = self.judge_next();
-            let patience = if waits { Duration::ZERO } else { self.next_tick.saturating_duration_since(Instant::now()) };
+            let patience =
+                if waits { Duration::ZERO } else { self.next_tick.saturating_duration_since(Instant::now()) };
             match received.recv_timeout(patience) {
                 Ok(Command::Leave) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(command) => self.handle(command),
@@ -245,7 +247,8 @@ impl Inner {
     fn judge_next(&mut self) -> bool {
         let next = self.desk.lock().unwrap_or_else(PoisonError::into_inner).next();
         let Some((carrier, Brought { octets, reply })) = next else { return false };
-        let answer = if self.queue.len() >= MOST_QUEUED { Taken::Busy } else { self.office.take(&octets, carrier, clocks()) };
+        let answer =
+            if self.queue.len() >= MOST_QUEUED { Taken::Busy } else { self.office.take(&octets, carrier, clocks()) };
         let answer = match answer {
             Taken::Work(work) => {
                 let request = work.id.digest().clone();
@@ -344,7 +347,84 @@ fn now() -> Moment {
 
 pub(crate) fn clocks() -> Clocks {
     let booted = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let since_boot = Duration::new(u64::try_from(booted.tv_sec).unwrap_or_default(), u32::try_from(booted.tv_nsec).unwrap_or_default());
+    let since_boot = Duration::new(
+        u64::try_from(booted.tv_sec).unwrap_or_default(),
+        u32::try_from(booted.tv_nsec).unwrap_or_default(),
+    );
     Clocks { now: now(), since_boot }
 }
 
+#[cfg(test)]
+mod tests {
+    use lucarne_model::AccountId;
+
+    use super::*;
+    use crate::sealing::office::tests::{Bed, seal};
+
+    /// Seals a word for the readers, after a while.
+    #[derive(Debug)]
+    struct Sealer(Duration);
+
+    #[async_trait]
+    impl Executor for Sealer {
+        async fn carry_out(&self, work: &Work, out: File) -> Result<Done, Failure> {
+            tokio::time::sleep(self.0).await;
+            Ok(seal(work, &out, b"well"))
+        }
+    }
+
+    async fn submit(counter: &Counter, carrier: Carrier, request: Vec<u8>) -> SealAnswer {
+        counter.ask(carrier, SealQuestion::Submit { request: request.into() }).await.answer
+    }
+    fn standing(answer: SealAnswer) -> SealStanding {
+        match answer {
+            SealAnswer::Standing { standing } => standing,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Attack: 10,000 bad requests at once. Good ones of others are judged among them, and each is carried out.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn good_requests_pass_a_flood_of_bad_ones() {
+        let bed = Bed::now(clocks());
+        let good: Vec<_> = (0..20).map(|_| bed.health(1)).collect();
+        let bad = bed.health(99);
+        let owner = Owner::spawn(bed.office, Arc::new(Sealer(Duration::ZERO))).unwrap();
+        let counter = owner.counter();
+        let mut flood = JoinSet::new();
+        for _ in 0..10_000 {
+            let (counter, bad) = (counter.clone(), bad.clone());
+            flood.spawn(async move { submit(&counter, Some(AccountId::from_bits(6)), bad).await });
+        }
+        for request in good {
+            let SealStanding::UnderWay { request } = standing(submit(&counter, Some(AccountId::OPERATOR), request).await)
+            else {
+                panic!("a good request was refused");
+            };
+            let look = SealQuestion::Look { request, wait_millis: 20_000 };
+            let over = standing(counter.ask(Some(AccountId::OPERATOR), look).await.answer);
+            assert!(matches!(over, SealStanding::Over { result: Some(_), .. }), "{over:?}");
+        }
+        let answers = flood.join_all().await;
+        let judged = answers.iter().filter(|answer| **answer != SealAnswer::Busy).count();
+        assert!((1..=200).contains(&judged), "{judged} bad requests were read");
+        owner.end().await;
+    }
+
+    /// Two requests for the host run beside each other; an office that ends cuts off what is under way.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn work_is_done_side_by_side_and_cut_off_at_the_end() {
+        let bed = Bed::now(clocks());
+        let [one, other] = [bed.health(1), bed.health(1)];
+        let owner = Owner::spawn(bed.office, Arc::new(Sealer(Duration::from_secs(3600)))).unwrap();
+        let counter = owner.counter();
+        for request in [one, other] {
+            let taken = standing(submit(&counter, None, request).await);
+            let SealStanding::UnderWay { request } = taken else { panic!("it was refused") };
+            let look = SealQuestion::Look { request, wait_millis: 10 };
+            assert!(matches!(standing(counter.ask(None, look).await.answer), SealStanding::UnderWay { .. }));
+        }
+        owner.end().await;
+        assert_eq!(counter.ask(None, SealQuestion::Describe).await.answer, SealAnswer::Unavailable);
+    }
+}

@@ -276,9 +276,8 @@ mod tests {
         register.enter(news(1, TENANT), NOW).unwrap();
         let before = register.head(HOST, NOW);
         register.enter(news(2, AccountId::OPERATOR), NOW).unwrap();
-        let tell = |account, seen| {
-            register.tell(Reader { account, instance: None }, (0, seen), (HOST, &key), NOW).unwrap()
-        };
+        let tell =
+            |account, seen| register.tell(Reader { account, instance: None }, (0, seen), (HOST, &key), NOW).unwrap();
         assert_eq!(tell(None, None).entries.len(), 2);
         let told = tell(Some(TENANT), Some(before.size));
         let [own] = told.entries.as_slice() else { panic!("one is the tenant's") };

@@ -83,7 +83,9 @@ impl Shelf {
     /// Makes room for a request that is to be taken, and gives the file for its result.
     pub(crate) fn begin(&mut self, id: &RequestId, carrier: Option<AccountId>, now: Moment) -> io::Result<File> {
         let kept = Kept { carrier, since: now, receipt: None, length: None };
-        let made = self.write(id, &kept).and_then(|()| File::options().read(true).write(true).create(true).truncate(true).open(self.result(id)));
+        let made = self
+            .write(id, &kept)
+            .and_then(|()| File::options().read(true).write(true).create(true).truncate(true).open(self.result(id)));
         match made {
             Ok(file) => {
                 self.kept.insert(id.clone(), kept);
@@ -97,7 +99,13 @@ impl Shelf {
     }
 
     /// What came of it. The result is on disk before its receipt says so.
-    pub(crate) fn finish(&mut self, id: &RequestId, receipt: Octets, length: Option<u64>, now: Moment) -> io::Result<()> {
+    pub(crate) fn finish(
+        &mut self,
+        id: &RequestId,
+        receipt: Octets,
+        length: Option<u64>,
+        now: Moment,
+    ) -> io::Result<()> {
         let Some(kept) = self.kept.get_mut(id) else { return Ok(()) };
         (kept.receipt, kept.length, kept.since) = (Some(receipt), length, now);
         let kept = kept.clone();

@@ -3,7 +3,11 @@
 //! Owns its file, which also says which version was the highest ever taken. A host that was given no key has no policy, and
 //! refuses everything; so does one whose file cannot be read, until it hears of a newer policy than it knows of.
 
-use std::{collections::BTreeSet, fs, io, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use lucarne_model::{AccountId, Octets};
 use lucarne_seal::{
@@ -142,7 +146,10 @@ mod tests {
             assert!(matches!(standing.take(&refused), Err(RejectedPolicy::Refused(_))));
         }
         standing.take(&policy(4, 1)).unwrap();
-        assert!(matches!(open().take(&policy(3, 1)), Err(RejectedPolicy::Refused(PolicyError::NotNewer { held: 4, .. }))));
+        assert!(matches!(
+            open().take(&policy(3, 1)),
+            Err(RejectedPolicy::Refused(PolicyError::NotNewer { held: 4, .. }))
+        ));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use lucarne_attest::{
     log::{Consistency, Inclusion},
     signing::{Envelope, PublicKey},
 };
-use lucarne_model::{ErrorCode, HostId, InstanceId, sealing::{SealLog, SealLogEntry}};
+use lucarne_model::{
+    ErrorCode, HostId, InstanceId,
+    sealing::{SealLog, SealLogEntry},
+};
 use lucarne_seal::log::{Content, Entry, Head, LogError, Opening, Record, Verdict};
 use serde_json::{Value, json};
 
@@ -19,13 +22,7 @@ use super::{
     seal::read_octets,
     seal_way::{At, WayArgs},
 };
-use crate::{
-    command_line::Global,
-    failure::Failure,
-    kind::SEAL_LOG_COLUMNS,
-    private_file,
-    session::json_of,
-};
+use crate::{command_line::Global, failure::Failure, kind::SEAL_LOG_COLUMNS, private_file, session::json_of};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LogArgs {
@@ -105,7 +102,8 @@ fn verify(log: &SealLog, key: &PublicKey, seen: Option<&Head>) -> Result<(Vec<u8
 
 fn row(entry: &SealLogEntry) -> Result<Value, Failure> {
     let said: Entry = canonical::read(&entry.entry).map_err(unread)?;
-    let opening: Option<Opening> = entry.opening.as_ref().map(|octets| canonical::read(octets)).transpose().map_err(unread)?;
+    let opening: Option<Opening> =
+        entry.opening.as_ref().map(|octets| canonical::read(octets)).transpose().map_err(unread)?;
     let opened = opening.map(|opening| opening.record);
     let mut row = json!({"index": said.index, "time": said.time});
     match (said.content, opened) {

@@ -205,8 +205,10 @@ impl PolicyCommand {
         match self {
             Self::Publish { policy_key, out, draft } => publish(global, policy_key, out.as_ref(), draft).await,
             Self::Show => {
-                let carried: SealPolicy = global.session()?.read(async |client| answer(client.get_seal_policy()).await).await?;
-                let envelope: Envelope = canonical::read(&carried.policy).map_err(|error| unusable(error.to_string()))?;
+                let carried: SealPolicy =
+                    global.session()?.read(async |client| answer(client.get_seal_policy()).await).await?;
+                let envelope: Envelope =
+                    canonical::read(&carried.policy).map_err(|error| unusable(error.to_string()))?;
                 let policy: Policy = canonical::read(&envelope.payload).map_err(|error| unusable(error.to_string()))?;
                 global.output.print_value(&json_of(&policy)?)
             }

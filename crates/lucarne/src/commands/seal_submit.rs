@@ -95,7 +95,8 @@ impl SubmitArgs {
             return global.output.print_change(&told, told["request"].as_str().unwrap_or_default());
         }
         if let Some(folder) = &self.delivery.out {
-            std::fs::create_dir_all(folder).map_err(|cause| Failure::local(LocalCode::FileUnwritable, format!("{}: {cause}", folder.display())))?;
+            std::fs::create_dir_all(folder)
+                .map_err(|cause| Failure::local(LocalCode::FileUnwritable, format!("{}: {cause}", folder.display())))?;
         }
         // Hosts work beside each other.
         let all = files.iter().map(async |file| {
@@ -110,7 +111,10 @@ impl SubmitArgs {
         if missing == 0 {
             return Ok(());
         }
-        Err(Failure::problem(ErrorCode::SealRefused, format!("of {missing} of {} requests there is no result", told.len())))
+        Err(Failure::problem(
+            ErrorCode::SealRefused,
+            format!("of {missing} of {} requests there is no result", told.len()),
+        ))
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, Failure> {
@@ -135,7 +139,8 @@ impl CollectArgs {
         let way = self.delivery.way.open(global)?;
         let carried = Carried::read(&self.request)?;
         let out = self.delivery.out.clone().unwrap_or_else(|| with_end(&self.request, ".age"));
-        let unread = || Failure::problem(ErrorCode::SealRequestMalformed, "the request cannot be read, so its id is not known");
+        let unread =
+            || Failure::problem(ErrorCode::SealRequestMalformed, "the request cannot be read, so its id is not known");
         let at = At { host: self.delivery.host.or(carried.host), instance: None };
         let standing = way.look(at, &carried.id.ok_or_else(unread)?).await?;
         let told = self.delivery.collect(&way, at, standing, &self.request, &out).await?;
@@ -184,7 +189,8 @@ impl DeliveryArgs {
         match (&receipt.outcome, result) {
             (Outcome::Done { .. }, Some(length)) => fetch(way, at, (&request, length, &receipt), out, progress).await?,
             (Outcome::Done { .. }, None) | (Outcome::Failed, _) => {
-                let detail = format!("request {request} was taken, and no whole result came of it; its receipt says so");
+                let detail =
+                    format!("request {request} was taken, and no whole result came of it; its receipt says so");
                 return Err(Failure::problem(ErrorCode::SealRefused, detail));
             }
             (Outcome::Refused, _) => {
@@ -196,7 +202,9 @@ impl DeliveryArgs {
             // It is here and whole; that it lies there for a day longer harms nobody.
             let _ = way.forget(at, &request).await;
         }
-        Ok(json!({"file": file, "request": request, "outcome": "done", "result": out, "octets": result, "log_index": receipt.log_index}))
+        Ok(
+            json!({"file": file, "request": request, "outcome": "done", "result": out, "octets": result, "log_index": receipt.log_index}),
+        )
     }
 }
 
@@ -215,7 +223,8 @@ async fn fetch(
     out: &Path,
     progress: &Progress,
 ) -> Result<(), Failure> {
-    let unwritable = |cause: std::io::Error| Failure::local(LocalCode::FileUnwritable, format!("{}: {cause}", out.display()));
+    let unwritable =
+        |cause: std::io::Error| Failure::local(LocalCode::FileUnwritable, format!("{}: {cause}", out.display()));
     let unfinished = with_end(out, ".part");
     private_file::write(&unfinished, &[])?;
     let mut file = File::options().append(true).open(&unfinished).map_err(unwritable)?;

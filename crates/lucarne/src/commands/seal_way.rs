@@ -77,7 +77,9 @@ impl Way {
             }
             Self::Controller(session) => {
                 let host = at.host()?;
-                session.read(async |client| answer(client.get_sealed_request(request, &host, Some(WAIT_MILLIS))).await).await
+                session
+                    .read(async |client| answer(client.get_sealed_request(request, &host, Some(WAIT_MILLIS))).await)
+                    .await
             }
         }
     }
@@ -89,7 +91,8 @@ impl Way {
         (request, from): (&Digest, u64),
         mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let broke_off = |cause: String| Failure::problem(ErrorCode::HostUnreachable, format!("the result broke off: {cause}"));
+        let broke_off =
+            |cause: String| Failure::problem(ErrorCode::HostUnreachable, format!("the result broke off: {cause}"));
         match self {
             Self::Local(office) => {
                 let question = SealQuestion::Fetch { request: request.clone(), from };
@@ -125,7 +128,9 @@ impl Way {
             },
             Self::Controller(session) => {
                 let host = at.host()?;
-                session.change(async |client| answer(client.forget_sealed_request(request, &host, None, None)).await).await
+                session
+                    .change(async |client| answer(client.forget_sealed_request(request, &host, None, None)).await)
+                    .await
             }
         }
     }
@@ -137,7 +142,9 @@ impl Way {
                 other => Err(told(&other)),
             },
             Self::Controller(session) => {
-                session.read(async |client| answer(client.get_seal_host(at.host.as_ref(), at.instance.as_ref())).await).await
+                session
+                    .read(async |client| answer(client.get_seal_host(at.host.as_ref(), at.instance.as_ref())).await)
+                    .await
             }
         }
     }
@@ -176,7 +183,9 @@ fn standing(answer: SealAnswer) -> Result<SealStanding, Failure> {
 /// What is no answer to the question.
 fn told(answer: &SealAnswer) -> Failure {
     match answer {
-        SealAnswer::Unknown => Failure::problem(ErrorCode::SealResultUnreadable, "the host keeps nothing of such a request"),
+        SealAnswer::Unknown => {
+            Failure::problem(ErrorCode::SealResultUnreadable, "the host keeps nothing of such a request")
+        }
         SealAnswer::Busy => Failure::problem(ErrorCode::SealBusy, "the host takes no more for now; nothing was taken"),
         _ => Failure::problem(ErrorCode::HostUnreachable, "the host cannot write down what it must; nothing was taken"),
     }

@@ -20,21 +20,21 @@ use tempfile::TempDir;
 
 use super::*;
 
-pub(crate) const HOST: HostId = HostId::from_bits(1);
+const HOST: HostId = HostId::from_bits(1);
 const INSTANCE: InstanceId = InstanceId::from_bits(7);
 const TENANT: AccountId = AccountId::from_bits(5);
 const OTHER: AccountId = AccountId::from_bits(6);
-pub(crate) const NOW: Moment = Moment::from_secs(1_800_000_000);
+const NOW: Moment = Moment::from_secs(1_800_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
 const SPACE: u64 = 1 << 30;
 
-pub(crate) fn key(octet: u8) -> SigningKey {
+fn key(octet: u8) -> SigningKey {
     SigningKey::from_seed([octet; 32]).unwrap()
 }
 fn clocks_at(now: Moment) -> Clocks {
     Clocks { now, since_boot: now.since(Moment::EPOCH) }
 }
-pub(crate) fn clocks() -> Clocks {
+fn clocks() -> Clocks {
     clocks_at(NOW)
 }
 
@@ -61,40 +61,48 @@ fn policy() -> Policy {
 }
 
 pub(crate) struct Bed {
-    place: TempDir,
+    pub(crate) place: TempDir,
     pub(crate) office: Office,
+    now: Moment,
 }
 
 impl Bed {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self::with(policy())
     }
     fn with(policy: Policy) -> Self {
+        Self::at(policy, clocks())
+    }
+    /// An office that opens at another time.
+    pub(crate) fn now(clocks: Clocks) -> Self {
+        Self::at(policy(), clocks)
+    }
+    fn at(policy: Policy, clocks: Clocks) -> Self {
         let place = tempfile::tempdir().unwrap();
-        let mut office = open(&place, NOW).unwrap();
+        let mut office = open_at(&place, clocks).unwrap();
         office.take_policy(&octets(&key(90).sign(&policy).unwrap()).into());
         office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]));
-        Self { place, office }
+        Self { place, office, now: clocks.now }
     }
 
     /// A kill, and the next start.
     fn killed(self) -> Self {
-        let Self { place, office } = self;
+        let Self { place, office, now } = self;
         drop(office);
         let mut office = open(&place, NOW).unwrap();
         office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]));
-        Self { place, office }
+        Self { place, office, now }
     }
 
-    pub(crate) fn terms(&self) -> Terms {
+    fn terms(&self) -> Terms {
         Terms {
             target: Target {
                 host: HOST,
                 host_key: self.office.keys.of(Layer::Guest).public().id(),
                 instance: Some(TargetInstance { id: INSTANCE, generation: 2, account: TENANT }),
             },
-            not_before: NOW.minus(HOUR),
-            not_after: NOW.plus(HOUR),
+            not_before: self.now.minus(HOUR),
+            not_after: self.now.plus(HOUR),
             nonce: Nonce::new(random().unwrap()),
             beacon: None,
             result: ResultTerms {
@@ -152,16 +160,21 @@ impl Bed {
     }
     fn over(&self, id: &RequestId) -> (Receipt, Option<u64>) {
         match self.office.look(id.digest(), None) {
-            SealAnswer::Standing { standing: SealStanding::Over { receipt, result, .. } } => (self.receipt(&receipt), result),
+            SealAnswer::Standing { standing: SealStanding::Over { receipt, result, .. } } => {
+                (self.receipt(&receipt), result)
+            }
             other => panic!("it is not over: {other:?}"),
         }
     }
 }
 
 fn open(place: &TempDir, now: Moment) -> Result<Office, OfficeError> {
-    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public())), SPACE, clocks_at(now))
+    open_at(place, clocks_at(now))
 }
-pub(crate) fn octets(envelope: &Envelope) -> Vec<u8> {
+fn open_at(place: &TempDir, clocks: Clocks) -> Result<Office, OfficeError> {
+    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public())), SPACE, clocks)
+}
+fn octets(envelope: &Envelope) -> Vec<u8> {
     canonical::write(envelope).unwrap()
 }
 fn read(length: u64) -> Operation {
@@ -184,7 +197,11 @@ fn a_good_request_has_a_result_with_a_receipt_and_its_place_in_the_log() {
     let mut bed = Bed::new();
     let request = bed.read(|_| {}, 3);
     let work = bed.work(&request);
-    assert_eq!((bed.newest().request, bed.newest().verdict), (work.id.clone(), Verdict::Allowed), "before anything is done");
+    assert_eq!(
+        (bed.newest().request, bed.newest().verdict),
+        (work.id.clone(), Verdict::Allowed),
+        "before anything is done"
+    );
     let done = seal(&work, &work.out, b"a secret");
     let result = tally(&work.out).unwrap();
     bed.office.end(&work.id, Ok((done, result)), NOW);
@@ -225,7 +242,17 @@ fn every_refusal_is_logged_with_its_code_and_told_in_one_shape() {
         (taken, ErrorCode::SealReplayed),
         (bed.read(|it| it.target.host = HostId::from_bits(2), 1), ErrorCode::SealOtherTarget),
         (bed.read(|it| it.target.host_key = other_key, 1), ErrorCode::SealOtherTarget),
-        (bed.read(|it| if let Some(one) = &mut it.target.instance { one.generation = 1 }, 1), ErrorCode::SealOtherTarget),
+        (
+            bed.read(
+                |it| {
+                    if let Some(one) = &mut it.target.instance {
+                        one.generation = 1
+                    }
+                },
+                1,
+            ),
+            ErrorCode::SealOtherTarget,
+        ),
         (bed.read(|_| {}, 4), ErrorCode::SealNotGranted),
         (bed.asked(pause, |_| {}, 1), ErrorCode::SealNotGranted),
         (bed.asked(read(8192), |_| {}, 1), ErrorCode::SealNotGranted),
