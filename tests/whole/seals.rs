@@ -130,7 +130,9 @@ impl Scene {
 /// Starts the host with the policy key that it pins.
 fn restart(cloud: &mut Cloud) -> anyhow::Result<()> {
     cloud.kill_host(0);
-    cloud.start_host(0, |command| drop(command.args(["--seal-policy-key", "authoriser/policy.pub"])))
+    cloud.start_host(0, |command| {
+        command.args(["--seal-policy-key", "authoriser/policy.pub"]);
+    })
 }
 
 fn publish(cloud: &Cloud, operator: &Api, tenants: &[Api; 2]) -> anyhow::Result<()> {

@@ -10,14 +10,16 @@ use lucarne_model::{HostId, Moment};
 use lucarne_statement::signing::{Envelope, PublicKey, SigningError, SigningKey, Statement};
 use serde::{Deserialize, Serialize};
 
-use crate::{key::VerifyingKey, operation::Layer, request::Nonce};
+use crate::{age::Recipient, key::VerifyingKey, operation::Layer, request::Nonce};
 
-/// A host, and the key that answers for each of its layers.
+/// A host, the key that answers for each of its layers, and how what only it can read is sealed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
     pub host: HostId,
     pub keys: BTreeMap<Layer, VerifyingKey>,
+    /// For requests that nobody else is to read; see [`sealed_request`](crate::sealed_request).
+    pub recipient: Recipient,
 }
 
 impl Statement for Card {
@@ -26,11 +28,16 @@ impl Statement for Card {
 
 impl Card {
     /// The card of a host with one key for guests and their machines, and one for itself; signed by both.
-    pub fn make(host: HostId, guest: &SigningKey, own: &SigningKey) -> Result<Envelope, SigningError> {
+    pub fn make(
+        host: HostId,
+        guest: &SigningKey,
+        own: &SigningKey,
+        recipient: Recipient,
+    ) -> Result<Envelope, SigningError> {
         let key = |key: &SigningKey| VerifyingKey::Ed25519(key.public());
         let keys =
             BTreeMap::from([(Layer::Guest, key(guest)), (Layer::Hypervisor, key(guest)), (Layer::Host, key(own))]);
-        Ok(own.sign_too(guest.sign(&Self { host, keys })?))
+        Ok(own.sign_too(guest.sign(&Self { host, keys, recipient })?))
     }
 
     /// The card, if each of its keys signed it; and, where `authority` is given, if that key signed it too.
@@ -69,11 +76,11 @@ impl Statement for Beacon {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::example::{HOST, key};
+    use crate::example::{HOST, key, recipient};
 
     #[test]
     fn a_card_is_believed_when_all_its_keys_signed_it_and_the_operators_where_that_is_pinned() {
-        let card = Card::make(HOST, &key(1), &key(2)).expect("a card");
+        let card = Card::make(HOST, &key(1), &key(2), recipient()).expect("a card");
         assert_eq!(Card::open(&card, None).map(|card| card.host), Ok(HOST));
         assert!(Card::open(&card, Some(&key(3).public())).is_err());
         let vouched = key(3).sign_too(card.clone());

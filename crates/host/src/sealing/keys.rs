@@ -1,15 +1,17 @@
-//! The keys that answer for this host: one for guests and their machines, another for the host itself.
+//! The keys that answer for this host, one for guests and their machines and another for the host itself; and the one that
+//! opens requests which nobody else can read.
 //!
 //! Owns their files. Without them nobody takes this host for the one that was asked, so a file that cannot be read is not
 //! replaced by a new key.
 
 use std::{
+    borrow::Cow,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use lucarne_model::{HostId, storage::Digest};
-use lucarne_seal::{card::Card, operation::Layer};
+use lucarne_seal::{age::Identity, card::Card, operation::Layer, refusal::Refusal, sealed_request};
 use lucarne_statement::{
     canonical,
     signing::{Envelope, SigningError, SigningKey, Statement},
@@ -41,11 +43,29 @@ pub(crate) enum KeysError {
 pub(crate) struct HostKeys {
     guest: SigningKey,
     own: SigningKey,
+    reading: Identity,
 }
 
 impl HostKeys {
     pub(crate) fn read_or_make(folder: &Path) -> Result<Self, KeysError> {
-        Ok(Self { guest: key(folder.join("guest.key"))?, own: key(folder.join("host.key"))? })
+        let signing = |name: &str| {
+            let path = folder.join(name);
+            let made = |octets| SigningKey::from_seed(octets).map(|key| key.to_pem());
+            let text = read_or_make(&path, made)?;
+            SigningKey::from_pem(&text).map_err(|cause| KeysError::Key { path, cause })
+        };
+        let path = folder.join("reading.key");
+        let text = read_or_make(&path, |octets| Ok(Identity::text_of(&octets)))?;
+        let reading = Identity::from_file(&text).map_err(|_| KeysError::Key { path, cause: SigningError::Key })?;
+        Ok(Self { guest: signing("guest.key")?, own: signing("host.key")?, reading })
+    }
+
+    /// Opens a request that is sealed to this host.
+    pub(crate) fn unseal<'a>(&self, octets: &'a [u8]) -> Result<Cow<'a, [u8]>, Refusal> {
+        if !sealed_request::is_sealed(octets) {
+            return Ok(Cow::Borrowed(octets));
+        }
+        sealed_request::open(octets, &self.reading).map(Cow::Owned)
     }
 
     pub(crate) fn of(&self, layer: Layer) -> &SigningKey {
@@ -62,24 +82,21 @@ impl HostKeys {
     }
 
     pub(crate) fn card(&self, host: HostId) -> Result<Envelope, SigningError> {
-        Card::make(host, &self.guest, &self.own)
+        Card::make(host, &self.guest, &self.own, self.reading.recipient())
     }
 }
 
-fn key(path: PathBuf) -> Result<SigningKey, KeysError> {
-    match fs::read_to_string(&path) {
-        Ok(text) => SigningKey::from_pem(&text).map_err(|cause| KeysError::Key { path, cause }),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => make(path),
-        Err(cause) => Err(KeysError::File { path, cause }),
+/// The text of a key's file, which is made where there is none.
+fn read_or_make(path: &Path, made: impl FnOnce([u8; 32]) -> Result<String, SigningError>) -> Result<String, KeysError> {
+    let failed = |cause| KeysError::File { path: path.to_owned(), cause };
+    match fs::read_to_string(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+        read => return read.map_err(failed),
     }
-}
-
-fn make(path: PathBuf) -> Result<SigningKey, KeysError> {
-    let made = SigningKey::from_seed(random().ok_or(KeysError::Random)?);
-    let made = made.map_err(|cause| KeysError::Key { path: path.clone(), cause })?;
-    let written = durable::replace(&path, made.to_pem().as_bytes(), Outlives::PowerCut);
-    written.map_err(|cause| KeysError::File { path, cause })?;
-    Ok(made)
+    let text = made(random().ok_or(KeysError::Random)?);
+    let text = text.map_err(|cause| KeysError::Key { path: path.to_owned(), cause })?;
+    durable::replace(path, text.as_bytes(), Outlives::PowerCut).map_err(failed)?;
+    Ok(text)
 }
 
 /// Octets that nobody has had.

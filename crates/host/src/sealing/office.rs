@@ -188,6 +188,11 @@ impl Office {
         let now = clocks.now;
         let channel = if carrier.is_none() { Channel::Local } else { Channel::Carried };
         let (rules, site) = (self.policy.rules(), self.site());
+        let octets = match self.keys.unseal(octets) {
+            Ok(octets) => octets,
+            Err(refusal) => return self.refuse(octets, None, &refusal, now),
+        };
+        let octets = octets.as_ref();
         let opened = rules.trust.open(octets, channel, now);
         let judged = match &opened {
             Ok(opened) => rules.judge_opened(opened, &site, &self.register.ledger, now),

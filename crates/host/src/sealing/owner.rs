@@ -397,7 +397,8 @@ mod tests {
             flood.spawn(async move { submit(&counter, Some(AccountId::from_bits(6)), bad).await });
         }
         for request in good {
-            let SealStanding::UnderWay { request } = standing(submit(&counter, Some(AccountId::OPERATOR), request).await)
+            let SealStanding::UnderWay { request } =
+                standing(submit(&counter, Some(AccountId::OPERATOR), request).await)
             else {
                 panic!("a good request was refused");
             };

@@ -92,7 +92,7 @@ impl HostKeyArgs {
         if let Some(path) = &self.card_out {
             write_public(path, &octets)?;
         }
-        let mut shown = json!({"host": card.host, "layer": layer, "key": key.to_pem(), "key_id": key.id(), "vouched": authority.is_some()});
+        let mut shown = json!({"host": card.host, "layer": layer, "key": key.to_pem(), "key_id": key.id(), "recipient": card.recipient, "vouched": authority.is_some()});
         if let Some(told) = told {
             let guest = card.key(Layer::Guest).ok_or_else(|| untrusted(SigningError::Key))?;
             let beacon: Beacon = guest.open(&read_envelope(&told.beacon)?).map_err(untrusted)?;

@@ -6,12 +6,14 @@ use lucarne_model::ErrorCode;
 use lucarne_seal::{
     age::{Identity, Seed, reader::Reader as AgeReader, writer::Writer},
     bounded::Text,
+    card::Card,
     key::VerifyingKey,
     operation::OperationName,
     padding::Padding,
     policy::{Embargo, Policy},
     receipt::{Consistency, Receipt},
     request::{Target, Terms},
+    sealed_request,
     trust::Enrolled,
 };
 use lucarne_statement::signing::{Envelope, SigningKey};
@@ -281,6 +283,22 @@ fn the_receipts_of_refusals_are_of_one_size() {
         other => panic!("{other:?}"),
     });
     assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+}
+
+/// What only this host can read is judged as if it had come in the open, and under the id that it has there.
+#[test]
+fn a_request_that_is_sealed_to_the_host_is_opened_first() {
+    let mut bed = Bed::new();
+    let SealAnswer::Host { host } = bed.office.describe() else { panic!("no description") };
+    let card = Card::open(&canonical::read(&host.card).unwrap(), None).unwrap();
+    let request = bed.read(|_| {}, 3);
+    let sealed = |to| sealed_request::seal(&request, &Seed::new(random().unwrap()), to).unwrap();
+    let foreign = sealed(Identity::from_octets([8; 32]).recipient());
+    bed.refused(&foreign);
+    let own = sealed(card.recipient);
+    assert_eq!(bed.work(&own).id, judge::name(&request));
+    bed.refused(&request);
+    assert_eq!(bed.newest().verdict, Verdict::Refused(ErrorCode::SealReplayed));
 }
 
 #[test]
