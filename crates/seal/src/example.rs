@@ -17,6 +17,7 @@ use crate::{
     operation::{Layer, Operation, OperationName},
     padding::Padding,
     request::{Nonce, Request, ResultTerms, Target, TargetInstance, Terms},
+    standing::{Rhythm, Scope, Standing, StandingTerms},
     trust::{Enrolled, Person, Trust},
 };
 
@@ -132,6 +133,25 @@ pub(crate) fn operation(name: OperationName) -> Operation {
 
 pub(crate) fn request(operation: Operation, terms: Terms) -> Request {
     Request::new(operation, terms).expect("a request")
+}
+
+/// A piece of memory of all of the tenant's instances, once a minute for a day.
+pub(crate) fn standing() -> Standing {
+    let Terms { target, nonce, result, purpose, lowest_policy, .. } = terms();
+    let terms = StandingTerms {
+        host: target.host,
+        host_key: target.host_key,
+        scope: Scope::Account(TENANT),
+        rhythm: Rhythm::Every(60.try_into().expect("a span")),
+        not_before: NOW,
+        not_after: NOW.plus(24 * HOUR),
+        nonce,
+        result,
+        kept_seconds: 3600.try_into().expect("a time"),
+        purpose,
+        lowest_policy,
+    };
+    Standing::new(read(64), terms).expect("a standing request")
 }
 
 /// The request, signed by these keys.

@@ -6,7 +6,7 @@
 
 use lucarne_model::{ErrorCode, HostId, Moment, storage::Digest};
 use lucarne_statement::{
-    sha256,
+    canonical, sha256,
     signing::{Envelope, PublicKey, SigningError, Statement},
 };
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::{
     age::{AgeError, Header},
     operation::OperationName,
     request::{Request, RequestId},
+    standing::{Occurrence, Standing, occurrence_id},
 };
 
 /// Why a result is not believed.
@@ -28,6 +29,8 @@ pub enum ReceiptError {
     OtherRequest { found: RequestId, expected: RequestId },
     #[error("the request was refused: there is no result")]
     Refused,
+    #[error("the request stands: each of its times has a receipt and a result of its own")]
+    Stands,
     #[error("the result: {0}")]
     NotAge(AgeError),
     #[error("the result is not the one that the receipt is of")]
@@ -37,7 +40,7 @@ pub enum ReceiptError {
 impl ReceiptError {
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Refused => ErrorCode::SealRefused,
+            Self::Refused | Self::Stands => ErrorCode::SealRefused,
             Self::NotAge(_) => ErrorCode::SealResultUnreadable,
             _ => ErrorCode::SealReceiptInvalid,
         }
@@ -53,6 +56,9 @@ pub struct Receipt {
     pub time: Moment,
     /// The request's place in the host's log.
     pub log_index: u64,
+    /// Which time of a standing request it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occurrence: Option<Occurrence>,
     pub outcome: Outcome,
 }
 
@@ -67,6 +73,8 @@ pub enum Outcome {
     Refused,
     /// It was begun, and no whole result came of it.
     Failed,
+    /// It is a standing request, and the host keeps it.
+    Stands,
     Done {
         operation: OperationName,
         result: SealedResult,
@@ -98,15 +106,15 @@ pub struct SealedResult {
 }
 
 impl Receipt {
-    /// The receipt, if the host with this key signed it for this request.
+    /// The receipt, if the host with this key signed it for this request, or for one time of this standing request.
     pub fn open(envelope: &Envelope, host_key: &PublicKey, request: &Envelope) -> Result<Self, ReceiptError> {
         let receipt: Self = host_key.open(envelope)?;
-        let expected = RequestId::of(request);
+        let (id, asked) = (RequestId::of(request), asked_key(request)?);
+        let expected = receipt.occurrence.as_ref().map_or_else(|| id.clone(), |of| occurrence_id(&id, of));
         if receipt.request != expected {
             return Err(ReceiptError::OtherRequest { found: receipt.request, expected });
         }
-        let asked: Request = lucarne_statement::canonical::read(&request.payload).map_err(SigningError::Statement)?;
-        let (asked, signed) = (asked.target().host_key.clone(), host_key.id());
+        let signed = host_key.id();
         if asked == signed { Ok(receipt) } else { Err(ReceiptError::OtherHost { signed, asked }) }
     }
 
@@ -115,6 +123,7 @@ impl Receipt {
         match &self.outcome {
             Outcome::Done { result, .. } => Ok(result),
             Outcome::Refused | Outcome::Failed => Err(ReceiptError::Refused),
+            Outcome::Stands => Err(ReceiptError::Stands),
         }
     }
 
@@ -123,6 +132,16 @@ impl Receipt {
         let expected = self.result()?;
         if tally.finish()? == *expected { Ok(()) } else { Err(ReceiptError::OtherResult) }
     }
+}
+
+/// The key of the host that a request of either kind names.
+fn asked_key(request: &Envelope) -> Result<Digest, ReceiptError> {
+    let asked = if request.payload_type == Standing::TYPE {
+        canonical::read::<Standing>(&request.payload).map(|standing| standing.terms().host_key.clone())
+    } else {
+        canonical::read::<Request>(&request.payload).map(|request| request.target().host_key.clone())
+    };
+    Ok(asked.map_err(SigningError::Statement)?)
 }
 
 /// A result's octets taken in order, on the way to what a receipt says of them. Needs no key.

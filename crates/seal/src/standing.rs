@@ -100,10 +100,12 @@ impl Statement for Standing {
 }
 
 /// One time of it, of one target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Occurrence {
     /// The number of its span, from 0.
     pub number: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<TargetInstance>,
 }
 

@@ -5,7 +5,7 @@ use lucarne_statement::signing::SigningKey;
 use super::*;
 use crate::{
     age::{Seed, writer::Writer},
-    example::{HOST, NOW, host_key, key, read, recipient, request, signed, terms},
+    example::{HOST, NOW, host_key, key, read, recipient, request, signed, standing, terms},
 };
 
 fn asked() -> Envelope {
@@ -28,7 +28,7 @@ fn tally(file: &[u8]) -> Tally {
 }
 
 fn receipt(outcome: Outcome) -> Receipt {
-    Receipt { request: RequestId::of(&asked()), host: HOST, time: NOW, log_index: 5, outcome }
+    Receipt { request: RequestId::of(&asked()), host: HOST, time: NOW, log_index: 5, occurrence: None, outcome }
 }
 
 fn done(file: &[u8]) -> Receipt {
@@ -49,6 +49,23 @@ fn a_carrier_proves_that_a_result_is_whole_without_any_key() {
     let file = file();
     let receipt = open(&done(&file), &host_key()).expect("a receipt");
     assert_eq!(receipt.covers(tally(&file)), Ok(()));
+}
+
+/// Attack: the result of one time of a standing request shown as another's.
+#[test]
+fn each_time_of_a_standing_request_has_its_own_receipt() {
+    let standing = key(1).sign(&standing()).expect("an envelope");
+    let of = |number| Occurrence { number, instance: terms().target.instance };
+    let receipt = |id_of: u64, said: u64| {
+        let request = occurrence_id(&RequestId::of(&standing), &of(id_of));
+        let receipt = Receipt { request, occurrence: Some(of(said)), ..done(&file()) };
+        Receipt::open(&host_key().sign(&receipt).expect("an envelope"), &host_key().public(), &standing)
+    };
+    assert_eq!(receipt(4, 4).map(|receipt| receipt.occurrence), Ok(Some(of(4))));
+    assert!(matches!(receipt(4, 5), Err(ReceiptError::OtherRequest { .. })));
+    let kept = Receipt { request: RequestId::of(&standing), ..super::tests::receipt(Outcome::Stands) };
+    let kept = Receipt::open(&host_key().sign(&kept).expect("an envelope"), &host_key().public(), &standing);
+    assert_eq!(kept.expect("a receipt").result(), Err(ReceiptError::Stands));
 }
 
 /// Attacks: truncate, extend, reorder or splice a result, change one octet, or replace it whole.

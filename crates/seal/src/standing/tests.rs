@@ -4,10 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    example::{
-        HOST, HOUR, INSTANCE, NOW, OTHER_TENANT, TENANT, host_key, key, octets, operation, person, read, rules, site,
-        terms as one_terms,
-    },
+    example::{HOUR, INSTANCE, NOW, OTHER_TENANT, TENANT, host_key, key, octets, operation, person, read, rules, site},
     judge::{Admitted, Held},
     ledger::Ledger,
     refusal::Refusal,
@@ -15,20 +12,7 @@ use crate::{
 };
 
 fn terms(scope: Scope, rhythm: Rhythm) -> StandingTerms {
-    let one = one_terms();
-    StandingTerms {
-        host: HOST,
-        host_key: host_key().public().id(),
-        scope,
-        rhythm,
-        not_before: NOW,
-        not_after: NOW.plus(24 * HOUR),
-        nonce: Nonce::new([3; 16]),
-        result: one.result,
-        kept_seconds: 3600.try_into().expect("a time"),
-        purpose: one.purpose,
-        lowest_policy: 3,
-    }
+    StandingTerms { scope, rhythm, ..crate::example::standing().terms().clone() }
 }
 
 fn every(seconds: u64) -> Rhythm {

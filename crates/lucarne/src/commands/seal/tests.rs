@@ -61,6 +61,7 @@ fn answer(folder: &Path, content: &[u8], recipient: Recipient) {
         host: HostId::from_bits(1),
         time: Moment::EPOCH,
         log_index: 0,
+        occurrence: None,
         outcome: Outcome::Done {
             operation: OperationName::GuestMemoryRead,
             result: tally.finish().expect("a result"),
