@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, InstanceId, Octets, storage::Digest};
+use crate::{AccountId, InstanceId, Moment, Octets, storage::Digest};
 
 /// The longest question, in octets: a request of 64 KiB in base64, and some.
 pub const MOST_QUESTION: usize = 128 << 10;
@@ -85,6 +85,15 @@ pub enum SealStanding {
         receipt: Octets,
         /// How long the result is, if there is one to collect.
         result: Option<u64>,
+    },
+    /// It is asked again and again: each time is a request of its own.
+    Stands {
+        request: Digest,
+        /// The host's receipt, that it keeps the request: an envelope.
+        receipt: Octets,
+        until: Moment,
+        /// Of which times there are receipts to collect, in their order.
+        times: Vec<Digest>,
     },
 }
 

@@ -76,6 +76,10 @@ impl Ledger {
         self.held.retain(|_, not_after| *not_after > until);
     }
 
+    /// Whether it was taken, and is remembered.
+    pub fn holds(&self, id: &RequestId) -> bool {
+        self.held.contains_key(id)
+    }
     pub fn len(&self) -> usize {
         self.held.len()
     }

@@ -1,7 +1,7 @@
 //! Sealed operations on this host: from octets that somebody brings to a receipt, and the result that belongs to it.
 //!
 //! In reading order: [`office`], which takes, refuses and remembers; what it keeps, in [`register`] over a [`journal`], on the
-//! [`shelf`], and as its [`standing_policy`] and [`keys`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
+//! [`shelf`], and as its [`standing_policy`], [`standing_requests`] and [`keys`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
 //! which others speak with it; [`conversation`], [`errands`] and [`socket`], which bring what carriers ask; and [`machines`],
 //! which has the work done.
 
@@ -18,6 +18,7 @@ mod register;
 mod shelf;
 mod socket;
 mod standing_policy;
+mod standing_requests;
 
 use std::sync::Arc;
 

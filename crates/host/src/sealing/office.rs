@@ -21,12 +21,14 @@ use lucarne_seal::{
     bounded::Whole,
     card::Beacon,
     judge::{self, Held, Site},
+    ledger::Mark,
     log::{Asked, BLINDING, Content, Opening, Record, Verdict},
     operation::{Layer, Operation, OperationName},
     receipt::{Outcome, Receipt, SealedResult, Tally},
     refusal::Refusal,
     request::{Nonce, Request, RequestId, ResultTerms, TargetInstance},
-    trust::{Channel, Opened},
+    standing::Standing,
+    trust::{Channel, Opened, Person, Signer, read_envelope_of},
 };
 use lucarne_sealer::{Done, Failure};
 use lucarne_statement::{
@@ -39,9 +41,13 @@ use super::{
     desk::Carrier,
     keys::{HostKeys, KeysError, random, signed},
     register::{Concerns, News, Reader, Register, RegisterError},
-    shelf::Shelf,
+    shelf::{KEPT, Shelf, Stay},
     standing_policy::StandingPolicy,
+    standing_requests::StandingRequests,
 };
+use recurring::seed;
+
+mod recurring;
 
 /// How much is done at the same time.
 pub(crate) const MOST_RUNNING: usize = 4;
@@ -96,6 +102,10 @@ pub(crate) enum Taken {
         request: RequestId,
         receipt: Octets,
     },
+    /// It is kept, and carried out when its times come.
+    Stands {
+        request: RequestId,
+    },
     /// Nothing was taken, and nothing is to be remembered.
     Busy,
     Unavailable,
@@ -111,6 +121,7 @@ pub(crate) struct Office {
     card: Octets,
     register: Register,
     shelf: Shelf,
+    standing: StandingRequests,
     policy: StandingPolicy,
     beacons: Beacons,
     /// Whose instances are, as was heard of each first: it is not changed while it is here.
@@ -132,11 +143,15 @@ impl Office {
         make_folder(folder).map_err(failed)?;
         let keys = HostKeys::read_or_make(folder)?;
         let card = canonical::write(&keys.card(host)?).map_err(SigningError::Statement)?;
+        let register = Register::open(&folder.join("register"), clocks.now)?;
+        let (stands, seed) = (|id: &RequestId| register.taken(id).is_some(), |id: &RequestId| seed(&keys, id));
+        let standing = StandingRequests::open(&folder.join("standing"), clocks.now, stands, seed).map_err(failed)?;
         let mut office = Self {
             host,
             keys,
             card: card.into(),
-            register: Register::open(&folder.join("register"), clocks.now)?,
+            register,
+            standing,
             shelf: Shelf::open(&folder.join("results"), space).map_err(failed)?,
             policy: StandingPolicy::open(folder, policy_key)?,
             beacons: Beacons::new(nonce().ok_or(OfficeError::Random)?, clocks),
@@ -186,7 +201,10 @@ impl Office {
         }
         self.beacons.look(clocks);
         let now = clocks.now;
-        let channel = if carrier.is_none() { Channel::Local } else { Channel::Carried };
+        let channel = channel(carrier);
+        if read_envelope_of::<Standing>(octets).is_ok() {
+            return self.take_standing(octets, carrier, now);
+        }
         let (rules, site) = (self.policy.rules(), self.site());
         let octets = match self.keys.unseal(octets) {
             Ok(octets) => octets,
@@ -199,15 +217,15 @@ impl Office {
             Err(refusal) => Err(refusal.clone()),
         };
         match (opened, judged) {
-            (Ok(opened), Ok(mark)) => self.admit(opened, mark, carrier, now),
+            (Ok(opened), Ok(mark)) => self.admit(opened, mark, Stay { carrier, kept: KEPT, of: None }, now),
             (opened, Err(refusal)) => self.refuse(octets, opened.ok(), &refusal, now),
             // A request that was judged was opened.
             (Err(refusal), Ok(_)) => self.refuse(octets, None, &refusal, now),
         }
     }
 
-    fn admit(&mut self, opened: Opened, mark: lucarne_seal::ledger::Mark, carrier: Carrier, now: Moment) -> Taken {
-        let id = opened.id.clone();
+    fn admit(&mut self, opened: Opened, mark: Mark, stay: Stay, now: Moment) -> Taken {
+        let (id, carrier) = (opened.id.clone(), stay.carrier);
         let share = MOST_RUNNING.saturating_sub(self.under_way.len()).max(1);
         let Ok(most) =
             Whole::try_from(self.shelf.room(share as u64).min(opened.request.terms().result.most_octets.get()))
@@ -215,11 +233,12 @@ impl Office {
             tracing::warn!("there is no room for another sealed result");
             return Taken::Busy;
         };
-        let out = match self.shelf.begin(&id, carrier, now) {
+        let out = match self.shelf.begin(&id, stay, now) {
             Ok(out) => out,
             Err(error) => return self.unavailable(&error),
         };
-        let log_index = match self.enter(&opened, &id, Verdict::Allowed, Some(mark), now) {
+        let asked = self.asked(&opened.request, &opened.signers);
+        let log_index = match self.enter(asked, &opened.signers, (&id, Verdict::Allowed, Some(mark)), now) {
             Ok(index) => index,
             Err(error) => {
                 self.shelf.give_up(&id);
@@ -240,7 +259,9 @@ impl Office {
         tracing::warn!(%request, code = %refusal.code(), "a sealed request was refused: {refusal}");
         let verdict = Verdict::Refused(refusal.code());
         let entered = match &opened {
-            Some(opened) => self.enter(opened, &request, verdict, None, now),
+            Some(Opened { request: asked, signers, .. }) => {
+                self.enter(self.asked(asked, signers), signers, (&request, verdict, None), now)
+            }
             None => {
                 let record = Record { request: request.clone(), verdict, asked: None };
                 let concerns = Concerns { account: AccountId::OPERATOR, instance: None };
@@ -252,8 +273,14 @@ impl Office {
             Err(error) => return self.unavailable(&error),
         };
         let asked = asked_key(octets);
-        let receipt =
-            Receipt { request: request.clone(), host: self.host, time: now, log_index, outcome: Outcome::Refused };
+        let receipt = Receipt {
+            request: request.clone(),
+            host: self.host,
+            time: now,
+            log_index,
+            occurrence: None,
+            outcome: Outcome::Refused,
+        };
         match signed(self.keys.named(asked.as_ref()), &receipt) {
             Ok(receipt) => Taken::Refused { request, receipt: receipt.into() },
             Err(error) => self.unavailable(&error),
@@ -265,29 +292,32 @@ impl Office {
         Taken::Unavailable
     }
 
+    /// What the log says of a request whose signatures are good.
+    fn asked(&self, request: &Request, signers: &BTreeMap<Person, Signer>) -> Asked {
+        let instance = request.target().instance.map(|asked| asked.id);
+        // Whose it is, this host says; of an instance that is not here it says nothing.
+        let held = instance.and_then(|instance| self.held(instance));
+        Asked {
+            operation: request.operation().name(),
+            instance,
+            account: held.map_or(AccountId::OPERATOR, |held| held.account),
+            signers: signers.keys().cloned().collect(),
+            purpose: request.terms().purpose.to_string(),
+        }
+    }
+
     /// Writes a request down whose signatures are good.
     fn enter(
         &mut self,
-        opened: &Opened,
-        id: &RequestId,
-        verdict: Verdict,
-        mark: Option<lucarne_seal::ledger::Mark>,
+        asked: Asked,
+        signers: &BTreeMap<Person, Signer>,
+        (id, verdict, mark): (&RequestId, Verdict, Option<Mark>),
         now: Moment,
     ) -> Result<u64, RegisterError> {
-        let (request, target) = (&opened.request, opened.request.target());
-        let here = target.instance.as_ref().and_then(|asked| self.held(asked.id));
-        // Whose it is, this host says; of an instance that is not here it says nothing.
-        let account = here.map_or(AccountId::OPERATOR, |held| held.account);
-        let asked = Asked {
-            operation: request.operation().name(),
-            instance: target.instance.as_ref().map(|asked| asked.id),
-            account,
-            signers: opened.signers.keys().cloned().collect(),
-            purpose: request.terms().purpose.to_string(),
-        };
+        let account = asked.account;
         let concerns = Concerns { account, instance: asked.instance };
         let record = Record { request: id.clone(), verdict, asked: Some(asked) };
-        let embargo = self.policy.policy().embargo(&opened.signers);
+        let embargo = self.policy.policy().embargo(signers);
         let (content, opening) = match embargo {
             Some(embargo) => {
                 let opening = Opening::new(record, random::<BLINDING>().ok_or(RegisterError::Random)?);
@@ -329,7 +359,8 @@ impl Office {
                 (Outcome::Failed, None)
             }
         };
-        let receipt = Receipt { request: id.clone(), host: self.host, time: now, log_index, outcome };
+        let occurrence = self.shelf.occurrence(id);
+        let receipt = Receipt { request: id.clone(), host: self.host, time: now, log_index, occurrence, outcome };
         let kept = match signed(self.keys.of(operation.layer()), &receipt) {
             Ok(receipt) => self.shelf.finish(id, receipt.into(), length, now),
             Err(error) => Err(io::Error::other(error)),
@@ -341,6 +372,9 @@ impl Office {
     }
 
     pub(crate) fn look(&self, request: &Digest, carrier: Carrier) -> SealAnswer {
+        if let Some(standing) = self.look_standing(request, carrier) {
+            return SealAnswer::Standing { standing };
+        }
         let Some(kept) = self.shelf.find(&request.clone().into(), carrier) else { return SealAnswer::Unknown };
         let request = request.clone();
         let standing = match &kept.receipt {
@@ -415,8 +449,13 @@ impl Office {
             self.beacons.say(nonce, clocks);
         }
         self.shelf.expire(clocks.now);
+        self.standing.expire(clocks.now);
         self.register.ledger.compact(clocks.now);
     }
+}
+
+const fn channel(carrier: Carrier) -> Channel {
+    if carrier.is_none() { Channel::Local } else { Channel::Carried }
 }
 
 /// What a receipt says of a result: it is read once more, since whoever wrote it did not say.

@@ -227,8 +227,7 @@ impl Inner {
         loop {
             // A request is judged between any two commands, and when there is none.
             let waits = self.judge_next();
-            let patience =
-                if waits { Duration::ZERO } else { self.next_tick.saturating_duration_since(Instant::now()) };
+            let patience = if waits { Duration::ZERO } else { self.patience() };
             match received.recv_timeout(patience) {
                 Ok(Command::Leave) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(command) => self.handle(command),
@@ -238,9 +237,26 @@ impl Inner {
                 self.next_tick = Instant::now() + TICK;
                 self.office.tick(clocks());
             }
+            self.look_what_is_due();
             self.begin_work();
         }
         self.tasks.abort_all();
+    }
+
+    /// How long nothing is to be done but what comes. What is due and finds no room waits for room, not for a time.
+    fn patience(&self) -> Duration {
+        let tick = self.next_tick.saturating_duration_since(Instant::now());
+        let now = now();
+        let due = self.office.next_due().filter(|due| *due > now);
+        due.map_or(tick, |due| due.since(now).min(tick))
+    }
+
+    fn look_what_is_due(&mut self) {
+        let clocks = clocks();
+        if self.office.next_due().is_some_and(|due| due <= clocks.now) {
+            let room = MOST_QUEUED.saturating_sub(self.queue.len());
+            self.queue.extend(self.office.due(clocks, room));
+        }
     }
 
     /// Judges one request, if there is one; whether there may be another.
@@ -260,6 +276,7 @@ impl Inner {
                 let request = request.digest().clone();
                 SealAnswer::Standing { standing: SealStanding::Over { request, receipt, result: None } }
             }
+            Taken::Stands { request } => self.office.look(request.digest(), carrier),
             Taken::Busy => SealAnswer::Busy,
             Taken::Unavailable => SealAnswer::Unavailable,
         };

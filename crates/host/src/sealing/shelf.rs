@@ -12,13 +12,13 @@ use std::{
 };
 
 use lucarne_model::{AccountId, Moment, Octets, storage::Digest};
-use lucarne_seal::request::RequestId;
+use lucarne_seal::{request::RequestId, standing::Occurrence};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, Outlives};
 
-/// How long a result waits to be collected.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long a result waits to be collected, if nothing else was asked.
+pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How many are kept at most, those that are under way among them.
 pub(crate) const MOST_KEPT: usize = 1024;
 /// What is left free of a disk, whatever else is.
@@ -36,6 +36,18 @@ pub(crate) struct Kept {
     pub(crate) receipt: Option<Octets>,
     /// How long its result is.
     pub(crate) length: Option<u64>,
+    /// How long it waits then to be collected.
+    pub(crate) kept: Duration,
+    /// Which time of which standing request it is.
+    pub(crate) of: Option<(RequestId, Occurrence)>,
+}
+
+/// Whose a result will be, for how long, and of what.
+#[derive(Clone, Debug)]
+pub(crate) struct Stay {
+    pub(crate) carrier: Option<AccountId>,
+    pub(crate) kept: Duration,
+    pub(crate) of: Option<(RequestId, Occurrence)>,
 }
 
 #[derive(Debug)]
@@ -81,8 +93,9 @@ impl Shelf {
     }
 
     /// Makes room for a request that is to be taken, and gives the file for its result.
-    pub(crate) fn begin(&mut self, id: &RequestId, carrier: Option<AccountId>, now: Moment) -> io::Result<File> {
-        let kept = Kept { carrier, since: now, receipt: None, length: None };
+    pub(crate) fn begin(&mut self, id: &RequestId, stay: Stay, now: Moment) -> io::Result<File> {
+        let Stay { carrier, kept, of } = stay;
+        let kept = Kept { carrier, since: now, receipt: None, length: None, kept, of };
         let made = self
             .write(id, &kept)
             .and_then(|()| File::options().read(true).write(true).create(true).truncate(true).open(self.result(id)));
@@ -128,6 +141,21 @@ impl Shelf {
         self.kept.get(id).filter(|kept| any || kept.carrier == carrier)
     }
 
+    /// Which time of which standing request it is, if it is one.
+    pub(crate) fn occurrence(&self, id: &RequestId) -> Option<Occurrence> {
+        self.kept.get(id)?.of.as_ref().map(|(_, occurrence)| *occurrence)
+    }
+
+    /// What is over of a standing request and was not collected yet, in its order.
+    pub(crate) fn of_standing(&self, standing: &RequestId) -> Vec<RequestId> {
+        let over = self.kept.iter().filter(|(_, kept)| kept.receipt.is_some());
+        let of = over.filter_map(|(id, kept)| Some((kept.of.as_ref()?, id)));
+        let mut of: Vec<_> =
+            of.filter(|((whose, _), _)| whose == standing).map(|((_, of), id)| (of.number, id)).collect();
+        of.sort();
+        of.into_iter().map(|(_, id)| id.clone()).collect()
+    }
+
     pub(crate) fn unfinished(&self) -> Vec<RequestId> {
         self.kept.iter().filter(|(_, kept)| kept.receipt.is_none()).map(|(id, _)| id.clone()).collect()
     }
@@ -145,7 +173,7 @@ impl Shelf {
         }
     }
     pub(crate) fn expire(&mut self, now: Moment) {
-        let over = |kept: &Kept| kept.receipt.is_some() && now.since(kept.since) > KEPT;
+        let over = |kept: &Kept| kept.receipt.is_some() && now.since(kept.since) > kept.kept;
         let over: Vec<_> = self.kept.iter().filter(|(_, kept)| over(kept)).map(|(id, _)| id.clone()).collect();
         over.iter().for_each(|id| self.give_up(id));
     }
@@ -191,13 +219,16 @@ mod tests {
     fn id(number: u8) -> RequestId {
         RequestId::of_octets(&[number])
     }
+    fn stay(carrier: Option<AccountId>) -> Stay {
+        Stay { carrier, kept: KEPT, of: None }
+    }
 
     #[test]
     fn a_result_is_kept_for_who_brought_the_request_until_its_time_is_over() {
         let place = tempfile::tempdir().unwrap();
         let (tenant, other) = (AccountId::from_bits(5), AccountId::from_bits(6));
         let mut shelf = Shelf::open(place.path(), 1 << 20).unwrap();
-        shelf.begin(&id(1), Some(tenant), NOW).unwrap().write_all(b"sealed").unwrap();
+        shelf.begin(&id(1), stay(Some(tenant)), NOW).unwrap().write_all(b"sealed").unwrap();
         assert_eq!(shelf.unfinished(), [id(1)]);
         shelf.finish(&id(1), b"receipt"[..].into(), Some(6), NOW).unwrap();
         let mut shelf = Shelf::open(place.path(), 1 << 20).unwrap();
@@ -218,7 +249,7 @@ mod tests {
     fn what_was_cut_off_is_found() {
         let place = tempfile::tempdir().unwrap();
         let mut shelf = Shelf::open(place.path(), 100).unwrap();
-        shelf.begin(&id(1), None, NOW).unwrap().write_all(b"half").unwrap();
+        shelf.begin(&id(1), stay(None), NOW).unwrap().write_all(b"half").unwrap();
         let mut shelf = Shelf::open(place.path(), 100).unwrap();
         assert_eq!(shelf.unfinished(), [id(1)]);
         assert!(!shelf.result(&id(1)).exists());
@@ -227,7 +258,7 @@ mod tests {
         shelf.finish(&id(1), b"receipt"[..].into(), None, NOW).unwrap();
         assert_eq!(shelf.unfinished(), []);
         assert_eq!(shelf.room(4), 25);
-        shelf.begin(&id(2), None, NOW).unwrap();
+        shelf.begin(&id(2), stay(None), NOW).unwrap();
         shelf.finish(&id(2), b"receipt"[..].into(), Some(60), NOW).unwrap();
         assert_eq!(shelf.room(4), 10);
     }

@@ -48,6 +48,7 @@ mod seal_log;
 mod seal_policy;
 mod seal_request;
 mod seal_result;
+mod seal_standing;
 mod seal_submit;
 mod seal_way;
 pub(crate) mod security_group;

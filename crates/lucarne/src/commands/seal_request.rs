@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use lucarne_attest::{
     canonical,
-    signing::{Envelope, EnvelopeSignature},
+    signing::{Envelope, EnvelopeSignature, Statement as _},
 };
 use lucarne_model::{AccountId, ErrorCode, HostId, InstanceId};
 use lucarne_seal::{
@@ -16,9 +16,11 @@ use lucarne_seal::{
     key::VerifyingKey,
     operation::{Operation, OperationName},
     padding::Padding,
+    refusal::Refusal,
     request::{MOST_RESULT, Nonce, Request, RequestId, ResultTerms, Target, TargetInstance, Terms},
     sshsig,
-    trust::read_envelope,
+    standing::Standing,
+    trust::{read_envelope, read_envelope_of},
 };
 use serde_json::{Map, Value, json};
 
@@ -26,6 +28,7 @@ use super::{
     attestation_verify::{read_key, read_text},
     flow::parse_span,
     seal::{read_octets, read_signing_key, unreadable, write_public},
+    seal_standing::RhythmArgs,
 };
 use crate::{
     failure::Failure,
@@ -51,13 +54,13 @@ pub(crate) struct RequestArgs {
     #[arg(long, value_name = "FILE")]
     host_key: PathBuf,
     /// The instance, for operations on one
-    #[arg(long, value_name = "ID", requires_all = ["generation", "account"])]
+    #[arg(long, value_name = "ID", requires = "account")]
     instance: Option<InstanceId>,
-    /// Which start of the instance
+    /// Which start of the instance; not said of what is asked again and again
     #[arg(long, value_name = "NUMBER", requires = "instance")]
     generation: Option<u64>,
-    /// Whose the instance is
-    #[arg(long, value_name = "ACCOUNT", requires = "instance")]
+    /// Whose the instance is; of what is asked again and again, all of that account's on the host
+    #[arg(long, value_name = "ACCOUNT")]
     account: Option<AccountId>,
     /// The key to sign with
     #[arg(long, value_name = "FILE")]
@@ -65,7 +68,9 @@ pub(crate) struct RequestArgs {
     /// Who can open the result; several times for any of several
     #[arg(long = "result-key", value_name = "AGE1...", required = true)]
     result_keys: Vec<Recipient>,
-    /// For how long it may be carried out, at most a day
+    #[command(flatten)]
+    rhythm: RhythmArgs,
+    /// For how long it may be carried out: at most a day, or of what is asked again and again 90
     #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_span)]
     valid: Duration,
     /// The longest result that is sealed, in octets
@@ -97,12 +102,22 @@ impl RequestArgs {
     pub(super) fn run(&self, format: Format) -> Result<(), Failure> {
         let operation = Operation::with_arguments(self.operation, self.written_arguments()?);
         let operation = operation.map_err(|error| malformed(error.to_string()))?;
-        let request = Request::new(operation, self.terms()?).map_err(|error| malformed(error.to_string()))?;
-        let envelope = read_signing_key(&self.sign_key)?.sign(&request);
+        let (key, terms) = (read_signing_key(&self.sign_key)?, self.terms()?);
+        let envelope = match self.rhythm.standing(&operation, (self.instance, self.account), &terms)? {
+            Some(standing) => key.sign(&standing),
+            None => key.sign(&self.single(operation, terms)?),
+        };
         let envelope = envelope.map_err(|error| malformed(error.to_string()))?;
         write_public(&self.out, &canonical::write(&envelope).map_err(|error| malformed(error.to_string()))?)?;
         let id = RequestId::of(&envelope);
         format.print_change(&json!({"id": id, "file": self.out}), &id.to_string())
+    }
+
+    fn single(&self, operation: Operation, terms: Terms) -> Result<Request, Failure> {
+        if self.account.is_some() != terms.target.instance.is_some() {
+            return Err(Failure::wrong_usage("say --instance, --generation and --account, or none of them"));
+        }
+        Request::new(operation, terms).map_err(|error| malformed(error.to_string()))
     }
 
     /// Each argument as JSON has it.
@@ -149,13 +164,20 @@ impl RequestArgs {
     }
 }
 
-fn malformed(detail: String) -> Failure {
+pub(super) fn malformed(detail: String) -> Failure {
     Failure::problem(ErrorCode::SealRequestMalformed, detail)
 }
 
-/// The envelope in a request's file.
+/// The envelope in a request's file, of either kind.
 pub(super) fn read(path: &std::path::Path) -> Result<Envelope, Failure> {
-    read_envelope(&read_octets(path)?).map_err(|refusal| Failure::problem(refusal.code(), refusal.to_string()))
+    envelope_of(&read_octets(path)?).map_err(|refusal| Failure::problem(refusal.code(), refusal.to_string()))
+}
+
+pub(super) fn envelope_of(octets: &[u8]) -> Result<Envelope, Refusal> {
+    match read_envelope(octets) {
+        Err(Refusal::Type { .. }) => read_envelope_of::<Standing>(octets),
+        read => read,
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -191,7 +213,7 @@ impl SignArgs {
         }
         // What no host would read is not written.
         let octets = canonical::write(&envelope).map_err(|error| malformed(error.to_string()))?;
-        read_envelope(&octets).map_err(|refusal| Failure::problem(refusal.code(), refusal.to_string()))?;
+        envelope_of(&octets).map_err(|refusal| Failure::problem(refusal.code(), refusal.to_string()))?;
         write_public(&self.file, &octets)
     }
 }
@@ -211,8 +233,12 @@ impl ShowArgs {
         if let Some(path) = &self.signed_octets {
             write_public(path, &envelope.signed_octets())?;
         }
-        let request: Request = canonical::read(&envelope.payload).map_err(|error| malformed(error.to_string()))?;
-        let mut shown = json_of(&request)?;
+        let malformed = |error: canonical::CanonicalError| malformed(error.to_string());
+        let mut shown = if envelope.payload_type == Standing::TYPE {
+            json_of(&canonical::read::<Standing>(&envelope.payload).map_err(malformed)?)?
+        } else {
+            json_of(&canonical::read::<Request>(&envelope.payload).map_err(malformed)?)?
+        };
         shown["id"] = json!(RequestId::of(&envelope));
         shown["signatures"] = envelope.signatures.iter().map(|signature| json!(signature.keyid)).collect();
         format.print_value(&shown)

@@ -15,12 +15,13 @@ use lucarne_model::{ErrorCode, HostId, Octets, sealing::SealStanding, storage::D
 use lucarne_seal::{
     receipt::{Outcome, Receipt, Tally},
     request::{Request, RequestId},
-    trust::read_envelope,
+    standing::Standing,
 };
 use serde_json::{Value, json};
 
 use super::{
     seal::{read_octets, unreadable, with_end, write_public},
+    seal_request::envelope_of,
     seal_way::{At, Way, WayArgs},
 };
 use crate::{
@@ -78,10 +79,10 @@ struct Carried {
 impl Carried {
     fn read(path: &Path) -> Result<Self, Failure> {
         let octets = read_octets(path)?;
-        let envelope = read_envelope(&octets).ok();
-        let request: Option<Request> = envelope.as_ref().and_then(|envelope| canonical::read(&envelope.payload).ok());
-        let id = envelope.map(|envelope| RequestId::of(&envelope).digest().clone());
-        Ok(Self { octets, id, host: request.map(|request| request.target().host) })
+        let Ok(envelope) = envelope_of(&octets) else { return Ok(Self { octets, id: None, host: None }) };
+        let single = canonical::read::<Request>(&envelope.payload).map(|request| request.target().host);
+        let host = single.or_else(|_| canonical::read::<Standing>(&envelope.payload).map(|it| it.terms().host)).ok();
+        Ok(Self { octets, id: Some(RequestId::of(&envelope).digest().clone()), host })
     }
 }
 
@@ -172,8 +173,41 @@ impl DeliveryArgs {
                 SealStanding::Over { request, receipt, result } => {
                     return self.take(way, at, (request, receipt, result), (file, out), &progress).await;
                 }
+                SealStanding::Stands { request, receipt, until, times } => {
+                    write_public(&with_end(out, ".receipt"), &receipt)?;
+                    let taken = self.take_times(way, at, &times, (file, out), &progress).await?;
+                    return Ok(json!({
+                        "file": file, "request": request, "outcome": "stands", "until": until, "results": taken,
+                        "detail": format!("{} results", taken.len()),
+                    }));
+                }
             }
         }
+    }
+
+    /// Brings what is over of a standing request, each time of it into a file of its own beside `out`.
+    async fn take_times(
+        &self,
+        way: &Way,
+        at: At,
+        times: &[Digest],
+        (file, out): (&Path, &Path),
+        progress: &Progress,
+    ) -> Result<Vec<Value>, Failure> {
+        let mut taken = Vec::new();
+        for time in times {
+            let SealStanding::Over { request, receipt, result } = way.look(at, time).await? else { continue };
+            let said = read_receipt(&receipt)?.occurrence;
+            let number = said.map(|of| of.number).unwrap_or_default();
+            let instance = said.and_then(|of| of.instance).map(|instance| format!("-{}", instance.id));
+            let own = out.with_extension(format!("{number:06}{}.age", instance.unwrap_or_default()));
+            let told = self.take(way, at, (request.clone(), receipt, result), (file, &own), progress).await;
+            // One that failed is told and left; the others have their results.
+            taken.push(told.unwrap_or_else(
+                |failure| json!({"request": request, "outcome": "none", "detail": failure.to_string()}),
+            ));
+        }
+        Ok(taken)
     }
 
     async fn take(
@@ -193,7 +227,7 @@ impl DeliveryArgs {
                     format!("request {request} was taken, and no whole result came of it; its receipt says so");
                 return Err(Failure::problem(ErrorCode::SealRefused, detail));
             }
-            (Outcome::Refused, _) => {
+            (Outcome::Refused | Outcome::Stands, _) => {
                 let detail = format!("request {request} was refused; who signed it may ask the operator why");
                 return Err(Failure::problem(ErrorCode::SealRefused, detail));
             }

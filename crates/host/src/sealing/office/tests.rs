@@ -22,6 +22,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod recurring;
+
 const HOST: HostId = HostId::from_bits(1);
 const INSTANCE: InstanceId = InstanceId::from_bits(7);
 const TENANT: AccountId = AccountId::from_bits(5);

@@ -1,0 +1,141 @@
+//! Standing requests at the office: each time once, also over kills, and for nobody's guests but those that it is of.
+
+use lucarne_seal::standing::{Occurrence, Rhythm, Scope, Standing, StandingTerms, occurrence_id};
+
+use super::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn standing(bed: &Bed, scope: Scope, by: u8) -> Envelope {
+    let Terms { target, nonce, result, purpose, lowest_policy, .. } = bed.terms();
+    let terms = StandingTerms {
+        host: target.host,
+        host_key: target.host_key,
+        scope,
+        rhythm: Rhythm::Every(60.try_into().unwrap()),
+        not_before: NOW,
+        not_after: NOW.plus(HOUR),
+        nonce,
+        result,
+        kept_seconds: 120.try_into().unwrap(),
+        purpose,
+        lowest_policy,
+    };
+    key(by).sign(&Standing::new(read(64), terms).unwrap()).unwrap()
+}
+
+fn take(bed: &mut Bed, standing: &Envelope) -> RequestId {
+    match bed.office.take(&octets(standing), Some(TENANT), clocks()) {
+        Taken::Stands { request } => request,
+        other => panic!("it does not stand: {other:?}"),
+    }
+}
+
+fn due(bed: &mut Bed, after: Duration) -> Vec<Work> {
+    bed.office.due(clocks_at(NOW.plus(after)), 8)
+}
+
+fn times(bed: &Bed, id: &RequestId, carrier: Carrier) -> Option<Vec<Digest>> {
+    match bed.office.look(id.digest(), carrier) {
+        SealAnswer::Standing { standing: SealStanding::Stands { times, .. } } => Some(times),
+        SealAnswer::Unknown => None,
+        other => panic!("it does not stand: {other:?}"),
+    }
+}
+
+fn finish(bed: &mut Bed, work: &Work, after: Duration) {
+    let done = seal(work, &work.out, b"a secret");
+    let result = tally(&work.out).unwrap();
+    bed.office.end(&work.id, Ok((done, result)), NOW.plus(after));
+}
+
+#[test]
+fn each_time_is_carried_out_once_also_after_a_kill_and_its_result_goes_when_its_time_is_over() {
+    let mut bed = Bed::new();
+    let envelope = standing(&bed, Scope::Account(TENANT), 3);
+    let id = take(&mut bed, &envelope);
+    assert_eq!(id, RequestId::of(&envelope));
+    assert_eq!((bed.newest().request, bed.newest().verdict), (id.clone(), Verdict::Allowed));
+    assert!(matches!(bed.office.take(&octets(&envelope), Some(TENANT), clocks()), Taken::Refused { .. }));
+
+    let [first] = due(&mut bed, Duration::ZERO).try_into().expect("one guest, one work");
+    let of = Occurrence { number: 0, instance: bed.terms().target.instance };
+    assert_eq!(first.id, occurrence_id(&id, &of));
+    assert!(due(&mut bed, MINUTE / 2).is_empty(), "once");
+    finish(&mut bed, &first, MINUTE / 2);
+    assert_eq!(times(&bed, &id, Some(TENANT)), Some(vec![first.id.digest().clone()]));
+    assert_eq!(times(&bed, &id, Some(OTHER)), None);
+    let SealAnswer::Standing { standing: SealStanding::Over { receipt, .. } } =
+        bed.office.look(first.id.digest(), Some(TENANT))
+    else {
+        panic!("it is not over")
+    };
+    let receipt: Envelope = canonical::read(&receipt).unwrap();
+    let host_key = bed.office.keys.of(Layer::Guest).public();
+    let receipt = Receipt::open(&receipt, &host_key, &envelope).expect("the standing request shows whose it is");
+    assert_eq!(receipt.occurrence, Some(of));
+
+    // A kill before the second, and one in its midst: it is not tried again, and the third comes.
+    let mut bed = bed.killed();
+    let [second] = due(&mut bed, MINUTE).try_into().expect("the second");
+    let mut bed = bed.killed();
+    assert_eq!(bed.over(&second.id).0.outcome, Outcome::Failed);
+    assert!(due(&mut bed, MINUTE + MINUTE / 2).is_empty());
+    let [third] = due(&mut bed, 2 * MINUTE).try_into().expect("the third");
+    finish(&mut bed, &third, 2 * MINUTE);
+    bed.office.tick(clocks_at(NOW.plus(3 * MINUTE)));
+    assert!(times(&bed, &id, None).unwrap().contains(third.id.digest()));
+    assert!(!times(&bed, &id, None).unwrap().contains(first.id.digest()), "its two minutes are over");
+    bed.office.tick(clocks_at(NOW.plus(HOUR + 3 * MINUTE)));
+    assert_eq!(times(&bed, &id, None), None);
+    assert!(due(&mut bed, HOUR + 3 * MINUTE).is_empty());
+}
+
+#[test]
+fn a_standing_request_whose_line_a_kill_cut_off_does_not_stand() {
+    let mut bed = Bed::new();
+    let envelope = standing(&bed, Scope::Account(TENANT), 3);
+    let id = take(&mut bed, &envelope);
+    let register = bed.place.path().join("seals/register");
+    let written = fs::metadata(&register).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&register).unwrap().set_len(written - 1).unwrap();
+    let mut bed = bed.killed();
+    assert_eq!(times(&bed, &id, None), None);
+    assert!(due(&mut bed, MINUTE).is_empty());
+    take(&mut bed, &envelope);
+}
+
+/// Attack: a standing request that was good goes on when its signer's key or grant is gone.
+#[test]
+fn it_ends_with_the_policy_that_allowed_it_and_the_log_says_so_once() {
+    let mut bed = Bed::new();
+    let envelope = standing(&bed, Scope::Account(TENANT), 3);
+    take(&mut bed, &envelope);
+    let mut next = policy();
+    next.version += 1;
+    next.revoked.insert(key(3).public().id());
+    bed.office.take_policy(&octets(&key(90).sign(&next).unwrap()).into());
+    let size = |bed: &Bed| bed.office.register.head(HOST, NOW).size;
+    let before = size(&bed);
+    assert!(due(&mut bed, Duration::ZERO).is_empty() && due(&mut bed, MINUTE / 2).is_empty());
+    assert_eq!(bed.newest().verdict, Verdict::Refused(ErrorCode::SealKeyRevoked));
+    assert_eq!(size(&bed), before + 1);
+}
+
+#[test]
+fn of_others_guests_nothing_is_taken_and_what_finds_no_room_is_due_again() {
+    let mut bed = Bed::new();
+    let stolen = standing(&bed, Scope::Account(TENANT), 4);
+    assert!(matches!(bed.office.take(&octets(&stolen), Some(OTHER), clocks()), Taken::Refused { .. }));
+    let second = Present { instance: InstanceId::from_bits(8), account: TENANT, generation: 1 };
+    let foreign = Present { instance: InstanceId::from_bits(9), account: OTHER, generation: 1 };
+    let own = Present { instance: INSTANCE, account: TENANT, generation: 2 };
+    bed.office.see(Arc::new(vec![own, second, foreign]));
+    let envelope = standing(&bed, Scope::Account(TENANT), 3);
+    take(&mut bed, &envelope);
+    let first = bed.office.due(clocks(), 1);
+    let rest = bed.office.due(clocks(), 8);
+    let targets: Vec<_> = first.iter().chain(&rest).filter_map(|work| work.instance.map(|target| target.id)).collect();
+    assert_eq!(targets, [INSTANCE, second.instance]);
+    assert!(bed.office.due(clocks(), 8).is_empty());
+}
