@@ -202,15 +202,15 @@ impl Office {
         self.beacons.look(clocks);
         let now = clocks.now;
         let channel = channel(carrier);
-        if read_envelope_of::<Standing>(octets).is_ok() {
-            return self.take_standing(octets, carrier, now);
-        }
         let (rules, site) = (self.policy.rules(), self.site());
         let octets = match self.keys.unseal(octets) {
             Ok(octets) => octets,
             Err(refusal) => return self.refuse(octets, None, &refusal, now),
         };
         let octets = octets.as_ref();
+        if read_envelope_of::<Standing>(octets).is_ok() {
+            return self.take_standing(octets, carrier, now);
+        }
         let opened = rules.trust.open(octets, channel, now);
         let judged = match &opened {
             Ok(opened) => rules.judge_opened(opened, &site, &self.register.ledger, now),
