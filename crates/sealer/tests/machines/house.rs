@@ -78,7 +78,7 @@ impl House {
         let drive = disk(&folder, &GUEST);
         let mut house = Self::start(folder, &["-smp", "2", "-drive", &drive]);
         // The firmware reads what comes before the guest does, so it is told again and again.
-        house.serial.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        house.serial.set_read_timeout(Some(Duration::from_secs(180))).unwrap();
         thread::sleep(Duration::from_millis(1500));
         house.serial.write_all(secret).unwrap();
         house.until("K");
@@ -137,7 +137,7 @@ impl House {
         prepare(&folder, &mut command);
         let qemu = command.spawn().unwrap();
         let serial = eventually("the machine's serial port", || UnixStream::connect(&serial).ok());
-        serial.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        serial.set_read_timeout(Some(Duration::from_secs(180))).unwrap();
         let reader = folder.path().join("reader.key");
         assert!(Command::new("age-keygen").arg("-o").arg(&reader).stderr(Stdio::null()).status().unwrap().success());
         let recipient = Command::new("age-keygen").arg("-y").arg(&reader).output().unwrap();
