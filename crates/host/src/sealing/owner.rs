@@ -203,7 +203,7 @@ impl Counter {
     async fn tell(&self, command: Command) {
         let commands = self.commands.clone();
         // An office that has ended need not hear of it.
-        let _ = tokio::task::spawn_blocking(move || commands.send(command)).await;
+        let _ = tokio::task::spawn_blocking(move || commands.send(command).is_ok()).await;
     }
 }
 
@@ -337,7 +337,7 @@ impl Inner {
                     let ended = carry_out(executor.as_ref(), &work).await;
                     let told = Command::Ended(work.id, instance, ended);
                     // After the office has ended, the next one finds that it was cut off.
-                    let _ = tokio::task::spawn_blocking(move || commands.send(told)).await;
+                    let _ = tokio::task::spawn_blocking(move || commands.send(told).is_ok()).await;
                 },
                 &self.runtime,
             );
