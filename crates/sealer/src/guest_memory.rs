@@ -26,6 +26,7 @@ use crate::{
 };
 
 const READING: &str = "read the guest's memory";
+const NO_TABLES: &str = "control registers are not among them";
 const REGISTERS: &str = "read the registers of the guest's processors";
 /// How long QEMU may take for the next octets: it may have to bring them back from a disk or another host.
 const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
@@ -147,21 +148,18 @@ impl<'a> GuestMemory<'a> {
         match space {
             AddressSpace::Physical => Ok(vec![(address, length)]),
             AddressSpace::Kernel => {
-                let paging = self.paging()?;
-                // Tables are read a page at a time: neighbours are in the same.
-                let mut last: Option<(u64, Vec<u8>)> = None;
-                paging.pieces(address, length, |at| self.entry(at, &mut last))
+                let mut found = Err(Failure::Broken { doing: REGISTERS, cause: NO_TABLES.to_owned() });
+                for paging in kernels_tables(&registers(self.monitor)?) {
+                    // Tables are read a page at a time: neighbours are in the same.
+                    let mut last: Option<(u64, Vec<u8>)> = None;
+                    let entry = |at| self.entry(at, &mut last);
+                    found = paging.map_err(Failure::from).and_then(|paging| paging.pieces(address, length, entry));
+                    if !matches!(found, Err(Failure::Impossible(_))) {
+                        break;
+                    }
+                }
+                found
             }
-        }
-    }
-
-    fn paging(&mut self) -> Result<Paging, Failure> {
-        let processors = registers(self.monitor)?;
-        let first = processors.iter().find(|processor| processor.index == 0);
-        let of = |register| first.and_then(|processor| processor.number(register));
-        match (of("cr0"), of("cr3"), of("cr4"), of("efer")) {
-            (Some(cr0), Some(cr3), Some(cr4), Some(efer)) => Ok(Paging::new(cr0, cr3, cr4, efer)?),
-            _ => Err(Failure::Broken { doing: REGISTERS, cause: "control registers are not among them".to_owned() }),
         }
     }
 
@@ -187,6 +185,23 @@ impl<'a> GuestMemory<'a> {
         self.passage.take(length, self.monitor, into)?;
         self.monitor.answer(READING).map(drop)
     }
+}
+
+/// The tables by which the guest's kernel may see its memory, the likeliest first. A processor in a program may be using
+/// tables without the kernel (page-table isolation): of the pair that Linux keeps side by side, the kernel's is the even page.
+fn kernels_tables(processors: &[Processor]) -> Vec<Result<Paging, NoMemory>> {
+    let tables = |processor: &Processor| {
+        let of = |register| processor.number(register);
+        let (cr0, cr3, cr4, efer) = (of("cr0")?, of("cr3")?, of("cr4")?, of("efer")?);
+        Some((of("cpl") != Some(0), [cr3, cr3 & !PAGE].map(|cr3| (cr0, cr3, cr4, efer))))
+    };
+    let mut all: Vec<_> = processors.iter().filter_map(tables).collect();
+    all.sort_by_key(|(in_program, _)| *in_program);
+    let firsts = all.iter().map(|(_, [own, _])| *own);
+    let others = all.iter().map(|(_, [_, other])| *other);
+    let mut tried = std::collections::BTreeSet::new();
+    let each = firsts.chain(others).filter(|tables| tried.insert(*tables));
+    each.map(|(cr0, cr3, cr4, efer)| Paging::new(cr0, cr3, cr4, efer)).collect()
 }
 
 impl From<NoMemory> for Failure {
@@ -222,5 +237,27 @@ pub(crate) fn registers(monitor: &mut Monitor) -> Result<Vec<Processor>, Failure
     match processors.is_empty() {
         true => Err(Failure::Broken { doing: REGISTERS, cause: "the machine's answer was not understood".to_owned() }),
         false => Ok(processors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn processor(index: u32, cr3: &str, cpl: &str) -> Processor {
+        let registers = [("cr0", "0x80050033"), ("cr3", cr3), ("cr4", "0x6b0"), ("efer", "0xd01"), ("cpl", cpl)];
+        let registers = registers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Processor { index, registers, ..Processor::default() }
+    }
+
+    /// Attack on the reading: at the moment that was hit, the first processor is in a program that does not map the kernel.
+    #[test]
+    fn a_processor_in_the_kernel_is_asked_first_and_of_isolated_tables_the_kernels_half_too() {
+        let processors = [processor(0, "0x5000", "0x3"), processor(1, "0x8000", "0x0")];
+        let tried: Vec<Paging> =
+            kernels_tables(&processors).into_iter().map(|paging| paging.expect("paging")).collect();
+        let expected = [0x8000, 0x5000, 0x4000].map(|cr3| Paging::new(0x8005_0033, cr3, 0x6b0, 0xd01).expect("paging"));
+        assert_eq!(tried, expected);
+        assert!(kernels_tables(&[Processor::default()]).is_empty());
     }
 }

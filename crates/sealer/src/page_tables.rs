@@ -18,7 +18,7 @@ const EFER_LONG_MODE: u64 = 1 << 10;
 /// Why there is no memory at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoMemory {
-    #[error("the guest's processor 0 is not in 64-bit mode: a kernel's addresses are not known")]
+    #[error("no processor of the guest is in 64-bit mode: a kernel's addresses are not known")]
     OtherMode,
     #[error("{0:#x} is no address of that kernel's width")]
     BeyondWidth(u64),
