@@ -13,6 +13,7 @@ mod probes;
 mod publishing;
 mod questions;
 mod report;
+mod sealing;
 mod soaking;
 mod tenant;
 
@@ -43,6 +44,8 @@ pub(crate) enum ChapterName {
     Attestation,
     /// Pages that leave and come back
     Memory,
+    /// A guest's memory for one reader, carried by those who cannot read it
+    Seals,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -113,6 +116,11 @@ async fn play(name: ChapterName, stage: &Stage, aloud: bool) -> Chapter {
         ChapterName::Memory => {
             let mut story = Story::begin("memory", memory::TITLE, aloud);
             memory::play(stage, &mut story).await;
+            story.end()
+        }
+        ChapterName::Seals => {
+            let mut story = Story::begin("seals", sealing::TITLE, aloud);
+            sealing::play(stage, &mut story).await;
             story.end()
         }
     }

@@ -7,13 +7,13 @@ use std::{
     fs::{self, File, Permissions},
     io,
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use lucarne_api::client::Client;
-use lucarne_attest::signing::from_pem;
+use lucarne_attest::signing::{PublicKey, from_pem};
 use lucarne_model::{Bytes, HostId, TpmMakerId, actual::Host, storage::Digest};
 use ring::digest::{SHA256, digest};
 use rustix::process::Signal;
@@ -67,6 +67,17 @@ impl OwnHost {
         fs::copy(std::env::current_exe().map_err(failed)?, host.program()).map_err(failed)?;
         private_file::write(&host.token(), join_token(operator).await?.as_bytes())?;
         Ok(host)
+    }
+
+    /// Has it go by seal policies of this key.
+    pub(super) fn going_by(self, policy: &PublicKey) -> Result<Self, Failure> {
+        private_file::write(&self.policy_key(), policy.to_pem().as_bytes())?;
+        Ok(self)
+    }
+
+    /// All that it has on this machine.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Starts the agent, and returns when the host is up and has proved its TPM.
@@ -138,6 +149,9 @@ impl OwnHost {
     fn token(&self) -> PathBuf {
         self.folder.path().join("join-token")
     }
+    fn policy_key(&self) -> PathBuf {
+        self.folder.path().join("seal-policy.pub")
+    }
     fn log(&self) -> PathBuf {
         self.folder.path().join("host.log")
     }
@@ -153,6 +167,9 @@ impl OwnHost {
         command.args(["--die-with-parent", "--controller", &self.endpoint, "--name", &self.name]);
         command.arg("--state-dir").arg(self.folder.path().join("state"));
         command.arg("--join-token-file").arg(self.token());
+        if self.policy_key().exists() {
+            command.arg("--seal-policy-key").arg(self.policy_key());
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log).kill_on_drop(true);
         self.agent = Some(command.spawn().map_err(failed)?);
         let heard = async || Ok(self.look(operator).await?.filter(|host| host.last_heard > began));

@@ -108,7 +108,7 @@ pub(super) async fn tell(
     tell_waking(story, tenant, soaker, stopped_at).await
 }
 
-fn on(tenant: &Tenant, host: HostId) -> Placement {
+pub(super) fn on(tenant: &Tenant, host: HostId) -> Placement {
     Placement { host: Some(opaque_host(tenant.account, host)), ..Placement::default() }
 }
 
