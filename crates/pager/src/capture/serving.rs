@@ -49,26 +49,31 @@ impl<'a> Serving<'a> {
 
     /// Until its end; the reader has heard that it is armed.
     pub(crate) fn run(self, stream: &UnixStream) -> io::Result<()> {
+        let last = self.talk(stream)?;
+        // Who hears that it is over may begin another.
+        drop(self);
+        last.map_or(Ok(()), |last| (&mut &*stream).write_all(&last.encode()))
+    }
+
+    /// Answers until the last word, which is returned; none, if nobody listens any more.
+    fn talk(&self, stream: &UnixStream) -> io::Result<Option<Answer>> {
         let mut room = receive_room(stream)?;
         let mut disk = Disk::new();
         let mut octets = [0; ASK];
         loop {
-            let over = match self.wait(stream)? {
-                Waited::Heard => None,
-                Waited::Gone => return Ok(()),
-                Waited::Over(over) => Some(over),
-            };
-            if let Some(over) = over {
-                return (&mut &*stream).write_all(&Answer { chunk: u64::MAX, word: Err(over) }.encode());
+            match self.wait(stream)? {
+                Waited::Heard => {}
+                Waited::Gone => return Ok(None),
+                Waited::Over(over) => return Ok(Some(Answer { chunk: u64::MAX, word: Err(over) })),
             }
             if (&mut &*stream).read_exact(&mut octets).is_err() {
-                return Ok(());
+                return Ok(None);
             }
             let answer = self.answer(Ask::decode(&octets), &mut disk, &mut room);
-            (&mut &*stream).write_all(&answer.encode())?;
             if answer.word.is_err() {
-                return Ok(());
+                return Ok(Some(answer));
             }
+            (&mut &*stream).write_all(&answer.encode())?;
         }
     }
 
