@@ -184,6 +184,10 @@ const TIMES: &[&str] = &[
     "from",
     "complete_since",
     "issued",
+    "time",
+    "beacon_time",
+    "not_before",
+    "not_after",
     "at",
 ];
 const AMOUNTS: &[&str] = &[
