@@ -15,6 +15,7 @@ use lucarne_model::{AccountId, Moment, Octets, storage::Digest};
 use lucarne_seal::{
     request::RequestId,
     standing::{Seed, Standing},
+    trust::{Person, Signer},
 };
 use lucarne_statement::{canonical, signing::Envelope};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ struct Written {
     /// Who brought it; none: somebody on this host.
     carrier: Option<AccountId>,
     receipt: Octets,
+    /// Who signed it, for the log: a time that is refused may be refused because their keys count no more.
+    signers: BTreeMap<Person, AccountId>,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,7 @@ pub(crate) struct Due {
     pub(crate) number: u64,
     pub(crate) octets: Octets,
     pub(crate) carrier: Option<AccountId>,
+    pub(crate) signers: BTreeMap<Person, Signer>,
     pub(crate) standing: Standing,
 }
 
@@ -102,10 +106,12 @@ impl StandingRequests {
         &mut self,
         id: &RequestId,
         (octets, carrier, receipt): (Octets, Option<AccountId>, Octets),
+        signers: &BTreeMap<Person, Signer>,
         (standing, seed): (Standing, Seed),
         now: Moment,
     ) -> io::Result<()> {
-        let written = Written { octets, carrier, receipt };
+        let signers = signers.iter().map(|(person, signer)| (person.clone(), signer.account)).collect();
+        let written = Written { octets, carrier, receipt, signers };
         durable::replace(&self.path(id), &serde_json::to_vec(&written)?, Outlives::PowerCut)?;
         // The first time may be now.
         let next = standing.next(now.minus(Duration::from_micros(1)), &seed);
@@ -135,8 +141,10 @@ impl StandingRequests {
     pub(crate) fn due(&self, now: Moment) -> Vec<Due> {
         let due = self.kept.iter().filter_map(|(id, kept)| {
             let (number, _) = kept.next.filter(|(_, due)| *due <= now)?;
-            let Written { octets, carrier, .. } = kept.written.clone();
-            Some(Due { id: id.clone(), number, octets, carrier, standing: kept.standing.clone() })
+            let Written { octets, carrier, signers, .. } = kept.written.clone();
+            let signer = |(person, account)| (person, Signer { account, counters: Vec::new() });
+            let signers = signers.into_iter().map(signer).collect();
+            Some(Due { id: id.clone(), number, octets, carrier, signers, standing: kept.standing.clone() })
         });
         due.collect()
     }

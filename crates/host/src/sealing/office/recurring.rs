@@ -53,7 +53,7 @@ impl Office {
         };
         let asked = asked(&standing, &opened.signers);
         let written = (octets.into(), carrier, receipt.into());
-        if let Err(error) = self.standing.keep(&id, written, (standing, seed), now) {
+        if let Err(error) = self.standing.keep(&id, written, &opened.signers, (standing, seed), now) {
             return self.unavailable(&error);
         }
         match self.enter(asked, &opened.signers, (&id, Verdict::Allowed, Some(mark)), now) {
@@ -106,10 +106,12 @@ impl Office {
                 }
                 Err(refusal) => {
                     tracing::warn!(request = %id, code = %refusal.code(), "a time of a standing request was refused: {refusal}");
-                    let mut asked = asked(&due.standing, &BTreeMap::new());
+                    let mut asked = asked(&due.standing, &due.signers);
+                    // The guest's tenant reads it, if nobody who signed is under embargo.
+                    asked.account = instance.map_or(AccountId::OPERATOR, |it| it.account);
                     asked.instance = instance.map(|it| it.id);
                     let verdict = (&id, Verdict::Refused(refusal.code()), None);
-                    match self.enter(asked, &BTreeMap::new(), verdict, now) {
+                    match self.enter(asked, &due.signers, verdict, now) {
                         Ok(_) => Taken::Stands { request: id.clone() },
                         Err(error) => self.unavailable(&error),
                     }

@@ -139,3 +139,23 @@ fn of_others_guests_nothing_is_taken_and_what_finds_no_room_is_due_again() {
     assert_eq!(targets, [INSTANCE, second.instance]);
     assert!(bed.office.due(clocks(), 8).is_empty());
 }
+
+/// Attack: a tenant learns from a time that was refused that it is under investigation.
+#[test]
+fn what_is_under_embargo_stays_so_when_one_of_its_times_is_refused() {
+    let mut next = policy();
+    next.embargoes.push(Embargo { person: "alice".parse().unwrap(), account: AccountId::OPERATOR, seconds: 3600 });
+    let mut bed = Bed::with(next.clone());
+    let envelope = standing(&bed, Scope::Account(TENANT), 1);
+    take(&mut bed, &envelope);
+    next.version += 1;
+    next.revoked.insert(key(1).public().id());
+    bed.office.take_policy(&octets(&key(90).sign(&next).unwrap()).into());
+    assert!(due(&mut bed, Duration::ZERO).is_empty());
+    let SealAnswer::Log { log } = bed.office.tell_log((0, None), None, None, NOW) else { panic!("no log") };
+    assert_eq!(log.entries.len(), 2);
+    for told in log.entries {
+        let entry: lucarne_seal::log::Entry = canonical::read(&told.entry).unwrap();
+        assert!(matches!(entry.content, Content::Sealed { .. }) && told.opening.is_none());
+    }
+}
