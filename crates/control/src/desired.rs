@@ -239,6 +239,7 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
             heard: !attestation.awaits_evidence(),
             nonce: attestation.nonce,
         }),
+        duplicate: None,
         mac: Some(instance.mac),
         vcpus: instance.vcpus,
         memory: instance.memory,

@@ -262,6 +262,7 @@ mod tests {
             dropped_frames: Default::default(),
             memory: None,
             warm_states: Vec::new(),
+            cuts: Vec::new(),
         };
         let first = report(vec![actual(1, ActualState::Preparing), actual(2, ActualState::Running)]);
         assert!(fleet.is_news(HOST, &first));

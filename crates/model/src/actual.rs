@@ -13,6 +13,7 @@ use crate::{
     flow::Location,
     instance::{Attachment, StateReason},
     memory_report::{HostMemory, MemoryReport},
+    replica::ActualCut,
     storage::Blob,
     tpm::HostTpm,
     warm::{ActualWarmState, Began},
@@ -138,6 +139,8 @@ pub struct Report {
     pub memory: Option<MemoryReport>,
     #[serde(default)]
     pub warm_states: Vec<ActualWarmState>,
+    #[serde(default)]
+    pub cuts: Vec<ActualCut>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -151,6 +154,8 @@ pub enum ActualState {
     /// All of it has come from another host. It stands still until that one has given it up.
     Arrived,
     Stopping,
+    /// It stands where its source was at the cut, and goes on when it may.
+    Ready,
     /// Not running; its disks are here.
     Stopped,
     /// Nothing of it is here any more.

@@ -17,6 +17,7 @@ use crate::{
     mitigation::DesiredMitigation,
     network::Route,
     network_acl::AclEntry,
+    replica::{DesiredCut, DesiredDuplicate},
     security_group::Rule,
     storage::{Blob, BootSource, Digest},
     tpm::DesiredChallenge,
@@ -55,6 +56,9 @@ pub struct Desired {
     /// Streams by which a question about sealed operations is to be fetched and answered.
     #[serde(default)]
     pub seal_errands: Vec<String>,
+    /// Cuts of networks to take, or to hold for duplicates; one that is left out is given up.
+    #[serde(default)]
+    pub cuts: Vec<DesiredCut>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -121,6 +125,9 @@ pub struct DesiredInstance {
     /// What is to be proved of this start; none: it begins without.
     #[serde(default)]
     pub attestation: Option<DesiredAttestation>,
+    /// What its first start goes on from; none: it boots.
+    #[serde(default)]
+    pub duplicate: Option<DesiredDuplicate>,
     pub interface: InterfaceId,
     /// The interface's; it has it also while it is no part of its network.
     #[serde(default)]

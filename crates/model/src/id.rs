@@ -129,6 +129,10 @@ ids! {
     TpmMakerId = "maker", "TPM maker";
     NotaryId = "notary", "notary";
     PublisherId = "pub", "publisher";
+    ReplicaId = "rep", "replica";
+    RecordingId = "rec", "recording";
+    ReplayId = "play", "replay";
+    TriggerId = "trig", "trigger";
 }
 
 /// An account: 12 decimal digits, the owner of every resource.

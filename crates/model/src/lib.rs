@@ -36,6 +36,7 @@ pub mod oversubscription;
 pub mod paging;
 pub mod price;
 pub mod publisher;
+pub mod replica;
 pub mod sealing;
 pub mod security_group;
 pub mod storage;

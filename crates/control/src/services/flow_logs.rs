@@ -250,6 +250,7 @@ mod tests {
             account: AccountId::OPERATOR,
             power: Power::Running,
             migration: None,
+            duplicate: None,
             generation: 1,
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel: blob(), initramfs: blob(), command_line: String::new() },

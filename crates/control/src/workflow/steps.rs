@@ -297,6 +297,7 @@ fn await_running(job: &JobRecord, instance: &Instance, observed: &Observed, now:
             ActualState::Held if actual.reason.is_some() => fail_with(actual),
             ActualState::Held
             | ActualState::Preparing
+            | ActualState::Ready
             | ActualState::Arrived
             | ActualState::Stopping
             | ActualState::Absent => wait_for_start(job, now),

@@ -32,6 +32,7 @@ pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
         dropped_frames: BTreeMap::new(),
         memory: None,
         warm_states: super::warm::report(desired, known),
+        cuts: Vec::new(),
     }
 }
 

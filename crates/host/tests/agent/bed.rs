@@ -362,6 +362,7 @@ impl Bed {
             account: AccountId::from_bits(1),
             power,
             migration: None,
+            duplicate: None,
             generation,
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },
