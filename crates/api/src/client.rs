@@ -86,6 +86,7 @@ mod generated {
             Publisher = lucarne_model::publisher::Publisher,
             PublisherId = lucarne_model::PublisherId,
             Quota = lucarne_model::identity::Quota,
+            ReplicaId = lucarne_model::ReplicaId,
             Report = lucarne_model::actual::Report,
             RouteTableId = lucarne_model::RouteTableId,
             RuleId = lucarne_model::RuleId,
