@@ -96,6 +96,12 @@ impl Scene {
     fn health(&self, name: &str) -> anyhow::Result<String> {
         self.write(name, "alice", "host.health", &["--host", &self.host, "--host-key", "authoriser/host.pub"])
     }
+    /// A request for the flows of the host's switch.
+    fn flows(&self, name: &str) -> anyhow::Result<String> {
+        let arguments = ["--argument", "seconds=3600", "--argument", "most_records=1000"];
+        let target = ["--host", &self.host, "--host-key", "authoriser/host.pub"];
+        self.write(name, "alice", "host.flows", &[&arguments[..], &target].concat())
+    }
     fn write(&self, name: &str, by: &str, operation: &str, more: &[&str]) -> anyhow::Result<String> {
         let (out, key) = (format!("carrier/{name}.json"), format!("authoriser/{by}"));
         let reader = fs::read_to_string(self.path("reader/key.pub"))?;
@@ -199,6 +205,11 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     ensure!(verdicts == expected, "{verdicts:?}");
     ensure!(scene.log(&first, &["--instance", &scene.instance])?.len() == 4);
     ensure!(scene.log(&second, &["--instance", &scene.instance]).is_err());
+    // The flows of its switch: what the guest did while it started.
+    let flows = scene.submit(&scene.operator, &scene.flows("flows")?, &[])?;
+    let flows: Value = serde_json::from_slice(&decrypt(&scene.path(&flows), &scene.path("reader/key"))?)?;
+    let records = flows["result"]["records"].as_array().context("no records")?;
+    ensure!(records.iter().any(|record| record["instance"] == scene.instance && record["packets"] != 0), "{flows}");
     // With the controller away, on the host itself.
     let local = scene.health("local")?;
     scene.cloud.kill_controller();
@@ -206,6 +217,6 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     let result = scene.submit(&scene.operator, &local, &["--local", &folder])?;
     let health: Value = serde_json::from_slice(&decrypt(&scene.path(&result), &scene.path("reader/key"))?)?;
     ensure!(health.is_object(), "{health}");
-    ensure!(scene.log(&scene.operator, &["--local", &folder, "--state", "carrier/head"])?.len() == 7);
+    ensure!(scene.log(&scene.operator, &["--local", &folder, "--state", "carrier/head"])?.len() == 8);
     Ok(())
 }

@@ -96,8 +96,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let listening = tokio::spawn(peers.clone().listen(door, shutdown.clone()));
     let prover = measuring.clone().map(|measuring| measuring as Arc<dyn Prover>);
     let parts = Parts { driver, network: network.clone(), memory, prover, unwoken, controller, peers, host };
-    let (carrier, machines) =
-        (parts.controller.clone(), Machines { host: id, driver: parts.driver.clone(), layout: layout.clone() });
+    let machines =
+        Machines { host: id, driver: parts.driver.clone(), layout: layout.clone(), network: network.clone() };
+    let carrier = parts.controller.clone();
     let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown.clone()).await?;
     let heard = Heard { present: agent.present(), desired: agent.desired() };
     let policy = (settings.seal_policy_key, settings.seal_space);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use lucarne_model::AccountId;
+use lucarne_model::{AccountId, FlowRecord, Moment};
 use lucarne_switch::{Plan, SwitchHandle};
 
 use crate::network::{Network, NetworkError};
@@ -35,6 +35,10 @@ impl Network for SwitchNetwork {
 
     fn take_records_lost(&self) -> BTreeMap<AccountId, u64> {
         self.handle.take_records_lost()
+    }
+
+    async fn flows(&self, since: Moment, most: usize) -> Result<Vec<FlowRecord>, NetworkError> {
+        self.handle.flows(since, most).await.map_err(|error| NetworkError::Flows(Box::new(error)))
     }
 
     async fn stop(&self) {

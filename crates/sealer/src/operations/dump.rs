@@ -124,7 +124,8 @@ fn registers(monitor: &mut Monitor, passage: &mut Passage, map: &MemoryMap) -> R
     core_notes::processors(&core).map_err(broken)
 }
 
-fn about(order: &Order, machine: &Machine) -> Result<Vec<u8>, Failure> {
+/// The note by which a core says what it is of.
+pub(super) fn about(order: &Order, machine: &Machine) -> Result<Vec<u8>, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
         request: &order.request,

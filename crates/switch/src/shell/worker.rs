@@ -5,7 +5,7 @@
 
 use std::{io, time::Duration};
 
-use lucarne_model::{EndReason, InterfaceId, Moment};
+use lucarne_model::{EndReason, FlowRecord, InterfaceId, Moment};
 use tokio::sync::{
     mpsc::{self, error::TryRecvError},
     oneshot,
@@ -35,7 +35,20 @@ const SHORTEST: Duration = Duration::from_micros(500);
 pub(super) enum Command {
     Apply(Box<Plan>, oneshot::Sender<Result<(), ShellError>>),
     Counters(oneshot::Sender<Counters>),
+    /// What flows with a packet since then have counted: of the stretch of the table that begins there.
+    Flows {
+        from: usize,
+        since: Moment,
+        reply: oneshot::Sender<Stretch>,
+    },
     Stop(oneshot::Sender<()>),
+}
+
+/// Of a stretch of the flow table, and where the next one begins.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    pub(super) records: Vec<FlowRecord>,
+    pub(super) next: Option<usize>,
 }
 
 /// All that the thread has.
@@ -144,6 +157,7 @@ impl Worker {
                 // Whoever asked may have gone: then nobody wants the answer.
                 Ok(Command::Apply(plan, reply)) => drop(reply.send(self.apply(&plan))),
                 Ok(Command::Counters(reply)) => drop(reply.send(self.counters())),
+                Ok(Command::Flows { from, since, reply }) => drop(reply.send(self.look_at_flows(from, since))),
                 Ok(Command::Stop(reply)) => return Some(Some(reply)),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => return Some(None),
@@ -160,6 +174,12 @@ impl Worker {
         let port_of = |interface: InterfaceId| switch.port(interface);
         self.metadata.apply(plan, port_of);
         self.outlet.place(plan, bound, &self.poller, port_of)
+    }
+
+    fn look_at_flows(&self, from: usize, since: Moment) -> Stretch {
+        let mut records = Vec::new();
+        let next = self.switch.look_at_flows(from, since, &mut |record| records.push(record));
+        Stretch { records, next }
     }
 
     fn counters(&self) -> Counters {
