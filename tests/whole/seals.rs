@@ -66,12 +66,16 @@ impl Scene {
         let tenant = &self.tenants[0];
         let ask =
             ["seal", "host-key", "--instance", &self.instance, "--out", "authoriser/guest.pub", "--output", "json"];
+        let ask = [&ask[..], &["--authority", "authoriser/policy.pub"]].concat();
         let told = eventually("the host goes by the policy", PATIENCE, || {
             let told: Value = serde_json::from_str(&self.cloud.run(tenant, &ask).ok()?).ok()?;
             (told["policy"] == 1).then_some(told)
         });
         let told = told.with_context(|| self.cloud.logs())?;
         let host = told["host"].as_str().context("no host")?.to_owned();
+        let recipient = told["recipient"].as_str().unwrap_or_default();
+        ensure!(recipient.starts_with("age1tag1") && told["epoch"] == 1, "not a key of its TPM: {told}");
+        fs::write(self.path("authoriser/recipient"), recipient)?;
         self.cloud
             .run(&self.operator, &["seal", "host-key", &host, "--layer", "host", "--out", "authoriser/host.pub"])?;
         Ok(host)
@@ -137,7 +141,7 @@ impl Scene {
 fn restart(cloud: &mut Cloud) -> anyhow::Result<()> {
     cloud.kill_host(0);
     cloud.start_host(0, |command| {
-        command.args(["--seal-policy-key", "authoriser/policy.pub"]);
+        command.args(["--seal-policy-key", "authoriser/policy.pub", "--seal-recipient", "tpm", "--seal-epoch", "1"]);
     })
 }
 
@@ -150,6 +154,10 @@ fn publish(cloud: &Cloud, operator: &Api, tenants: &[Api; 2]) -> anyhow::Result<
         cloud.run(operator, &["seal", "keys", "add", &file, "--person", person, "--account", account])?;
     }
     cloud.run(operator, &["seal", "grants", "add", "all", "authoriser/grants"])?;
+    // The operator's word for the cards of all hosts, which then come with it.
+    let vouch = ["seal", "policy", "vouch", "--all", "--policy-key", "authoriser/policy"];
+    eventually("the host shows its card", PATIENCE, || cloud.run(operator, &vouch).ok())
+        .with_context(|| cloud.logs())?;
     cloud.run(operator, &["seal", "policy", "publish", "--policy-key", "authoriser/policy"]).map(drop)
 }
 
@@ -166,7 +174,11 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     let [first, second] = scene.tenants.clone();
     // The operator carries what the tenant signed, and what comes back opens for the reader with a stock tool.
     let good = scene.request("good", "tina", &scene.host)?;
-    let result = scene.submit(&scene.operator, &good, &[])?;
+    // What is asked nobody reads on the way: the host opens it by its TPM.
+    let recipient = fs::read_to_string(scene.path("authoriser/recipient"))?;
+    let closed = ["seal", "encrypt", &good, "--host-recipient", &recipient, "--out", "carrier/closed.json"];
+    scene.cloud.run(&scene.operator, &closed)?;
+    let result = scene.submit(&scene.operator, "carrier/closed.json", &["--host", &scene.host])?;
     ensure!(
         decrypt(&scene.path(&result), &scene.path("reader/key"))?.len() == 4096,
         "not the memory that was asked for"

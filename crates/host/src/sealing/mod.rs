@@ -1,7 +1,7 @@
 //! Sealed operations on this host: from octets that somebody brings to a receipt, and the result that belongs to it.
 //!
 //! In reading order: [`office`], which takes, refuses and remembers; what it keeps, in [`register`] over a [`journal`], on the
-//! [`shelf`], and as its [`standing_policy`], [`standing_requests`] and [`keys`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
+//! [`shelf`], and as its [`standing_policy`], [`standing_requests`] and [`keys`] with [`reading`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
 //! which others speak with it; [`conversation`], [`errands`] and [`socket`], which bring what carriers ask; and [`machines`],
 //! which has the work done.
 
@@ -14,6 +14,7 @@ mod keys;
 mod machines;
 mod office;
 mod owner;
+mod reading;
 mod register;
 mod shelf;
 mod socket;
@@ -27,13 +28,26 @@ use lucarne_statement::signing::PublicKey;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use keys::Reading;
 pub(crate) use machines::Machines;
 use office::Office;
 pub(crate) use office::Present;
 use owner::{Counter, Owner, clocks};
+pub(crate) use reading::AgreeingTpm;
+#[cfg(test)]
+pub(crate) use reading::ReadingKey;
 pub use socket::LocalOffice;
 
 use crate::controller::Controller;
+
+/// What the office goes by from its start.
+#[derive(Debug)]
+pub(crate) struct SealSettings {
+    pub(crate) policy_key: Option<PublicKey>,
+    /// How much results may take on disk.
+    pub(crate) space: Bytes,
+    pub(crate) reading: Reading,
+}
 
 /// What the office hears of the agent.
 #[derive(Debug)]
@@ -54,13 +68,14 @@ impl Sealing {
     /// cannot be read or kept.
     pub(crate) async fn start(
         machines: Machines,
-        (policy_key, space): (Option<PublicKey>, Bytes),
+        SealSettings { policy_key, space, reading }: SealSettings,
         heard: Heard,
         controller: Arc<dyn Controller>,
         shutdown: CancellationToken,
     ) -> Option<Self> {
         let (folder, host) = (machines.layout.seals(), machines.host);
-        let opened = tokio::task::spawn_blocking(move || Office::open(&folder, (host, policy_key), space.0, clocks()));
+        let opened =
+            tokio::task::spawn_blocking(move || Office::open(&folder, (host, policy_key), reading, space.0, clocks()));
         let opened = opened.await.inspect_err(no_office).ok()?.inspect_err(no_office).ok()?;
         let path = machines.layout.seal_socket();
         let listener = socket::bind(&path).inspect_err(|error| {

@@ -33,13 +33,13 @@ use lucarne_seal::{
 use lucarne_sealer::{Done, Failure};
 use lucarne_statement::{
     canonical,
-    signing::{PublicKey, SigningError},
+    signing::{Envelope, PublicKey, SigningError},
 };
 
 use super::{
     beacons::{Beacons, Clocks},
     desk::Carrier,
-    keys::{HostKeys, KeysError, random, signed},
+    keys::{HostKeys, KeysError, Reading, random, signed},
     register::{Concerns, News, Reader, Register, RegisterError},
     shelf::{KEPT, Shelf, Stay},
     standing_policy::StandingPolicy,
@@ -118,7 +118,7 @@ pub(crate) type Ended = Result<(Done, SealedResult), Failure>;
 pub(crate) struct Office {
     host: HostId,
     keys: HostKeys,
-    card: Octets,
+    card: Envelope,
     register: Register,
     shelf: Shelf,
     standing: StandingRequests,
@@ -136,20 +136,21 @@ impl Office {
     pub(crate) fn open(
         folder: &Path,
         (host, policy_key): (HostId, Option<PublicKey>),
+        reading: Reading,
         space: u64,
         clocks: Clocks,
     ) -> Result<Self, OfficeError> {
         let failed = |cause| OfficeError::Folder { path: folder.to_owned(), cause };
         make_folder(folder).map_err(failed)?;
-        let keys = HostKeys::read_or_make(folder)?;
-        let card = canonical::write(&keys.card(host)?).map_err(SigningError::Statement)?;
+        let keys = HostKeys::read_or_make(folder, reading)?;
+        let card = keys.card(host)?;
         let register = Register::open(&folder.join("register"), clocks.now)?;
         let (stands, seed) = (|id: &RequestId| register.taken(id).is_some(), |id: &RequestId| seed(&keys, id));
         let standing = StandingRequests::open(&folder.join("standing"), clocks.now, stands, seed).map_err(failed)?;
         let mut office = Self {
             host,
             keys,
-            card: card.into(),
+            card,
             register,
             standing,
             shelf: Shelf::open(&folder.join("results"), space).map_err(failed)?,
@@ -192,6 +193,10 @@ impl Office {
             Ok(()) => tracing::info!(version = self.policy.policy().version, "goes by this seal policy"),
             Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a seal policy was not taken"),
         }
+    }
+
+    pub(crate) const fn policy_version(&self) -> u64 {
+        self.policy.policy().version
     }
 
     /// Judges what somebody brought, and writes down what becomes of it before anything else.
@@ -406,10 +411,13 @@ impl Office {
 
     pub(crate) fn describe(&self) -> SealAnswer {
         let Some((nonce, time)) = self.beacons.newest() else { return SealAnswer::Unavailable };
-        match signed(self.keys.of(Layer::Guest), &Beacon { host: self.host, nonce, time }) {
-            Ok(beacon) => SealAnswer::Host {
+        let beacon = signed(self.keys.of(Layer::Guest), &Beacon { host: self.host, nonce, time });
+        let card = self.policy.vouch(self.host, &self.card);
+        let card = canonical::write(card.as_ref().unwrap_or(&self.card)).map_err(SigningError::Statement);
+        match beacon.and_then(|beacon| Ok((beacon, card?))) {
+            Ok((beacon, card)) => SealAnswer::Host {
                 host: SealHost {
-                    card: self.card.clone(),
+                    card: card.into(),
                     beacon: beacon.into(),
                     policy: self.policy.policy().version,
                     clock_doubtful: self.beacons.is_doubtful(),

@@ -317,6 +317,12 @@ impl Inner {
             SealQuestion::Log { first, seen, instance } => {
                 self.office.tell_log((first, seen), instance, carrier, now()).into()
             }
+            // What a controller has to bring it brings in the desired state.
+            SealQuestion::Policy { .. } if carrier.is_some() => SealAnswer::Unknown.into(),
+            SealQuestion::Policy { policy } => {
+                self.office.take_policy(&policy);
+                SealAnswer::Policy { version: self.office.policy_version() }.into()
+            }
             // It comes over the desk.
             SealQuestion::Submit { .. } => SealAnswer::Busy.into(),
         }

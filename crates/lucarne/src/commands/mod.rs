@@ -44,6 +44,7 @@ pub(crate) mod route_table;
 pub(crate) mod seal;
 mod seal_encrypt;
 mod seal_host;
+mod seal_hosts;
 mod seal_log;
 mod seal_policy;
 mod seal_request;

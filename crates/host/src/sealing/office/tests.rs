@@ -176,7 +176,7 @@ fn open(place: &TempDir, now: Moment) -> Result<Office, OfficeError> {
     open_at(place, clocks_at(now))
 }
 fn open_at(place: &TempDir, clocks: Clocks) -> Result<Office, OfficeError> {
-    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public())), SPACE, clocks)
+    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public())), Reading::default(), SPACE, clocks)
 }
 fn octets(envelope: &Envelope) -> Vec<u8> {
     canonical::write(envelope).unwrap()
@@ -301,6 +301,26 @@ fn a_request_that_is_sealed_to_the_host_is_opened_first() {
     assert_eq!(bed.work(&own).id, judge::name(&request));
     bed.refused(&request);
     assert_eq!(bed.newest().verdict, Verdict::Refused(ErrorCode::SealReplayed));
+}
+
+/// Who has pinned the operator's key needs no other word for a host's card than the host itself shows.
+#[test]
+fn the_operators_word_for_a_card_comes_with_the_policy_and_goes_with_the_card() {
+    let mut bed = Bed::new();
+    let card = |bed: &Bed| -> Envelope {
+        let SealAnswer::Host { host } = bed.office.describe() else { panic!("no description") };
+        canonical::read(&host.card).unwrap()
+    };
+    let own = card(&bed);
+    let policy_key = key(90).public();
+    assert!(Card::open(&own, Some(&policy_key)).is_err());
+    let word = |by: u8| key(by).sign_too(own.clone()).signatures.pop().unwrap();
+    for (version, by, believed) in [(4, 91, false), (5, 90, true)] {
+        let policy = Policy { version, vouched: BTreeMap::from([(HOST, word(by))]), ..policy() };
+        bed.office.take_policy(&octets(&key(90).sign(&policy).unwrap()).into());
+        assert_eq!(Card::open(&card(&bed), Some(&policy_key)).is_ok(), believed);
+    }
+    assert!(Card::open(&card(&bed.killed()), Some(&policy_key)).is_ok(), "after another start");
 }
 
 #[test]
