@@ -620,6 +620,8 @@ pub(crate) const SEAL_LOG_COLUMNS: &[Column] = &[
 pub(crate) const SEAL_KEY_COLUMNS: &[Column] =
     &[("ID", "id"), ("KIND", "kind"), ("PERSON", "person"), ("ACCOUNT", "account"), ("UNTIL", "until")];
 
+pub(crate) const SEAL_SAMPLE_COLUMNS: &[Column] = &[("NUMBER", "number"), ("TIME", "time")];
+
 pub(crate) const SEAL_GRANT_COLUMNS: &[Column] = &[("NAME", "name"), ("TEXT", "text")];
 
 pub(crate) const MANIFEST_COLUMNS: &[Column] = &[

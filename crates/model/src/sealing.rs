@@ -100,6 +100,9 @@ pub enum SealStanding {
         until: Moment,
         /// Of which times there are receipts to collect, in their order.
         times: Vec<Digest>,
+        /// What the instants of samples followed from, once there are no more: an envelope by the host's key for guests.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sampling: Option<Octets>,
     },
 }
 

@@ -274,7 +274,7 @@ operations! {
         /// How many records at most, those with the newest packets; there is one for each direction.
         most_records: Whole<1, 100_000>,
     }
-    /// How the host does: load, memory, disks, errors, and what it deviates in from its own past.
+    /// How the host does: load, memory, pressure, disks, links, errors.
     HostHealth("host.health", Host, Reads, Json) {}
 }
 

@@ -3,7 +3,7 @@
 //! In reading order: [`office`], which takes, refuses and remembers; what it keeps, in [`register`] over a [`journal`], on the
 //! [`shelf`], and as its [`standing_policy`], [`standing_requests`] and [`keys`] with [`reading`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
 //! which others speak with it; [`conversation`], [`errands`] and [`socket`], which bring what carriers ask; and [`machines`],
-//! which has the work done.
+//! which has the work done. [`watching`] says when something is unusual.
 
 mod beacons;
 mod conversation;
@@ -20,6 +20,7 @@ mod shelf;
 mod socket;
 mod standing_policy;
 mod standing_requests;
+mod watching;
 
 use std::sync::Arc;
 
@@ -87,8 +88,11 @@ impl Sealing {
         let Heard { present, desired } = heard;
         let left = present.borrow().clone();
         counter.see(left.clone()).await;
+        let watching = recovering.clone();
+        let told = (present.clone(), desired.clone());
         tasks.spawn(async move { recovering.recover(&left).await });
         tasks.spawn(follow_present(counter.clone(), present, shutdown.clone()));
+        tasks.spawn(watching::follow(watching, counter.clone(), told, shutdown.clone()));
         tasks.spawn(errands::follow(controller, counter.clone(), desired, shutdown.clone()));
         if let Ok(listener) = listener {
             tasks.spawn(socket::serve(listener, counter, shutdown));

@@ -376,8 +376,8 @@ impl Office {
         }
     }
 
-    pub(crate) fn look(&self, request: &Digest, carrier: Carrier) -> SealAnswer {
-        if let Some(standing) = self.look_standing(request, carrier) {
+    pub(crate) fn look(&self, request: &Digest, carrier: Carrier, now: Moment) -> SealAnswer {
+        if let Some(standing) = self.look_standing(request, carrier, now) {
             return SealAnswer::Standing { standing };
         }
         let Some(kept) = self.shelf.find(&request.clone().into(), carrier) else { return SealAnswer::Unknown };

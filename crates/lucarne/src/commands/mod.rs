@@ -49,6 +49,7 @@ mod seal_log;
 mod seal_policy;
 mod seal_request;
 mod seal_result;
+mod seal_samples;
 mod seal_standing;
 mod seal_submit;
 mod seal_way;

@@ -173,8 +173,11 @@ impl DeliveryArgs {
                 SealStanding::Over { request, receipt, result } => {
                     return self.take(way, at, (request, receipt, result), (file, out), &progress).await;
                 }
-                SealStanding::Stands { request, receipt, until, times } => {
+                SealStanding::Stands { request, receipt, until, times, sampling } => {
                     write_public(&with_end(out, ".receipt"), &receipt)?;
+                    if let Some(sampling) = sampling {
+                        write_public(&with_end(out, ".sampling"), &sampling)?;
+                    }
                     let taken = self.take_times(way, at, &times, (file, out), &progress).await?;
                     return Ok(json!({
                         "file": file, "request": request, "outcome": "stands", "until": until, "results": taken,

@@ -163,7 +163,7 @@ impl Bed {
         }
     }
     fn over(&self, id: &RequestId) -> (Receipt, Option<u64>) {
-        match self.office.look(id.digest(), None) {
+        match self.office.look(id.digest(), None, NOW) {
             SealAnswer::Standing { standing: SealStanding::Over { receipt, result, .. } } => {
                 (self.receipt(&receipt), result)
             }
@@ -354,7 +354,7 @@ fn what_was_not_written_down_was_not_taken() {
     let register = bed.place.path().join("seals/register");
     fs::write(&register, b"").unwrap();
     let mut bed = bed.killed();
-    assert_eq!(bed.office.look(judge::name(&request).digest(), None), SealAnswer::Unknown);
+    assert_eq!(bed.office.look(judge::name(&request).digest(), None, NOW), SealAnswer::Unknown);
     bed.work(&request);
 }
 
