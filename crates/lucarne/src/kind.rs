@@ -606,6 +606,9 @@ pub(crate) const SEALED_RESULT_COLUMNS: &[Column] = &[
     ("DETAIL", "detail"),
 ];
 
+pub(crate) const SEALED_FLEET_COLUMNS: &[Column] =
+    &[("HOST", "host"), ("OUTCOME", "outcome"), ("RESULT", "result"), ("OCTETS", "octets"), ("DETAIL", "detail")];
+
 pub(crate) const SEAL_LOG_COLUMNS: &[Column] = &[
     ("INDEX", "index"),
     ("TIME", "time"),

@@ -4,7 +4,7 @@
 //! by itself, by what the host believes by then: a key that was revoked or a grant that was taken back ends it. Only what
 //! changes nothing can stand. Investigations are standing requests; so is the sampling of guests.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use lucarne_model::{AccountId, HostId, InstanceId, Moment, storage::Digest};
 use lucarne_statement::{
@@ -198,7 +198,12 @@ impl Standing {
         let request = Request::new(
             self.operation.clone(),
             Terms {
-                target: Target { host: terms.host, host_key: terms.host_key.clone(), instance: of.instance },
+                target: Target {
+                    host: terms.host,
+                    host_key: terms.host_key.clone(),
+                    instance: of.instance,
+                    others: BTreeMap::new(),
+                },
                 not_before: now,
                 not_after: now.plus(SLACK),
                 nonce: Nonce::of(own.digest()),

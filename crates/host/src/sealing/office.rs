@@ -277,7 +277,7 @@ impl Office {
             Ok(index) => index,
             Err(error) => return self.unavailable(&error),
         };
-        let asked = asked_key(octets);
+        let asked = asked_key(octets, self.host);
         let receipt = Receipt {
             request: request.clone(),
             host: self.host,
@@ -488,10 +488,10 @@ fn name(carrier: Carrier) -> String {
 }
 
 /// Which key a request names: what any carrier can read in it, and nothing that is believed.
-fn asked_key(octets: &[u8]) -> Option<Digest> {
+fn asked_key(octets: &[u8], host: HostId) -> Option<Digest> {
     let envelope = lucarne_seal::trust::read_envelope(octets).ok()?;
     let request: Request = canonical::read(&envelope.payload).ok()?;
-    Some(request.target().host_key.clone())
+    request.target().key_of(host).cloned()
 }
 
 /// For nobody but the agent.

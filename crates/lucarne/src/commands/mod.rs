@@ -43,6 +43,7 @@ pub(crate) mod receipt_audit;
 pub(crate) mod route_table;
 pub(crate) mod seal;
 mod seal_encrypt;
+mod seal_fleet;
 mod seal_host;
 mod seal_hosts;
 mod seal_log;

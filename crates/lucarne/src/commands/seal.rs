@@ -103,7 +103,7 @@ impl SealCommand {
         match self {
             Self::Operations(args) => args.run(format),
             Self::Keygen(args) => args.run(format),
-            Self::Request(args) => args.run(format),
+            Self::Request(args) => args.run(global).await,
             Self::Sign(args) => args.run(),
             Self::Encrypt(args) => args.run(),
             Self::Show(args) => args.run(format),

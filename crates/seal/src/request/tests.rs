@@ -70,3 +70,24 @@ proptest! {
         prop_assert!(NOW > Moment::EPOCH);
     }
 }
+
+#[test]
+fn several_hosts_are_asked_of_operations_on_hosts_alone_and_each_by_its_own_key() {
+    let other = lucarne_model::HostId::from_bits(2);
+    let others = |host| [(host, crate::example::key(50).public().id())].into_iter().collect();
+    let fleet = |operation_of, host, is_of_host: bool| {
+        let mut terms = terms();
+        terms.target.others = others(host);
+        terms.target.instance = terms.target.instance.filter(|_| !is_of_host);
+        Request::new(operation_of, terms)
+    };
+    let health = || operation(OperationName::HostHealth);
+    let asked = fleet(health(), other, true).expect("a request");
+    assert_eq!(asked.target().hosts().count(), 2);
+    assert_eq!(asked.target().key_of(other), Some(&crate::example::key(50).public().id()));
+    assert_eq!(asked.target().key_of(lucarne_model::HostId::from_bits(3)), None);
+    assert_eq!(fleet(health(), terms().target.host, true).unwrap_err(), RequestError::Fleet);
+    assert_eq!(fleet(read(16), other, false).unwrap_err(), RequestError::Fleet);
+    let text = canonical::write(&asked).expect("a text");
+    assert_eq!(canonical::read::<Request>(&text), Ok(asked));
+}

@@ -104,6 +104,7 @@ impl Bed {
                 host: HOST,
                 host_key: self.office.keys.of(Layer::Guest).public().id(),
                 instance: Some(TargetInstance { id: INSTANCE, generation: 2, account: TENANT }),
+                others: BTreeMap::new(),
             },
             not_before: self.now.minus(HOUR),
             not_after: self.now.plus(HOUR),
