@@ -249,3 +249,84 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     ensure!(scene.log(&scene.operator, &["--local", &folder, "--state", "carrier/head"])?.len() >= 10);
     Ok(())
 }
+
+/// One signed request for three hosts, of which one is down: what there is is brought, and proved; a carrier that is killed goes on where
+/// it was; and no host does it twice.
+#[test]
+fn a_fleet_is_asked_by_one_request_and_what_comes_of_it_is_collected_as_hosts_can_give_it() -> anyhow::Result<()> {
+    let mut cloud = Cloud::start(Driver::Simulated, 3)?;
+    fs::create_dir(cloud.dir().join("authoriser"))?;
+    let operator = cloud.operator()?;
+    for (name, purpose) in [("policy", "signing"), ("alice", "signing"), ("reader", "reading")] {
+        let file = format!("authoriser/{name}");
+        cloud.run(&operator, &["seal", "keygen", "--purpose", purpose, "--out", &file])?;
+    }
+    let start = |cloud: &mut Cloud, host: usize| {
+        cloud.kill_host(host);
+        cloud.start_host(host, |command| {
+            command.args(["--seal-policy-key", "authoriser/policy.pub"]);
+        })
+    };
+    (0..3).try_for_each(|host| start(&mut cloud, host))?;
+    fs::write(cloud.dir().join("authoriser/grants"), GRANTS)?;
+    let person = ["--person", "alice", "--account", &operator.account];
+    cloud.run(&operator, &[&["seal", "keys", "add", "authoriser/alice.pub"][..], &person].concat())?;
+    cloud.run(&operator, &["seal", "grants", "add", "all", "authoriser/grants"])?;
+    let vouch = ["seal", "policy", "vouch", "--all", "--policy-key", "authoriser/policy", "--output", "json"];
+    let vouched = eventually("all hosts show their cards", PATIENCE, || cloud.run(&operator, &vouch).ok());
+    let vouched: Value = serde_json::from_str(&vouched.with_context(|| cloud.logs())?)?;
+    ensure!(vouched["vouched"].as_array().map(Vec::len) == Some(3), "{vouched}");
+    cloud.run(&operator, &["seal", "policy", "publish", "--policy-key", "authoriser/policy"])?;
+    // It names all hosts, by the keys that the operator vouches for.
+    let reader = fs::read_to_string(cloud.dir().join("authoriser/reader.pub"))?;
+    let hosts = ["--hosts", "all", "--authority", "authoriser/policy.pub", "--sign-key", "authoriser/alice"];
+    let terms = ["--result-key", reader.trim(), "--purpose", "how all do", "--out", "fleet.json"];
+    let request = [&["seal", "request", "host.health"][..], &hosts, &terms].concat();
+    eventually("hosts show what they are vouched for with", PATIENCE, || cloud.run(&operator, &request).ok())
+        .with_context(|| cloud.logs())?;
+    cloud.kill_host(2);
+    // Killed while one host does not answer: what came from the others is there.
+    let results = cloud.dir().join("results");
+    let have = || {
+        let files = fs::read_dir(&results).into_iter().flatten().flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|end| end == "age")).count()
+    };
+    let mut killed = submit_to_all(&cloud, &operator, "10m")?.spawn()?;
+    let two = eventually("two hosts have answered", PATIENCE, || (have() == 2).then_some(()));
+    killed.kill()?;
+    killed.wait()?;
+    two.with_context(|| cloud.logs())?;
+    let outcomes = |told: &[u8]| -> anyhow::Result<Vec<String>> {
+        let told: Vec<Value> = serde_json::from_slice(told)?;
+        let mut outcomes: Vec<_> = told.iter().filter_map(|one| one["outcome"].as_str().map(str::to_owned)).collect();
+        outcomes.sort();
+        Ok(outcomes)
+    };
+    let partial = submit_to_all(&cloud, &operator, "1s")?.output()?;
+    ensure!(partial.status.code() == Some(1), "one host is down");
+    ensure!(outcomes(&partial.stdout)? == ["done", "done", "none"], "{}", String::from_utf8_lossy(&partial.stdout));
+    start(&mut cloud, 2)?;
+    let whole = submit_to_all(&cloud, &operator, "1m")?.output()?.stdout;
+    ensure!(outcomes(&whole)? == ["done"; 3], "{}\n{}", String::from_utf8_lossy(&whole), cloud.logs());
+    for entry in fs::read_dir(&results)?.flatten().map(|entry| entry.path()) {
+        if entry.extension().is_some_and(|end| end == "age") {
+            let (age, key) = (entry.to_string_lossy().into_owned(), entry.with_extension("pub"));
+            cloud.run(
+                &operator,
+                &["seal", "verify", &age, "--request", "fleet.json", "--host-key", &key.to_string_lossy()],
+            )?;
+            let health: Value = serde_json::from_slice(&decrypt(&entry, &cloud.dir().join("authoriser/reader"))?)?;
+            ensure!(health["operation"] == "host.health", "{health}");
+        }
+    }
+    ensure!(have() == 3);
+    Ok(())
+}
+
+/// A carrier that tries for so long with a host that does not answer.
+fn submit_to_all(cloud: &Cloud, by: &Api, patience: &str) -> anyhow::Result<Command> {
+    let arguments = ["seal", "submit", "fleet.json", "--out", "results", "--for", patience, "--output", "json"];
+    let mut command = cloud.cli(by, &arguments)?;
+    command.stdout(std::process::Stdio::piped());
+    Ok(command)
+}

@@ -29,8 +29,8 @@ use crate::{
 
 /// How long an operation may take that does not say itself how long it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// A dump goes as fast as whoever takes it in.
-const DUMP_PATIENCE: Duration = Duration::from_secs(6 * 3600);
+/// A dump goes as fast as whoever takes it in; for longer no pager holds what was captured.
+const DUMP_PATIENCE: Duration = Duration::from_secs(lucarne_pager::capture::LONGEST as u64);
 /// The longest answer of the process.
 const LONGEST_ANSWER: u64 = 64 << 10;
 

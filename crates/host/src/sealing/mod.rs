@@ -1,7 +1,7 @@
 //! Sealed operations on this host: from octets that somebody brings to a receipt, and the result that belongs to it.
 //!
 //! In reading order: [`office`], which takes, refuses and remembers; what it keeps, in [`register`] over a [`journal`], on the
-//! [`shelf`], and as its [`standing_policy`], [`standing_requests`] and [`keys`] with [`reading`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
+//! [`shelf`], and as its [`standing_policy`], [`standing_requests`], [`owners`] and [`keys`] with [`reading`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
 //! which others speak with it; [`conversation`], [`errands`] and [`socket`], which bring what carriers ask; and [`machines`],
 //! which has the work done. [`watching`] says when something is unusual.
 
@@ -14,6 +14,7 @@ mod keys;
 mod machines;
 mod office;
 mod owner;
+mod owners;
 mod reading;
 mod register;
 mod shelf;

@@ -40,6 +40,7 @@ use super::{
     beacons::{Beacons, Clocks},
     desk::Carrier,
     keys::{HostKeys, KeysError, Reading, random, signed},
+    owners::Owners,
     register::{Concerns, News, Reader, Register, RegisterError},
     shelf::{KEPT, Shelf, Stay},
     standing_policy::StandingPolicy,
@@ -124,8 +125,7 @@ pub(crate) struct Office {
     standing: StandingRequests,
     policy: StandingPolicy,
     beacons: Beacons,
-    /// Whose instances are, as was heard of each first: it is not changed while it is here.
-    owners: BTreeMap<InstanceId, AccountId>,
+    owners: Owners,
     instances: Arc<Vec<Present>>,
     /// What is under way, and its place in the log.
     under_way: BTreeMap<RequestId, (OperationName, u64)>,
@@ -156,7 +156,7 @@ impl Office {
             shelf: Shelf::open(&folder.join("results"), space).map_err(failed)?,
             policy: StandingPolicy::open(folder, policy_key)?,
             beacons: Beacons::new(nonce().ok_or(OfficeError::Random)?, clocks),
-            owners: BTreeMap::new(),
+            owners: Owners::open(&folder.join("owners.json")).map_err(failed)?,
             instances: Arc::default(),
             under_way: BTreeMap::new(),
         };
@@ -177,12 +177,13 @@ impl Office {
     }
 
     /// What is here now.
-    pub(crate) fn see(&mut self, instances: Arc<Vec<Present>>) {
-        self.owners.retain(|instance, _| instances.iter().any(|present| present.instance == *instance));
-        for present in instances.iter() {
-            let first = *self.owners.entry(present.instance).or_insert(present.account);
-            if first != present.account {
+    pub(crate) fn see(&mut self, instances: Arc<Vec<Present>>, now: Moment) {
+        match self.owners.hear(&instances, now) {
+            Ok(contradicted) => contradicted.into_iter().for_each(|(present, first)| {
                 tracing::error!(instance = %present.instance, heard = %present.account, %first, "an instance is said to be another account's by now; its sealed requests are refused");
+            }),
+            Err(error) => {
+                tracing::error!(%error, "whose new instances are could not be kept; their sealed requests are refused");
             }
         }
         self.instances = instances;
@@ -336,7 +337,7 @@ impl Office {
 
     fn held(&self, instance: InstanceId) -> Option<Held> {
         let present = self.instances.iter().find(|present| present.instance == instance)?;
-        let is_its = self.owners.get(&instance) == Some(&present.account);
+        let is_its = self.owners.of(instance) == Some(present.account);
         let cosigned = self.policy.cosigned().contains(&present.account);
         is_its.then_some(Held { account: present.account, generation: present.generation, cosigned })
     }

@@ -295,7 +295,7 @@ impl Inner {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Look | Command::Leave => {}
-            Command::See(instances) => self.office.see(instances),
+            Command::See(instances) => self.office.see(instances, now()),
             Command::Policy(octets) => self.office.take_policy(&octets),
             Command::Figures(figures) => {
                 let room = MOST_QUEUED.saturating_sub(self.queue.len());

@@ -85,7 +85,7 @@ impl Bed {
         let place = tempfile::tempdir().unwrap();
         let mut office = open_at(&place, clocks).unwrap();
         office.take_policy(&octets(&key(90).sign(&policy).unwrap()).into());
-        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]));
+        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]), NOW);
         Self { place, office, now: clocks.now }
     }
 
@@ -94,7 +94,7 @@ impl Bed {
         let Self { place, office, now } = self;
         drop(office);
         let mut office = open(&place, NOW).unwrap();
-        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]));
+        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]), NOW);
         Self { place, office, now }
     }
 
@@ -277,6 +277,47 @@ fn every_refusal_is_logged_with_its_code_and_told_in_one_shape() {
     assert_eq!(log.entries.len(), 11);
 }
 
+/// A key that is revoked counts no more from the policy on that says so, whoever carries its requests.
+#[test]
+fn a_revoked_key_is_refused_with_its_own_reason_in_the_log_and_none_for_the_carrier() {
+    let mut bed = Bed::new();
+    let good = bed.read(|_| {}, 3);
+    bed.work(&good);
+    let revoked = Policy { version: 4, revoked: [key(3).public().id()].into(), ..policy() };
+    bed.office.take_policy(&octets(&key(90).sign(&revoked).unwrap()).into());
+    let request = bed.read(|_| {}, 3);
+    assert_eq!(bed.refused(&request).outcome, Outcome::Refused);
+    assert_eq!(bed.newest().verdict, Verdict::Refused(ErrorCode::SealKeyRevoked));
+}
+
+/// Where there is no room for a result nothing is taken and nothing is written down, so the same request may be brought again.
+#[test]
+fn an_office_without_room_is_busy_and_takes_the_request_later() {
+    let mut bed = Bed::new();
+    let request = bed.read(|_| {}, 3);
+    bed.office.shelf = Shelf::open(&bed.place.path().join("small"), 0).unwrap();
+    let entries = |bed: &Bed| bed.office.register.head(HOST, NOW).size;
+    let before = entries(&bed);
+    assert!(matches!(bed.take(&request), Taken::Busy));
+    assert_eq!(entries(&bed), before);
+    bed.office.shelf = Shelf::open(&bed.place.path().join("large"), SPACE).unwrap();
+    bed.work(&request);
+}
+
+/// A refusal costs the same whatever its reason: one entry of the log and one receipt. So how long it takes says nothing of the reason
+/// beyond what the carrier brought itself.
+#[test]
+fn each_refusal_is_one_entry_and_one_receipt() {
+    let mut bed = Bed::new();
+    let sealed = sealed_request::seal(b"{}", &Seed::new([1; 32]), Identity::from_octets([8; 32]).recipient()).unwrap();
+    let brought = [b"{}".to_vec(), sealed, bed.read(|_| {}, 99), bed.read(|_| {}, 4), bed.health(3)];
+    for (count, octets) in (1..).zip(brought) {
+        bed.refused(&octets);
+        assert_eq!(bed.office.register.head(HOST, NOW).size, count);
+        assert!(bed.office.under_way.is_empty() && bed.office.shelf.find(&judge::name(&octets), None).is_none());
+    }
+}
+
 #[test]
 fn the_receipts_of_refusals_are_of_one_size() {
     let mut bed = Bed::new();
@@ -409,7 +450,7 @@ fn an_older_or_foreign_policy_changes_nothing() {
 #[test]
 fn whose_an_instance_is_does_not_change_while_it_is_here() {
     let mut bed = Bed::new();
-    bed.office.see(Arc::new(vec![Present { instance: INSTANCE, account: OTHER, generation: 2 }]));
+    bed.office.see(Arc::new(vec![Present { instance: INSTANCE, account: OTHER, generation: 2 }]), NOW);
     let claimed = |it: &mut Terms| {
         if let Some(instance) = &mut it.target.instance {
             instance.account = OTHER;
