@@ -61,7 +61,7 @@ impl Fleet<'_> {
         let progress = Progress::start(format!("{}: 0 of {} hosts", file.display(), hosts.len()));
         let over = AtomicUsize::new(0);
         let each = hosts.iter().map(async |(host, key)| {
-            let told = self.carry_to(delivery, way, (*host, key), folder).await;
+            let told = self.carry_to(delivery, way, (*host, key), (folder, &progress)).await;
             let over = over.fetch_add(1, Ordering::Relaxed) + 1;
             progress.say(format!("{}: {over} of {} hosts", file.display(), hosts.len()));
             told
@@ -79,26 +79,31 @@ impl Fleet<'_> {
         Ok(all.filter(|(host, _)| *host == here).collect())
     }
 
-    /// Tries for as long as it may; what became of it in the end.
+    /// Tries for as long as it may; what became of it in the end. One that was refused may be taken by now, and is asked again.
     async fn carry_to(
         &self,
         delivery: &DeliveryArgs,
         way: &Way,
         (host, key): (HostId, &Digest),
-        folder: &Path,
+        (folder, progress): (&Path, &Progress),
     ) -> Value {
         let place = Place::of(folder, host);
+        let is_over = |receipt: &Receipt| receipt.outcome != Outcome::Refused;
+        if let Some(receipt) = place.proved(self.envelope).filter(is_over) {
+            return told(host, &place, &receipt);
+        }
         let until = Instant::now() + delivery.patience();
         let failure = loop {
-            if let Some(receipt) = place.proved(self.envelope) {
-                return told(host, &place, &receipt);
-            }
-            match self.attempt(delivery, way, (host, key), &place).await {
-                // What was brought is proved at the beginning of the next round, and a refusal is an end as well.
-                Ok(()) if place.proved(self.envelope).is_some() => {}
-                Ok(()) => {
-                    break Failure::problem(ErrorCode::SealReceiptInvalid, "its receipt is not that of this host");
-                }
+            match self.attempt(delivery, way, (host, key), (&place, progress)).await {
+                Ok(()) => match place.proved(self.envelope) {
+                    Some(receipt) => return told(host, &place, &receipt),
+                    None => {
+                        break Failure::problem(
+                            ErrorCode::SealReceiptInvalid,
+                            "what came is not proved to be this host's",
+                        );
+                    }
+                },
                 Err(failure) if is_passing(&failure) && Instant::now() < until => sleep(PAUSE).await,
                 Err(failure) => break failure,
             }
@@ -111,7 +116,7 @@ impl Fleet<'_> {
         delivery: &DeliveryArgs,
         way: &Way,
         (host, key): (HostId, &Digest),
-        place: &Place,
+        (place, progress): (&Place, &Progress),
     ) -> Result<(), Failure> {
         let at = At { host: Some(host), instance: None };
         let (card, _) = read_card(&way.describe(at).await?.card)?;
@@ -128,7 +133,7 @@ impl Fleet<'_> {
             }
             looked => looked?,
         };
-        match delivery.collect(way, at, standing, &place.result, &place.result).await {
+        match delivery.collect(way, at, standing, (&place.result, &place.result), progress).await {
             Err(failure) if failure.code() == Some(ErrorCode::SealRefused) => Ok(()),
             collected => collected.map(drop),
         }

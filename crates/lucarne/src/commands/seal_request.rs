@@ -116,7 +116,10 @@ impl RequestArgs {
             None => key.sign(&self.single(operation, terms)?),
         };
         let envelope = envelope.map_err(|error| malformed(error.to_string()))?;
-        write_public(&self.out, &canonical::write(&envelope).map_err(|error| malformed(error.to_string()))?)?;
+        let octets = canonical::write(&envelope).map_err(|error| malformed(error.to_string()))?;
+        // What no host would read is not written: one request has room for so many hosts.
+        envelope_of(&octets).map_err(|refusal| Failure::problem(refusal.code(), refusal.to_string()))?;
+        write_public(&self.out, &octets)?;
         let id = RequestId::of(&envelope);
         global.output.print_change(&json!({"id": id, "file": self.out}), &id.to_string())
     }

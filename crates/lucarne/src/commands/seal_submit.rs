@@ -173,7 +173,7 @@ impl CollectArgs {
             || Failure::problem(ErrorCode::SealRequestMalformed, "the request cannot be read, so its id is not known");
         let at = At { host: self.delivery.host.or(carried.host), instance: None };
         let standing = way.look(at, &carried.id.ok_or_else(unread)?).await?;
-        let told = self.delivery.collect(&way, at, standing, &self.request, &out).await?;
+        let told = self.delivery.collect(&way, at, standing, (&self.request, &out), &works_on(&self.request)).await?;
         global.output.print_change(&told, told["request"].as_str().unwrap_or_default())
     }
 }
@@ -201,7 +201,7 @@ impl DeliveryArgs {
         let carried = Carried::read(file)?;
         let at = At { host: self.host.or(carried.host), instance: None };
         let standing = way.submit(at, carried.octets).await?;
-        self.collect(way, at, standing, file, out).await
+        self.collect(way, at, standing, (file, out), &works_on(file)).await
     }
 
     /// Waits for the end, and brings what there is.
@@ -210,22 +210,21 @@ impl DeliveryArgs {
         way: &Way,
         at: At,
         mut standing: SealStanding,
-        file: &Path,
-        out: &Path,
+        (file, out): (&Path, &Path),
+        progress: &Progress,
     ) -> Result<Value, Failure> {
-        let progress = Progress::start(format!("{}: the host works on it", file.display()));
         loop {
             match standing {
                 SealStanding::UnderWay { request } => standing = way.look(at, &request).await?,
                 SealStanding::Over { request, receipt, result } => {
-                    return self.take(way, at, (request, receipt, result), (file, out), &progress).await;
+                    return self.take(way, at, (request, receipt, result), (file, out), progress).await;
                 }
                 SealStanding::Stands { request, receipt, until, times, sampling } => {
                     write_public(&with_end(out, ".receipt"), &receipt)?;
                     if let Some(sampling) = sampling {
                         write_public(&with_end(out, ".sampling"), &sampling)?;
                     }
-                    let taken = self.take_times(way, at, &times, (file, out), &progress).await?;
+                    let taken = self.take_times(way, at, &times, (file, out), progress).await?;
                     return Ok(json!({
                         "file": file, "request": request, "outcome": "stands", "until": until, "results": taken,
                         "detail": format!("{} results", taken.len()),
@@ -290,6 +289,10 @@ impl DeliveryArgs {
             json!({"file": file, "request": request, "outcome": "done", "result": out, "octets": result, "log_index": receipt.log_index}),
         )
     }
+}
+
+fn works_on(file: &Path) -> Progress {
+    Progress::start(format!("{}: the host works on it", file.display()))
 }
 
 /// What a receipt says; whose it is, is proved by `lucarne seal verify`.
