@@ -49,7 +49,12 @@ pub(crate) fn request_seeds() -> Vec<Vec<u8>> {
         let instance = TargetInstance { id: InstanceId::from_bits(1), generation: 1, account: AccountId::OPERATOR };
         let host_key = key()?.public().id();
         let terms = Terms {
-            target: Target { host: HostId::from_bits(1), host_key, instance: Some(instance) },
+            target: Target {
+                host: HostId::from_bits(1),
+                host_key,
+                instance: Some(instance),
+                others: std::collections::BTreeMap::new(),
+            },
             not_before: Moment::from_secs(1000),
             not_after: Moment::from_secs(2000),
             nonce: Nonce::new([1; 16]),

@@ -26,6 +26,10 @@ const GRANTS: &str = r#"
         when { principal.account == resource.account };
 "#;
 
+/// A guest that always has something to say to its router.
+const TALKS: &str =
+    "#!/bin/sh\n(while :; do ping -c 1 -W 1 10.0.1.1 && echo talks; sleep 1; done) > /dev/console 2>&1 &\n";
+
 /// A cloud with a host that goes by a policy, an instance of one tenant, and the keys of all who take part.
 struct Scene {
     cloud: Cloud,
@@ -52,7 +56,8 @@ impl Scene {
         publish(&cloud, &operator, &tenants)?;
         let (_, subnet) = tenants[0].network()?;
         let image = cloud.tiny()?;
-        let instance = tenants[0].launch(json!({"image": image, "subnet": subnet, "memory": 128 << 20}))?;
+        let instance =
+            tenants[0].launch(json!({"image": image, "subnet": subnet, "memory": 128 << 20, "user_data": TALKS}))?;
         let path = format!("/v1/instances/{instance}");
         let running = tenants[0].await_state(&path, "state", "running", BOOT).with_context(|| cloud.logs())?;
         let generation = running["generation"].as_u64().context("no generation")?;
@@ -66,12 +71,16 @@ impl Scene {
         let tenant = &self.tenants[0];
         let ask =
             ["seal", "host-key", "--instance", &self.instance, "--out", "authoriser/guest.pub", "--output", "json"];
+        let ask = [&ask[..], &["--authority", "authoriser/policy.pub"]].concat();
         let told = eventually("the host goes by the policy", PATIENCE, || {
             let told: Value = serde_json::from_str(&self.cloud.run(tenant, &ask).ok()?).ok()?;
             (told["policy"] == 1).then_some(told)
         });
         let told = told.with_context(|| self.cloud.logs())?;
         let host = told["host"].as_str().context("no host")?.to_owned();
+        let recipient = told["recipient"].as_str().unwrap_or_default();
+        ensure!(recipient.starts_with("age1tag1") && told["epoch"] == 1, "not a key of its TPM: {told}");
+        fs::write(self.path("authoriser/recipient"), recipient)?;
         self.cloud
             .run(&self.operator, &["seal", "host-key", &host, "--layer", "host", "--out", "authoriser/host.pub"])?;
         Ok(host)
@@ -95,6 +104,12 @@ impl Scene {
     }
     fn health(&self, name: &str) -> anyhow::Result<String> {
         self.write(name, "alice", "host.health", &["--host", &self.host, "--host-key", "authoriser/host.pub"])
+    }
+    /// A request for the flows of the host's switch.
+    fn flows(&self, name: &str) -> anyhow::Result<String> {
+        let arguments = ["--argument", "seconds=3600", "--argument", "most_records=1000"];
+        let target = ["--host", &self.host, "--host-key", "authoriser/host.pub"];
+        self.write(name, "alice", "host.flows", &[&arguments[..], &target].concat())
     }
     fn write(&self, name: &str, by: &str, operation: &str, more: &[&str]) -> anyhow::Result<String> {
         let (out, key) = (format!("carrier/{name}.json"), format!("authoriser/{by}"));
@@ -131,7 +146,7 @@ impl Scene {
 fn restart(cloud: &mut Cloud) -> anyhow::Result<()> {
     cloud.kill_host(0);
     cloud.start_host(0, |command| {
-        command.args(["--seal-policy-key", "authoriser/policy.pub"]);
+        command.args(["--seal-policy-key", "authoriser/policy.pub", "--seal-recipient", "tpm", "--seal-epoch", "1"]);
     })
 }
 
@@ -144,6 +159,10 @@ fn publish(cloud: &Cloud, operator: &Api, tenants: &[Api; 2]) -> anyhow::Result<
         cloud.run(operator, &["seal", "keys", "add", &file, "--person", person, "--account", account])?;
     }
     cloud.run(operator, &["seal", "grants", "add", "all", "authoriser/grants"])?;
+    // The operator's word for the cards of all hosts, which then come with it.
+    let vouch = ["seal", "policy", "vouch", "--all", "--policy-key", "authoriser/policy"];
+    eventually("the host shows its card", PATIENCE, || cloud.run(operator, &vouch).ok())
+        .with_context(|| cloud.logs())?;
     cloud.run(operator, &["seal", "policy", "publish", "--policy-key", "authoriser/policy"]).map(drop)
 }
 
@@ -158,9 +177,19 @@ fn decrypt(sealed: &Path, key: &Path) -> anyhow::Result<Vec<u8>> {
 fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_comes_of_it() -> anyhow::Result<()> {
     let mut scene = Scene::new()?;
     let [first, second] = scene.tenants.clone();
+    // The flows of its switch.
+    first.await_log(&scene.instance, "talks", BOOT).with_context(|| scene.cloud.logs())?;
+    let flows = scene.submit(&scene.operator, &scene.flows("flows")?, &[])?;
+    let flows: Value = serde_json::from_slice(&decrypt(&scene.path(&flows), &scene.path("reader/key"))?)?;
+    let records = flows["result"]["records"].as_array().context("no records")?;
+    ensure!(records.iter().any(|record| record["instance"] == scene.instance), "{flows}");
     // The operator carries what the tenant signed, and what comes back opens for the reader with a stock tool.
     let good = scene.request("good", "tina", &scene.host)?;
-    let result = scene.submit(&scene.operator, &good, &[])?;
+    // What is asked nobody reads on the way: the host opens it by its TPM.
+    let recipient = fs::read_to_string(scene.path("authoriser/recipient"))?;
+    let closed = ["seal", "encrypt", &good, "--host-recipient", &recipient, "--out", "carrier/closed.json"];
+    scene.cloud.run(&scene.operator, &closed)?;
+    let result = scene.submit(&scene.operator, "carrier/closed.json", &["--host", &scene.host])?;
     ensure!(
         decrypt(&scene.path(&result), &scene.path("reader/key"))?.len() == 4096,
         "not the memory that was asked for"
@@ -182,7 +211,7 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     let cut = scene.health("cut")?;
     let mut submitting = scene.cloud.cli(&scene.operator, &["seal", "submit", &cut])?.spawn()?;
     let log = ["--host", &scene.host];
-    let taken = || (scene.log(&scene.operator, &log).ok()?.len() == 5).then_some(());
+    let taken = || (scene.log(&scene.operator, &log).ok()?.len() == 6).then_some(());
     eventually("the request is in the log", PATIENCE, taken).with_context(|| scene.cloud.logs())?;
     scene.cloud.kill_host(0);
     // What its carrier says of it now does not matter.
@@ -195,10 +224,27 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     // The log: all for the operator, its own for the tenant, none for another.
     let all = scene.log(&scene.operator, &["--host", &scene.host, "--state", "carrier/head"])?;
     let verdicts: Vec<&str> = all.iter().filter_map(|entry| entry["verdict"].as_str()).collect();
-    let expected = ["allowed", "SealReplayed", "SealOtherTarget", "SealNotGranted", "allowed", "SealReplayed"];
+    let expected =
+        ["allowed", "allowed", "SealReplayed", "SealOtherTarget", "SealNotGranted", "allowed", "SealReplayed"];
     ensure!(verdicts == expected, "{verdicts:?}");
     ensure!(scene.log(&first, &["--instance", &scene.instance])?.len() == 4);
     ensure!(scene.log(&second, &["--instance", &scene.instance]).is_err());
+    // One that watches is answered within a moment of what is unusual: there is always some memory in use.
+    let watching =
+        ["--watched", "10s", "--threshold", "memory=0", "--host", &scene.host, "--host-key", "authoriser/host.pub"];
+    let watching = scene.write("watching", "alice", "host.health", &watching)?;
+    scene.cloud.run(&scene.operator, &["seal", "submit", &watching, "--out", "carrier/watching.age"])?;
+    let collect = ["seal", "collect", &watching, "--out", "carrier/watching.age", "--keep"];
+    let snapshot = || {
+        scene.cloud.run(&scene.operator, &collect).ok()?;
+        let taken = fs::read_dir(scene.path("carrier")).ok()?.flatten().map(|entry| entry.path());
+        taken.into_iter().find(|path| {
+            path.to_string_lossy().contains("/watching.0") && path.extension().is_some_and(|end| end == "age")
+        })
+    };
+    let snapshot = eventually("what is unusual is answered", PATIENCE, snapshot).with_context(|| scene.cloud.logs())?;
+    let health: Value = serde_json::from_slice(&decrypt(&snapshot, &scene.path("reader/key"))?)?;
+    ensure!(health["operation"] == "host.health", "{health}");
     // With the controller away, on the host itself.
     let local = scene.health("local")?;
     scene.cloud.kill_controller();
@@ -206,6 +252,88 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     let result = scene.submit(&scene.operator, &local, &["--local", &folder])?;
     let health: Value = serde_json::from_slice(&decrypt(&scene.path(&result), &scene.path("reader/key"))?)?;
     ensure!(health.is_object(), "{health}");
-    ensure!(scene.log(&scene.operator, &["--local", &folder, "--state", "carrier/head"])?.len() == 7);
+    // Beside what was counted so far: the flows, this, the request that watches, and its times since.
+    ensure!(scene.log(&scene.operator, &["--local", &folder, "--state", "carrier/head"])?.len() >= 10);
     Ok(())
+}
+
+/// One signed request for three hosts, of which one is down: what there is is brought, and proved; a carrier that is killed goes on where
+/// it was; and no host does it twice.
+#[test]
+fn a_fleet_is_asked_by_one_request_and_what_comes_of_it_is_collected_as_hosts_can_give_it() -> anyhow::Result<()> {
+    let mut cloud = Cloud::start(Driver::Simulated, 3)?;
+    fs::create_dir(cloud.dir().join("authoriser"))?;
+    let operator = cloud.operator()?;
+    for (name, purpose) in [("policy", "signing"), ("alice", "signing"), ("reader", "reading")] {
+        let file = format!("authoriser/{name}");
+        cloud.run(&operator, &["seal", "keygen", "--purpose", purpose, "--out", &file])?;
+    }
+    let start = |cloud: &mut Cloud, host: usize| {
+        cloud.kill_host(host);
+        cloud.start_host(host, |command| {
+            command.args(["--seal-policy-key", "authoriser/policy.pub"]);
+        })
+    };
+    (0..3).try_for_each(|host| start(&mut cloud, host))?;
+    fs::write(cloud.dir().join("authoriser/grants"), GRANTS)?;
+    let person = ["--person", "alice", "--account", &operator.account];
+    cloud.run(&operator, &[&["seal", "keys", "add", "authoriser/alice.pub"][..], &person].concat())?;
+    cloud.run(&operator, &["seal", "grants", "add", "all", "authoriser/grants"])?;
+    let vouch = ["seal", "policy", "vouch", "--all", "--policy-key", "authoriser/policy", "--output", "json"];
+    let vouched = eventually("all hosts show their cards", PATIENCE, || cloud.run(&operator, &vouch).ok());
+    let vouched: Value = serde_json::from_str(&vouched.with_context(|| cloud.logs())?)?;
+    ensure!(vouched["vouched"].as_array().map(Vec::len) == Some(3), "{vouched}");
+    cloud.run(&operator, &["seal", "policy", "publish", "--policy-key", "authoriser/policy"])?;
+    // It names all hosts, by the keys that the operator vouches for.
+    let reader = fs::read_to_string(cloud.dir().join("authoriser/reader.pub"))?;
+    let hosts = ["--hosts", "all", "--authority", "authoriser/policy.pub", "--sign-key", "authoriser/alice"];
+    let terms = ["--result-key", reader.trim(), "--purpose", "how all do", "--out", "fleet.json"];
+    let request = [&["seal", "request", "host.health"][..], &hosts, &terms].concat();
+    eventually("hosts show what they are vouched for with", PATIENCE, || cloud.run(&operator, &request).ok())
+        .with_context(|| cloud.logs())?;
+    cloud.kill_host(2);
+    // Killed while one host does not answer: what came from the others is there.
+    let results = cloud.dir().join("results");
+    let have = || {
+        let files = fs::read_dir(&results).into_iter().flatten().flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|end| end == "age")).count()
+    };
+    let mut killed = submit_to_all(&cloud, &operator, "10m")?.spawn()?;
+    let two = eventually("two hosts have answered", PATIENCE, || (have() == 2).then_some(()));
+    killed.kill()?;
+    killed.wait()?;
+    two.with_context(|| cloud.logs())?;
+    let outcomes = |told: &[u8]| -> anyhow::Result<Vec<String>> {
+        let told: Vec<Value> = serde_json::from_slice(told)?;
+        let mut outcomes: Vec<_> = told.iter().filter_map(|one| one["outcome"].as_str().map(str::to_owned)).collect();
+        outcomes.sort();
+        Ok(outcomes)
+    };
+    let partial = submit_to_all(&cloud, &operator, "1s")?.output()?;
+    ensure!(partial.status.code() == Some(1), "one host is down");
+    ensure!(outcomes(&partial.stdout)? == ["done", "done", "none"], "{}", String::from_utf8_lossy(&partial.stdout));
+    start(&mut cloud, 2)?;
+    let whole = submit_to_all(&cloud, &operator, "1m")?.output()?.stdout;
+    ensure!(outcomes(&whole)? == ["done"; 3], "{}\n{}", String::from_utf8_lossy(&whole), cloud.logs());
+    for entry in fs::read_dir(&results)?.flatten().map(|entry| entry.path()) {
+        if entry.extension().is_some_and(|end| end == "age") {
+            let (age, key) = (entry.to_string_lossy().into_owned(), entry.with_extension("pub"));
+            cloud.run(
+                &operator,
+                &["seal", "verify", &age, "--request", "fleet.json", "--host-key", &key.to_string_lossy()],
+            )?;
+            let health: Value = serde_json::from_slice(&decrypt(&entry, &cloud.dir().join("authoriser/reader"))?)?;
+            ensure!(health["operation"] == "host.health", "{health}");
+        }
+    }
+    ensure!(have() == 3);
+    Ok(())
+}
+
+/// A carrier that tries for so long with a host that does not answer.
+fn submit_to_all(cloud: &Cloud, by: &Api, patience: &str) -> anyhow::Result<Command> {
+    let arguments = ["seal", "submit", "fleet.json", "--out", "results", "--for", patience, "--output", "json"];
+    let mut command = cloud.cli(by, &arguments)?;
+    command.stdout(std::process::Stdio::piped());
+    Ok(command)
 }

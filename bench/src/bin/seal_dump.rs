@@ -180,6 +180,7 @@ impl Scene {
                 most_octets: (1 << 40).try_into()?,
                 padding: Padding::None,
             },
+            given: Vec::new(),
         };
         let program = Program { path: std::env::current_exe()?, arguments: vec![SEALER.to_owned()] };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

@@ -104,7 +104,7 @@ fn request(by: &SigningKey) -> Result<Vec<u8>> {
     let host_key = SigningKey::from_seed([1; 32])?.public().id();
     let instance = TargetInstance { id: INSTANCE, generation: 1, account: AccountId::OPERATOR };
     let terms = Terms {
-        target: Target { host: HOST, host_key, instance: Some(instance) },
+        target: Target { host: HOST, host_key, instance: Some(instance), others: std::collections::BTreeMap::new() },
         not_before: NOW,
         not_after: NOW.plus(ROUND),
         nonce: Nonce::new([1; 16]),

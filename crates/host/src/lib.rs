@@ -47,4 +47,4 @@ pub use peers::Peers;
 pub use prover::{Prover, ProverError};
 pub use run::run;
 pub use sealing::LocalOffice;
-pub use settings::{AtEnd, DriverKind, Pace, Settings, TpmChoice};
+pub use settings::{AtEnd, DriverKind, Pace, SealRecipient, Settings, TpmChoice};

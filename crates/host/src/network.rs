@@ -6,8 +6,9 @@
 use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
-use lucarne_model::{AccountId, HostId, InterfaceId, ReplicaId, VpcId};
 use lucarne_switch::{Plan, shell::CutError};
+use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, Moment, ReplicaId, VpcId};
+use lucarne_switch::Plan;
 
 /// Carries out plans. Applying the same plan twice changes nothing.
 #[async_trait]
@@ -19,6 +20,10 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     /// How many flow records it could not hand over since this was last asked, by account.
     fn take_records_lost(&self) -> BTreeMap<AccountId, u64> {
         BTreeMap::new()
+    }
+    /// What flows with a packet since then have counted since they were last recorded: at most so many, the newest first.
+    async fn flows(&self, _since: Moment, _most: usize) -> Result<Vec<FlowRecord>, NetworkError> {
+        Err(NetworkError::NoSwitch)
     }
     /// Ends the flows, and gives the last record of each.
     async fn stop(&self);
@@ -77,6 +82,10 @@ pub trait Network: Send + Sync + std::fmt::Debug {
 pub enum NetworkError {
     #[error("the switch did not take the plan")]
     Switch(#[source] Box<dyn Error + Send + Sync>),
+    #[error("the switch did not say what flows there are")]
+    Flows(#[source] Box<dyn Error + Send + Sync>),
+    #[error("this host has no switch")]
+    NoSwitch,
 }
 
 /// No network: simulated VMs send nothing.

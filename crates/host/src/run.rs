@@ -38,8 +38,8 @@ use crate::{
     network::{Network, NoNetwork},
     peers::Peers,
     prover::Prover,
-    sealing::{Heard, Machines, Sealing},
-    settings::{DriverKind, Settings},
+    sealing::{AgreeingTpm, Heard, Machines, Reading, SealSettings, Sealing},
+    settings::{DriverKind, SealRecipient, Settings},
     simulated_network::SimulatedNetwork,
     spool,
     switch_network::SwitchNetwork,
@@ -90,18 +90,19 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     tracing::info!(host = %id, name = host.name, hypervisor = host.hypervisor, "this machine is a host");
 
     let controller = Arc::new(HttpController::new(&settings.controller, Some(&host_key))?);
-    let (network, records) = network(settings.driver, (id, settings.location), &identity, &host)?;
+    let (network, records) = network(settings.driver, (id, settings.location.clone()), &identity, &host)?;
     let (memory, unwoken) = Memory::new(driver.clone(), layout.clone(), budget, tools.ok());
     let peers = Peers::new(key.clone());
     let listening = tokio::spawn(peers.clone().listen(door, shutdown.clone()));
+    let seals = seal_settings(&settings, measuring.as_ref());
     let prover = measuring.clone().map(|measuring| measuring as Arc<dyn Prover>);
     let parts = Parts { driver, network: network.clone(), memory, prover, unwoken, controller, peers, host };
-    let (carrier, machines) =
-        (parts.controller.clone(), Machines { host: id, driver: parts.driver.clone(), layout: layout.clone() });
+    let machines =
+        Machines { host: id, driver: parts.driver.clone(), layout: layout.clone(), network: network.clone() };
+    let carrier = parts.controller.clone();
     let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown.clone()).await?;
     let heard = Heard { present: agent.present(), desired: agent.desired() };
-    let policy = (settings.seal_policy_key, settings.seal_space);
-    let sealing = Sealing::start(machines, policy, heard, carrier, shutdown).await;
+    let sealing = Sealing::start(machines, seals, heard, carrier, shutdown).await;
     let end_of_export = CancellationToken::new();
     let export = Export {
         settings: spool::Settings { dir: layout.spool(), capacity: settings.spool, host: id },
@@ -143,6 +144,21 @@ fn measuring(
     let shim = tools.as_ref().ok().map(|tools| tools.library.clone());
     let own = Own { shim, configuration: settings.measured() };
     Some(Arc::new(Measuring::begin(&settings.tpm, layout.attestation(), &settings.name, &key.point(), own)))
+}
+
+/// What the office of sealed operations goes by.
+fn seal_settings(settings: &Settings, measuring: Option<&Arc<Measuring>>) -> SealSettings {
+    let in_tpm = match settings.seal_recipient {
+        SealRecipient::Find => Measuring::is_of_hardware(&settings.tpm),
+        SealRecipient::Tpm => true,
+        SealRecipient::File => false,
+    };
+    let tpm = measuring.filter(|_| in_tpm).map(|measuring| measuring.clone() as Arc<dyn AgreeingTpm>);
+    SealSettings {
+        policy_key: settings.seal_policy_key.clone(),
+        space: settings.seal_space,
+        reading: Reading { epoch: settings.seal_epoch, tpm },
+    }
 }
 
 /// With what guests' memory is paged here; if it cannot be, why.

@@ -49,6 +49,9 @@ pub struct Settings {
     pub seal_policy_key: Option<PublicKey>,
     /// How much results of sealed operations may take on disk until they are collected.
     pub seal_space: Bytes,
+    /// Where the key is that opens requests which are sealed to this host, and which of those that follow each other.
+    pub seal_recipient: SealRecipient,
+    pub seal_epoch: u32,
     pub at_end: AtEnd,
     pub pace: Pace,
 }
@@ -77,6 +80,8 @@ impl Settings {
             spool: Bytes::mib(256),
             seal_policy_key: None,
             seal_space: Bytes::gib(64),
+            seal_recipient: SealRecipient::Find,
+            seal_epoch: 0,
             at_end: AtEnd::LeaveMachines,
             pace: Pace::default(),
         }
@@ -128,6 +133,29 @@ impl FromStr for TpmChoice {
             "none" => Ok(Self::None),
             path if path.starts_with('/') => Ok(Self::Device(path.into())),
             _ => Err("it is `auto`, `software`, `none`, or the path of a device such as /dev/tpmrm0".to_owned()),
+        }
+    }
+}
+
+/// Where the key is that opens sealed requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SealRecipient {
+    /// In the machine's own TPM where it has one; else in a file.
+    Find,
+    /// In the TPM that the host proves itself with, which may be a program.
+    Tpm,
+    File,
+}
+
+impl FromStr for SealRecipient {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Find),
+            "tpm" => Ok(Self::Tpm),
+            "file" => Ok(Self::File),
+            _ => Err("it is `auto`, `tpm` or `file`".to_owned()),
         }
     }
 }

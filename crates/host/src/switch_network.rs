@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use lucarne_model::{AccountId, HostId, InterfaceId, ReplicaId, VpcId};
 use lucarne_switch::{Plan, SwitchHandle, shell::CutError};
+use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, Moment, ReplicaId, VpcId};
+use lucarne_switch::{Plan, SwitchHandle};
 
 use crate::network::{Network, NetworkError};
 
@@ -35,6 +36,10 @@ impl Network for SwitchNetwork {
 
     fn take_records_lost(&self) -> BTreeMap<AccountId, u64> {
         self.handle.take_records_lost()
+    }
+
+    async fn flows(&self, since: Moment, most: usize) -> Result<Vec<FlowRecord>, NetworkError> {
+        self.handle.flows(since, most).await.map_err(|error| NetworkError::Flows(Box::new(error)))
     }
 
     async fn stop(&self) {

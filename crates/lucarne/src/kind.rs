@@ -606,6 +606,9 @@ pub(crate) const SEALED_RESULT_COLUMNS: &[Column] = &[
     ("DETAIL", "detail"),
 ];
 
+pub(crate) const SEALED_FLEET_COLUMNS: &[Column] =
+    &[("HOST", "host"), ("OUTCOME", "outcome"), ("RESULT", "result"), ("OCTETS", "octets"), ("DETAIL", "detail")];
+
 pub(crate) const SEAL_LOG_COLUMNS: &[Column] = &[
     ("INDEX", "index"),
     ("TIME", "time"),
@@ -619,6 +622,8 @@ pub(crate) const SEAL_LOG_COLUMNS: &[Column] = &[
 
 pub(crate) const SEAL_KEY_COLUMNS: &[Column] =
     &[("ID", "id"), ("KIND", "kind"), ("PERSON", "person"), ("ACCOUNT", "account"), ("UNTIL", "until")];
+
+pub(crate) const SEAL_SAMPLE_COLUMNS: &[Column] = &[("NUMBER", "number"), ("TIME", "time")];
 
 pub(crate) const SEAL_GRANT_COLUMNS: &[Column] = &[("NAME", "name"), ("TEXT", "text")];
 

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AccountId, InstanceId, Moment, Octets, storage::Digest};
 
-/// The longest question, in octets: a request of 64 KiB in base64, and some.
-pub const MOST_QUESTION: usize = 128 << 10;
+/// The longest question, in octets: a policy of 512 KiB in base64, and some.
+pub const MOST_QUESTION: usize = 768 << 10;
 /// The longest answer, in octets, without the result that may follow it.
 pub const MOST_ANSWER: usize = 4 << 20;
 /// How many entries of its log a host tells at once.
@@ -36,6 +36,8 @@ pub enum SealQuestion {
     Forget { request: Digest },
     /// What the host says of itself.
     Describe,
+    /// Brings what the host is to go by, from somebody on the host itself.
+    Policy { policy: Octets },
     /// Entries of the log, from this one on.
     Log {
         first: u64,
@@ -64,6 +66,10 @@ pub enum SealAnswer {
         length: u64,
     },
     Forgotten,
+    /// The version of the policy that the host goes by now.
+    Policy {
+        version: u64,
+    },
     Host {
         host: SealHost,
     },
@@ -94,6 +100,9 @@ pub enum SealStanding {
         until: Moment,
         /// Of which times there are receipts to collect, in their order.
         times: Vec<Digest>,
+        /// What the instants of samples followed from, once there are no more: an envelope by the host's key for guests.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sampling: Option<Octets>,
     },
 }
 

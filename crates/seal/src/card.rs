@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use lucarne_model::{HostId, Moment};
-use lucarne_statement::signing::{Envelope, PublicKey, SigningError, SigningKey, Statement};
+use lucarne_statement::signing::{Envelope, EnvelopeSignature, PublicKey, SigningError, SigningKey, Statement};
 use serde::{Deserialize, Serialize};
 
 use crate::{age::Recipient, key::VerifyingKey, operation::Layer, request::Nonce};
@@ -20,6 +20,8 @@ pub struct Card {
     pub keys: BTreeMap<Layer, VerifyingKey>,
     /// For requests that nobody else is to read; see [`sealed_request`](crate::sealed_request).
     pub recipient: Recipient,
+    /// Which of the recipients that follow each other: what was sealed to one before opens no more.
+    pub epoch: u32,
 }
 
 impl Statement for Card {
@@ -30,14 +32,13 @@ impl Card {
     /// The card of a host with one key for guests and their machines, and one for itself; signed by both.
     pub fn make(
         host: HostId,
-        guest: &SigningKey,
-        own: &SigningKey,
-        recipient: Recipient,
+        (guest, own): (&SigningKey, &SigningKey),
+        (recipient, epoch): (Recipient, u32),
     ) -> Result<Envelope, SigningError> {
         let key = |key: &SigningKey| VerifyingKey::Ed25519(key.public());
         let keys =
             BTreeMap::from([(Layer::Guest, key(guest)), (Layer::Hypervisor, key(guest)), (Layer::Host, key(own))]);
-        Ok(own.sign_too(guest.sign(&Self { host, keys, recipient })?))
+        Ok(own.sign_too(guest.sign(&Self { host, keys, recipient, epoch })?))
     }
 
     /// The card, if each of its keys signed it; and, where `authority` is given, if that key signed it too.
@@ -50,6 +51,13 @@ impl Card {
             authority.open::<Self>(envelope)?;
         }
         Ok(card)
+    }
+
+    /// The same card with the operator's word for it, if that is for this card: whoever has the card may put it there.
+    pub fn with_word(envelope: Envelope, word: &EnvelopeSignature, authority: &PublicKey) -> Option<Envelope> {
+        let mut vouched = envelope;
+        vouched.signatures.push(word.clone());
+        Self::open(&vouched, Some(authority)).is_ok().then_some(vouched)
     }
 
     pub fn key(&self, layer: Layer) -> Option<&PublicKey> {
@@ -80,12 +88,18 @@ mod tests {
 
     #[test]
     fn a_card_is_believed_when_all_its_keys_signed_it_and_the_operators_where_that_is_pinned() {
-        let card = Card::make(HOST, &key(1), &key(2), recipient()).expect("a card");
+        let card = Card::make(HOST, (&key(1), &key(2)), (recipient(), 0)).expect("a card");
         assert_eq!(Card::open(&card, None).map(|card| card.host), Ok(HOST));
         assert!(Card::open(&card, Some(&key(3).public())).is_err());
         let vouched = key(3).sign_too(card.clone());
         let opened = Card::open(&vouched, Some(&key(3).public())).expect("vouched for");
         assert_eq!(opened.key(Layer::Host), Some(&key(2).public()));
+        // The operator's word may come by another way than the card; a word for another card is none.
+        let word = vouched.signatures.last().expect("it was signed");
+        assert_eq!(Card::with_word(card.clone(), word, &key(3).public()), Some(vouched.clone()));
+        assert_eq!(Card::with_word(card.clone(), word, &key(4).public()), None);
+        let later = Card::make(HOST, (&key(1), &key(2)), (recipient(), 1)).expect("a card");
+        assert_eq!(Card::with_word(later, word, &key(3).public()), None);
         let mut half = card;
         half.signatures.pop();
         assert!(Card::open(&half, None).is_err(), "one of its keys did not sign");

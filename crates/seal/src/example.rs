@@ -96,6 +96,7 @@ pub(crate) fn terms() -> Terms {
             host: HOST,
             host_key: host_key().public().id(),
             instance: Some(TargetInstance { id: INSTANCE, generation: 2, account: TENANT }),
+            others: BTreeMap::new(),
         },
         not_before: NOW.minus(HOUR),
         not_after: NOW.plus(HOUR),

@@ -71,7 +71,10 @@ impl Rules {
     /// Judges a request whose signatures were checked, and gives what is to be remembered of it.
     pub fn judge_opened(&self, opened: &Opened, site: &Site, ledger: &Ledger, now: Moment) -> Result<Mark, Refusal> {
         let terms = opened.request.terms();
-        check_host(opened.request.operation().name(), (terms.target.host, &terms.target.host_key), site)?;
+        // Of a fleet it is one that is meant, or none is.
+        let meant = terms.target.key_of(site.host).map(|key| (site.host, key));
+        let meant = meant.unwrap_or((terms.target.host, &terms.target.host_key));
+        check_host(opened.request.operation().name(), meant, site)?;
         check_time((terms.not_before, terms.not_after), terms.beacon, site, ledger, now)?;
         self.check(opened, site, ledger, now)
     }

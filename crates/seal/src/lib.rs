@@ -3,7 +3,7 @@
 //! Three parties need not trust each other's hands: an authoriser signs, a carrier submits and collects, a reader opens.
 //! Decides and encodes; carrying operations out, disks, clocks and random octets are the host's. Read it in this order;
 //! `docs/book/seals.md` tells the same for those who sign, read and operate:
-//! - what can be asked: the table of [`mod@operation`]s, with arguments that are [`bounded`]; one [`request`], which may be a [`sealed_request`], or [`standing`] for many;
+//! - what can be asked: the table of [`mod@operation`]s, with arguments that are [`bounded`]; one [`request`], which may be a [`sealed_request`], or [`standing`] for many, also for whenever [`health`] is not what it should be;
 //! - who signed it: a [`key`] of one algorithm, [`sshsig`] among them, of people in [`trust`];
 //! - whether it is carried out: [`judge`], by [`grant`]s, and once only by the [`ledger`]; if not, a [`refusal`];
 //! - what a host goes by, from its operator: a [`policy`]; what it says of itself: its [`card`];
@@ -16,6 +16,7 @@ pub mod card;
 #[cfg(test)]
 mod example;
 pub mod grant;
+pub mod health;
 pub mod judge;
 pub mod key;
 pub mod ledger;

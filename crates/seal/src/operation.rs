@@ -181,7 +181,7 @@ operations! {
     GuestResume("guest.resume", Guest, Controls, Json) {}
     /// Take the guest's power away.
     GuestStop("guest.stop", Guest, Controls, Json) {}
-    /// Start a guest that is stopped: its controller's to do, so a host refuses it of one that does not run.
+    /// Start a guest that is stopped: its controller's to do, since a host starts nothing that is not its desired state. So a host refuses it of a guest that does not run, and of one that runs it changes nothing.
     GuestStart("guest.start", Guest, Controls, Json) {}
     /// Press the guest's reset button.
     GuestReset("guest.reset", Guest, Controls, Json) {}
@@ -219,8 +219,11 @@ operations! {
         /// How much of it.
         most_octets: Whole<1, MIB>,
     }
-    /// The memory of the process that plays the guest's machine, without the guest's own.
-    HypervisorMemoryDump("hypervisor.memory.dump", Hypervisor, Reads, ElfCore) {}
+    /// The memory of the process that plays the guest's machine, without the guest's own, and its threads' registers.
+    HypervisorMemoryDump("hypervisor.memory.dump", Hypervisor, Reads, ElfCore) {
+        /// For how long it may stand still for that; longer, and the dump is given up. 0: it is read while it runs.
+        most_pause_milliseconds: Whole<0, 10_000>,
+    }
     /// A piece of that memory.
     HypervisorMemoryRead("hypervisor.memory.read", Hypervisor, Reads, Octets) {
         /// The first octet, as the process addresses it.
@@ -264,14 +267,14 @@ operations! {
         /// How many samples a second.
         hertz: Whole<1, 999>,
     }
-    /// Records of the flows of all guests on the host.
+    /// The table of the host's switch: the flows of all guests that are open or were refused just now, each with its counts since it was last recorded.
     HostFlows("host.flows", Host, Reads, Json) {
-        /// How far back.
+        /// Only those with a packet within so many seconds.
         seconds: Whole<1, 3_600>,
-        /// How many at most, the newest.
-        most_records: Whole<1, 1_000_000>,
+        /// How many records at most, those with the newest packets; there is one for each direction.
+        most_records: Whole<1, 100_000>,
     }
-    /// How the host does: load, memory, disks, errors, and what it deviates in from its own past.
+    /// How the host does: load, memory, pressure, disks, links, errors.
     HostHealth("host.health", Host, Reads, Json) {}
 }
 

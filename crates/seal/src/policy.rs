@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use lucarne_model::{AccountId, storage::Digest};
+use lucarne_model::{AccountId, HostId, storage::Digest};
 use lucarne_statement::{
     canonical,
-    signing::{Envelope, PublicKey, SigningError, Statement},
+    signing::{Envelope, EnvelopeSignature, PublicKey, SigningError, Statement},
 };
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,9 @@ pub struct Policy {
     /// Accounts that sign themselves what is done to their instances.
     pub cosigned: BTreeSet<AccountId>,
     pub embargoes: Vec<Embargo>,
+    /// The policy key's signature over each host's [`Card`](crate::card::Card), which the host then shows with its card.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vouched: BTreeMap<HostId, EnvelopeSignature>,
 }
 
 /// What this person asks for is logged as a commitment at first, and opened when the time is over.

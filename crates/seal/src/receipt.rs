@@ -109,7 +109,7 @@ impl Receipt {
     /// The receipt, if the host with this key signed it for this request, or for one time of this standing request.
     pub fn open(envelope: &Envelope, host_key: &PublicKey, request: &Envelope) -> Result<Self, ReceiptError> {
         let receipt: Self = host_key.open(envelope)?;
-        let (id, asked) = (RequestId::of(request), asked_key(request)?);
+        let (id, asked) = (RequestId::of(request), asked_key(request, receipt.host)?);
         let expected = receipt.occurrence.as_ref().map_or_else(|| id.clone(), |of| occurrence_id(&id, of));
         if receipt.request != expected {
             return Err(ReceiptError::OtherRequest { found: receipt.request, expected });
@@ -134,12 +134,15 @@ impl Receipt {
     }
 }
 
-/// The key of the host that a request of either kind names.
-fn asked_key(request: &Envelope) -> Result<Digest, ReceiptError> {
+/// The key by which a request of either kind means this host; of another, whose receipt nobody wants, the one that it does mean.
+fn asked_key(request: &Envelope, host: HostId) -> Result<Digest, ReceiptError> {
     let asked = if request.payload_type == Standing::TYPE {
         canonical::read::<Standing>(&request.payload).map(|standing| standing.terms().host_key.clone())
     } else {
-        canonical::read::<Request>(&request.payload).map(|request| request.target().host_key.clone())
+        canonical::read::<Request>(&request.payload).map(|request| {
+            let target = request.target();
+            target.key_of(host).unwrap_or(&target.host_key).clone()
+        })
     };
     Ok(asked.map_err(SigningError::Statement)?)
 }

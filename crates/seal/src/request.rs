@@ -3,7 +3,7 @@
 //! Owns its shape, its canonical text and its id. A request that was read makes sense by itself; whether it is to be carried
 //! out is [`judge`](crate::judge)'s.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use lucarne_model::{AccountId, HostId, InstanceId, Moment, Octets, storage::Digest};
 use lucarne_statement::{
@@ -57,6 +57,8 @@ impl From<Digest> for RequestId {
 pub enum RequestError {
     #[error("{operation} is for {wanted}")]
     Target { operation: crate::operation::OperationName, wanted: &'static str },
+    #[error("only operations on hosts are asked of several, and of none twice")]
+    Fleet,
     #[error("it holds for no time, or for longer than a day")]
     Validity,
     #[error("its result has no reader, more than {MOST_RECIPIENTS}, or one twice")]
@@ -103,6 +105,21 @@ pub struct Target {
     pub host_key: Digest,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<TargetInstance>,
+    /// The other hosts of a fleet, and the id of the key of each: each carries the same request out once, and has a receipt of
+    /// its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<HostId, Digest>,
+}
+
+impl Target {
+    /// All hosts that are meant, and the id of the key of each.
+    pub fn hosts(&self) -> impl Iterator<Item = (HostId, &Digest)> {
+        std::iter::once((self.host, &self.host_key)).chain(self.others.iter().map(|(host, key)| (*host, key)))
+    }
+    /// The id of the key by which this host is meant, if it is.
+    pub fn key_of(&self, host: HostId) -> Option<&Digest> {
+        self.hosts().find(|(meant, _)| *meant == host).map(|(_, key)| key)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +181,10 @@ impl Request {
                 return Err(RequestError::Target { operation: name, wanted: "an instance" });
             }
             _ => {}
+        }
+        let (host, others) = (terms.target.host, &terms.target.others);
+        if !others.is_empty() && (name.layer() != Layer::Host || others.contains_key(&host)) {
+            return Err(RequestError::Fleet);
         }
         if terms.not_after <= terms.not_before || terms.not_after.since(terms.not_before) > LONGEST_VALIDITY {
             return Err(RequestError::Validity);

@@ -4,17 +4,18 @@
 //! by itself, by what the host believes by then: a key that was revoked or a grant that was taken back ends it. Only what
 //! changes nothing can stand. Investigations are standing requests; so is the sampling of guests.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use lucarne_model::{AccountId, HostId, InstanceId, Moment, storage::Digest};
 use lucarne_statement::{
     sha256,
-    signing::{Envelope, Statement},
+    signing::{Envelope, PublicKey, SigningError, Statement},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     bounded::{Text, Whole},
+    health::Watch,
     operation::{Effect, Layer, Operation, OperationName},
     request::{Nonce, Request, RequestError, RequestId, ResultTerms, Target, TargetInstance, Terms, check_recipients},
 };
@@ -53,19 +54,23 @@ pub enum Scope {
 }
 
 /// How often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rhythm {
     /// At the beginning of each span of so many seconds.
     Every(Whole<10, DAY>),
     /// Once in each span, at an instant that nobody foresees and everybody can check afterwards.
     Sampled(Whole<10, DAY>),
+    /// Whenever something is unusual of the host or guest that it is of, once in each span.
+    Unusual(Watch),
 }
 
 impl Rhythm {
-    const fn span(self) -> Duration {
-        let (Self::Every(seconds) | Self::Sampled(seconds)) = self;
-        Duration::from_secs(seconds.get())
+    const fn span(&self) -> Duration {
+        match self {
+            Self::Every(seconds) | Self::Sampled(seconds) => Duration::from_secs(seconds.get()),
+            Self::Unusual(watch) => Duration::from_secs(watch.seconds.get()),
+        }
     }
 }
 
@@ -153,13 +158,30 @@ impl Standing {
         times.find(|(number, due)| *due > after || *number == 0 && after < terms.not_before)
     }
 
-    /// The instant of one time of it. None, beyond its end.
+    /// What it watches for, if it does.
+    pub const fn watch(&self) -> Option<&Watch> {
+        match &self.terms.rhythm {
+            Rhythm::Unusual(watch) => Some(watch),
+            Rhythm::Every(_) | Rhythm::Sampled(_) => None,
+        }
+    }
+
+    /// The number of the span that this instant lies in, while it stands.
+    pub fn number_at(&self, now: Moment) -> Option<u64> {
+        let (terms, span) = (&self.terms, self.terms.rhythm.span());
+        let stands = (terms.not_before..=terms.not_after).contains(&now);
+        let passed = now.since(terms.not_before).as_micros().checked_div(span.as_micros())?;
+        u64::try_from(passed).ok().filter(|_| stands)
+    }
+
+    /// The instant of one time of it, if that is known before it comes. None, beyond its end.
     pub fn due(&self, number: u64, seed: &Seed) -> Option<Moment> {
         let span = self.terms.rhythm.span();
         let begins = self.terms.not_before.plus(span.checked_mul(u32::try_from(number).ok()?)?);
         let due = match self.terms.rhythm {
             Rhythm::Every(_) => begins,
             Rhythm::Sampled(_) => begins.plus(seed.within(number, span)),
+            Rhythm::Unusual(_) => return None,
         };
         (due <= self.terms.not_after).then_some(due)
     }
@@ -176,7 +198,12 @@ impl Standing {
         let request = Request::new(
             self.operation.clone(),
             Terms {
-                target: Target { host: terms.host, host_key: terms.host_key.clone(), instance: of.instance },
+                target: Target {
+                    host: terms.host,
+                    host_key: terms.host_key.clone(),
+                    instance: of.instance,
+                    others: BTreeMap::new(),
+                },
                 not_before: now,
                 not_after: now.plus(SLACK),
                 nonce: Nonce::of(own.digest()),
@@ -219,6 +246,13 @@ impl Seed {
     pub fn of(sampling: &Envelope) -> Self {
         let signatures = sampling.signatures.iter().map(|signature| &signature.sig[..]);
         Self(sha256(&[&[SAMPLE], signatures.collect::<Vec<_>>().as_slice()].concat()))
+    }
+    /// Of what a host has shown of a standing request that is over, if its key signed that.
+    pub fn shown(sampling: &Envelope, key: &PublicKey, standing: &RequestId) -> Result<Self, SigningError> {
+        let signed: Sampling = key.open(sampling)?;
+        // Who signs something else as well could choose among seeds.
+        let is_it = signed.standing == *standing && sampling.signatures.len() == 1;
+        if is_it { Ok(Self::of(sampling)) } else { Err(SigningError::Key) }
     }
     fn within(&self, number: u64, span: Duration) -> Duration {
         let drawn = sha256(&[SAMPLE, &self.0, &number.to_be_bytes()]);

@@ -29,8 +29,8 @@ use crate::{
 
 /// How long an operation may take that does not say itself how long it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// A dump goes as fast as whoever takes it in.
-const DUMP_PATIENCE: Duration = Duration::from_secs(6 * 3600);
+/// A dump goes as fast as whoever takes it in; for longer no pager holds what was captured.
+const DUMP_PATIENCE: Duration = Duration::from_secs(lucarne_pager::capture::LONGEST as u64);
 /// The longest answer of the process.
 const LONGEST_ANSWER: u64 = 64 << 10;
 
@@ -166,10 +166,15 @@ fn start(program: Program, link: std::os::unix::net::UnixStream, out: File) -> i
 async fn converse(link: std::os::unix::net::UnixStream, task: &Task) -> Result<Done, Failure> {
     let broken = || Failure::broken("talk to the sealing process");
     let told = serde_json::to_vec(task).map_err(io::Error::from).map_err(broken())?;
+    let length = u32::try_from(told.len()).map_err(io::Error::other).map_err(broken())?;
+    let given: &[u8] = if let Task::CarryOut(order) = task { &order.given } else { &[] };
     link.set_nonblocking(true).map_err(broken())?;
     let mut link = UnixStream::from_std(link).map_err(broken())?;
-    link.write_all(&told).await.map_err(broken())?;
-    link.shutdown().await.map_err(broken())?;
+    link.write_all(&[&length.to_be_bytes()[..], &told].concat()).await.map_err(broken())?;
+    // One that has answered already takes no more: what it answered counts.
+    if link.write_all(given).await.is_ok() {
+        link.shutdown().await.map_err(broken())?;
+    }
     let mut answer = Vec::new();
     link.take(LONGEST_ANSWER).read_to_end(&mut answer).await.map_err(broken())?;
     match serde_json::from_slice::<Told>(&answer) {

@@ -1,14 +1,26 @@
-//! The notes of a core: what the guest's processors were at, as debuggers want it told.
+//! The notes of a core: what a guest's processors or a process's threads were at, as debuggers want it told.
 //!
 //! Owns the reading of the notes that QEMU makes and the making of ours. QEMU tells debuggers the registers in the shape of the mode that
 //! the first processor is in, which may be one of 16 bits; beside that it has a note of its own for each processor, in which
 //! they always are whole. From those the notes for debuggers are made, and those are kept.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeMap;
+
+use crate::core_file::PAGE;
+
 const NOTE: u64 = 4;
 /// NT_PRSTATUS, and its length for x86-64.
 const STATUS: u32 = 1;
 const STATUS_OCTETS: usize = 336;
+/// NT_FILE, which says what files a process has mapped, and NT_AUXV, what its kernel told it at its start.
+const FILES: u32 = 0x4649_4c45;
+const AUXILIARY: u32 = 6;
+/// The order in which debuggers look for registers: `struct user_regs_struct` of x86-64.
+const ORDER: [&str; 27] = [
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax",
+    "rip", "cs", "rflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+];
 /// Where the number of the thread is in it, and where the registers are.
 const THREAD: usize = 32;
 const REGISTERS: usize = 112;
@@ -76,6 +88,35 @@ fn status(thread: u32, processor: &[u8]) -> Vec<u8> {
         fs,
         gs,
     ];
+    status_of(thread, registers)
+}
+
+/// A thread of a process, by the names of its registers.
+pub(crate) fn thread(number: u32, registers: &BTreeMap<&'static str, u64>) -> Vec<u8> {
+    let registers = ORDER.map(|name| registers.get(name).copied().unwrap_or_default());
+    note("CORE", STATUS, &status_of(number, registers))
+}
+
+/// What a process was told at its start, by which debuggers find where its program is.
+pub(crate) fn auxiliary(vector: &[u8]) -> Vec<u8> {
+    note("CORE", AUXILIARY, vector)
+}
+
+/// The files that a process has mapped: from the first address to behind the last, and from which octet of the file on.
+pub(crate) fn files<'a>(mapped: impl Iterator<Item = (u64, u64, u64, &'a str)>) -> Vec<u8> {
+    let mapped: Vec<_> = mapped.collect();
+    let mut content: Vec<u8> = [mapped.len() as u64, PAGE].into_iter().flat_map(u64::to_le_bytes).collect();
+    for (first, behind, offset, _) in &mapped {
+        content.extend([*first, *behind, offset / PAGE].into_iter().flat_map(u64::to_le_bytes));
+    }
+    for (.., name) in &mapped {
+        content.extend(name.as_bytes());
+        content.push(0);
+    }
+    note("CORE", FILES, &content)
+}
+
+fn status_of(thread: u32, registers: [u64; ORDER.len()]) -> Vec<u8> {
     let mut status = vec![0; STATUS_OCTETS];
     status[THREAD..THREAD + 4].copy_from_slice(&thread.to_le_bytes());
     for (part, register) in status[REGISTERS..].as_chunks_mut::<8>().0.iter_mut().zip(registers) {
@@ -183,6 +224,19 @@ mod tests {
             assert_eq!(found, [16, 1, 6, 17, 18, 7, 30].map(|at| at << 8 | 7));
             assert_eq!((word(17), word(26)), (0x1307, 0x1f07), "selectors are 32 bits");
         }
+    }
+
+    #[test]
+    fn a_threads_registers_and_the_files_of_a_process_are_where_debuggers_look_for_them() {
+        let registers = BTreeMap::from([("r15", 1), ("rip", 2), ("rsp", 3), ("gs", 4)]);
+        let status = thread(77, &registers);
+        let content = each(&status).next().unwrap().content;
+        let word = |at: usize| number(content, REGISTERS + at * 8, 8).unwrap();
+        assert_eq!((number(content, THREAD, 4), [0, 16, 19, 26].map(word)), (Some(77), [1, 2, 3, 4]));
+        let noted = files([(0x1000, 0x3000, 0x2000, "/a b"), (0x5000, 0x6000, 0, "/c")].into_iter());
+        let content = each(&noted).next().unwrap().content;
+        let words: Vec<u64> = (0..8).map(|at| number(content, at * 8, 8).unwrap()).collect();
+        assert_eq!((words, &content[64..]), (vec![2, 4096, 0x1000, 0x3000, 2, 0x5000, 0x6000, 0], &b"/a b\0/c\0"[..]));
     }
 
     #[test]

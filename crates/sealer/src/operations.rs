@@ -10,11 +10,12 @@ mod kernel;
 mod memory;
 pub(crate) mod patch;
 mod power;
+mod process_dump;
 mod registers;
 mod sample;
 mod show;
 
-use std::fs::File;
+use std::{fs::File, io::Read};
 
 use lucarne_seal::{
     operation::{Operation, OperationName},
@@ -23,7 +24,7 @@ use lucarne_seal::{
 };
 use serde::Serialize;
 
-use self::{dump::Dump, health::Health};
+use self::{dump::Dump, health::Health, process_dump::ProcessDump};
 use crate::{
     confinement::Needs,
     content::Content,
@@ -53,6 +54,7 @@ enum Way {
     Threads(StoppedThreads),
     Console,
     Dump(Box<Dump>),
+    ProcessDump(Box<ProcessDump>),
     Host,
 }
 
@@ -88,7 +90,7 @@ impl Reached {
             Operation::HostHealth(_) => host(health::needs()),
             Operation::HostKernelRead(_) => host(kernel::needs()),
             Operation::HostSample(_) => host(sample::needs()),
-            Operation::HostFlows(_) => Err(not_carried_out(order.operation.name())),
+            Operation::HostFlows(_) => host(Needs::default()),
             operation => Self::open_machine(operation, machine(order)?),
         }
     }
@@ -108,7 +110,7 @@ impl Reached {
                 needs.marks = Some(standstill::directory(machine).to_owned());
                 Way::Dump(Box::new(Dump::reach(machine)?))
             }
-            Operation::HypervisorMemoryDump(_) => return Err(not_carried_out(operation.name())),
+            Operation::HypervisorMemoryDump(asked) => Way::ProcessDump(Box::new(ProcessDump::reach(asked, machine)?)),
             operation => {
                 let mut monitor = Monitor::connect(&machine.monitor)?;
                 needs.marks = Some(standstill::directory(machine).to_owned());
@@ -136,10 +138,16 @@ impl Reached {
     }
 
     /// What is to be undone later is the process's to wait for.
-    pub(crate) fn carry_out(self, order: &Order, out: File) -> Result<(Done, Option<Undo>), Failure> {
+    /// `given` is what the agent has for it.
+    pub(crate) fn carry_out(
+        self,
+        order: &Order,
+        given: &mut dyn Read,
+        out: File,
+    ) -> Result<(Done, Option<Undo>), Failure> {
         let mut content = Content::begin(&order.terms, out)?;
         let (found, undo) = match self.way {
-            Way::Host => (on_host(order, &mut content)?, None),
+            Way::Host => (on_host(order, given, &mut content)?, None),
             Way::Console => {
                 if let Operation::GuestConsole(console) = &order.operation {
                     show::console(console, machine(order)?, &mut content)?;
@@ -152,6 +160,7 @@ impl Reached {
                 (Found::at_once(paused), None)
             }
             Way::Dump(dump) => (dump.carry_out(order, machine(order)?, &mut content)?, None),
+            Way::ProcessDump(dump) => (dump.carry_out(order, machine(order)?, &mut content)?, None),
             Way::Machine(monitor) => (on_machine(order, monitor, &mut content)?, None),
             Way::Memory(monitor, passage) => in_memory(order, (monitor, passage), &mut content)?,
             Way::Process(monitor, memory) => in_process(order, (monitor, memory), &mut content)?,
@@ -162,11 +171,12 @@ impl Reached {
     }
 }
 
-fn on_host(order: &Order, content: &mut Content) -> Result<Found, Failure> {
+fn on_host(order: &Order, given: &mut dyn Read, content: &mut Content) -> Result<Found, Failure> {
     match &order.operation {
         Operation::HostHealth(_) => document(order, content, &Health::now()?)?,
         Operation::HostSample(sample) => document(order, content, &sample::take(sample)?)?,
         Operation::HostKernelRead(read) => content.push(&kernel::read(read)?)?,
+        Operation::HostFlows(_) => given_document(order, given, content)?,
         other => return Err(not_carried_out(other.name())),
     }
     Ok(Found::while_it_runs())
@@ -251,7 +261,24 @@ fn machine(order: &Order) -> Result<&Machine, Failure> {
 }
 
 fn document<T: Serialize>(order: &Order, content: &mut Content, result: &T) -> Result<(), Failure> {
+    content.push(&written(order, result)?)
+}
+
+fn written<T: Serialize>(order: &Order, result: &T) -> Result<Vec<u8>, Failure> {
     let document = Document { request: &order.request, operation: order.operation.name(), result };
-    let text = serde_json::to_vec(&document).map_err(|error| Failure::broken("write the result")(error.into()))?;
-    content.push(&text)
+    serde_json::to_vec(&document).map_err(|error| Failure::broken("write the result")(error.into()))
+}
+
+/// A document of which the result is what the agent gave, which is JSON already.
+fn given_document(order: &Order, given: &mut dyn Read, content: &mut Content) -> Result<(), Failure> {
+    const NOTHING: &[u8] = b"null}";
+    let around = written(order, &())?;
+    content.push(around.strip_suffix(NOTHING).unwrap_or(&around))?;
+    let mut part = vec![0; 64 << 10];
+    loop {
+        match given.read(&mut part).map_err(Failure::broken("take what the agent has"))? {
+            0 => return content.push(b"}"),
+            read => content.push(part.get(..read).unwrap_or_default())?,
+        }
+    }
 }

@@ -23,6 +23,9 @@ pub struct Order {
     pub machine: Option<Machine>,
     /// For whom the result is, how long it may be and how it is lengthened.
     pub terms: ResultTerms,
+    /// What nobody but the agent has, as JSON: it goes to the process behind the order, and is sealed there.
+    #[serde(skip)]
+    pub given: Vec<u8>,
 }
 
 /// How the machine of one instance is reached.

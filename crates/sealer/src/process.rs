@@ -1,6 +1,6 @@
 //! The life of one sealing process: harden, be told, reach, lock in, carry out, answer.
 //!
-//! Owns that order. Its standard input is a socket, by which the order comes and the answer goes; its standard output takes
+//! Owns that order. Its standard input is a socket, by which the order comes, behind it what only the agent has, and the answer goes; its standard output takes
 //! the age file. Nothing else of it goes anywhere.
 
 use std::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// More than any order has: its request has at most 64 KiB.
-const LONGEST_ORDER: u64 = 256 << 10;
+const LONGEST_ORDER: u32 = 256 << 10;
 
 /// Carries out the one order that comes by standard input, and answers there. To be called before the process has any other
 /// thread: a thread that is there already would not be locked in.
@@ -82,7 +82,7 @@ fn serve(link: &mut UnixStream, out: File) -> Result<(Done, Option<Later>), Fail
         Task::CarryOut(order) => {
             let reached = Reached::open(&order)?;
             confinement::lock_in(reached.needs())?;
-            let (done, undo) = reached.carry_out(&order, out)?;
+            let (done, undo) = reached.carry_out(&order, link, out)?;
             Ok((done, undo.zip(order.machine).map(|(undo, machine)| Later { undo, machine })))
         }
         Task::Undo(machine) => {
@@ -95,11 +95,14 @@ fn serve(link: &mut UnixStream, out: File) -> Result<(Done, Option<Later>), Fail
 }
 
 fn read_task(link: &mut UnixStream) -> Result<Task, Failure> {
-    let mut text = Vec::new();
-    link.take(LONGEST_ORDER + 1).read_to_end(&mut text).map_err(Failure::broken("read the order"))?;
+    let mut length = [0; 4];
+    link.read_exact(&mut length).map_err(Failure::broken("read the order"))?;
+    let length = u32::from_be_bytes(length);
     let strange = |cause: String| Failure::Broken { doing: "understand the order", cause };
-    if text.len() as u64 > LONGEST_ORDER {
+    if length > LONGEST_ORDER {
         return Err(strange("it is too long".to_owned()));
     }
+    let mut text = vec![0; length as usize];
+    link.read_exact(&mut text).map_err(Failure::broken("read the order"))?;
     serde_json::from_slice(&text).map_err(|error| strange(error.to_string()))
 }

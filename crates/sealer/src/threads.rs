@@ -3,7 +3,13 @@
 //! Owns the calls of ptrace(2). A process that is stopped so goes on by itself when its stopper ends, however it ends.
 #![allow(unsafe_code)]
 
-use std::{collections::BTreeMap, fs, io, mem::MaybeUninit, ptr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    mem::MaybeUninit,
+    ptr,
+    time::{Duration, Instant},
+};
 
 use libc::{c_void, pid_t, user_regs_struct};
 
@@ -78,7 +84,18 @@ impl StoppedThreads {
             ("orig_rax", registers.orig_rax),
             ("fs_base", registers.fs_base),
             ("gs_base", registers.gs_base),
+            ("cs", registers.cs),
+            ("ss", registers.ss),
+            ("ds", registers.ds),
+            ("es", registers.es),
+            ("fs", registers.fs),
+            ("gs", registers.gs),
         ]))
+    }
+
+    /// For how long they stand by now.
+    pub(crate) fn stood(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// Lets them go on, and returns for how many nanoseconds they stood.

@@ -5,6 +5,7 @@
 //! commands through a bounded queue and rings a [`Doorbell`], on which the thread sleeps together with its sockets.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     io,
     net::SocketAddr,
@@ -158,6 +159,24 @@ impl SwitchHandle {
             Ok(()) => answer.await.unwrap_or_default(),
             Err(_) => Counters::default(),
         }
+    }
+
+    /// What the flows that had a packet since then have counted since they were last recorded: of `most` records, those with
+    /// the newest packets, the newest first. The table goes on meanwhile.
+    pub async fn flows(&self, since: Moment, most: usize) -> Result<Vec<FlowRecord>, ShellError> {
+        let (mut newest, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            let (reply, answer) = oneshot::channel();
+            self.send(Command::Flows { from, since, reply }).await?;
+            let stretch = answer.await.map_err(|_| ShellError::Ended)?;
+            newest.extend(stretch.records);
+            next = stretch.next;
+            if newest.len() >= 2 * most || next.is_none() {
+                newest.sort_unstable_by_key(|record: &FlowRecord| Reverse(record.end));
+                newest.truncate(most);
+            }
+        }
+        Ok(newest)
     }
 
     /// How many records the exporter was too slow for since this was last asked, by account. Also after the end.

@@ -7,7 +7,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use lucarne_flows::FlowTable;
-use lucarne_model::{EndReason, HostId, InterfaceId, Moment, flow::Direction};
+use lucarne_model::{EndReason, FlowRecord, HostId, InterfaceId, Moment, flow::Direction};
 
 use crate::{
     counters::{FrameCounters, Malformed, PortCounters, Tally},
@@ -114,6 +114,11 @@ impl Switch {
 
     pub fn port_counters(&self, port: PortIndex) -> Option<PortCounters> {
         self.fabric.port(port).map(|port| port.counters)
+    }
+
+    /// What flows have counted by now, as [`FlowTable::look`] shows it.
+    pub fn look_at_flows(&self, from: usize, since: Moment, show: &mut dyn FnMut(FlowRecord)) -> Option<usize> {
+        self.table.look(from, since, show)
     }
 
     /// Entries in the flow table now.

@@ -1,11 +1,11 @@
 //! What a machine is used to: its bytes a minute, with their spread, learnt as time goes.
 //!
-//! Owns the mean and variance of each machine, weighted so that an hour ago counts about a third (exponential moving
-//! averages), and when a minute stands out. A machine that is new stands out in nothing.
+//! Owns a [`Habit`] for each machine, weighted so that an hour ago counts about a third, and when a minute stands out. A machine that
+//! is new stands out in nothing.
 
 use std::collections::HashMap;
 
-use lucarne_model::{InstanceId, Moment};
+use lucarne_model::{Habit, InstanceId, Moment};
 
 const MINUTE: u64 = 60;
 /// The weight of a new minute.
@@ -28,16 +28,15 @@ pub(crate) struct Surge {
 }
 
 #[derive(Debug, Default)]
-struct Habit {
-    mean: f64,
-    variance: f64,
-    minutes: u32,
+struct Machine {
+    habit: Habit,
+    /// In the minute that is not over.
     bytes: u64,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Baselines {
-    habits: HashMap<InstanceId, Habit>,
+    machines: HashMap<InstanceId, Machine>,
     minute: u64,
 }
 
@@ -46,13 +45,13 @@ impl Baselines {
     pub(crate) const LEAST: u64 = 10 << 20;
 
     pub(crate) fn see(&mut self, instance: InstanceId, bytes: u64) {
-        let habit = self.habits.entry(instance).or_default();
-        habit.bytes = habit.bytes.saturating_add(bytes);
+        let machine = self.machines.entry(instance).or_default();
+        machine.bytes = machine.bytes.saturating_add(bytes);
     }
 
     /// Whether it has been seen, and not been silent for so long that it is forgotten.
     pub(crate) fn knows(&self, instance: InstanceId) -> bool {
-        self.habits.contains_key(&instance)
+        self.machines.contains_key(&instance)
     }
 
     /// Whether [`Baselines::poll`] at `now` would end a minute.
@@ -68,34 +67,26 @@ impl Baselines {
         let minute = now.as_secs() / MINUTE;
         let passed = if self.minute == 0 { 1 } else { minute - self.minute };
         self.minute = minute;
-        let surges = self.habits.iter_mut().filter_map(|(instance, habit)| habit.end_minute(*instance)).collect();
+        let surges = self.machines.iter_mut().filter_map(|(instance, machine)| machine.end_minute(*instance)).collect();
         // In the minutes for which nobody asked, nothing was seen.
         for _ in 1..passed.min(LEARN.into()) {
-            self.habits.values_mut().for_each(|habit| habit.learn(0.0));
+            self.machines.values_mut().for_each(|machine| machine.habit.learn(0.0, WEIGHT));
         }
         // Machines that are gone are forgotten when an hour has brought nothing.
-        self.habits.retain(|_, habit| habit.minutes < LEARN || habit.mean >= 1.0);
+        self.machines.retain(|_, machine| machine.habit.count() < LEARN || machine.habit.mean() >= 1.0);
         surges
     }
 }
 
-impl Habit {
+impl Machine {
     fn end_minute(&mut self, instance: InstanceId) -> Option<Surge> {
         let bytes = std::mem::take(&mut self.bytes);
-        let usual = (self.mean + DEVIATIONS * self.variance.sqrt()).max(self.mean * TIMES) as u64;
+        let (mean, deviation) = (self.habit.mean(), self.habit.deviation());
+        let usual = (mean + DEVIATIONS * deviation).max(mean * TIMES) as u64;
         let usual = usual.max(Baselines::LEAST);
-        let stands_out = self.minutes >= LEARN && bytes > usual;
-        self.learn(bytes as f64);
+        let stands_out = self.habit.count() >= LEARN && bytes > usual;
+        self.habit.learn(bytes as f64, WEIGHT);
         stands_out.then_some(Surge { instance, bytes, usual })
-    }
-
-    fn learn(&mut self, bytes: f64) {
-        self.minutes = self.minutes.saturating_add(1);
-        // At first the plain mean, so that the first minute is not taken for an hour's habit.
-        let weight = WEIGHT.max(1.0 / f64::from(self.minutes));
-        let difference = bytes - self.mean;
-        self.mean += weight * difference;
-        self.variance = (1.0 - weight) * (self.variance + weight * difference * difference);
     }
 }
 

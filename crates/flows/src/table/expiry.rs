@@ -10,7 +10,7 @@ use super::{Emit, FlowTable, Judgement, Question, Slot, last_packet};
 use crate::{grounds::Denial, phase::Phase};
 
 /// How many timers one call looks at: about half a millisecond of work.
-const BUDGET: usize = 4096;
+pub(super) const BUDGET: usize = 4096;
 
 impl FlowTable {
     /// Ends what is over and reports what goes on; looks at a bounded number of flows, so that packets do not wait.

@@ -315,6 +315,21 @@ impl FlowTable {
         }
     }
 
+    /// Shows what the flows of a stretch of the table, from `from` on, have counted since they were last reported: one record for each
+    /// direction with a packet since `since`. Nothing ends and nothing is reported by that. Returns where the next stretch
+    /// begins, if there is one: packets wait for no more than one. A flow that comes or goes between two stretches is seen or not.
+    pub fn look(&self, from: usize, since: Moment, show: Emit<'_>) -> Option<usize> {
+        let end = from.saturating_add(expiry::BUDGET).min(self.lines.len());
+        for slot in from..end {
+            let lines = &self.lines[slot];
+            let shown = lines.iter().zip(DIRECTIONS).filter(|(line, _)| line.was_used() && line.last >= since);
+            for (line, direction) in shown.filter(|_| lines[0].phase != Phase::Free) {
+                show(self.cold[slot].record(line, direction, EndReason::ActiveSlice));
+            }
+        }
+        (end < self.lines.len()).then_some(end)
+    }
+
     /// One record for each direction that was ever used. At the end of a connection even without packets in the interval,
     /// so that its end is told; of flows that are only counted, which have no end, only with packets.
     fn report(&mut self, slot: Slot, reason: EndReason, emit: Emit<'_>) {

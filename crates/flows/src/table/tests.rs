@@ -240,6 +240,27 @@ fn dropped_packets_stand_beside_the_connection() {
 }
 
 /// The timer of a handshake is far off; once open, the connection is reported at the interval like any other.
+/// Between two reports a look shows what is counted so far, of what was used lately, and the reports are as without it.
+#[test]
+fn a_look_at_the_table_shows_what_is_counted_and_changes_nothing() {
+    let mut run = Run::new(8);
+    run.packet(1, Direction::Egress, 100, SYN);
+    run.packet(1, Direction::Ingress, 60, SYN | ACK);
+    let look = |run: &Run, since: Moment| {
+        let mut seen = Vec::new();
+        assert_eq!(
+            run.table.look(0, since, &mut |record| seen.push((record.direction, record.packets, record.bytes))),
+            None
+        );
+        seen
+    };
+    let both = vec![(Direction::Egress, 1, 100), (Direction::Ingress, 1, 60)];
+    assert_eq!(look(&run, Moment::EPOCH), both);
+    assert_eq!(look(&run, Moment::EPOCH), both, "looking changed something");
+    assert_eq!(look(&run, run.now.plus(Duration::from_secs(1))), []);
+    assert!(run.records.is_empty());
+}
+
 #[test]
 fn a_connection_is_reported_one_interval_after_its_first_packet() {
     let mut run = Run::new(4);

@@ -10,6 +10,7 @@ mod platform;
 mod survey;
 
 use std::{
+    error::Error as _,
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     thread,
@@ -23,7 +24,8 @@ use lucarne_model::{
     storage::Digest,
     tpm::{DesiredChallenge, PresentedTpm},
 };
-use lucarne_tpm::Tpm;
+use lucarne_seal::age::p256::Point;
+use lucarne_tpm::{Tpm, agreement};
 use ring::digest::{SHA256, digest};
 use tokio::sync::oneshot;
 
@@ -31,6 +33,7 @@ use self::platform::{Files, Host, Platform, PlatformError, Wanted, Which};
 pub(crate) use self::survey::Own;
 use crate::{
     prover::{Prover, ProverError},
+    sealing::AgreeingTpm,
     settings::TpmChoice,
 };
 
@@ -89,11 +92,23 @@ impl Measuring {
         Self(begun)
     }
 
+    /// Whether this is for the machine's own TPM, and not for one that is a program.
+    pub(crate) fn is_of_hardware(choice: &TpmChoice) -> bool {
+        matches!(which(choice), Ok(Which::Device(_)))
+    }
+
     /// Has the thread do this with its TPM, which is opened first if it is not open.
     async fn ask<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Platform) -> Result<T, PlatformError> + Send + 'static,
     ) -> Result<T, NoProof> {
+        self.put(act)?.await.map_err(|_| NoProof::Ending)?
+    }
+
+    fn put<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Platform) -> Result<T, PlatformError> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, NoProof>>, NoProof> {
         let questions = self.0.as_ref().map_err(|reason| NoProof::Unavailable(reason.clone()))?;
         let (answer, answered) = oneshot::channel();
         let question = move |owner: &mut Owner| {
@@ -104,8 +119,39 @@ impl Measuring {
             TrySendError::Full(_) => NoProof::Busy,
             TrySendError::Disconnected(_) => NoProof::Ending,
         })?;
-        answered.await.map_err(|_| NoProof::Ending)?
+        Ok(answered)
     }
+
+    /// The same for threads that may wait.
+    fn ask_and_wait<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Platform) -> Result<T, PlatformError> + Send + 'static,
+    ) -> Result<T, String> {
+        let answered = self.put(act).and_then(|answered| answered.blocking_recv().map_err(|_| NoProof::Ending)?);
+        answered.map_err(|error| match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })
+    }
+}
+
+impl AgreeingTpm for Measuring {
+    fn recipient(&self, epoch: u32) -> Result<Point, String> {
+        self.ask_and_wait(move |platform| platform.recipient(epoch)).and_then(|point| point_of(&point))
+    }
+
+    fn agree(&self, epoch: u32, share: &Point) -> Result<(Point, [u8; 32]), String> {
+        let share = share.uncompressed();
+        let (x, y) = share.get(1..).and_then(|both| both.split_at_checked(32)).ok_or("that is no point")?;
+        let not_whole = |_| "that is no point".to_owned();
+        let share = agreement::Point { x: x.try_into().map_err(not_whole)?, y: y.try_into().map_err(not_whole)? };
+        let (public, agreed) = self.ask_and_wait(move |platform| platform.agree(epoch, &share))?;
+        Ok((point_of(&public)?, agreed.x))
+    }
+}
+
+fn point_of(point: &agreement::Point) -> Result<Point, String> {
+    Point::of_coordinates(&point.x, &point.y).ok_or_else(|| "what the TPM says is no point of its curve".to_owned())
 }
 
 #[async_trait]
@@ -228,7 +274,12 @@ fn fingerprint(point: &[u8]) -> Option<Digest> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use lucarne_seal::{age::Seed, sealed_request};
+
     use super::*;
+    use crate::sealing::ReadingKey;
 
     #[test]
     fn a_host_without_a_tpm_says_why_and_works_on() {
@@ -240,6 +291,31 @@ mod tests {
         let said = std::error::Error::source(&proved.unwrap_err()).unwrap().to_string();
         assert!(said.contains("told to use no TPM"), "{said}");
         assert!(!Path::new("/nonexistent").exists());
+    }
+
+    /// With a real swtpm, from a host's start to its next: the key never leaves it, and another epoch has another.
+    #[test]
+    fn a_request_that_is_sealed_to_a_key_in_the_tpm_is_opened_by_the_tpm() {
+        let place = tempfile::tempdir().unwrap();
+        let begin = || {
+            let own = Own { shim: None, configuration: String::new() };
+            let (folder, point) = (place.path().join("tpm"), p256_point());
+            Arc::new(Measuring::begin(&TpmChoice::Software, folder, "host-of-a-test", &point, own))
+        };
+        let key = |epoch, tpm| ReadingKey::read_or_make(place.path(), epoch, Some(tpm)).unwrap().identity;
+        let first = key(1, begin());
+        let request = sealed_request::seal(b"{}", &Seed::new([3; 32]), first.recipient()).unwrap();
+        assert!(first.recipient().to_string().starts_with("age1tag1"), "{first:?}");
+        assert_eq!(sealed_request::open(&request, &first).unwrap(), b"{}");
+        drop(first);
+        let measuring = begin();
+        assert_eq!(sealed_request::open(&request, &key(1, measuring.clone())).unwrap(), b"{}", "after another start");
+        assert!(sealed_request::open(&request, &key(2, measuring)).is_err());
+    }
+
+    fn p256_point() -> Vec<u8> {
+        use lucarne_seal::age::p256::Agreement as _;
+        lucarne_seal::age::p256::InMemory::from_octets(&[1; 32]).unwrap().public().uncompressed()
     }
 
     #[test]

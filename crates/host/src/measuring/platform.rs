@@ -22,6 +22,7 @@ use lucarne_model::{
 };
 use lucarne_tpm::{
     CommandCode, Credential, Error as TpmError, Keys, Maker, Tpm,
+    agreement::{Epoch, Point},
     swtpm::{self, Authority, Swtpm, manufacture},
 };
 
@@ -274,6 +275,18 @@ impl Platform {
         tpm.extend(pcr::GUEST, &measure::guest_digest(guest))?;
         let quote = self.keys.quote(tpm, qualifying_data, &pcr::QUOTED)?;
         Ok((quote, values(tpm.read_pcrs(&pcr::QUOTED)?)))
+    }
+
+    /// The public half of the key to which what only this TPM may read is sealed.
+    pub(super) fn recipient(&mut self, epoch: u32) -> Result<Point, PlatformError> {
+        Epoch(epoch).public(&mut self.tpm).map_err(PlatformError::Tpm)
+    }
+
+    /// That half again, and what its key and the owner of `share` agree on.
+    pub(super) fn agree(&mut self, epoch: u32, share: &Point) -> Result<(Point, Point), PlatformError> {
+        let public = self.recipient(epoch)?;
+        let agreed = Epoch(epoch).agree(&mut self.tpm, share).map_err(PlatformError::Tpm)?;
+        Ok((public, agreed))
     }
 
     /// Whether the program that is the TPM has ended.

@@ -1,5 +1,5 @@
-//! The keys that answer for this host, one for guests and their machines and another for the host itself; and the one that
-//! opens requests which nobody else can read.
+//! The keys that answer for this host, one for guests and their machines and another for the host itself; beside them the one
+//! that opens requests which nobody else can read, which is [`ReadingKey`]'s.
 //!
 //! Owns their files. Without them nobody takes this host for the one that was asked, so a file that cannot be read is not
 //! replaced by a new key.
@@ -8,17 +8,27 @@ use std::{
     borrow::Cow,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use lucarne_model::{HostId, storage::Digest};
-use lucarne_seal::{age::Identity, card::Card, operation::Layer, refusal::Refusal, sealed_request};
+use lucarne_seal::{card::Card, operation::Layer, refusal::Refusal, sealed_request};
 use lucarne_statement::{
     canonical,
     signing::{Envelope, SigningError, SigningKey, Statement},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::reading::{AgreeingTpm, ReadingKey};
 use crate::durable::{self, Outlives};
+
+/// Where the key for sealed requests is, and which one of those that follow each other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reading {
+    pub(crate) epoch: u32,
+    /// None: in a file.
+    pub(crate) tpm: Option<Arc<dyn AgreeingTpm>>,
+}
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -43,20 +53,18 @@ pub(crate) enum KeysError {
 pub(crate) struct HostKeys {
     guest: SigningKey,
     own: SigningKey,
-    reading: Identity,
+    reading: ReadingKey,
 }
 
 impl HostKeys {
-    pub(crate) fn read_or_make(folder: &Path) -> Result<Self, KeysError> {
+    pub(crate) fn read_or_make(folder: &Path, reading: Reading) -> Result<Self, KeysError> {
         let signing = |name: &str| {
             let path = folder.join(name);
             let made = |octets| SigningKey::from_seed(octets).map(|key| key.to_pem());
             let text = read_or_make(&path, made)?;
             SigningKey::from_pem(&text).map_err(|cause| KeysError::Key { path, cause })
         };
-        let path = folder.join("reading.key");
-        let text = read_or_make(&path, |octets| Ok(Identity::text_of(&octets)))?;
-        let reading = Identity::from_file(&text).map_err(|_| KeysError::Key { path, cause: SigningError::Key })?;
+        let reading = ReadingKey::read_or_make(folder, reading.epoch, reading.tpm)?;
         Ok(Self { guest: signing("guest.key")?, own: signing("host.key")?, reading })
     }
 
@@ -65,7 +73,7 @@ impl HostKeys {
         if !sealed_request::is_sealed(octets) {
             return Ok(Cow::Borrowed(octets));
         }
-        sealed_request::open(octets, &self.reading).map(Cow::Owned)
+        sealed_request::open(octets, &self.reading.identity).map(Cow::Owned)
     }
 
     pub(crate) fn of(&self, layer: Layer) -> &SigningKey {
@@ -82,12 +90,15 @@ impl HostKeys {
     }
 
     pub(crate) fn card(&self, host: HostId) -> Result<Envelope, SigningError> {
-        Card::make(host, &self.guest, &self.own, self.reading.recipient())
+        Card::make(host, (&self.guest, &self.own), (self.reading.identity.recipient(), self.reading.epoch))
     }
 }
 
 /// The text of a key's file, which is made where there is none.
-fn read_or_make(path: &Path, made: impl FnOnce([u8; 32]) -> Result<String, SigningError>) -> Result<String, KeysError> {
+pub(super) fn read_or_make(
+    path: &Path,
+    made: impl FnOnce([u8; 32]) -> Result<String, SigningError>,
+) -> Result<String, KeysError> {
     let failed = |cause| KeysError::File { path: path.to_owned(), cause };
     match fs::read_to_string(path) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
@@ -120,8 +131,8 @@ mod tests {
     #[test]
     fn a_host_keeps_its_two_keys_to_itself_and_does_not_replace_one_that_is_damaged() {
         let place = tempfile::tempdir().unwrap();
-        let made = HostKeys::read_or_make(place.path()).unwrap();
-        let read = HostKeys::read_or_make(place.path()).unwrap();
+        let made = HostKeys::read_or_make(place.path(), Reading::default()).unwrap();
+        let read = HostKeys::read_or_make(place.path(), Reading::default()).unwrap();
         let id = |keys: &HostKeys, layer| keys.of(layer).public().id();
         assert_eq!(id(&made, Layer::Guest), id(&read, Layer::Hypervisor));
         assert_eq!(id(&made, Layer::Host), id(&read, Layer::Host));
@@ -129,7 +140,7 @@ mod tests {
         let path = place.path().join("guest.key");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(&path, "damaged").unwrap();
-        assert!(matches!(HostKeys::read_or_make(place.path()), Err(KeysError::Key { .. })));
+        assert!(matches!(HostKeys::read_or_make(place.path(), Reading::default()), Err(KeysError::Key { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "damaged");
     }
 }

@@ -1,26 +1,42 @@
 //! Has work done by a sealing process, which reaches this host's machines by itself.
 //!
-//! Owns how a machine is found for it. What the process does, and that nothing of what it reads comes through here, is the
+//! Owns how a machine is found for it, and what only the agent has to give: the flows of its switch. What the process does, and that nothing of what it reads comes through here, is the
 //! crate `sealer`'s.
 
-use std::{fs::File, sync::Arc};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use lucarne_model::{AccountId, HostId, InstanceId};
+use lucarne_model::{AccountId, FlowRecord, HostId, InstanceId, Moment};
+use lucarne_seal::operation::{HostFlows, Operation};
 use lucarne_sealer::{Done, Failure, Machine, Order};
 use lucarne_vmm::driver::{Driver, WaysIn};
+use serde::Serialize;
+use tokio::task::spawn_blocking;
 
 use super::{
     office::{Present, Work},
     owner::Executor,
 };
-use crate::layout::Layout;
+use crate::{
+    agent,
+    layout::Layout,
+    network::{Network, NetworkError},
+};
+
+/// What is told of the flows of a switch.
+#[derive(Serialize)]
+struct Flows {
+    time: Moment,
+    /// The newest first.
+    records: Vec<FlowRecord>,
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Machines {
     pub(crate) host: HostId,
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) layout: Layout,
+    pub(crate) network: Arc<dyn Network>,
 }
 
 impl Machines {
@@ -29,6 +45,21 @@ impl Machines {
         let WaysIn { process, monitor, console } = self.driver.ways_in(instance).await?;
         let pager = Some(self.layout.pager_socket(instance)).filter(|socket| socket.exists());
         Some(Machine { instance, generation, account, process, monitor, pager, console })
+    }
+
+    /// What this host's switch says of its flows, which no other process has.
+    async fn flows(&self, asked: &HostFlows) -> Result<Vec<u8>, Failure> {
+        let broken = |cause: String| Failure::Broken { doing: "ask the switch for its flows", cause };
+        let time = agent::now();
+        let since = time.minus(Duration::from_secs(asked.seconds.get()));
+        let records = self.network.flows(since, usize::try_from(asked.most_records.get()).unwrap_or(usize::MAX)).await;
+        let records = records.map_err(|error| match error {
+            NetworkError::NoSwitch => Failure::Impossible(error.to_string()),
+            other => broken(other.to_string()),
+        })?;
+        // Up to a hundred thousand: not the work of a moment, so not that of a task.
+        let written = spawn_blocking(move || serde_json::to_vec(&Flows { time, records })).await;
+        written.map_err(|error| broken(error.to_string()))?.map_err(|error| broken(error.to_string()))
     }
 
     /// Mends what sealing processes that an earlier agent had started left behind.
@@ -53,8 +84,18 @@ impl Executor for Machines {
             None => None,
         };
         let Work { id, operation, terms, .. } = work;
-        let order =
-            Order { request: id.clone(), host: self.host, operation: operation.clone(), machine, terms: terms.clone() };
+        let given = match operation {
+            Operation::HostFlows(asked) => self.flows(asked).await?,
+            _ => Vec::new(),
+        };
+        let order = Order {
+            request: id.clone(),
+            host: self.host,
+            operation: operation.clone(),
+            machine,
+            terms: terms.clone(),
+            given,
+        };
         lucarne_sealer::carry_out(order, out).await
     }
 }

@@ -1,9 +1,9 @@
 //! Sealed operations on this host: from octets that somebody brings to a receipt, and the result that belongs to it.
 //!
 //! In reading order: [`office`], which takes, refuses and remembers; what it keeps, in [`register`] over a [`journal`], on the
-//! [`shelf`], and as its [`standing_policy`], [`standing_requests`] and [`keys`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
+//! [`shelf`], and as its [`standing_policy`], [`standing_requests`], [`owners`] and [`keys`] with [`reading`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
 //! which others speak with it; [`conversation`], [`errands`] and [`socket`], which bring what carriers ask; and [`machines`],
-//! which has the work done.
+//! which has the work done. [`watching`] says when something is unusual.
 
 mod beacons;
 mod conversation;
@@ -14,11 +14,14 @@ mod keys;
 mod machines;
 mod office;
 mod owner;
+mod owners;
+mod reading;
 mod register;
 mod shelf;
 mod socket;
 mod standing_policy;
 mod standing_requests;
+mod watching;
 
 use std::sync::Arc;
 
@@ -27,13 +30,26 @@ use lucarne_statement::signing::PublicKey;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use keys::Reading;
 pub(crate) use machines::Machines;
 use office::Office;
 pub(crate) use office::Present;
 use owner::{Counter, Owner, clocks};
+pub(crate) use reading::AgreeingTpm;
+#[cfg(test)]
+pub(crate) use reading::ReadingKey;
 pub use socket::LocalOffice;
 
 use crate::controller::Controller;
+
+/// What the office goes by from its start.
+#[derive(Debug)]
+pub(crate) struct SealSettings {
+    pub(crate) policy_key: Option<PublicKey>,
+    /// How much results may take on disk.
+    pub(crate) space: Bytes,
+    pub(crate) reading: Reading,
+}
 
 /// What the office hears of the agent.
 #[derive(Debug)]
@@ -54,13 +70,14 @@ impl Sealing {
     /// cannot be read or kept.
     pub(crate) async fn start(
         machines: Machines,
-        (policy_key, space): (Option<PublicKey>, Bytes),
+        SealSettings { policy_key, space, reading }: SealSettings,
         heard: Heard,
         controller: Arc<dyn Controller>,
         shutdown: CancellationToken,
     ) -> Option<Self> {
         let (folder, host) = (machines.layout.seals(), machines.host);
-        let opened = tokio::task::spawn_blocking(move || Office::open(&folder, (host, policy_key), space.0, clocks()));
+        let opened =
+            tokio::task::spawn_blocking(move || Office::open(&folder, (host, policy_key), reading, space.0, clocks()));
         let opened = opened.await.inspect_err(no_office).ok()?.inspect_err(no_office).ok()?;
         let path = machines.layout.seal_socket();
         let listener = socket::bind(&path).inspect_err(|error| {
@@ -72,8 +89,11 @@ impl Sealing {
         let Heard { present, desired } = heard;
         let left = present.borrow().clone();
         counter.see(left.clone()).await;
+        let watching = recovering.clone();
+        let told = (present.clone(), desired.clone());
         tasks.spawn(async move { recovering.recover(&left).await });
         tasks.spawn(follow_present(counter.clone(), present, shutdown.clone()));
+        tasks.spawn(watching::follow(watching, counter.clone(), told, shutdown.clone()));
         tasks.spawn(errands::follow(controller, counter.clone(), desired, shutdown.clone()));
         if let Ok(listener) = listener {
             tasks.spawn(socket::serve(listener, counter, shutdown));

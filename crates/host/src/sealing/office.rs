@@ -33,13 +33,14 @@ use lucarne_seal::{
 use lucarne_sealer::{Done, Failure};
 use lucarne_statement::{
     canonical,
-    signing::{PublicKey, SigningError},
+    signing::{Envelope, PublicKey, SigningError},
 };
 
 use super::{
     beacons::{Beacons, Clocks},
     desk::Carrier,
-    keys::{HostKeys, KeysError, random, signed},
+    keys::{HostKeys, KeysError, Reading, random, signed},
+    owners::Owners,
     register::{Concerns, News, Reader, Register, RegisterError},
     shelf::{KEPT, Shelf, Stay},
     standing_policy::StandingPolicy,
@@ -118,14 +119,13 @@ pub(crate) type Ended = Result<(Done, SealedResult), Failure>;
 pub(crate) struct Office {
     host: HostId,
     keys: HostKeys,
-    card: Octets,
+    card: Envelope,
     register: Register,
     shelf: Shelf,
     standing: StandingRequests,
     policy: StandingPolicy,
     beacons: Beacons,
-    /// Whose instances are, as was heard of each first: it is not changed while it is here.
-    owners: BTreeMap<InstanceId, AccountId>,
+    owners: Owners,
     instances: Arc<Vec<Present>>,
     /// What is under way, and its place in the log.
     under_way: BTreeMap<RequestId, (OperationName, u64)>,
@@ -136,26 +136,27 @@ impl Office {
     pub(crate) fn open(
         folder: &Path,
         (host, policy_key): (HostId, Option<PublicKey>),
+        reading: Reading,
         space: u64,
         clocks: Clocks,
     ) -> Result<Self, OfficeError> {
         let failed = |cause| OfficeError::Folder { path: folder.to_owned(), cause };
         make_folder(folder).map_err(failed)?;
-        let keys = HostKeys::read_or_make(folder)?;
-        let card = canonical::write(&keys.card(host)?).map_err(SigningError::Statement)?;
+        let keys = HostKeys::read_or_make(folder, reading)?;
+        let card = keys.card(host)?;
         let register = Register::open(&folder.join("register"), clocks.now)?;
         let (stands, seed) = (|id: &RequestId| register.taken(id).is_some(), |id: &RequestId| seed(&keys, id));
         let standing = StandingRequests::open(&folder.join("standing"), clocks.now, stands, seed).map_err(failed)?;
         let mut office = Self {
             host,
             keys,
-            card: card.into(),
+            card,
             register,
             standing,
             shelf: Shelf::open(&folder.join("results"), space).map_err(failed)?,
             policy: StandingPolicy::open(folder, policy_key)?,
             beacons: Beacons::new(nonce().ok_or(OfficeError::Random)?, clocks),
-            owners: BTreeMap::new(),
+            owners: Owners::open(&folder.join("owners.json")).map_err(failed)?,
             instances: Arc::default(),
             under_way: BTreeMap::new(),
         };
@@ -176,12 +177,13 @@ impl Office {
     }
 
     /// What is here now.
-    pub(crate) fn see(&mut self, instances: Arc<Vec<Present>>) {
-        self.owners.retain(|instance, _| instances.iter().any(|present| present.instance == *instance));
-        for present in instances.iter() {
-            let first = *self.owners.entry(present.instance).or_insert(present.account);
-            if first != present.account {
+    pub(crate) fn see(&mut self, instances: Arc<Vec<Present>>, now: Moment) {
+        match self.owners.hear(&instances, now) {
+            Ok(contradicted) => contradicted.into_iter().for_each(|(present, first)| {
                 tracing::error!(instance = %present.instance, heard = %present.account, %first, "an instance is said to be another account's by now; its sealed requests are refused");
+            }),
+            Err(error) => {
+                tracing::error!(%error, "whose new instances are could not be kept; their sealed requests are refused");
             }
         }
         self.instances = instances;
@@ -192,6 +194,10 @@ impl Office {
             Ok(()) => tracing::info!(version = self.policy.policy().version, "goes by this seal policy"),
             Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a seal policy was not taken"),
         }
+    }
+
+    pub(crate) const fn policy_version(&self) -> u64 {
+        self.policy.policy().version
     }
 
     /// Judges what somebody brought, and writes down what becomes of it before anything else.
@@ -272,7 +278,7 @@ impl Office {
             Ok(index) => index,
             Err(error) => return self.unavailable(&error),
         };
-        let asked = asked_key(octets);
+        let asked = asked_key(octets, self.host);
         let receipt = Receipt {
             request: request.clone(),
             host: self.host,
@@ -331,7 +337,7 @@ impl Office {
 
     fn held(&self, instance: InstanceId) -> Option<Held> {
         let present = self.instances.iter().find(|present| present.instance == instance)?;
-        let is_its = self.owners.get(&instance) == Some(&present.account);
+        let is_its = self.owners.of(instance) == Some(present.account);
         let cosigned = self.policy.cosigned().contains(&present.account);
         is_its.then_some(Held { account: present.account, generation: present.generation, cosigned })
     }
@@ -371,8 +377,8 @@ impl Office {
         }
     }
 
-    pub(crate) fn look(&self, request: &Digest, carrier: Carrier) -> SealAnswer {
-        if let Some(standing) = self.look_standing(request, carrier) {
+    pub(crate) fn look(&self, request: &Digest, carrier: Carrier, now: Moment) -> SealAnswer {
+        if let Some(standing) = self.look_standing(request, carrier, now) {
             return SealAnswer::Standing { standing };
         }
         let Some(kept) = self.shelf.find(&request.clone().into(), carrier) else { return SealAnswer::Unknown };
@@ -406,10 +412,13 @@ impl Office {
 
     pub(crate) fn describe(&self) -> SealAnswer {
         let Some((nonce, time)) = self.beacons.newest() else { return SealAnswer::Unavailable };
-        match signed(self.keys.of(Layer::Guest), &Beacon { host: self.host, nonce, time }) {
-            Ok(beacon) => SealAnswer::Host {
+        let beacon = signed(self.keys.of(Layer::Guest), &Beacon { host: self.host, nonce, time });
+        let card = self.policy.vouch(self.host, &self.card);
+        let card = canonical::write(card.as_ref().unwrap_or(&self.card)).map_err(SigningError::Statement);
+        match beacon.and_then(|beacon| Ok((beacon, card?))) {
+            Ok((beacon, card)) => SealAnswer::Host {
                 host: SealHost {
-                    card: self.card.clone(),
+                    card: card.into(),
                     beacon: beacon.into(),
                     policy: self.policy.policy().version,
                     clock_doubtful: self.beacons.is_doubtful(),
@@ -480,10 +489,10 @@ fn name(carrier: Carrier) -> String {
 }
 
 /// Which key a request names: what any carrier can read in it, and nothing that is believed.
-fn asked_key(octets: &[u8]) -> Option<Digest> {
+fn asked_key(octets: &[u8], host: HostId) -> Option<Digest> {
     let envelope = lucarne_seal::trust::read_envelope(octets).ok()?;
     let request: Request = canonical::read(&envelope.payload).ok()?;
-    Some(request.target().host_key.clone())
+    request.target().key_of(host).cloned()
 }
 
 /// For nobody but the agent.

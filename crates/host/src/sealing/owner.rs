@@ -34,6 +34,7 @@ use super::{
     beacons::Clocks,
     desk::{Carrier, Desk},
     office::{Ended, MOST_QUEUED, MOST_RUNNING, Office, Present, Taken, Work, tally},
+    watching::Figures,
 };
 
 /// How many commands wait at most, beside requests, of which the desk holds more.
@@ -70,6 +71,8 @@ enum Command {
     Ask(Carrier, SealQuestion, Reply),
     See(Arc<Vec<Present>>),
     Policy(Octets),
+    /// How the host and its guests do.
+    Figures(Figures),
     Ended(RequestId, Option<InstanceId>, Ended),
     Leave,
 }
@@ -200,6 +203,10 @@ impl Counter {
     pub(crate) async fn policy(&self, octets: Octets) {
         self.tell(Command::Policy(octets)).await;
     }
+    /// How all do now. Where the office has too much to do, it is passed over: there is another in a second.
+    pub(crate) fn figures(&self, figures: Figures) {
+        let _ = self.commands.try_send(Command::Figures(figures)).is_ok();
+    }
     async fn tell(&self, command: Command) {
         let commands = self.commands.clone();
         // An office that has ended need not hear of it.
@@ -276,7 +283,7 @@ impl Inner {
                 let request = request.digest().clone();
                 SealAnswer::Standing { standing: SealStanding::Over { request, receipt, result: None } }
             }
-            Taken::Stands { request } => self.office.look(request.digest(), carrier),
+            Taken::Stands { request } => self.office.look(request.digest(), carrier, now()),
             Taken::Busy => SealAnswer::Busy,
             Taken::Unavailable => SealAnswer::Unavailable,
         };
@@ -288,8 +295,12 @@ impl Inner {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Look | Command::Leave => {}
-            Command::See(instances) => self.office.see(instances),
+            Command::See(instances) => self.office.see(instances, now()),
             Command::Policy(octets) => self.office.take_policy(&octets),
+            Command::Figures(figures) => {
+                let room = MOST_QUEUED.saturating_sub(self.queue.len());
+                self.queue.extend(self.office.unusual(&figures, clocks(), room));
+            }
             Command::Ask(carrier, question, reply) => {
                 let _ = reply.send(self.answer(carrier, question));
             }
@@ -305,7 +316,7 @@ impl Inner {
 
     fn answer(&mut self, carrier: Carrier, question: SealQuestion) -> Answered {
         match question {
-            SealQuestion::Look { request, .. } => self.office.look(&request, carrier).into(),
+            SealQuestion::Look { request, .. } => self.office.look(&request, carrier, now()).into(),
             SealQuestion::Fetch { request, from } => match self.office.fetch(&request, from, carrier) {
                 Some((file, length)) => {
                     Answered { answer: SealAnswer::Result { length }, result: Some((file, length)) }
@@ -316,6 +327,12 @@ impl Inner {
             SealQuestion::Describe => self.office.describe().into(),
             SealQuestion::Log { first, seen, instance } => {
                 self.office.tell_log((first, seen), instance, carrier, now()).into()
+            }
+            // What a controller has to bring it brings in the desired state.
+            SealQuestion::Policy { .. } if carrier.is_some() => SealAnswer::Unknown.into(),
+            SealQuestion::Policy { policy } => {
+                self.office.take_policy(&policy);
+                SealAnswer::Policy { version: self.office.policy_version() }.into()
             }
             // It comes over the desk.
             SealQuestion::Submit { .. } => SealAnswer::Busy.into(),

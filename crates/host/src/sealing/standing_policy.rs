@@ -9,14 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lucarne_model::{AccountId, Octets};
+use lucarne_model::{AccountId, HostId, Octets};
 use lucarne_seal::{
+    card::Card,
     judge::Rules,
     key::VerifyingKey,
     policy::{Policy, PolicyError},
     trust::Enrolled,
 };
-use lucarne_statement::signing::PublicKey;
+use lucarne_statement::signing::{Envelope, PublicKey};
 
 use crate::durable::{self, Outlives};
 
@@ -99,6 +100,11 @@ impl StandingPolicy {
         Ok(())
     }
 
+    /// A host's card, with the operator's word for it where the policy has that.
+    pub(crate) fn vouch(&self, host: HostId, card: &Envelope) -> Option<Envelope> {
+        let (word, key) = (self.policy.vouched.get(&host)?, self.key.as_ref()?);
+        Card::with_word(card.clone(), word, key)
+    }
     pub(crate) const fn rules(&self) -> &Rules {
         &self.rules
     }

@@ -46,6 +46,17 @@ struct Kept {
     next: Option<(u64, Moment)>,
     /// Times of the number that is due which were judged already.
     judged: BTreeSet<RequestId>,
+    /// Of one that watches: the number that those are of.
+    watched: Option<u64>,
+}
+
+impl Kept {
+    fn due(&self, id: &RequestId, number: u64) -> Due {
+        let Written { octets, carrier, signers, .. } = self.written.clone();
+        let signer = |(person, account)| (person, Signer { account, counters: Vec::new() });
+        let signers = signers.into_iter().map(signer).collect();
+        Due { id: id.clone(), number, octets, carrier, signers, standing: self.standing.clone() }
+    }
 }
 
 /// One that is due.
@@ -93,7 +104,7 @@ impl StandingRequests {
         let envelope: Envelope = canonical::read(&written.octets).ok()?;
         let standing: Standing = canonical::read(&envelope.payload).ok()?;
         let next = standing.next(now, &seed);
-        self.kept.insert(id.clone(), Kept { written, standing, seed, next, judged: BTreeSet::new() });
+        self.kept.insert(id.clone(), Kept { written, standing, seed, next, judged: BTreeSet::new(), watched: None });
         Some(())
     }
 
@@ -115,7 +126,7 @@ impl StandingRequests {
         durable::replace(&self.path(id), &serde_json::to_vec(&written)?, Outlives::PowerCut)?;
         // The first time may be now.
         let next = standing.next(now.minus(Duration::from_micros(1)), &seed);
-        self.kept.insert(id.clone(), Kept { written, standing, seed, next, judged: BTreeSet::new() });
+        self.kept.insert(id.clone(), Kept { written, standing, seed, next, judged: BTreeSet::new(), watched: None });
         Ok(())
     }
 
@@ -126,11 +137,11 @@ impl StandingRequests {
         }
     }
 
-    /// The host's receipt of one and until when it stands, for who brought it, the operator and whoever is on this host.
-    pub(crate) fn find(&self, id: &RequestId, carrier: Option<AccountId>) -> Option<(&Octets, Moment)> {
+    /// The host's receipt of one and what it says, for who brought it, the operator and whoever is on this host.
+    pub(crate) fn find(&self, id: &RequestId, carrier: Option<AccountId>) -> Option<(&Octets, &Standing)> {
         let any = carrier.is_none_or(|account| account == AccountId::OPERATOR);
         let kept = self.kept.get(id).filter(|kept| any || kept.written.carrier == carrier)?;
-        Some((&kept.written.receipt, kept.standing.terms().not_after))
+        Some((&kept.written.receipt, &kept.standing))
     }
 
     /// When to look again.
@@ -141,10 +152,20 @@ impl StandingRequests {
     pub(crate) fn due(&self, now: Moment) -> Vec<Due> {
         let due = self.kept.iter().filter_map(|(id, kept)| {
             let (number, _) = kept.next.filter(|(_, due)| *due <= now)?;
-            let Written { octets, carrier, signers, .. } = kept.written.clone();
-            let signer = |(person, account)| (person, Signer { account, counters: Vec::new() });
-            let signers = signers.into_iter().map(signer).collect();
-            Some(Due { id: id.clone(), number, octets, carrier, signers, standing: kept.standing.clone() })
+            Some(kept.due(id, number))
+        });
+        due.collect()
+    }
+
+    /// Those that watch for something unusual, each with the number that its time would have now.
+    pub(crate) fn watching(&mut self, now: Moment) -> Vec<Due> {
+        let watching = self.kept.iter_mut().filter(|(_, kept)| kept.standing.watch().is_some());
+        let due = watching.filter_map(|(id, kept)| {
+            let number = kept.standing.number_at(now)?;
+            if kept.watched.replace(number) != Some(number) {
+                kept.judged.clear();
+            }
+            Some(kept.due(id, number))
         });
         due.collect()
     }

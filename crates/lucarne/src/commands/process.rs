@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use lucarne_host::{AtEnd, DriverKind, TpmChoice};
+use lucarne_host::{AtEnd, DriverKind, SealRecipient, TpmChoice};
 use lucarne_model::{Bytes, OversubscriptionFactor, flow::Location};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -156,6 +156,14 @@ pub(crate) struct AgentArgs {
     /// Disk that results of sealed operations may take until they are collected
     #[arg(long, default_value = "64GiB", value_name = "AMOUNT")]
     seal_space: Bytes,
+    /// Where the key is that opens requests which only this host can read: `tpm`, also one that is a program; `file`; or `auto`,
+    /// in the machine's own TPM where it has one
+    #[arg(long, default_value = "auto", value_name = "PLACE")]
+    seal_recipient: SealRecipient,
+    /// Which of the keys that follow each other that is: another than before has a key of its own, and what was sealed to the
+    /// one before opens no more
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    seal_epoch: u32,
     /// End the machines with the agent, rather than leave them for the next one to adopt
     #[arg(long)]
     stop_machines: bool,
@@ -248,6 +256,8 @@ impl AgentArgs {
         settings.spool = self.spool;
         settings.seal_policy_key = self.seal_policy_key.as_ref().map(|path| read_key(path)).transpose()?;
         settings.seal_space = self.seal_space;
+        settings.seal_recipient = self.seal_recipient;
+        settings.seal_epoch = self.seal_epoch;
         settings.at_end = if self.stop_machines { AtEnd::StopMachines } else { AtEnd::LeaveMachines };
         lucarne_host::run(settings, shutdown_on_signals()?).await.map_err(|error| failed("host agent", error))
     }

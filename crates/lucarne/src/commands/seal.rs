@@ -20,6 +20,7 @@ use super::{
     seal_policy::{GrantsCommand, KeysCommand, PolicyCommand},
     seal_request::{RequestArgs, ShowArgs, SignArgs},
     seal_result::{OpenArgs, ResultArgs},
+    seal_samples::SamplesArgs,
     seal_submit::{CollectArgs, SubmitArgs},
 };
 use crate::{
@@ -53,6 +54,8 @@ pub(crate) enum SealCommand {
     Submit(SubmitArgs),
     /// Carry back what came of a request that was submitted before
     Collect(CollectArgs),
+    /// List the instants at which a host had to sample, once it has shown what they followed from
+    Samples(SamplesArgs),
     /// Show the key that answers for a host, and what the host said last
     HostKey(HostKeyArgs),
     /// Sign a host's card, as its operator
@@ -100,7 +103,7 @@ impl SealCommand {
         match self {
             Self::Operations(args) => args.run(format),
             Self::Keygen(args) => args.run(format),
-            Self::Request(args) => args.run(format),
+            Self::Request(args) => args.run(global).await,
             Self::Sign(args) => args.run(),
             Self::Encrypt(args) => args.run(),
             Self::Show(args) => args.run(format),
@@ -108,6 +111,7 @@ impl SealCommand {
             Self::Open(args) => args.run(),
             Self::Submit(args) => args.run(global).await,
             Self::Collect(args) => args.run(global).await,
+            Self::Samples(args) => args.run(format),
             Self::HostKey(args) => args.run(global).await,
             Self::Vouch(args) => args.run(),
             Self::Log(args) => args.run(global).await,

@@ -92,7 +92,7 @@ impl HostKeyArgs {
         if let Some(path) = &self.card_out {
             write_public(path, &octets)?;
         }
-        let mut shown = json!({"host": card.host, "layer": layer, "key": key.to_pem(), "key_id": key.id(), "recipient": card.recipient, "vouched": authority.is_some()});
+        let mut shown = json!({"host": card.host, "layer": layer, "key": key.to_pem(), "key_id": key.id(), "recipient": card.recipient, "epoch": card.epoch, "vouched": authority.is_some()});
         if let Some(told) = told {
             let guest = card.key(Layer::Guest).ok_or_else(|| untrusted(SigningError::Key))?;
             let beacon: Beacon = guest.open(&read_envelope(&told.beacon)?).map_err(untrusted)?;
@@ -105,11 +105,16 @@ impl HostKeyArgs {
     }
 }
 
+/// A card that its own keys signed, with its envelope.
+pub(super) fn read_card(octets: &[u8]) -> Result<(Card, Envelope), Failure> {
+    let envelope = read_envelope(octets)?;
+    let card = Card::open(&envelope, None).map_err(untrusted)?;
+    Ok((card, envelope))
+}
+
 impl VouchArgs {
-    /// Only a card that its own keys signed.
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let envelope = read_envelope(&read_octets(&self.card)?)?;
-        Card::open(&envelope, None).map_err(untrusted)?;
+        let (_, envelope) = read_card(&read_octets(&self.card)?)?;
         let vouched = read_signing_key(&self.policy_key)?.sign_too(envelope);
         let octets = canonical::write(&vouched).map_err(|error| untrusted(SigningError::Statement(error)))?;
         write_public(&self.card, &octets)

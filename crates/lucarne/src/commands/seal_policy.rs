@@ -3,10 +3,13 @@
 //! Owns the draft: a policy's JSON, unsigned, that its operator keeps where the policy key is. What makes sense is the room
 //! `seal`'s, and a draft that does not is not written.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
-use lucarne_api::{bodies::sealing::SealPolicy, client::types};
+use lucarne_api::bodies::sealing::SealPolicy;
 use lucarne_attest::{canonical, signing::Envelope};
 use lucarne_model::{AccountId, ErrorCode, storage::Digest};
 use lucarne_seal::{
@@ -20,6 +23,8 @@ use super::{
     attestation_verify::read_text,
     flow::parse_span,
     seal::{read_octets, read_signing_key, unreadable, write_public},
+    seal_host, seal_hosts,
+    seal_way::{At, Way, WayArgs},
 };
 use crate::{
     command_line::Global,
@@ -98,6 +103,32 @@ pub(crate) enum PolicyCommand {
         /// Write the signed policy into this file too
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        way: WayArgs,
+        #[command(flatten)]
+        draft: DraftArgs,
+    },
+    /// Carry a policy that was signed elsewhere, as `publish --out` wrote it
+    Carry {
+        /// The signed policy
+        file: PathBuf,
+        #[command(flatten)]
+        way: WayArgs,
+    },
+    /// Sign hosts' cards, as their operator: hosts that go by the policy then show that with their cards
+    Vouch {
+        /// Hosts' ids or names
+        #[arg(required_unless_present_any = ["all", "card"])]
+        hosts: Vec<String>,
+        /// All that the controller knows, by whose word they are hosts
+        #[arg(long, conflicts_with = "hosts")]
+        all: bool,
+        /// A card that was brought from the host itself, as `host-key --local --card-out` writes it
+        #[arg(long, value_name = "FILE")]
+        card: Vec<PathBuf>,
+        /// The policy key, whose public half hosts were given
+        #[arg(long, value_name = "FILE")]
+        policy_key: PathBuf,
         #[command(flatten)]
         draft: DraftArgs,
     },
@@ -203,14 +234,22 @@ impl GrantsCommand {
 impl PolicyCommand {
     pub(crate) async fn run(&self, global: &Global) -> Result<(), Failure> {
         match self {
-            Self::Publish { policy_key, out, draft } => publish(global, policy_key, out.as_ref(), draft).await,
+            Self::Publish { policy_key, out, way, draft } => {
+                publish(global, (policy_key, out.as_ref()), way, draft).await
+            }
+            Self::Carry { file, way } => {
+                let octets = read_octets(file)?;
+                let (policy, version) = read_signed(&octets)?;
+                way.open(global)?.bring_policy((octets, version)).await?;
+                global.output.print_change(&json!({"version": policy.version}), &format!("version {version}"))
+            }
+            Self::Vouch { hosts, all, card, policy_key, draft } => {
+                vouch(global, (hosts, *all), card, (policy_key, draft)).await
+            }
             Self::Show => {
                 let carried: SealPolicy =
                     global.session()?.read(async |client| answer(client.get_seal_policy()).await).await?;
-                let envelope: Envelope =
-                    canonical::read(&carried.policy).map_err(|error| unusable(error.to_string()))?;
-                let policy: Policy = canonical::read(&envelope.payload).map_err(|error| unusable(error.to_string()))?;
-                global.output.print_value(&json_of(&policy)?)
+                global.output.print_value(&json_of(&read_signed(&carried.policy)?.0)?)
             }
             Self::Cosign { account, off, draft } => draft.change(|policy| {
                 let _ = if *off { policy.cosigned.remove(account) } else { policy.cosigned.insert(*account) };
@@ -225,11 +264,46 @@ impl PolicyCommand {
     }
 }
 
+/// A policy and its version, whoever signed it: each host judges that by its own pinned key.
+fn read_signed(octets: &[u8]) -> Result<(Policy, u64), Failure> {
+    let envelope: Envelope = canonical::read(octets).map_err(|error| unusable(error.to_string()))?;
+    let policy: Policy = canonical::read(&envelope.payload).map_err(|error| unusable(error.to_string()))?;
+    let version = policy.version;
+    Ok((policy, version))
+}
+
+/// Puts the operator's word for each card into the draft.
+async fn vouch(
+    global: &Global,
+    (hosts, all): (&[String], bool),
+    cards: &[PathBuf],
+    (policy_key, draft): (&Path, &DraftArgs),
+) -> Result<(), Failure> {
+    let key = read_signing_key(policy_key)?;
+    let mut found = cards.iter().map(|path| read_octets(path)).collect::<Result<Vec<_>, _>>()?;
+    if all || !hosts.is_empty() {
+        let hosts = seal_hosts::chosen(&global.session()?, Some(hosts).filter(|_| !all)).await?;
+        let way = Way::Controller(global.session()?);
+        for host in hosts {
+            found.push(way.describe(At { host: Some(host), instance: None }).await?.card.to_vec());
+        }
+    }
+    let mut vouched = Vec::new();
+    for octets in found {
+        let (card, envelope) = seal_host::read_card(&octets)?;
+        vouched.extend(key.sign_too(envelope).signatures.pop().map(|word| (card.host, word)));
+    }
+    let hosts: Vec<_> = vouched.iter().map(|(host, _)| *host).collect();
+    draft.change(|policy| policy.vouched.extend(vouched))?;
+    let said: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    global.output.print_change(&json!({"vouched": hosts}), &said.join(" "))
+}
+
 /// The draft keeps its version before it is said: two policies of one version would be two truths.
 async fn publish(
     global: &Global,
-    policy_key: &std::path::Path,
-    out: Option<&PathBuf>,
+    (policy_key, out): (&Path, Option<&PathBuf>),
+    way: &WayArgs,
     draft: &DraftArgs,
 ) -> Result<(), Failure> {
     let key = read_signing_key(policy_key)?;
@@ -241,10 +315,7 @@ async fn publish(
     if let Some(path) = out {
         write_public(path, &octets)?;
     }
-    let body = types::SealPolicy { policy: octets.into() };
-    let session = global.session()?;
-    let published = session.change(async |client| answer::<_, ()>(client.publish_seal_policy(None, None, &body)).await);
-    published.await?;
+    way.open(global)?.bring_policy((octets, policy.version)).await?;
     global.output.print_change(&json!({"version": policy.version}), &format!("version {}", policy.version))
 }
 

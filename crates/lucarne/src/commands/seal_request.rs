@@ -2,7 +2,7 @@
 //!
 //! Owns what is said on the command line; what makes sense as a request is the room `seal`'s.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
 use lucarne_attest::{
@@ -28,9 +28,11 @@ use super::{
     attestation_verify::{read_key, read_text},
     flow::parse_span,
     seal::{read_octets, read_signing_key, unreadable, write_public},
+    seal_hosts,
     seal_standing::RhythmArgs,
 };
 use crate::{
+    command_line::Global,
     failure::Failure,
     nonces,
     output::Format,
@@ -48,11 +50,17 @@ pub(crate) struct RequestArgs {
     #[arg(long = "argument", value_name = "NAME=VALUE", value_parser = parse_argument)]
     arguments: Vec<(String, String)>,
     /// The host that is to carry it out
-    #[arg(long, value_name = "ID")]
-    host: HostId,
+    #[arg(long, value_name = "ID", required_unless_present = "hosts", requires = "host_key")]
+    host: Option<HostId>,
     /// The public half of that host's key, in PEM: no other host takes the request
-    #[arg(long, value_name = "FILE")]
-    host_key: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "host")]
+    host_key: Option<PathBuf>,
+    /// Several hosts, each of which is to carry it out: `all`, or a filter as `host list` takes it, such as `tag:rack=7`
+    #[arg(long, value_name = "all|FILTER", requires = "authority", conflicts_with_all = ["host", "instance", "every", "sampled", "watched", "beacon"])]
+    hosts: Option<String>,
+    /// With --hosts: the public half of the operator's policy key, by which the cards of these hosts have to be signed
+    #[arg(long, value_name = "FILE", requires = "hosts")]
+    authority: Option<PathBuf>,
     /// The instance, for operations on one
     #[arg(long, value_name = "ID", requires = "account")]
     instance: Option<InstanceId>,
@@ -99,18 +107,21 @@ fn parse_argument(text: &str) -> Result<(String, String), String> {
 }
 
 impl RequestArgs {
-    pub(super) fn run(&self, format: Format) -> Result<(), Failure> {
+    pub(super) async fn run(&self, global: &Global) -> Result<(), Failure> {
         let operation = Operation::with_arguments(self.operation, self.written_arguments()?);
         let operation = operation.map_err(|error| malformed(error.to_string()))?;
-        let (key, terms) = (read_signing_key(&self.sign_key)?, self.terms()?);
+        let (key, terms) = (read_signing_key(&self.sign_key)?, self.terms(self.target(global).await?)?);
         let envelope = match self.rhythm.standing(&operation, (self.instance, self.account), &terms)? {
             Some(standing) => key.sign(&standing),
             None => key.sign(&self.single(operation, terms)?),
         };
         let envelope = envelope.map_err(|error| malformed(error.to_string()))?;
-        write_public(&self.out, &canonical::write(&envelope).map_err(|error| malformed(error.to_string()))?)?;
+        let octets = canonical::write(&envelope).map_err(|error| malformed(error.to_string()))?;
+        // What no host would read is not written: one request has room for so many hosts.
+        envelope_of(&octets).map_err(|refusal| Failure::problem(refusal.code(), refusal.to_string()))?;
+        write_public(&self.out, &octets)?;
         let id = RequestId::of(&envelope);
-        format.print_change(&json!({"id": id, "file": self.out}), &id.to_string())
+        global.output.print_change(&json!({"id": id, "file": self.out}), &id.to_string())
     }
 
     fn single(&self, operation: Operation, terms: Terms) -> Result<Request, Failure> {
@@ -140,15 +151,30 @@ impl RequestArgs {
         Ok(Value::Object(written))
     }
 
-    fn terms(&self) -> Result<Terms, Failure> {
-        let wrong = |cause: String| Failure::wrong_usage(cause);
-        let beacon = self.beacon.clone().map(Nonce::try_from).transpose().map_err(|error| wrong(error.to_string()))?;
+    /// One host by its key; or several, of which the operator has signed the cards.
+    async fn target(&self, global: &Global) -> Result<Target, Failure> {
         let instance = match (self.instance, self.generation, self.account) {
             (Some(id), Some(generation), Some(account)) => Some(TargetInstance { id, generation, account }),
             _ => None,
         };
+        if let (Some(host), Some(key)) = (self.host, &self.host_key) {
+            return Ok(Target { host, host_key: read_key(key)?.id(), instance, others: BTreeMap::new() });
+        }
+        let (Some(hosts), Some(authority)) = (&self.hosts, &self.authority) else {
+            return Err(Failure::wrong_usage("say --host and --host-key, or --hosts and --authority"));
+        };
+        let filter = Some(hosts.as_str()).filter(|hosts| *hosts != "all");
+        let layer = self.operation.layer();
+        let mut keys = seal_hosts::keys(global, filter, &read_key(authority)?, layer).await?;
+        let (host, host_key) = keys.pop_first().ok_or_else(|| malformed("there is no such host".to_owned()))?;
+        Ok(Target { host, host_key, instance: None, others: keys })
+    }
+
+    fn terms(&self, target: Target) -> Result<Terms, Failure> {
+        let wrong = |cause: String| Failure::wrong_usage(cause);
+        let beacon = self.beacon.clone().map(Nonce::try_from).transpose().map_err(|error| wrong(error.to_string()))?;
         Ok(Terms {
-            target: Target { host: self.host, host_key: read_key(&self.host_key)?.id(), instance },
+            target,
             not_before: now().minus(EARLIER),
             not_after: now().minus(EARLIER).plus(self.valid),
             nonce: Nonce::new(nonces::random()?),

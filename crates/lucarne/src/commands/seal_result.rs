@@ -66,6 +66,16 @@ impl ResultArgs {
     }
 }
 
+/// Whether this file is, octet for octet, what the receipt is of.
+pub(super) fn is_whole(receipt: &Receipt, file: &Path) -> bool {
+    let mut tally = Tally::default();
+    let read = each_part(file, |part| {
+        tally.push(part);
+        Ok(())
+    });
+    read.is_ok() && receipt.covers(tally).is_ok()
+}
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OpenArgs {
     #[command(flatten)]

@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::Write,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
@@ -20,14 +21,16 @@ use lucarne_seal::{
 use serde_json::{Value, json};
 
 use super::{
+    flow::parse_span,
     seal::{read_octets, unreadable, with_end, write_public},
+    seal_fleet::Fleet,
     seal_request::envelope_of,
     seal_way::{At, Way, WayArgs},
 };
 use crate::{
     command_line::Global,
     failure::{Failure, LocalCode},
-    kind::SEALED_RESULT_COLUMNS,
+    kind::{SEALED_FLEET_COLUMNS, SEALED_RESULT_COLUMNS},
     private_file,
     wait::Progress,
 };
@@ -57,6 +60,9 @@ pub(crate) struct DeliveryArgs {
     /// Leave the result with the host too
     #[arg(long)]
     keep: bool,
+    /// Of a request for several hosts: for how long one that does not answer is tried again
+    #[arg(long = "for", value_name = "SPAN", default_value = "1m", value_parser = parse_span)]
+    patience: Duration,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -74,15 +80,27 @@ struct Carried {
     /// What it says of itself, where it can be read.
     id: Option<Digest>,
     host: Option<HostId>,
+    fleet: Option<(Envelope, Request)>,
 }
 
 impl Carried {
     fn read(path: &Path) -> Result<Self, Failure> {
         let octets = read_octets(path)?;
-        let Ok(envelope) = envelope_of(&octets) else { return Ok(Self { octets, id: None, host: None }) };
-        let single = canonical::read::<Request>(&envelope.payload).map(|request| request.target().host);
-        let host = single.or_else(|_| canonical::read::<Standing>(&envelope.payload).map(|it| it.terms().host)).ok();
-        Ok(Self { octets, id: Some(RequestId::of(&envelope).digest().clone()), host })
+        let Ok(envelope) = envelope_of(&octets) else {
+            return Ok(Self { octets, id: None, host: None, fleet: None });
+        };
+        let id = Some(RequestId::of(&envelope).digest().clone());
+        match canonical::read::<Request>(&envelope.payload) {
+            Ok(request) => {
+                let host = Some(request.target().host);
+                let fleet = Some((envelope, request)).filter(|(_, request)| !request.target().others.is_empty());
+                Ok(Self { octets, id, host, fleet })
+            }
+            Err(_) => {
+                let host = canonical::read::<Standing>(&envelope.payload).map(|it| it.terms().host).ok();
+                Ok(Self { octets, id, host, fleet: None })
+            }
+        }
     }
 }
 
@@ -91,6 +109,10 @@ impl SubmitArgs {
         let way = self.delivery.way.open(global)?;
         let files = self.files()?;
         if let [file] = files.as_slice() {
+            let carried = Carried::read(file)?;
+            if let Some(fleet) = &carried.fleet {
+                return self.delivery.carry(&way, (&carried.octets, fleet), file, global).await;
+            }
             let out = self.delivery.out.clone().unwrap_or_else(|| with_end(file, ".age"));
             let told = self.delivery.submit(&way, file, &out).await?;
             return global.output.print_change(&told, told["request"].as_str().unwrap_or_default());
@@ -108,14 +130,7 @@ impl SubmitArgs {
         });
         let told = futures::future::join_all(all).await;
         global.output.print_list(&told, SEALED_RESULT_COLUMNS)?;
-        let missing = told.iter().filter(|one| one["outcome"] == "none").count();
-        if missing == 0 {
-            return Ok(());
-        }
-        Err(Failure::problem(
-            ErrorCode::SealRefused,
-            format!("of {missing} of {} requests there is no result", told.len()),
-        ))
+        all_done(&told, "requests")
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, Failure> {
@@ -135,47 +150,81 @@ impl SubmitArgs {
     }
 }
 
+/// What there is of others is there all the same.
+fn all_done(told: &[Value], of: &str) -> Result<(), Failure> {
+    match told.iter().filter(|one| one["outcome"] != "done" && one["outcome"] != "stands").count() {
+        0 => Ok(()),
+        missing => {
+            let detail = format!("of {missing} of {} {of} there is no result", told.len());
+            Err(Failure::problem(ErrorCode::SealRefused, detail))
+        }
+    }
+}
+
 impl CollectArgs {
     pub(crate) async fn run(&self, global: &Global) -> Result<(), Failure> {
         let way = self.delivery.way.open(global)?;
         let carried = Carried::read(&self.request)?;
+        if let Some(fleet) = &carried.fleet {
+            return self.delivery.carry(&way, (&carried.octets, fleet), &self.request, global).await;
+        }
         let out = self.delivery.out.clone().unwrap_or_else(|| with_end(&self.request, ".age"));
         let unread =
             || Failure::problem(ErrorCode::SealRequestMalformed, "the request cannot be read, so its id is not known");
         let at = At { host: self.delivery.host.or(carried.host), instance: None };
         let standing = way.look(at, &carried.id.ok_or_else(unread)?).await?;
-        let told = self.delivery.collect(&way, at, standing, &self.request, &out).await?;
+        let told = self.delivery.collect(&way, at, standing, (&self.request, &out), &works_on(&self.request)).await?;
         global.output.print_change(&told, told["request"].as_str().unwrap_or_default())
     }
 }
 
 impl DeliveryArgs {
+    pub(super) const fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Of a request for several hosts, into a folder.
+    async fn carry(
+        &self,
+        way: &Way,
+        (octets, (envelope, request)): (&[u8], &(Envelope, Request)),
+        file: &Path,
+        global: &Global,
+    ) -> Result<(), Failure> {
+        let folder = self.out.clone().unwrap_or_else(|| with_end(file, ".results"));
+        let told = Fleet { octets, envelope, request }.carry(self, way, (file, &folder)).await?;
+        global.output.print_list(&told, SEALED_FLEET_COLUMNS)?;
+        all_done(&told, "hosts")
+    }
+
     async fn submit(&self, way: &Way, file: &Path, out: &Path) -> Result<Value, Failure> {
         let carried = Carried::read(file)?;
         let at = At { host: self.host.or(carried.host), instance: None };
         let standing = way.submit(at, carried.octets).await?;
-        self.collect(way, at, standing, file, out).await
+        self.collect(way, at, standing, (file, out), &works_on(file)).await
     }
 
     /// Waits for the end, and brings what there is.
-    async fn collect(
+    pub(super) async fn collect(
         &self,
         way: &Way,
         at: At,
         mut standing: SealStanding,
-        file: &Path,
-        out: &Path,
+        (file, out): (&Path, &Path),
+        progress: &Progress,
     ) -> Result<Value, Failure> {
-        let progress = Progress::start(format!("{}: the host works on it", file.display()));
         loop {
             match standing {
                 SealStanding::UnderWay { request } => standing = way.look(at, &request).await?,
                 SealStanding::Over { request, receipt, result } => {
-                    return self.take(way, at, (request, receipt, result), (file, out), &progress).await;
+                    return self.take(way, at, (request, receipt, result), (file, out), progress).await;
                 }
-                SealStanding::Stands { request, receipt, until, times } => {
+                SealStanding::Stands { request, receipt, until, times, sampling } => {
                     write_public(&with_end(out, ".receipt"), &receipt)?;
-                    let taken = self.take_times(way, at, &times, (file, out), &progress).await?;
+                    if let Some(sampling) = sampling {
+                        write_public(&with_end(out, ".sampling"), &sampling)?;
+                    }
+                    let taken = self.take_times(way, at, &times, (file, out), progress).await?;
                     return Ok(json!({
                         "file": file, "request": request, "outcome": "stands", "until": until, "results": taken,
                         "detail": format!("{} results", taken.len()),
@@ -240,6 +289,10 @@ impl DeliveryArgs {
             json!({"file": file, "request": request, "outcome": "done", "result": out, "octets": result, "log_index": receipt.log_index}),
         )
     }
+}
+
+fn works_on(file: &Path) -> Progress {
+    Progress::start(format!("{}: the host works on it", file.display()))
 }
 
 /// What a receipt says; whose it is, is proved by `lucarne seal verify`.

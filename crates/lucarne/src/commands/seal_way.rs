@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use futures::StreamExt;
+use lucarne_api::client::types;
 use lucarne_host::LocalOffice;
 use lucarne_model::{
     ErrorCode, HostId, InstanceId,
@@ -145,6 +146,27 @@ impl Way {
                 session
                     .read(async |client| answer(client.get_seal_host(at.host.as_ref(), at.instance.as_ref())).await)
                     .await
+            }
+        }
+    }
+
+    /// Brings hosts what they are to go by: one host on the spot, or all by their controller.
+    pub(crate) async fn bring_policy(&self, (policy, version): (Vec<u8>, u64)) -> Result<(), Failure> {
+        match self {
+            Self::Local(office) => match ask(office, SealQuestion::Policy { policy: policy.into() }).await? {
+                SealAnswer::Policy { version: held } if held == version => Ok(()),
+                SealAnswer::Policy { version: held } => {
+                    let detail = format!("the host goes on by version {held}; its agent's log says why");
+                    Err(Failure::problem(ErrorCode::SealPolicyUnusable, detail))
+                }
+                other => Err(told(&other)),
+            },
+            Self::Controller(session) => {
+                let body = types::SealPolicy { policy: policy.into() };
+                let publish = async |client: lucarne_api::client::Client| {
+                    answer::<_, ()>(client.publish_seal_policy(None, None, &body)).await
+                };
+                session.change(publish).await
             }
         }
     }

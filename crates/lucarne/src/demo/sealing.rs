@@ -185,7 +185,7 @@ async fn scenes(
     let shown: Instance =
         tenant.session.read(async |client: Client| answer(client.get_instance(&instance)).await).await?;
     let target = TargetInstance { id: instance, generation: shown.generation, account: tenant.account };
-    let target = Target { host, host_key: key.id(), instance: Some(target) };
+    let target = Target { host, host_key: key.id(), instance: Some(target), others: std::collections::BTreeMap::new() };
     let asked = |by: &SigningKey| request(by, target.clone(), &parties.reader);
     let foreign = asked(&parties.stranger)?;
     tell_refused(story, operator, host, &foreign, "a key that is not the tenant's signs the same").await?;

@@ -35,6 +35,7 @@ use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
+pub use serving::LONGEST;
 pub use still::Still;
 pub use wire::Over;
 use wire::{ANSWER, Answer, Ask, CHUNK, CHUNK_BYTES, ROOM, SLOTS};

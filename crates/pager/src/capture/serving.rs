@@ -28,7 +28,7 @@ use crate::{disk::Disk, page, pager::Pager, shared::Arena};
 /// How often it is looked whether the capture is over.
 const TICK: Duration = Duration::from_millis(20);
 /// Captures of longer are not begun.
-pub(crate) const LONGEST: u32 = 3600;
+pub const LONGEST: u32 = 3600;
 
 /// One capture while its connection lasts.
 #[derive(Debug)]

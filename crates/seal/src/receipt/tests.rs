@@ -117,3 +117,26 @@ fn a_refusal_has_a_receipt_and_no_result() {
     assert_eq!(refused.result(), Err(ReceiptError::Refused));
     assert_eq!(refused.covers(tally(&file())), Err(ReceiptError::Refused));
 }
+
+/// Each host of a fleet has a receipt of its own, and none can give another's.
+#[test]
+fn of_a_fleet_each_host_answers_for_itself() {
+    let health = crate::example::operation(OperationName::HostHealth);
+    let mut terms = terms();
+    (terms.target.instance, terms.target.others) = (None, [(HostId::from_bits(2), key(50).public().id())].into());
+    let asked = signed(&Request::new(health, terms).expect("a request"), &[1]);
+    let receipt = |host| Receipt {
+        request: RequestId::of(&asked),
+        host,
+        time: NOW,
+        log_index: 0,
+        occurrence: None,
+        outcome: Outcome::Refused,
+    };
+    let open = |host, by: SigningKey| {
+        Receipt::open(&by.sign(&receipt(host)).expect("an envelope"), &by.public(), &asked).is_ok()
+    };
+    assert!(open(HOST, host_key()) && open(HostId::from_bits(2), key(50)));
+    assert!(!open(HOST, key(50)) && !open(HostId::from_bits(2), host_key()));
+    assert!(!open(HostId::from_bits(3), key(50)));
+}

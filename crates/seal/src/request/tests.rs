@@ -70,3 +70,83 @@ proptest! {
         prop_assert!(NOW > Moment::EPOCH);
     }
 }
+
+#[test]
+fn several_hosts_are_asked_of_operations_on_hosts_alone_and_each_by_its_own_key() {
+    let other = lucarne_model::HostId::from_bits(2);
+    let others = |host| [(host, crate::example::key(50).public().id())].into_iter().collect();
+    let fleet = |operation_of, host, is_of_host: bool| {
+        let mut terms = terms();
+        terms.target.others = others(host);
+        terms.target.instance = terms.target.instance.filter(|_| !is_of_host);
+        Request::new(operation_of, terms)
+    };
+    let health = || operation(OperationName::HostHealth);
+    let asked = fleet(health(), other, true).expect("a request");
+    assert_eq!(asked.target().hosts().count(), 2);
+    assert_eq!(asked.target().key_of(other), Some(&crate::example::key(50).public().id()));
+    assert_eq!(asked.target().key_of(lucarne_model::HostId::from_bits(3)), None);
+    assert_eq!(fleet(health(), terms().target.host, true).unwrap_err(), RequestError::Fleet);
+    assert_eq!(fleet(read(16), other, false).unwrap_err(), RequestError::Fleet);
+    let text = canonical::write(&asked).expect("a text");
+    assert_eq!(canonical::read::<Request>(&text), Ok(asked));
+}
+
+/// What a second reader might take for something else: other spellings of the same, fields twice, numbers in other forms.
+fn pieces() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "\"length\":16",
+        "\"length\":17",
+        "\"length\":16.0",
+        "\"length\":1.6e1",
+        "\"length\":-0",
+        "\\u0061",
+        "\u{feff}",
+        " ",
+        "\n",
+        ",",
+        "\"purpose\":\"other\"",
+        "null",
+        "{}",
+        "\\/",
+        "\"\\ud800\"",
+        "18446744073709551617",
+        "\"nonce\":\"\"",
+        "/**/",
+        "\u{0}",
+        "}",
+    ])
+}
+
+proptest! {
+    /// Attack: one text, two meanings. Whatever the strict reader takes, a reader that knows nothing of it takes for the same, and
+    /// writes as the same text; whatever that one takes beside it, the strict one refuses.
+    #[test]
+    fn two_readers_never_take_one_text_for_two_requests(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, pieces()), 0..3),
+    ) {
+        let mut text = String::from_utf8(canonical::write(&request(read(16), terms())).expect("a text")).expect("text");
+        for (at, cut, piece) in changes {
+            let at = at.index(text.len() + 1);
+            let end = (at + cut).min(text.len());
+            if text.is_char_boundary(at) && text.is_char_boundary(end) {
+                text.replace_range(at..end, piece);
+            }
+        }
+        let strict = canonical::read::<Request>(text.as_bytes());
+        let lenient = serde_json::from_str::<serde_json::Value>(&text);
+        match (strict, lenient) {
+            (Ok(strict), Ok(value)) => {
+                prop_assert_eq!(canonical::write(&value).expect("a text"), text.into_bytes());
+                prop_assert_eq!(serde_json::from_value::<Request>(value).expect("a request"), strict);
+            }
+            (Ok(_), Err(error)) => prop_assert!(false, "taken by one alone: {}", error),
+            (Err(_), Ok(value)) => {
+                let meant = serde_json::from_value::<Request>(value);
+                let own = meant.ok().and_then(|meant| canonical::write(&meant).ok());
+                prop_assert_ne!(own, Some(text.into_bytes()), "refused, and it is the one text of a request");
+            }
+            (Err(_), Err(_)) => {}
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Standing requests: when they are due, what each time of one is called, and who may ask for what for how long.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -163,4 +165,33 @@ proptest! {
         let expected = all.into_iter().find(|(_, due)| *due > after);
         prop_assert_eq!(standing.next(after, &seed), expected);
     }
+}
+
+/// It is carried out when something is unusual, at the earliest in the next span again, and at no time by itself.
+#[test]
+fn one_that_watches_has_no_times_but_spans() {
+    let watch = Watch { seconds: 60.try_into().expect("a span"), thresholds: BTreeMap::new(), deviations: None };
+    let watching = standing(Scope::Host, Rhythm::Unusual(watch.clone()));
+    let begins = watching.terms().not_before;
+    assert_eq!(
+        (watching.watch(), watching.next(begins, &seed(1)), watching.due(0, &seed(1))),
+        (Some(&watch), None, None)
+    );
+    let at = |seconds| watching.number_at(begins.plus(Duration::from_secs(seconds)));
+    assert_eq!([at(0), at(59), at(60), at(600)], [Some(0), Some(0), Some(1), Some(10)]);
+    assert_eq!(watching.number_at(begins.minus(Duration::from_secs(1))), None);
+    assert_eq!(watching.number_at(watching.terms().not_after.plus(Duration::from_secs(1))), None);
+    let written = lucarne_statement::canonical::write(&watching).expect("it is written");
+    assert_eq!(lucarne_statement::canonical::read::<Standing>(&written), Ok(watching));
+}
+
+#[test]
+fn who_checks_the_instants_of_samples_takes_them_from_the_hosts_signature_over_this_request_alone() {
+    let [own, other] = [1, 2].map(|octet| RequestId::of_octets(&[octet]));
+    let sampling = host_key().sign(&Sampling { standing: own.clone() }).expect("an envelope");
+    assert_eq!(Seed::shown(&sampling, &host_key().public(), &own), Ok(seed(1)));
+    assert!(Seed::shown(&sampling, &host_key().public(), &other).is_err());
+    assert!(Seed::shown(&sampling, &key(1).public(), &own).is_err());
+    let twice = key(1).sign_too(sampling);
+    assert!(Seed::shown(&twice, &host_key().public(), &own).is_err(), "the instants could be chosen");
 }

@@ -8,7 +8,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lucarne_model::{AccountId, HostId, InstanceId};
-use lucarne_pager::capture::{Capture, CaptureError, Still, Taken};
+use lucarne_pager::capture::{Capture, CaptureError, LONGEST as LONGEST_CAPTURE, Still, Taken};
 use lucarne_seal::{operation::Operation, request::RequestId};
 use serde::Serialize;
 use serde_json::json;
@@ -27,9 +27,8 @@ use crate::{
 
 const CAPTURING: &str = "capture the guest's memory";
 const REGISTERS: &str = "read the registers of the guest's processors";
-/// How long the pager may take for an answer, and for how long it holds what was captured.
+/// How long the pager may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-const SECONDS: u32 = 3600;
 /// Whose the note is that says what a core is of, and its type.
 const OURS: (&str, u32) = ("Lucarne", 1);
 const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
@@ -68,7 +67,7 @@ impl Dump {
         let passage = Passage::open(&mut monitor, machine.process)?;
         let map = guest_memory::map(&mut monitor)?;
         let memory = match &machine.pager {
-            Some(control) => Capture::begin(control, SECONDS, PATIENCE).map(Memory::Captured),
+            Some(control) => Capture::begin(control, LONGEST_CAPTURE, PATIENCE).map(Memory::Captured),
             None => Still::of(machine.process).map(Memory::Standing),
         };
         Ok(Self { monitor, passage, map, memory: memory.map_err(not_captured)? })
@@ -124,7 +123,8 @@ fn registers(monitor: &mut Monitor, passage: &mut Passage, map: &MemoryMap) -> R
     core_notes::processors(&core).map_err(broken)
 }
 
-fn about(order: &Order, machine: &Machine) -> Result<Vec<u8>, Failure> {
+/// The note by which a core says what it is of.
+pub(super) fn about(order: &Order, machine: &Machine) -> Result<Vec<u8>, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let about = About {
         request: &order.request,

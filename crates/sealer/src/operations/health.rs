@@ -146,71 +146,42 @@ fn memory_errors(controllers: &Path) -> BTreeMap<String, u64> {
 
 /// A line of /proc/diskstats (Documentation/admin-guide/iostats.rst), of a disk that was used.
 fn disk(line: &str) -> Option<Disk> {
-    let mut words = line.split_whitespace().skip(2);
-    let name = words.next()?.to_owned();
-    let counts: Vec<u64> = words.map(|word| word.parse().unwrap_or_default()).collect();
-    let [
-        reads,
-        _,
-        sectors_read,
-        read_milliseconds,
-        writes,
-        _,
-        sectors_written,
-        write_milliseconds,
-        under_way,
-        busy,
-        ..,
-    ] = counts[..]
-    else {
-        return None;
-    };
+    let (name, counts) = line.split_whitespace().nth(2).and_then(|name| Some((name, line.split_once(name)?.1)))?;
+    let count = counted(counts, 10)?;
     let disk = Disk {
-        name,
-        reads,
-        sectors_read,
-        read_milliseconds,
-        writes,
-        sectors_written,
-        write_milliseconds,
-        under_way,
-        busy_milliseconds: busy,
+        name: name.to_owned(),
+        reads: count(0),
+        sectors_read: count(2),
+        read_milliseconds: count(3),
+        writes: count(4),
+        sectors_written: count(6),
+        write_milliseconds: count(7),
+        under_way: count(8),
+        busy_milliseconds: count(9),
     };
-    (reads + writes > 0).then_some(disk)
+    (disk.reads + disk.writes > 0).then_some(disk)
+}
+
+/// The numbers of a line, by their places, if there are so many.
+fn counted(counts: &str, least: usize) -> Option<impl Fn(usize) -> u64> {
+    let counts: Vec<u64> = counts.split_whitespace().map(|word| word.parse().unwrap_or_default()).collect();
+    (counts.len() >= least).then_some(move |at: usize| counts.get(at).copied().unwrap_or_default())
 }
 
 /// A line of /proc/net/dev.
 fn link(line: &str) -> Option<Link> {
     let (name, counts) = line.split_once(':')?;
-    let counts: Vec<u64> = counts.split_whitespace().map(|word| word.parse().unwrap_or_default()).collect();
-    let [
-        received_octets,
-        received_packets,
-        receive_errors,
-        receive_drops,
-        _,
-        _,
-        _,
-        _,
-        sent_octets,
-        sent_packets,
-        send_errors,
-        send_drops,
-        ..,
-    ] = counts[..]
-    else {
-        return None;
-    };
+    let count = counted(counts, 12)?;
     Some(Link {
         name: name.trim().to_owned(),
-        received_octets,
-        received_packets,
-        receive_errors,
-        receive_drops,
-        sent_octets,
-        sent_packets,
-        send_errors,
-        send_drops,
+        received_octets: count(0),
+        received_packets: count(1),
+        receive_errors: count(2),
+        receive_drops: count(3),
+        sent_octets: count(8),
+        sent_packets: count(9),
+        send_errors: count(10),
+        send_drops: count(11),
     })
 }
 

@@ -169,6 +169,7 @@ impl House {
                 most_octets: (1 << 30).try_into().unwrap(),
                 padding: Padding::None,
             },
+            given: Vec::new(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Operations on the process that plays a machine.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, process::Command, thread, time::Duration};
 
 use lucarne_model::Octets;
 use lucarne_seal::operation::OperationName::{
-    HypervisorMemoryRead, HypervisorPatch, HypervisorRegisters, HypervisorSet,
+    HypervisorMemoryDump, HypervisorMemoryRead, HypervisorPatch, HypervisorRegisters, HypervisorSet,
 };
+use lucarne_seal::receipt::Consistency;
 use lucarne_sealer::Failure;
 use serde_json::json;
 
@@ -61,6 +62,37 @@ fn the_processs_memory_is_read_and_patched_but_not_its_guests() {
     assert_eq!(read(&house, program + 8, 8).unwrap(), b"a while.");
     thread::sleep(Duration::from_secs(2));
     eventually("it is undone", || (read(&house, program + 8, 8).unwrap() == [0; 8]).then_some(()));
+    assert_eq!(house.status(), "running");
+}
+
+/// A debugger finds the threads, the program and its libraries; what the guest has in its memory is not there.
+#[test]
+fn the_process_is_dumped_as_a_core_that_a_debugger_opens_and_its_guests_memory_is_not_in_it() {
+    let secret = *b"thirty-two octets of the guest's";
+    let house = House::with_secret(&secret);
+    for (most, consistency) in [(0, Consistency::Torn), (10_000, Consistency::Instant)] {
+        let (done, core) = house.ask(HypervisorMemoryDump, json!({"most_pause_milliseconds": most})).unwrap();
+        assert_eq!((done.consistency, house.status().as_str()), (consistency, "running"));
+        assert!(done.paused_nanoseconds > 0);
+        assert!(!core.windows(secret.len()).any(|octets| octets == secret), "the guest's memory is in it");
+        let path = house.folder.path().join("core");
+        fs::write(&path, &core).unwrap();
+        let program = fs::read_link(format!("/proc/{}/exe", house.qemu.id())).unwrap();
+        let mut gdb = Command::new("gdb");
+        gdb.args(["-batch", "-nx", "-iex", "set debuginfod enabled off", "-iex", "set auto-load off"]);
+        gdb.args(["-ex", "info threads", "-ex", "info sharedlibrary", "-ex", "info registers rip"]);
+        let said = gdb.arg(&program).arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let threads = said.lines().filter(|line| line.contains("LWP ")).count();
+        assert!(threads >= 3 && said.contains("libc.so.6"), "{said}");
+    }
+    // An order for less than there is.
+    let mut order = house.order(HypervisorMemoryDump, json!({"most_pause_milliseconds": 0}));
+    order.terms.most_octets = 100_000.try_into().unwrap();
+    assert_eq!(house.carry_out(order).unwrap_err(), Failure::TooLong { most: 100_000 });
+    // One that would take longer than it may.
+    let short = house.ask(HypervisorMemoryDump, json!({"most_pause_milliseconds": 1}));
+    assert!(matches!(short, Err(Failure::Impossible(_))), "{short:?}");
     assert_eq!(house.status(), "running");
 }
 

@@ -16,7 +16,7 @@ fn answer(order: &[u8]) -> (Value, Vec<u8>) {
     let child = command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     drop(command);
     // It may stop reading before it has all.
-    let _ = ours.write_all(order);
+    let _ = ours.write_all(&[&(order.len() as u32).to_be_bytes()[..], order].concat());
     ours.shutdown(std::net::Shutdown::Write).unwrap();
     let mut told = Vec::new();
     ours.read_to_end(&mut told).unwrap();

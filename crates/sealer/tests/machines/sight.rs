@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lucarne_seal::operation::OperationName::{GuestConsole, GuestScreenshot, HostKernelRead, HostSample};
+use lucarne_seal::operation::OperationName::{GuestConsole, GuestScreenshot, HostFlows, HostKernelRead, HostSample};
 use lucarne_sealer::Failure;
 use serde_json::{Value, json};
 
@@ -55,6 +55,11 @@ fn a_host_is_sampled_and_its_kernel_is_read_if_it_lets_itself() {
         Ok(_) => assert_eq!(read.unwrap().1, b"Linux version"),
         Err(_) => assert!(matches!(read, Err(Failure::Impossible(_))), "{read:?}"),
     }
+    let asked = json!({"seconds": 60, "most_records": 10});
+    let mut flows = house.order(HostFlows, asked);
+    (flows.machine, flows.given) = (None, br#"{"records":[]}"#.to_vec());
+    let document: Value = serde_json::from_slice(&house.carry_out(flows).unwrap().1).unwrap();
+    assert_eq!((&document["operation"], &document["result"]), (&json!("host.flows"), &json!({"records": []})));
     let nothing = ask(HostKernelRead, json!({"symbol": "no such symbol", "offset": 0, "length": 1}));
     assert!(matches!(nothing, Err(Failure::Impossible(_))), "{nothing:?}");
 }

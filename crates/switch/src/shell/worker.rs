@@ -5,7 +5,7 @@
 
 use std::{io, time::Duration};
 
-use lucarne_model::{EndReason, InterfaceId, Moment, ReplicaId};
+use lucarne_model::{EndReason, FlowRecord, InterfaceId, Moment, ReplicaId};
 use tokio::sync::{
     mpsc::{self, error::TryRecvError},
     oneshot,
@@ -40,7 +40,20 @@ pub(super) enum Command {
     Apply(Box<Plan>, oneshot::Sender<Result<(), ShellError>>),
     Counters(oneshot::Sender<Counters>),
     Cut(CutCommand),
+    /// What flows with a packet since then have counted: of the stretch of the table that begins there.
+    Flows {
+        from: usize,
+        since: Moment,
+        reply: oneshot::Sender<Stretch>,
+    },
     Stop(oneshot::Sender<()>),
+}
+
+/// Of a stretch of the flow table, and where the next one begins.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    pub(super) records: Vec<FlowRecord>,
+    pub(super) next: Option<usize>,
 }
 
 /// All that the thread has.
@@ -153,6 +166,7 @@ impl Worker {
                 Ok(Command::Apply(plan, reply)) => drop(reply.send(self.apply(&plan))),
                 Ok(Command::Counters(reply)) => drop(reply.send(self.counters())),
                 Ok(Command::Cut(command)) => self.obey_cut(command),
+                Ok(Command::Flows { from, since, reply }) => drop(reply.send(self.look_at_flows(from, since))),
                 Ok(Command::Stop(reply)) => return Some(Some(reply)),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => return Some(None),
@@ -170,6 +184,12 @@ impl Worker {
         self.metadata.apply(plan, port_of);
         self.outlet.cutting.keep_ports(|interface| switch.port(interface).is_some());
         self.outlet.place(plan, bound, &self.poller, port_of)
+    }
+
+    fn look_at_flows(&self, from: usize, since: Moment) -> Stretch {
+        let mut records = Vec::new();
+        let next = self.switch.look_at_flows(from, since, &mut |record| records.push(record));
+        Stretch { records, next }
     }
 
     fn counters(&self) -> Counters {

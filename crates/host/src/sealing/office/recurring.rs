@@ -1,18 +1,19 @@
 //! The office and standing requests: they are taken once, and each of their times is taken as if somebody had brought it.
 //!
-//! Owns what is added to the office for that: that a time of one asks for the same of each guest that it concerns, and that
-//! what was refused is in the log once.
+//! Owns what is added to the office for that: that a time of one asks for the same of each guest that it concerns, that one which
+//! watches has its time when something is unusual, and that what was refused is in the log once.
 
-use lucarne_model::{AccountId, Moment, sealing::SealStanding, storage::Digest};
+use lucarne_model::{AccountId, Moment, Octets, sealing::SealStanding, storage::Digest};
 use lucarne_seal::{
     judge::Admitted,
     log::{Asked, Verdict},
     operation::Layer,
     receipt::{Outcome, Receipt},
     request::{RequestId, TargetInstance},
-    standing::{Occurrence, Sampling, Scope, Seed, Standing, occurrence_id},
+    standing::{Occurrence, Rhythm, Sampling, Scope, Seed, Standing, occurrence_id},
     trust::{Person, Signer},
 };
+use lucarne_statement::{canonical, signing::Envelope};
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Office, Taken, Work, channel};
@@ -22,12 +23,16 @@ use crate::sealing::{
     keys::{HostKeys, signed},
     shelf::Stay,
     standing_requests::Due,
+    watching::Figures,
 };
 
 /// What the times of a standing request follow from: none foresees them, and this host cannot choose them.
 pub(super) fn seed(keys: &HostKeys, standing: &RequestId) -> Option<Seed> {
-    let sampling = keys.of(Layer::Guest).sign(&Sampling { standing: standing.clone() });
-    sampling.ok().map(|envelope| Seed::of(&envelope))
+    sampling(keys, standing).map(|envelope| Seed::of(&envelope))
+}
+
+fn sampling(keys: &HostKeys, standing: &RequestId) -> Option<Envelope> {
+    keys.of(Layer::Guest).sign(&Sampling { standing: standing.clone() }).ok()
 }
 
 impl Office {
@@ -86,44 +91,73 @@ impl Office {
 
     /// Takes one number of a standing request for all that it concerns; whether all of it was judged.
     fn take_times(&mut self, due: &Due, room: usize, now: Moment, works: &mut Vec<Work>) -> bool {
-        for instance in self.concerned(&due.standing) {
-            let occurrence = Occurrence { number: due.number, instance };
-            let id = occurrence_id(&due.id, &occurrence);
-            if self.standing.is_judged(&due.id, &id) || self.register.ledger.holds(&id) {
-                continue;
-            }
-            if works.len() >= room || self.shelf.is_full() {
-                return false;
-            }
-            let (rules, site) = (self.policy.rules(), self.site());
-            let channel = channel(due.carrier);
-            let judged = rules.judge_occurrence(&due.octets, channel, &occurrence, &site, &self.register.ledger, now);
-            let taken = match judged {
-                Ok(Admitted { opened, mark }) => {
-                    let kept = Duration::from_secs(due.standing.terms().kept_seconds.get());
-                    let stay = Stay { carrier: due.carrier, kept, of: Some((due.id.clone(), occurrence)) };
-                    self.admit(opened, mark, stay, now)
+        self.concerned(&due.standing).into_iter().all(|instance| self.take_time(due, instance, room, now, works))
+    }
+
+    /// What is to be done at once because something is unusual, for those who signed that they watch for it.
+    pub(crate) fn unusual(&mut self, figures: &Figures, clocks: Clocks, room: usize) -> Vec<Work> {
+        let mut works = Vec::new();
+        for due in self.standing.watching(clocks.now) {
+            let Some(watch) = due.standing.watch() else { continue };
+            for instance in self.concerned(&due.standing) {
+                let of_it = figures.get(&instance.map(|it| it.id));
+                let Some(figure) = of_it.and_then(|figures| watch.unusual(figures)) else { continue };
+                let before = works.len();
+                self.take_time(&due, instance, room, clocks.now, &mut works);
+                if works.len() > before {
+                    let guest = instance.map(|it| it.id.to_string()).unwrap_or_default();
+                    tracing::warn!(request = %due.id, guest, "something is unusual: {figure}");
                 }
-                Err(refusal) => {
-                    tracing::warn!(request = %id, code = %refusal.code(), "a time of a standing request was refused: {refusal}");
-                    let mut asked = asked(&due.standing, &due.signers);
-                    // The guest's tenant reads it, if nobody who signed is under embargo.
-                    asked.account = instance.map_or(AccountId::OPERATOR, |it| it.account);
-                    asked.instance = instance.map(|it| it.id);
-                    let verdict = (&id, Verdict::Refused(refusal.code()), None);
-                    match self.enter(asked, &due.signers, verdict, now) {
-                        Ok(_) => Taken::Stands { request: id.clone() },
-                        Err(error) => self.unavailable(&error),
-                    }
-                }
-            };
-            match taken {
-                Taken::Work(work) => works.push(*work),
-                Taken::Busy | Taken::Unavailable => return false,
-                Taken::Refused { .. } | Taken::Stands { .. } => {}
             }
-            self.standing.judged(&due.id, id);
         }
+        works
+    }
+
+    /// Takes one number of a standing request for one target; whether it was judged.
+    fn take_time(
+        &mut self,
+        due: &Due,
+        instance: Option<TargetInstance>,
+        room: usize,
+        now: Moment,
+        works: &mut Vec<Work>,
+    ) -> bool {
+        let occurrence = Occurrence { number: due.number, instance };
+        let id = occurrence_id(&due.id, &occurrence);
+        if self.standing.is_judged(&due.id, &id) || self.register.ledger.holds(&id) {
+            return true;
+        }
+        if works.len() >= room || self.shelf.is_full() {
+            return false;
+        }
+        let (rules, site) = (self.policy.rules(), self.site());
+        let channel = channel(due.carrier);
+        let judged = rules.judge_occurrence(&due.octets, channel, &occurrence, &site, &self.register.ledger, now);
+        let taken = match judged {
+            Ok(Admitted { opened, mark }) => {
+                let kept = Duration::from_secs(due.standing.terms().kept_seconds.get());
+                let stay = Stay { carrier: due.carrier, kept, of: Some((due.id.clone(), occurrence)) };
+                self.admit(opened, mark, stay, now)
+            }
+            Err(refusal) => {
+                tracing::warn!(request = %id, code = %refusal.code(), "a time of a standing request was refused: {refusal}");
+                let mut asked = asked(&due.standing, &due.signers);
+                // The guest's tenant reads it, if nobody who signed is under embargo.
+                asked.account = instance.map_or(AccountId::OPERATOR, |it| it.account);
+                asked.instance = instance.map(|it| it.id);
+                let verdict = (&id, Verdict::Refused(refusal.code()), None);
+                match self.enter(asked, &due.signers, verdict, now) {
+                    Ok(_) => Taken::Stands { request: id.clone() },
+                    Err(error) => self.unavailable(&error),
+                }
+            }
+        };
+        match taken {
+            Taken::Work(work) => works.push(*work),
+            Taken::Busy | Taken::Unavailable => return false,
+            Taken::Refused { .. } | Taken::Stands { .. } => {}
+        }
+        self.standing.judged(&due.id, id);
         true
     }
 
@@ -140,11 +174,16 @@ impl Office {
         here.map(|one| Some(target(one))).collect()
     }
 
-    pub(super) fn look_standing(&self, request: &Digest, carrier: Carrier) -> Option<SealStanding> {
+    pub(super) fn look_standing(&self, request: &Digest, carrier: Carrier, now: Moment) -> Option<SealStanding> {
         let id: RequestId = request.clone().into();
-        let (receipt, until) = self.standing.find(&id, carrier)?;
+        let (receipt, standing) = self.standing.find(&id, carrier)?;
+        let (receipt, until) = (receipt.clone(), standing.terms().not_after);
         let times = self.shelf.of_standing(&id).iter().map(|id| id.digest().clone()).collect();
-        Some(SealStanding::Stands { request: request.clone(), receipt: receipt.clone(), until, times })
+        // Nobody foresees an instant as long as one is to come.
+        let is_shown = now > until && matches!(standing.terms().rhythm, Rhythm::Sampled(_));
+        let sampling = is_shown.then(|| sampling(&self.keys, &id)).flatten();
+        let sampling = sampling.and_then(|envelope| canonical::write(&envelope).ok()).map(Octets::from);
+        Some(SealStanding::Stands { request: request.clone(), receipt, until, times, sampling })
     }
 }
 

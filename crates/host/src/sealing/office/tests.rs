@@ -85,7 +85,7 @@ impl Bed {
         let place = tempfile::tempdir().unwrap();
         let mut office = open_at(&place, clocks).unwrap();
         office.take_policy(&octets(&key(90).sign(&policy).unwrap()).into());
-        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]));
+        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]), NOW);
         Self { place, office, now: clocks.now }
     }
 
@@ -94,7 +94,7 @@ impl Bed {
         let Self { place, office, now } = self;
         drop(office);
         let mut office = open(&place, NOW).unwrap();
-        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]));
+        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]), NOW);
         Self { place, office, now }
     }
 
@@ -104,6 +104,7 @@ impl Bed {
                 host: HOST,
                 host_key: self.office.keys.of(Layer::Guest).public().id(),
                 instance: Some(TargetInstance { id: INSTANCE, generation: 2, account: TENANT }),
+                others: BTreeMap::new(),
             },
             not_before: self.now.minus(HOUR),
             not_after: self.now.plus(HOUR),
@@ -163,7 +164,7 @@ impl Bed {
         }
     }
     fn over(&self, id: &RequestId) -> (Receipt, Option<u64>) {
-        match self.office.look(id.digest(), None) {
+        match self.office.look(id.digest(), None, NOW) {
             SealAnswer::Standing { standing: SealStanding::Over { receipt, result, .. } } => {
                 (self.receipt(&receipt), result)
             }
@@ -176,7 +177,7 @@ fn open(place: &TempDir, now: Moment) -> Result<Office, OfficeError> {
     open_at(place, clocks_at(now))
 }
 fn open_at(place: &TempDir, clocks: Clocks) -> Result<Office, OfficeError> {
-    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public())), SPACE, clocks)
+    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public())), Reading::default(), SPACE, clocks)
 }
 fn octets(envelope: &Envelope) -> Vec<u8> {
     canonical::write(envelope).unwrap()
@@ -276,6 +277,47 @@ fn every_refusal_is_logged_with_its_code_and_told_in_one_shape() {
     assert_eq!(log.entries.len(), 11);
 }
 
+/// A key that is revoked counts no more from the policy on that says so, whoever carries its requests.
+#[test]
+fn a_revoked_key_is_refused_with_its_own_reason_in_the_log_and_none_for_the_carrier() {
+    let mut bed = Bed::new();
+    let good = bed.read(|_| {}, 3);
+    bed.work(&good);
+    let revoked = Policy { version: 4, revoked: [key(3).public().id()].into(), ..policy() };
+    bed.office.take_policy(&octets(&key(90).sign(&revoked).unwrap()).into());
+    let request = bed.read(|_| {}, 3);
+    assert_eq!(bed.refused(&request).outcome, Outcome::Refused);
+    assert_eq!(bed.newest().verdict, Verdict::Refused(ErrorCode::SealKeyRevoked));
+}
+
+/// Where there is no room for a result nothing is taken and nothing is written down, so the same request may be brought again.
+#[test]
+fn an_office_without_room_is_busy_and_takes_the_request_later() {
+    let mut bed = Bed::new();
+    let request = bed.read(|_| {}, 3);
+    bed.office.shelf = Shelf::open(&bed.place.path().join("small"), 0).unwrap();
+    let entries = |bed: &Bed| bed.office.register.head(HOST, NOW).size;
+    let before = entries(&bed);
+    assert!(matches!(bed.take(&request), Taken::Busy));
+    assert_eq!(entries(&bed), before);
+    bed.office.shelf = Shelf::open(&bed.place.path().join("large"), SPACE).unwrap();
+    bed.work(&request);
+}
+
+/// A refusal costs the same whatever its reason: one entry of the log and one receipt. So how long it takes says nothing of the reason
+/// beyond what the carrier brought itself.
+#[test]
+fn each_refusal_is_one_entry_and_one_receipt() {
+    let mut bed = Bed::new();
+    let sealed = sealed_request::seal(b"{}", &Seed::new([1; 32]), Identity::from_octets([8; 32]).recipient()).unwrap();
+    let brought = [b"{}".to_vec(), sealed, bed.read(|_| {}, 99), bed.read(|_| {}, 4), bed.health(3)];
+    for (count, octets) in (1..).zip(brought) {
+        bed.refused(&octets);
+        assert_eq!(bed.office.register.head(HOST, NOW).size, count);
+        assert!(bed.office.under_way.is_empty() && bed.office.shelf.find(&judge::name(&octets), None).is_none());
+    }
+}
+
 #[test]
 fn the_receipts_of_refusals_are_of_one_size() {
     let mut bed = Bed::new();
@@ -301,6 +343,26 @@ fn a_request_that_is_sealed_to_the_host_is_opened_first() {
     assert_eq!(bed.work(&own).id, judge::name(&request));
     bed.refused(&request);
     assert_eq!(bed.newest().verdict, Verdict::Refused(ErrorCode::SealReplayed));
+}
+
+/// Who has pinned the operator's key needs no other word for a host's card than the host itself shows.
+#[test]
+fn the_operators_word_for_a_card_comes_with_the_policy_and_goes_with_the_card() {
+    let mut bed = Bed::new();
+    let card = |bed: &Bed| -> Envelope {
+        let SealAnswer::Host { host } = bed.office.describe() else { panic!("no description") };
+        canonical::read(&host.card).unwrap()
+    };
+    let own = card(&bed);
+    let policy_key = key(90).public();
+    assert!(Card::open(&own, Some(&policy_key)).is_err());
+    let word = |by: u8| key(by).sign_too(own.clone()).signatures.pop().unwrap();
+    for (version, by, believed) in [(4, 91, false), (5, 90, true)] {
+        let policy = Policy { version, vouched: BTreeMap::from([(HOST, word(by))]), ..policy() };
+        bed.office.take_policy(&octets(&key(90).sign(&policy).unwrap()).into());
+        assert_eq!(Card::open(&card(&bed), Some(&policy_key)).is_ok(), believed);
+    }
+    assert!(Card::open(&card(&bed.killed()), Some(&policy_key)).is_ok(), "after another start");
 }
 
 #[test]
@@ -334,7 +396,7 @@ fn what_was_not_written_down_was_not_taken() {
     let register = bed.place.path().join("seals/register");
     fs::write(&register, b"").unwrap();
     let mut bed = bed.killed();
-    assert_eq!(bed.office.look(judge::name(&request).digest(), None), SealAnswer::Unknown);
+    assert_eq!(bed.office.look(judge::name(&request).digest(), None, NOW), SealAnswer::Unknown);
     bed.work(&request);
 }
 
@@ -388,7 +450,7 @@ fn an_older_or_foreign_policy_changes_nothing() {
 #[test]
 fn whose_an_instance_is_does_not_change_while_it_is_here() {
     let mut bed = Bed::new();
-    bed.office.see(Arc::new(vec![Present { instance: INSTANCE, account: OTHER, generation: 2 }]));
+    bed.office.see(Arc::new(vec![Present { instance: INSTANCE, account: OTHER, generation: 2 }]), NOW);
     let claimed = |it: &mut Terms| {
         if let Some(instance) = &mut it.target.instance {
             instance.account = OTHER;

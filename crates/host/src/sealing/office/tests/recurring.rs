@@ -1,18 +1,24 @@
 //! Standing requests at the office: each time once, also over kills, and for nobody's guests but those that it is of.
 
-use lucarne_seal::standing::{Occurrence, Rhythm, Scope, Standing, StandingTerms, occurrence_id};
+use lucarne_seal::{
+    health::{Figure, Measure, Watch},
+    standing::{Occurrence, Rhythm, Scope, Seed, Standing, StandingTerms, occurrence_id},
+};
 
 use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn standing(bed: &Bed, scope: Scope, by: u8) -> Envelope {
+    standing_with(bed, scope, by, Rhythm::Every(60.try_into().unwrap()))
+}
+fn standing_with(bed: &Bed, scope: Scope, by: u8, rhythm: Rhythm) -> Envelope {
     let Terms { target, nonce, result, purpose, lowest_policy, .. } = bed.terms();
     let terms = StandingTerms {
         host: target.host,
         host_key: target.host_key,
         scope,
-        rhythm: Rhythm::Every(60.try_into().unwrap()),
+        rhythm,
         not_before: NOW,
         not_after: NOW.plus(HOUR),
         nonce,
@@ -36,7 +42,7 @@ fn due(bed: &mut Bed, after: Duration) -> Vec<Work> {
 }
 
 fn times(bed: &Bed, id: &RequestId, carrier: Carrier) -> Option<Vec<Digest>> {
-    match bed.office.look(id.digest(), carrier) {
+    match bed.office.look(id.digest(), carrier, NOW) {
         SealAnswer::Standing { standing: SealStanding::Stands { times, .. } } => Some(times),
         SealAnswer::Unknown => None,
         other => panic!("it does not stand: {other:?}"),
@@ -66,7 +72,7 @@ fn each_time_is_carried_out_once_also_after_a_kill_and_its_result_goes_when_its_
     assert_eq!(times(&bed, &id, Some(TENANT)), Some(vec![first.id.digest().clone()]));
     assert_eq!(times(&bed, &id, Some(OTHER)), None);
     let SealAnswer::Standing { standing: SealStanding::Over { receipt, .. } } =
-        bed.office.look(first.id.digest(), Some(TENANT))
+        bed.office.look(first.id.digest(), Some(TENANT), NOW)
     else {
         panic!("it is not over")
     };
@@ -130,7 +136,7 @@ fn of_others_guests_nothing_is_taken_and_what_finds_no_room_is_due_again() {
     let second = Present { instance: InstanceId::from_bits(8), account: TENANT, generation: 1 };
     let foreign = Present { instance: InstanceId::from_bits(9), account: OTHER, generation: 1 };
     let own = Present { instance: INSTANCE, account: TENANT, generation: 2 };
-    bed.office.see(Arc::new(vec![own, second, foreign]));
+    bed.office.see(Arc::new(vec![own, second, foreign]), NOW);
     let envelope = standing(&bed, Scope::Account(TENANT), 3);
     take(&mut bed, &envelope);
     let first = bed.office.due(clocks(), 1);
@@ -158,4 +164,45 @@ fn what_is_under_embargo_stays_so_when_one_of_its_times_is_refused() {
         let entry: lucarne_seal::log::Entry = canonical::read(&told.entry).unwrap();
         assert!(matches!(entry.content, Content::Sealed { .. }) && told.opening.is_none());
     }
+}
+
+/// What is unusual of a guest is a time of the requests that watch it, once in each span, and of no other guest.
+#[test]
+fn something_unusual_is_answered_at_once_and_once_in_its_span() {
+    let mut bed = Bed::new();
+    let threshold = (Measure::Processors, 500.try_into().unwrap());
+    let watch = Watch { seconds: 60.try_into().unwrap(), thresholds: BTreeMap::from([threshold]), deviations: None };
+    let watching = standing_with(&bed, Scope::Account(TENANT), 3, Rhythm::Unusual(watch));
+    take(&mut bed, &watching);
+    let mut see = |of: Option<InstanceId>, value, after: u64| {
+        let figure = Figure { measure: Measure::Processors, value, usual: None, deviations: 0 };
+        let figures = BTreeMap::from([(of, vec![figure])]);
+        let works = bed.office.unusual(&figures, clocks_at(NOW.plus(Duration::from_secs(after))), 8);
+        works.into_iter().map(|work| work.instance.unwrap().id).collect::<Vec<_>>()
+    };
+    assert_eq!(see(Some(INSTANCE), 500, 1), []);
+    assert_eq!(see(None, 900, 2), [], "that is the host");
+    assert_eq!(see(Some(InstanceId::from_bits(8)), 900, 2), [], "that is nobody's");
+    assert_eq!(see(Some(INSTANCE), 900, 3), [INSTANCE]);
+    assert_eq!(see(Some(INSTANCE), 900, 4), [], "in the same span");
+    assert_eq!(see(Some(INSTANCE), 900, 61), [INSTANCE]);
+    assert_eq!(see(Some(INSTANCE), 900, 3601), [], "it is over");
+    assert!(due(&mut bed, MINUTE).is_empty());
+}
+
+#[test]
+fn what_the_instants_of_samples_follow_from_is_shown_when_there_are_no_more() {
+    let mut bed = Bed::new();
+    let sampled = standing_with(&bed, Scope::Account(TENANT), 3, Rhythm::Sampled(60.try_into().unwrap()));
+    let id = take(&mut bed, &sampled);
+    let shown = |after| match bed.office.look(id.digest(), Some(TENANT), NOW.plus(after)) {
+        SealAnswer::Standing { standing: SealStanding::Stands { sampling, .. } } => sampling,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(shown(HOUR), None);
+    let envelope: Envelope = canonical::read(&shown(HOUR + Duration::from_secs(1)).unwrap()).unwrap();
+    let seed = Seed::shown(&envelope, &bed.office.keys.of(Layer::Guest).public(), &id).unwrap();
+    let standing: Standing = canonical::read(&sampled.payload).unwrap();
+    let (number, first) = standing.next(NOW, &seed).unwrap();
+    assert_eq!(bed.office.next_due(), standing.due(number, &seed).filter(|due| *due == first));
 }
