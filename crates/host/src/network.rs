@@ -6,9 +6,8 @@
 use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
-use lucarne_switch::{Plan, shell::CutError};
 use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, Moment, ReplicaId, VpcId};
-use lucarne_switch::Plan;
+use lucarne_switch::{Plan, shell::CutError};
 
 /// Carries out plans. Applying the same plan twice changes nothing.
 #[async_trait]

@@ -5,9 +5,8 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use lucarne_switch::{Plan, SwitchHandle, shell::CutError};
 use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, Moment, ReplicaId, VpcId};
-use lucarne_switch::{Plan, SwitchHandle};
+use lucarne_switch::{Plan, SwitchHandle, shell::CutError};
 
 use crate::network::{Network, NetworkError};
 
