@@ -16,6 +16,7 @@ use super::{
     cuts::CutCommand,
     outlet::Outlet,
     poller::{Doorbell, Event, Poller},
+    taps::Tap,
 };
 use crate::{
     Plan, PortIndex, Switch,
@@ -40,6 +41,7 @@ pub(super) enum Command {
     Apply(Box<Plan>, oneshot::Sender<Result<(), ShellError>>),
     Counters(oneshot::Sender<Counters>),
     Cut(CutCommand),
+    Taps(Vec<Tap>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -122,6 +124,7 @@ impl Worker {
             std::thread::sleep(TUNNEL_TICK);
         }
         self.now = self.clock.now();
+        self.outlet.taps.now = self.now;
         let mut end = None;
         for event in events.iter() {
             match *event {
@@ -153,6 +156,7 @@ impl Worker {
                 Ok(Command::Apply(plan, reply)) => drop(reply.send(self.apply(&plan))),
                 Ok(Command::Counters(reply)) => drop(reply.send(self.counters())),
                 Ok(Command::Cut(command)) => self.obey_cut(command),
+                Ok(Command::Taps(taps)) => self.outlet.taps.set(taps),
                 Ok(Command::Stop(reply)) => return Some(Some(reply)),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => return Some(None),
@@ -194,6 +198,7 @@ impl Worker {
         if let Err(cause) = guest.port.receive(&mut self.batch) {
             tracing::warn!(%cause, port = at, "a port's socket cannot be read");
         }
+        self.outlet.tap_sent(at, &self.batch);
         ports::forward(&mut self.batch, PortIndex(at as u32), &mut self.switch, self.now, &mut self.outlet);
         self.batch.len()
     }
