@@ -50,6 +50,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let rule = api.make(&format!("/v1/security-groups/{group}/rules"), json!({"rule": rule}), "/id")?;
     let target = json!({"kind": "subnet", "subnet": subnet});
     let flow_log = api.make("/v1/flow-logs", json!({"target": target}), "/id")?;
+    let recording = api.make("/v1/recordings", json!({"vpc": vpc}), "/id")?;
     let image_shown = api.get(&format!("/v1/images/{image}"))?.ok()?;
     let notary = json!({"name": vpc.replace("vpc-", "notary "), "url": "http://127.0.0.1:1"});
     let notary = cloud.operator()?.make("/v1/notaries", notary, "/id")?;
@@ -71,6 +72,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("Digest", text(&image_shown, "/boot/kernel/digest")?),
         ("UserId", user),
         ("FlowLogId", flow_log),
+        ("RecordingId", recording),
         ("PublisherId", api.make("/v1/publishers", publisher, "/id")?),
         ("JobId", text(&launched, "/jobs/0")?),
         ("access_key", api.key.clone()),
@@ -331,6 +333,7 @@ fn everything(api: &Api) -> anyhow::Result<Vec<Value>> {
         "access-keys",
         "interfaces",
         "flow-logs",
+        "recordings",
         "publishers",
     ];
     lists.into_iter().map(|list| Ok(Value::from(api.list(&format!("/v1/{list}"))?))).collect()

@@ -14,6 +14,7 @@ mod migration;
 mod moving_volumes;
 mod notary;
 mod questions;
+mod recordings;
 mod records;
 mod refusals;
 mod remote_memory;

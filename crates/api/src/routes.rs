@@ -7,8 +7,8 @@
 use axum::http::Method;
 use lucarne_model::{
     AccountId, ErrorCode, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RouteTableId, RuleId,
-    SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
+    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, RouteTableId,
+    RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
     actual::{Host, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -20,6 +20,7 @@ use lucarne_model::{
     network_acl::{AclEntry, NetworkAcl},
     price::PriceBook,
     publisher::{Notary, Publisher},
+    recording::Recording,
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
@@ -32,7 +33,7 @@ use crate::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, sealing::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, recording::*, sealing::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -333,6 +334,18 @@ routes! {
     Administer PATCH "/v1/flow-logs/{flow_log}" edit_flow_log((FlowLogId,), NoQuery, Json<EditFlowLog>) -> Json<FlowLog>;
     /// Deletes a flow log; what it has delivered stays where it is.
     Administer DELETE "/v1/flow-logs/{flow_log}" delete_flow_log((FlowLogId,), NoQuery, Nothing) -> Done;
+    /// Begins to record the frames of a network.
+    Administer POST "/v1/recordings" start_recording((), NoQuery, Json<StartRecording>) -> Created<Recording>;
+    /// Lists recordings.
+    Read GET "/v1/recordings" list_recordings((), ListQuery, Nothing) -> Json<Page<Recording>>;
+    /// Shows a recording, and what hosts have told of it.
+    Read GET "/v1/recordings/{recording}" get_recording((RecordingId,), NoQuery, Nothing) -> Json<Recording>;
+    /// Ends a recording; what was recorded stays.
+    Administer POST "/v1/recordings/{recording}/stop" stop_recording((RecordingId,), NoQuery, Nothing) -> Json<Recording>;
+    /// Deletes a recording and its files.
+    Administer DELETE "/v1/recordings/{recording}" delete_recording((RecordingId,), NoQuery, Nothing) -> Done;
+    /// Gives what was recorded as one file of pcapng.
+    Administer GET "/v1/recordings/{recording}/frames" export_recording((RecordingId,), NoQuery, Nothing) -> Download;
     /// Orders that traffic is blocked or capped.
     Provide POST "/v1/mitigations" create_mitigation((), NoQuery, Json<CreateMitigation>) -> Created<Mitigation>;
     /// Lists mitigations.

@@ -9,14 +9,14 @@ use lucarne_api::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, sealing::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, recording::*, sealing::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
     AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RouteTableId, RuleId,
-    SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
+    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, RouteTableId,
+    RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -28,6 +28,7 @@ use lucarne_model::{
     network_acl::{AclEntry, NetworkAcl},
     price::PriceBook,
     publisher::{Notary, Publisher},
+    recording::Recording,
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
@@ -540,6 +541,39 @@ impl Api for Controller {
     }
     async fn delete_flow_log(&self, call: Call<Caller, (FlowLogId,), NoQuery, Nothing>) -> Result<Done, Problem> {
         services::flow_logs::delete_flow_log(self, call).await
+    }
+    async fn start_recording(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<StartRecording>>,
+    ) -> Result<Created<Recording>, Problem> {
+        services::recordings::start_recording(self, call).await
+    }
+    async fn list_recordings(
+        &self,
+        call: Call<Caller, (), ListQuery, Nothing>,
+    ) -> Result<Json<Page<Recording>>, Problem> {
+        services::recordings::list_recordings(self, call).await
+    }
+    async fn get_recording(
+        &self,
+        call: Call<Caller, (RecordingId,), NoQuery, Nothing>,
+    ) -> Result<Json<Recording>, Problem> {
+        services::recordings::get_recording(self, call).await
+    }
+    async fn stop_recording(
+        &self,
+        call: Call<Caller, (RecordingId,), NoQuery, Nothing>,
+    ) -> Result<Json<Recording>, Problem> {
+        services::recordings::stop_recording(self, call).await
+    }
+    async fn delete_recording(&self, call: Call<Caller, (RecordingId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+        services::recordings::delete_recording(self, call).await
+    }
+    async fn export_recording(
+        &self,
+        call: Call<Caller, (RecordingId,), NoQuery, Nothing>,
+    ) -> Result<Download, Problem> {
+        services::recordings::export_recording(self, call).await
     }
     async fn create_price_book(
         &self,

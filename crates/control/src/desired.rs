@@ -13,7 +13,7 @@ use std::{
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    DesiredLease, HostId, HostName, InstanceId, InterfaceId, SubnetId, VolumeId, VpcId,
+    DesiredLease, HostId, HostName, InstanceId, InterfaceId, RecordingId, SubnetId, VolumeId, VpcId,
     actual::HostDescription,
     desired::{
         Desired, DesiredAttestation, DesiredGroup, DesiredInstance, DesiredMigration, DesiredNetwork, DesiredSnapshot,
@@ -31,7 +31,7 @@ use serde::Serialize;
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
-    services::{flow_logs, images, memory, mitigations, network_acls::enforced, price_books, seal_policy},
+    services::{flow_logs, images, memory, mitigations, network_acls::enforced, price_books, recordings, seal_policy},
     store::{Changes, Scope, Tx},
 };
 
@@ -44,6 +44,7 @@ pub(crate) struct Passing {
     pub(crate) challenges: Vec<DesiredChallenge>,
     pub(crate) leases: Vec<DesiredLease>,
     pub(crate) seal_errands: Vec<String>,
+    pub(crate) recordings: BTreeMap<RecordingId, Vec<String>>,
 }
 
 /// What a host says that it has, wanted or not.
@@ -51,6 +52,7 @@ pub(crate) struct Passing {
 pub(crate) struct Mentioned {
     pub(crate) instances: Vec<InstanceId>,
     pub(crate) volumes: Vec<VolumeId>,
+    pub(crate) recordings: Vec<RecordingId>,
 }
 
 /// Everything that `host` should be, but for its version, and a fingerprint of it. `mentioned` is what it speaks of.
@@ -58,7 +60,7 @@ pub(crate) fn compute(
     tx: &Tx<'_>,
     host: HostId,
     mentioned: &Mentioned,
-    Passing { streams, challenges, leases, seal_errands }: Passing,
+    Passing { streams, challenges, leases, seal_errands, recordings }: Passing,
     cache: &Networks,
 ) -> Result<(Desired, Fingerprint), Problem> {
     let placed = tx.referring::<InstanceRecord>(ALL, host)?;
@@ -76,10 +78,13 @@ pub(crate) fn compute(
     }
     log_flows(tx, &networks, &mut instances)?;
     let mitigations = mitigations::desired(tx, &instances)?;
+    let vpcs = networks.iter().map(|known| known.network.vpc);
+    let recordings = recordings::desired(tx, vpcs, &mentioned.recordings, &recordings)?;
     instances.extend(strays);
     let mut desired = Desired {
         instances,
         mitigations,
+        recordings,
         warm_states: images::desired_warm_states(tx)?,
         snapshots: snapshots(tx, &volumes)?,
         volumes: volumes.into_iter().map(volume).chain(stray_volumes).collect(),

@@ -10,10 +10,11 @@ use std::{
 };
 
 use lucarne_model::{
-    HostId, ImageId, InstanceId, Moment, VolumeId,
+    HostId, ImageId, InstanceId, Moment, RecordingId, VolumeId,
     actual::{ActualInstance, HostState, Report},
     memory_move::MoveWish,
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
+    recording::Recorded,
     warm::{Began, WarmProgress, WarmSize},
 };
 
@@ -96,6 +97,24 @@ impl Fleet {
         read(all.get(&host)?.report.as_ref()?.report.memory.as_ref()?)
     }
 
+    /// What each host has of a recording.
+    pub(crate) fn recorded(&self, recording: RecordingId) -> BTreeMap<HostId, Recorded> {
+        let all = self.lock();
+        let spoken = all.iter().filter_map(|(host, heard)| Some((*host, heard.report.as_ref()?)));
+        let found = spoken.filter_map(|(host, spoken)| {
+            let told = spoken.report.recordings.iter().find(|told| told.id == recording)?;
+            Some((host, told.recorded.clone()))
+        });
+        found.collect()
+    }
+
+    /// The recordings of which a host has something.
+    pub(crate) fn recordings_at(&self, host: HostId) -> Vec<RecordingId> {
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
+        spoken.map(|spoken| spoken.report.recordings.iter().map(|told| told.id).collect()).unwrap_or_default()
+    }
+
     /// What hosts say of the image's warm state of this size.
     pub(crate) fn warm_states(&self, image: ImageId, size: WarmSize) -> Vec<WarmProgress> {
         let all = self.lock();
@@ -148,6 +167,7 @@ impl Fleet {
                 spoken.report.dropped_frames.clone_from(&report.dropped_frames);
                 spoken.report.memory.clone_from(&report.memory);
                 spoken.report.warm_states.clone_from(&report.warm_states);
+                spoken.report.recordings.clone_from(&report.recordings);
                 !same(&spoken.report)
             }
             None => true,
@@ -260,6 +280,7 @@ mod tests {
             volumes: Vec::new(),
             snapshots: Vec::new(),
             dropped_frames: Default::default(),
+            recordings: Vec::new(),
             memory: None,
             warm_states: Vec::new(),
             cuts: Vec::new(),

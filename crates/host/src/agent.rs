@@ -41,6 +41,7 @@ use crate::{
         Activity, Failure, Known, Ledger, Product, Proof, Prospect, Running, Standing, Step, is_vain, next_look,
         next_steps, report,
     },
+    recordings,
     sealing::Present,
     settings::{AtEnd, Pace},
     virtual_tpms::VirtualTpms,
@@ -136,9 +137,11 @@ impl Agent {
         let (governed, governs) = watch::channel(Arc::new(Vec::new()));
         let (present, are_present) = watch::channel(Arc::new(self::present(&desired, &known)));
         let (memory_reports, memory_reported) = watch::channel(None);
+        let (recorded, recordings_reported) = watch::channel(Vec::new());
         let hello_again = Arc::new(Notify::new());
         let word = Word { desired: wished.clone(), settings: settings.clone() };
         let (layout, asked, also) = (folder.layout().clone(), wished.clone(), wished.clone());
+        let (to_record, record_to) = (wished.clone(), layout.recordings());
         let owner = Owner {
             hands: Hands {
                 driver,
@@ -172,9 +175,17 @@ impl Agent {
             tokio::spawn(challenges::present(controller.clone(), prover.clone(), shutdown.clone())),
             tokio::spawn(challenges::answer(controller.clone(), prover.clone(), asked, shutdown.clone())),
             tokio::spawn(govern(memory, (governs, word), memory_reports, shutdown.clone())),
+            tokio::spawn(recordings::follow(
+                (controller.clone(), network.clone()),
+                record_to,
+                to_record,
+                recorded,
+                shutdown.clone(),
+            )),
             tokio::spawn(links::send_reports(
                 (controller, network),
-                (reported, memory_reported),
+                reported,
+                (memory_reported, recordings_reported),
                 settings.clone(),
                 pace.coalesce,
                 shutdown.clone(),

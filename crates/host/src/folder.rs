@@ -97,6 +97,7 @@ impl Folder {
         // Who waited for them then does not wait any more.
         desired.streams.clear();
         desired.seal_errands.clear();
+        desired.recordings.iter_mut().for_each(|recording| recording.streams.clear());
         Ok((known, desired))
     }
 

@@ -136,6 +136,11 @@ impl Layout {
         self.volumes().join(format!("{volume}.base"))
     }
 
+    /// Recordings of networks, each a folder.
+    pub fn recordings(&self) -> PathBuf {
+        self.root.join("recordings")
+    }
+
     pub fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots")
     }

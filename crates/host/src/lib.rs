@@ -26,6 +26,7 @@ mod peers;
 mod perform;
 mod prover;
 pub mod reconcile;
+mod recordings;
 mod run;
 mod sealing;
 mod settings;

@@ -14,6 +14,7 @@ use lucarne_model::{
     actual::{HostDescription, Report},
     desired::Desired,
     memory_report::MemoryReport,
+    recording::ActualRecording,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -107,7 +108,8 @@ async fn keep(layout: &Layout, desired: &Desired) {
 /// Sends reports: soon after each change, in the long run a few in a second, and at each heartbeat.
 pub(crate) async fn send_reports(
     (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
-    (mut reports, memory): (watch::Receiver<Report>, watch::Receiver<Option<MemoryReport>>),
+    mut reports: watch::Receiver<Report>,
+    (memory, recordings): (watch::Receiver<Option<MemoryReport>>, watch::Receiver<Vec<ActualRecording>>),
     settings: watch::Receiver<Option<HostSettings>>,
     coalesce: Duration,
     shutdown: CancellationToken,
@@ -118,6 +120,7 @@ pub(crate) async fn send_reports(
             let mut report = reports.borrow_and_update().clone();
             report.dropped_frames = network.dropped_frames().await;
             report.memory = memory.borrow().clone();
+            report.recordings.clone_from(&recordings.borrow());
             let sent = Instant::now();
             match controller.report(&report).await {
                 Ok(()) => patience.answered(),

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
 use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, Moment, ReplicaId, VpcId};
-use lucarne_switch::{Plan, shell::CutError};
+use lucarne_switch::{
+    Plan,
+    shell::{CutError, Tap},
+};
 
 /// Carries out plans. Applying the same plan twice changes nothing.
 #[async_trait]
@@ -26,6 +29,9 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     }
     /// Ends the flows, and gives the last record of each.
     async fn stop(&self);
+
+    /// Gives copies of frames to these taps from now on, and to no others.
+    async fn set_taps(&self, _taps: Vec<Tap>) {}
 
     /// First step of a cut, while its guests run: gives the guests of `vpc` nothing more, and keeps what comes for them. Returns
     /// when they have taken all that was given to them before, and which of them had not in a quarter of a second.

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, Moment, ReplicaId, VpcId};
-use lucarne_switch::{Plan, SwitchHandle, shell::CutError};
+use lucarne_switch::{
+    Plan, SwitchHandle,
+    shell::{CutError, Tap},
+};
 
 use crate::network::{Network, NetworkError};
 
@@ -43,6 +46,11 @@ impl Network for SwitchNetwork {
 
     async fn stop(&self) {
         self.handle.stop().await;
+    }
+
+    async fn set_taps(&self, taps: Vec<Tap>) {
+        // A switch that has ended gives nothing to anybody.
+        let _ = self.handle.set_taps(taps).await;
     }
 
     async fn begin_cut(

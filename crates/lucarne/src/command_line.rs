@@ -33,6 +33,7 @@ use crate::{
         price_book::PriceBookCommand,
         process::{CollectorArgs, ControllerArgs},
         publisher::PublisherCommand,
+        recording::RecordingCommand,
         route_table::RouteTableCommand,
         seal::SealCommand,
         security_group::SecurityGroupCommand,
@@ -177,6 +178,9 @@ pub(crate) enum Command {
     /// Flow logs: standing orders for flow records
     #[command(subcommand)]
     FlowLog(FlowLogCommand),
+    /// Recordings: the frames of a network, in a file that other programs open
+    #[command(subcommand)]
+    Recording(RecordingCommand),
     /// Events: what happened to the account's things without anybody asking for it
     #[command(subcommand)]
     Event(EventCommand),
@@ -305,6 +309,7 @@ impl Command {
             Self::Tag(command) => command.run(context).await,
             Self::Flow(command) => command.run(context).await,
             Self::FlowLog(command) => command.run(context).await,
+            Self::Recording(command) => command.run(context).await,
             Self::Event(command) => command.run(context).await,
             Self::Finding(command) => command.run(context).await,
             Self::Mitigation(command) => command.run(context).await,

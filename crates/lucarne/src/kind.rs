@@ -396,6 +396,28 @@ pub(crate) static FLOW_LOG: Kind = Kind {
     delete: delete!(delete_flow_log, InvalidFlowLogNotFound),
 };
 
+pub(crate) static RECORDING: Kind = Kind {
+    noun: "recording",
+    prefix: "rec-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidRecordingNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("VPC", "vpc"),
+        ("STATE", "state"),
+        ("FRAMES", "recorded.frames"),
+        ("SIZE", "recorded.size"),
+        ("LOST", "recorded.lost"),
+        ("FULL", "recorded.full"),
+        ("STARTED", "started"),
+        ("UNTIL", "until"),
+    ],
+    list: list!(list_recordings),
+    show: show!(get_recording, InvalidRecordingNotFound),
+    delete: delete!(delete_recording, InvalidRecordingNotFound),
+};
+
 pub(crate) static MITIGATION: Kind = Kind {
     noun: "mitigation",
     prefix: "mit-",
@@ -749,6 +771,7 @@ pub(crate) static ALL: &[&Kind] = &[
     &SNAPSHOT,
     &INSTANCE,
     &FLOW_LOG,
+    &RECORDING,
     &MITIGATION,
     &PRICE_BOOK,
     &MEASUREMENT,
@@ -790,6 +813,7 @@ mod tests {
             ("Snapshot", &SNAPSHOT),
             ("Instance", &INSTANCE),
             ("FlowLog", &FLOW_LOG),
+            ("Recording", &RECORDING),
             ("Mitigation", &MITIGATION),
             ("PriceBook", &PRICE_BOOK),
             ("KnownMeasurement", &MEASUREMENT),

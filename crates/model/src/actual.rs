@@ -13,6 +13,7 @@ use crate::{
     flow::Location,
     instance::{Attachment, StateReason},
     memory_report::{HostMemory, MemoryReport},
+    recording::ActualRecording,
     replica::ActualCut,
     storage::Blob,
     tpm::HostTpm,
@@ -141,6 +142,8 @@ pub struct Report {
     pub warm_states: Vec<ActualWarmState>,
     #[serde(default)]
     pub cuts: Vec<ActualCut>,
+    #[serde(default)]
+    pub recordings: Vec<ActualRecording>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

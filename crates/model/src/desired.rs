@@ -17,6 +17,7 @@ use crate::{
     mitigation::DesiredMitigation,
     network::Route,
     network_acl::AclEntry,
+    recording::DesiredRecording,
     replica::{DesiredCut, DesiredDuplicate},
     security_group::Rule,
     storage::{Blob, BootSource, Digest},
@@ -59,6 +60,9 @@ pub struct Desired {
     /// Cuts of networks to take, or to hold for duplicates; one that is left out is given up.
     #[serde(default)]
     pub cuts: Vec<DesiredCut>,
+    /// Recordings of networks. One that is left out stays as it is.
+    #[serde(default)]
+    pub recordings: Vec<DesiredRecording>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -56,6 +56,7 @@ error_codes! {
     InvalidSnapshotNotFound = "InvalidSnapshotId.NotFound", 404, "No such snapshot";
     InvalidImageNotFound = "InvalidImageId.NotFound", 404, "No such image";
     InvalidFlowLogNotFound = "InvalidFlowLogId.NotFound", 404, "No such flow log";
+    InvalidRecordingNotFound = "InvalidRecordingId.NotFound", 404, "No such recording";
     InvalidMitigationNotFound = "InvalidMitigationId.NotFound", 404, "No such mitigation";
     InvalidFindingNotFound = "InvalidFindingId.NotFound", 404, "No such finding";
     InvalidPriceBookNotFound = "InvalidPriceBookId.NotFound", 404, "No such price book";

@@ -25,12 +25,14 @@ use crate::{
 };
 pub use cuts::CutError;
 use poller::{Doorbell, Poller};
+pub use taps::{SeenFrame, Tap};
 use worker::{Command, Worker};
 
 mod cuts;
 mod cutting;
 mod outlet;
 mod poller;
+mod taps;
 mod worker;
 
 /// Records that may wait for the exporter. When it is slower for longer, records are lost and counted: frames never wait.
@@ -150,6 +152,11 @@ impl SwitchHandle {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Apply(Box::new(plan), reply)).await?;
         answer.await.map_err(|_| ShellError::Ended)?
+    }
+
+    /// Gives frames to these taps from now on, and to no others.
+    pub async fn set_taps(&self, taps: Vec<Tap>) -> Result<(), ShellError> {
+        self.send(Command::Taps(taps)).await
     }
 
     /// The counts; empty when the switch has stopped.

@@ -344,14 +344,18 @@ async fn newer_than(controller: &Controller, host: HostId, have: Option<u64>) ->
 
 async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Problem> {
     let sequence = controller.store.changes().sequence();
-    let mentioned =
-        desired::Mentioned { instances: controller.fleet.mentioned(host), volumes: controller.fleet.volumes_at(host) };
+    let mentioned = desired::Mentioned {
+        instances: controller.fleet.mentioned(host),
+        volumes: controller.fleet.volumes_at(host),
+        recordings: controller.fleet.recordings_at(host),
+    };
     let streams = controller.streams.of(host);
     let leases = controller.lending.of(host);
     let challenges = controller.challenges.of(host, crate::clock::now());
     let networks = controller.networks.clone();
     let seal_errands = controller.streams.errands_of(host);
-    let passing = desired::Passing { streams, challenges, leases, seal_errands };
+    let recordings = controller.streams.recordings_of(host);
+    let passing = desired::Passing { streams, challenges, leases, seal_errands, recordings };
     let compute = move |tx: &Tx<'_>| desired::compute(tx, host, &mentioned, passing, &networks);
     let (desired, fingerprint) = controller.store.read(compute).await?;
     Ok(Desired { version: controller.fleet.number(host, fingerprint, sequence), ..desired })

@@ -1,10 +1,12 @@
-//! Streams between a user and a host: an instance's serial console and its log, and errands to the office of sealed operations.
+//! Streams between a user and a host: an instance's serial console and its log, errands to the office of sealed operations,
+//! and recordings.
 //!
-//! Owns the meeting of the two ends; what is said in an errand is [`super::sealing`]'s. Nothing dials a host: the user's request waits under a token that stands in the host's
+//! Owns the meeting of the two ends; what is said in an errand is [`super::sealing`]'s, what is recorded
+//! [`super::recordings`]'. Nothing dials a host: the user's request waits under a token that stands in the host's
 //! desired state, the host opens its end with that token, and the bytes are passed on, a few at a time.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -21,7 +23,7 @@ use lucarne_api::{
     input::{Nothing, Socket},
 };
 use lucarne_model::{
-    AccountId, ErrorCode, HostId, InstanceId,
+    AccountId, ErrorCode, HostId, InstanceId, RecordingId,
     desired::{StreamKind, StreamRequest},
     instance::InstanceState,
 };
@@ -61,6 +63,8 @@ pub(crate) enum Wanted {
     Serial(InstanceId, StreamKind),
     /// A question of somebody of this account.
     Errand(AccountId),
+    /// What the host has of a recording.
+    Recording(RecordingId),
 }
 
 impl Streams {
@@ -83,6 +87,18 @@ impl Streams {
         let mut tokens: Vec<_> = errands.map(|(token, _)| token.clone()).collect();
         tokens.sort();
         tokens
+    }
+
+    /// The tokens by which the host should send recordings now.
+    pub(crate) fn recordings_of(&self, host: HostId) -> BTreeMap<RecordingId, Vec<String>> {
+        let mut wanted: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        for (token, waiting) in self.lock().iter().filter(|(_, waiting)| waiting.host == host) {
+            if let Wanted::Recording(recording) = waiting.wanted {
+                wanted.entry(recording).or_default().push(token.clone());
+            }
+        }
+        wanted.values_mut().for_each(|tokens| tokens.sort());
+        wanted
     }
 
     fn ask(&self, host: HostId, wanted: Wanted) -> Result<(String, oneshot::Receiver<WebSocket>), Busy> {
@@ -110,11 +126,11 @@ impl Streams {
     }
 }
 
-/// A serial line for the host to open; an errand is none.
+/// A serial line for the host to open; the others are told elsewhere.
 fn request((token, waiting): (&String, &Waiting)) -> Option<StreamRequest> {
     match waiting.wanted {
         Wanted::Serial(instance, kind) => Some(StreamRequest { token: token.clone(), instance, kind }),
-        Wanted::Errand(_) => None,
+        Wanted::Errand(_) | Wanted::Recording(_) => None,
     }
 }
 

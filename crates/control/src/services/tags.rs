@@ -9,12 +9,13 @@ use lucarne_api::{
 };
 use lucarne_model::{
     FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, NotaryId, PublisherId,
-    ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
+    RecordingId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
     flow_log::FlowLog,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
     publisher::Notary,
+    recording::Recording,
     security_group::SecurityGroup,
     storage::{Image, Snapshot},
 };
@@ -44,6 +45,7 @@ const KINDS: &[(&str, Change)] = &[
     (UserId::PREFIX, change::<User>),
     (JobId::PREFIX, change::<JobRecord>),
     (FlowLogId::PREFIX, change::<FlowLog>),
+    (RecordingId::PREFIX, change::<Recording>),
     (PublisherId::PREFIX, change::<PublisherRecord>),
     // Mitigations, notaries and hosts are the operator account's, so no other finds one.
     (NotaryId::PREFIX, change::<Notary>),

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use lucarne_api::bodies::mitigation::Mitigation;
 use lucarne_model::{
     AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, KnownMeasurementId, MitigationId, NetworkAclId, NotaryId,
-    PriceBookId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TpmMakerId, UserId, VpcId,
+    PriceBookId, RecordingId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TpmMakerId, UserId, VpcId,
     attestation::KnownMeasurement,
     flow_log::FlowLog,
     identity::{AccessKey, Account, User},
@@ -16,6 +16,7 @@ use lucarne_model::{
     network_acl::NetworkAcl,
     price::PriceBook,
     publisher::Notary,
+    recording::Recording,
     security_group::{Peer, SecurityGroup},
     storage::{Image, Snapshot, SnapshotState},
     tpm::TpmMaker,
@@ -122,6 +123,14 @@ impl Resource for RouteTable {
 impl Resource for FlowLog {
     common_fields!("flow-log", InvalidFlowLogNotFound, FlowLogId);
     /// Its VPC, whose hosts so hear of it. Not what it is about: instances come and go, and their records stay.
+    fn references(&self) -> Vec<String> {
+        vec![self.vpc.to_string()]
+    }
+}
+
+impl Resource for Recording {
+    common_fields!("recording", InvalidRecordingNotFound, RecordingId);
+    /// Its VPC, whose hosts so hear of it.
     fn references(&self) -> Vec<String> {
         vec![self.vpc.to_string()]
     }

@@ -5,9 +5,9 @@ use super::{memory::image, *};
 const MIB: u64 = 1 << 20;
 
 /// A host of 256 MiB that promises what it has, as this test plays it.
-struct Host {
+pub(super) struct Host {
     id: String,
-    key: String,
+    pub(super) key: String,
     /// Free for anybody, in MiB.
     free: u64,
     pages_memory: bool,
@@ -28,7 +28,7 @@ struct Scene {
     hosts: [Host; 2],
 }
 
-async fn host(cloud: &Cloud, name: &str) -> Host {
+pub(super) async fn host(cloud: &Cloud, name: &str) -> Host {
     let capacity = json!({"vcpus": 16, "memory": 256 * MIB, "disk": 1 << 30});
     let description = json!({"name": name, "address": "127.0.0.1", "tunnel_port": 1, "peer_port": 2, "public_key": name,
         "capacity": capacity, "hypervisor": "a test"});

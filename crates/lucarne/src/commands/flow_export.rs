@@ -68,7 +68,7 @@ impl ExportArgs {
     }
 }
 
-fn open(path: &Path) -> Result<Box<dyn Write>, Failure> {
+pub(super) fn open(path: &Path) -> Result<Box<dyn Write>, Failure> {
     if path == Path::new("-") {
         return Ok(Box::new(io::stdout()));
     }
@@ -76,6 +76,6 @@ fn open(path: &Path) -> Result<Box<dyn Write>, Failure> {
     Ok(Box::new(io::BufWriter::new(file)))
 }
 
-fn unwritable(path: &Path, cause: &io::Error) -> Failure {
+pub(super) fn unwritable(path: &Path, cause: &io::Error) -> Failure {
     Failure::local(LocalCode::FileUnwritable, format!("{}: {cause}", path.display()))
 }

@@ -40,6 +40,7 @@ pub(crate) mod price_book;
 pub(crate) mod process;
 pub(crate) mod publisher;
 pub(crate) mod receipt_audit;
+pub(crate) mod recording;
 pub(crate) mod route_table;
 pub(crate) mod seal;
 mod seal_encrypt;

@@ -11,13 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, VpcId};
+use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, VpcId, flow::Direction, pcapng::Interface};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{
     ShellError,
     cutting::{Cutting, Fate},
     poller::Poller,
+    taps::{self, Taps},
 };
 use crate::{
     Output, Plan, PortIndex,
@@ -42,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Outlet {
     pub(super) tunnel: Tunnel,
     pub(super) cutting: Cutting,
+    pub(super) taps: Taps,
     /// Of the frames that the switch gives out now.
     pub(super) origin: Origin,
     guests: Vec<Option<Guest>>,
@@ -59,6 +61,8 @@ pub(super) struct Outlet {
 #[derive(Debug)]
 pub(super) struct Guest {
     plan: Place,
+    /// As recordings name it; none while it is in no network.
+    named: Option<Interface>,
     pub(super) port: UnixPort,
     waiting: Batch,
     /// It took no more; the poller tells when it does.
@@ -103,8 +107,8 @@ impl Outlet {
         let records = Records { sender: records.0, lost: 0, lost_by_account: records.1, patience: None };
         let longest = usize::from(mtu) + ETHERNET;
         let (guests, fresh, to_metadata, counters, cutting) = Default::default();
-        let origin = Origin::Here;
-        Self { tunnel, cutting, origin, guests, owner, fresh, to_metadata, records, counters, longest }
+        let (origin, taps) = (Origin::Here, Taps::default());
+        Self { tunnel, cutting, taps, origin, guests, owner, fresh, to_metadata, records, counters, longest }
     }
 
     /// Room for frames of guests: one octet more than the switch takes, so that it sees what is oversized.
@@ -125,7 +129,7 @@ impl Outlet {
                 let port = UnixPort::bind(&place.socket, &place.guest_socket, self.owner)
                     .map_err(|cause| ShellError::Port { path: place.socket.clone(), cause })?;
                 let waiting = Batch::new(WAITING, self.longest);
-                Ok((place.interface, Guest { plan: place, port, waiting, full: false }))
+                Ok((place.interface, Guest { plan: place, named: None, port, waiting, full: false }))
             })
             .collect()
     }
@@ -149,14 +153,17 @@ impl Outlet {
             }
         }
         self.fresh.clear();
-        for (was, guest) in standing {
+        let names = taps::names(plan);
+        for (was, mut guest) in standing {
+            guest.named = names.get(&guest.plan.interface).copied();
             let Some(index) = port_of(guest.plan.interface) else { continue };
             if index.as_usize() != was {
                 poller.rename_inbox(guest.port.inbox(), index.as_usize()).map_err(super::system("poll entry"))?;
             }
             self.put(index.as_usize(), guest);
         }
-        for (interface, guest) in bound {
+        for (interface, mut guest) in bound {
+            guest.named = names.get(&interface).copied();
             let Some(index) = port_of(interface) else { continue };
             poller.watch_inbox(guest.port.inbox(), index.as_usize()).map_err(super::system("poll entry"))?;
             self.put(index.as_usize(), guest);
@@ -192,6 +199,14 @@ impl Outlet {
             self.counters.full += guest.waiting.len() as u64;
             guest.waiting.clear();
             guest.full = false;
+        }
+    }
+
+    /// Shows what the guest behind a port has sent to the taps.
+    pub(super) fn tap_sent(&mut self, port: usize, frames: &Batch) {
+        let named = self.guests.get(port).and_then(|guest| guest.as_ref()?.named.as_ref());
+        if let Some(named) = named.filter(|_| !self.taps.is_empty()) {
+            frames.iter().for_each(|frame| self.taps.show(named, Direction::Egress, frame));
         }
     }
 
@@ -282,6 +297,8 @@ impl Output for Outlet {
         }
         if !guest.waiting.push(frame) {
             self.counters.full += 1;
+        } else if let Some(named) = guest.named.as_ref().filter(|_| !self.taps.is_empty()) {
+            self.taps.show(named, Direction::Ingress, frame);
         }
     }
 

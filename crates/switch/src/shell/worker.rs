@@ -16,6 +16,7 @@ use super::{
     cuts::CutCommand,
     outlet::Outlet,
     poller::{Doorbell, Event, Poller},
+    taps::Tap,
 };
 use crate::{
     Plan, PortIndex, Switch,
@@ -46,6 +47,7 @@ pub(super) enum Command {
         since: Moment,
         reply: oneshot::Sender<Stretch>,
     },
+    Taps(Vec<Tap>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -135,6 +137,7 @@ impl Worker {
             std::thread::sleep(TUNNEL_TICK);
         }
         self.now = self.clock.now();
+        self.outlet.taps.now = self.now;
         let mut end = None;
         for event in events.iter() {
             match *event {
@@ -167,6 +170,7 @@ impl Worker {
                 Ok(Command::Counters(reply)) => drop(reply.send(self.counters())),
                 Ok(Command::Cut(command)) => self.obey_cut(command),
                 Ok(Command::Flows { from, since, reply }) => drop(reply.send(self.look_at_flows(from, since))),
+                Ok(Command::Taps(taps)) => self.outlet.taps.set(taps),
                 Ok(Command::Stop(reply)) => return Some(Some(reply)),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => return Some(None),
@@ -214,6 +218,7 @@ impl Worker {
         if let Err(cause) = guest.port.receive(&mut self.batch) {
             tracing::warn!(%cause, port = at, "a port's socket cannot be read");
         }
+        self.outlet.tap_sent(at, &self.batch);
         ports::forward(&mut self.batch, PortIndex(at as u32), &mut self.switch, self.now, &mut self.outlet);
         self.batch.len()
     }

@@ -5,14 +5,20 @@ mod cut;
 mod guest;
 mod world;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use lucarne_model::{
     EndReason,
     flow::{Direction, Path},
+    recording::RecordingFilter,
+    security_group::ICMP,
 };
-use lucarne_switch::{ShellError, shell::Counters};
-use world::{APP, FAR, USER_DATA, WEB, World, address, block_on, instance};
+use lucarne_switch::{
+    ShellError,
+    shell::{Counters, Tap},
+};
+use tokio::sync::mpsc;
+use world::{APP, DUPLICATE, FAR, USER_DATA, WEB, World, address, block_on, instance, vpc};
 
 const SECRET: &[u8] = b"attack at dawn, by the eastern gate; attack at dawn";
 
@@ -75,6 +81,32 @@ fn the_metadata_service_answers_guests_with_a_token_only() {
     let header = format!("X-aws-ec2-metadata-token: {token}\r\n");
     assert!(world.ask_metadata(WEB, &get(&header)).ends_with(USER_DATA));
     assert!(world.ask_metadata(APP, &get(&header)).starts_with("HTTP/1.1 401 "), "another instance's token");
+}
+
+#[test]
+fn a_tap_sees_a_frame_leave_one_port_and_reach_the_other_and_nothing_of_other_networks() {
+    let mut world = World::new();
+    let (frames, mut seen) = mpsc::channel(1000);
+    let filter = RecordingFilter { protocols: vec![ICMP], ..RecordingFilter::default() };
+    let tap = Tap { vpc: vpc(WEB), filter, frames, lost: Arc::default() };
+    let other = Tap { vpc: vpc(DUPLICATE), filter: RecordingFilter::default(), ..tap.clone() };
+    block_on(world.hosts[0].handle.set_taps(vec![tap, other])).unwrap();
+    world.ping(WEB, address(APP), b"seen twice");
+    block_on(world.hosts[0].handle.set_taps(Vec::new())).unwrap();
+    counters(&world, 0);
+    let mut ends = Vec::new();
+    while let Ok(frame) = seen.try_recv() {
+        assert_eq!((frame.interface.vpc, frame.lost), (vpc(WEB), 0));
+        let guest = frame.interface.instance.bits() as usize;
+        assert_eq!(frame.interface.subnet.bits(), u128::from(address(guest).octets()[2]));
+        ends.push((guest, frame.direction, frame.frame[30..34] == address(APP).octets()));
+    }
+    // The last request and its answer; before it may stand others for which the guest had no MAC yet.
+    let last = &ends[ends.len() - 4..];
+    let [out, inward] = [Direction::Egress, Direction::Ingress];
+    assert_eq!(last, [(WEB, out, true), (APP, inward, true), (APP, out, false), (WEB, inward, false)]);
+    world.ping(WEB, address(APP), b"not seen");
+    assert!(seen.try_recv().is_err());
 }
 
 /// The agent of a host is killed or updated while its machines run: their sockets stay, and so do their connections.
