@@ -330,9 +330,9 @@ impl Shared {
     pub(super) fn watch(&self, spec: &MachineSpec, guest: &Guest, wishes: Wishes) {
         let Some(tools) = &self.tools else { return };
         let (instance, memory) = (spec.instance, Pages::covering(spec.memory));
-        let snapshot = match &spec.origin {
+        let origin = match &spec.origin {
             Origin::Warm { memory: Some(memory), .. } => {
-                Some(lucarne_pager::Origin { file: self.layout.origin(instance), digest: memory.clone() })
+                Some(lucarne_pager::Origin::Snapshot { file: self.layout.origin(instance), digest: memory.clone() })
             }
             Origin::Warm { memory: None, .. } | Origin::Boot | Origin::Template => None,
         };
@@ -343,7 +343,7 @@ impl Shared {
             control: self.layout.pager_socket(instance),
             state: self.layout.pages(instance),
             pool: self.budget.compressed.min(Bytes(memory.bytes().0 / LARGEST_POOL)),
-            snapshot,
+            origin,
         };
         guest.kept().pager = Some(Arc::new(Pager::watch(place, wishes)));
     }
