@@ -105,7 +105,7 @@ impl Agent {
                 disks.iter().map(|disk| lucarne_model::instance::Attachment { volume: disk.volume, slot: disk.slot });
             let began = match spec.origin {
                 Origin::Warm { state, .. } => Began::Warm { digest: state },
-                Origin::Boot | Origin::Template => Began::Cold { because: None },
+                Origin::Boot | Origin::Fresh { .. } | Origin::Template => Began::Cold { because: None },
             };
             let standing = match held {
                 true => Standing::Held,

@@ -59,9 +59,14 @@ pub struct VirtualTpm {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// It boots.
+    /// It boots, and has no VM generation id: so earlier builds started VMs.
     #[default]
     Boot,
+    /// It boots, and can be told that it is another machine than it was.
+    Fresh {
+        /// What its guest knows that by (VM generation id).
+        generation_id: u128,
+    },
     /// It boots to be saved as a warm state: the place of its network card is empty, and it is nobody's instance.
     Template,
     /// It went on from a warm state.
@@ -81,6 +86,16 @@ impl Origin {
     pub fn brought(self) -> Self {
         match self {
             Self::Warm { generation_id, state, .. } => Self::Warm { generation_id, memory: None, state },
+            other => other,
+        }
+    }
+
+    /// Of a VM that goes on where this one was, as another machine, and whose memory comes from there.
+    #[must_use]
+    pub fn duplicate(self, generation_id: u128) -> Self {
+        match self.brought() {
+            Self::Fresh { .. } => Self::Fresh { generation_id },
+            Self::Warm { memory, state, .. } => Self::Warm { generation_id, memory, state },
             other => other,
         }
     }
@@ -289,6 +304,11 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Writes the state of a paused VM's devices to a file, which then is there whole, and returns with what it can be woken.
     /// Its memory is not in the file. The VM stays as it is: it may be resumed, or killed and woken later.
     async fn save_devices(&self, instance: InstanceId, to: &std::path::Path) -> Result<MachineSpec, Error>;
+    /// The same without a file, for who lets the VM go on at once.
+    async fn read_devices(&self, instance: InstanceId) -> Result<(MachineSpec, Vec<u8>), Error>;
+    /// Starts a VM that goes on where another one's devices were saved, of the same devices in the same places, and whose memory
+    /// was what its own must be. It stands still, to go on by [`Driver::resume`]. Already here with this generation: does nothing.
+    async fn stand(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
     /// Starts a VM that goes on where its devices were saved; its memory must be what it was then.
     async fn wake(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
     /// Starts a VM from a warm state, of [`Origin::Warm`]: it goes on where the devices of an [`Origin::Template`] were saved,

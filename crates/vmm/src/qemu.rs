@@ -284,6 +284,18 @@ impl Driver for Qemu {
         vm.save_devices(to, user).await
     }
 
+    async fn read_devices(&self, instance: InstanceId) -> Result<(MachineSpec, Vec<u8>), Error> {
+        let slot = self.shared.slot(instance);
+        let _turn = slot.turn.lock().await;
+        let vm = slot.running().ok_or(Error::NotRunning { instance })?;
+        let user = self.shared.acceleration().await.user(self.shared.settings.user);
+        vm.read_devices(user).await
+    }
+
+    async fn stand(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
+        self.start_in_task(spec, Entry::Duplicate(sleep::open(devices)?)).await
+    }
+
     async fn wake(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
         self.start_in_task(spec, Entry::Sleep(sleep::open(devices)?)).await
     }

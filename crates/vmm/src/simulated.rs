@@ -305,6 +305,17 @@ impl Driver for Simulated {
         Ok(MachineSpec { disks: record.disks, ..record.spec })
     }
 
+    async fn read_devices(&self, instance: InstanceId) -> Result<(MachineSpec, Vec<u8>), Error> {
+        let record = self.machine(instance)?;
+        let devices = format!("the simulated devices of {instance}\n").into_bytes();
+        Ok((MachineSpec { disks: record.disks, ..record.spec }, devices))
+    }
+
+    async fn stand(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
+        self.wake(spec, devices).await?;
+        self.set_paused(spec.instance, true)
+    }
+
     async fn wake(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
         fs::metadata(devices).map_err(|error| Error::file("open", devices, error))?;
         self.start(spec).await

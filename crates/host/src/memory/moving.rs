@@ -69,7 +69,7 @@ impl Memory {
         };
         Ok(match origin {
             Origin::Warm { state, .. } => Began::Warm { digest: state },
-            Origin::Boot | Origin::Template => {
+            Origin::Boot | Origin::Fresh { .. } | Origin::Template => {
                 Began::Cold { because: Some("it booted on another host, which brought it".into()) }
             }
         })

@@ -281,7 +281,8 @@ impl<'a> Decision<'a> {
             nic: Some(nic),
             disks,
             paging: None,
-            origin: Origin::Boot,
+            // Its own for as long as it is not terminated: no two instances have the same.
+            origin: Origin::Fresh { generation_id: instance.bits() },
             tpm: wanted.virtual_tpm.then(|| virtual_tpms::place(self.layout, instance)),
         })
     }
