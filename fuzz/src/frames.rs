@@ -123,13 +123,13 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
 
 /// A packet of the tunnel.
 pub(crate) fn geneve(octets: &[u8]) -> bool {
-    let Ok((vni, frame)) = tunnel::decapsulate(octets) else { return false };
+    let Ok((content, vni, frame)) = tunnel::decapsulate(octets) else { return false };
     let mut again = Vec::new();
     let ends = (Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST);
-    if tunnel::encapsulate(ends.0, ends.1, vni, frame, &mut again).is_ok() {
+    if tunnel::encapsulate(ends, content, vni, frame, &mut again).is_ok() {
         assert_eq!(
             tunnel::decapsulate(&again),
-            Ok((vni, frame)),
+            Ok((content, vni, frame)),
             "what was read is written and read as something else"
         );
     }
@@ -137,9 +137,12 @@ pub(crate) fn geneve(octets: &[u8]) -> bool {
 }
 
 pub(crate) fn geneve_seeds() -> Vec<Vec<u8>> {
-    let mut packet = Vec::new();
-    let written = tunnel::encapsulate(Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST, VNI, &[0; 60], &mut packet);
-    written.map(|()| vec![packet]).unwrap_or_default()
+    let ends = (Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST);
+    let packet = |content| {
+        let mut packet = Vec::new();
+        tunnel::encapsulate(ends, content, VNI, &[0; 60], &mut packet).map(|()| packet).ok()
+    };
+    [tunnel::Content::Frame, tunnel::Content::Word].into_iter().filter_map(packet).collect()
 }
 
 /// A capture.

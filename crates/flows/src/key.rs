@@ -40,6 +40,11 @@ impl FlowKey {
         }
     }
 
+    /// The key of the same ends at another port.
+    pub const fn at(self, port: u32) -> Self {
+        Self { rest: self.rest & ((1 << PORT_SHIFT) - 1) | (port as u64) << PORT_SHIFT, ..self }
+    }
+
     /// The key of the packets between the same ends that are counted apart for `reason`.
     pub const fn because(self, reason: EndReason) -> Self {
         Self { rest: self.rest & !(0x1f << REASON_SHIFT) | (reason.code() as u64) << REASON_SHIFT, ..self }
@@ -150,6 +155,7 @@ mod tests {
             let key = FlowKey::new(port, local, remote, local_port, remote_port, protocol);
             for reason in [None].into_iter().chain(EndReason::ALL.iter().copied().map(Some)) {
                 let key = reason.map_or(key, |reason| key.because(reason));
+                prop_assert_eq!(key.at(port ^ 1).at(port), key);
                 prop_assert_eq!(key.reason(), reason);
                 prop_assert_eq!((key.port(), key.protocol()), (port, protocol));
                 prop_assert_eq!((key.local().to_bits(), key.remote().to_bits()), (local, remote));

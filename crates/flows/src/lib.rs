@@ -34,5 +34,6 @@ pub use lucarne_model::flow::Side;
 pub use phase::Phase;
 pub use settings::Settings;
 pub use table::{
-    Allowed, Emit, FarEnd, FlowTable, Judgement, Opening, Owner, Packet, Question, Rejection, Slot, Timestamps,
+    Allowed, Connection, Emit, FarEnd, FlowTable, Judgement, Opening, Owner, Packet, Question, Rejection, Slot,
+    Timestamps,
 };

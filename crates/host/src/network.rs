@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
-use lucarne_model::AccountId;
-use lucarne_switch::Plan;
+use lucarne_model::{AccountId, HostId, InterfaceId, ReplicaId, VpcId};
+use lucarne_switch::{Plan, shell::CutError};
 
 /// Carries out plans. Applying the same plan twice changes nothing.
 #[async_trait]
@@ -22,6 +22,54 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     }
     /// Ends the flows, and gives the last record of each.
     async fn stop(&self);
+
+    /// First step of a cut, while its guests run: gives the guests of `vpc` nothing more, and keeps what comes for them. Returns
+    /// when they have taken all that was given to them before, and which of them had not in a quarter of a second.
+    async fn begin_cut(
+        &self,
+        _vpc: VpcId,
+        _replica: ReplicaId,
+        _hosts: Vec<HostId>,
+    ) -> Result<Vec<InterfaceId>, CutError> {
+        Ok(Vec::new())
+    }
+    /// Second step, when the guests stand still. Returns how many frames are in flight to guests of this host, when all of
+    /// `hosts` have come so far; from then on the guests may go on. An error, after two seconds at most, has given the cut up.
+    async fn close_cut(&self, _replica: ReplicaId) -> Result<usize, CutError> {
+        Ok(0)
+    }
+    /// Third step: what was kept goes on to its guests. What was in flight is remembered for duplicates until the cut is given
+    /// up.
+    async fn release_cut(&self, _replica: ReplicaId) -> Result<(), CutError> {
+        Ok(())
+    }
+    /// Forgets a cut, wherever it is, or never was: what was kept goes on as if there had been none.
+    async fn give_up_cut(&self, _replica: ReplicaId) -> Result<(), CutError> {
+        Ok(())
+    }
+    /// Before a duplicate is there, and stands still: its port has the connections of its source, and keeps what comes for it.
+    async fn stand_by(
+        &self,
+        _replica: ReplicaId,
+        _source: InterfaceId,
+        _duplicate: InterfaceId,
+    ) -> Result<(), CutError> {
+        Ok(())
+    }
+    /// The duplicate goes on: it is given what was in flight to its source, and then what came for itself.
+    async fn deliver_cut(
+        &self,
+        _replica: ReplicaId,
+        _source: InterfaceId,
+        _duplicate: InterfaceId,
+    ) -> Result<(), CutError> {
+        Ok(())
+    }
+    /// Waits until another host says that it is at its second step of a cut that has not begun here. It is told again as long
+    /// as that goes on.
+    async fn heard_mark(&self) -> ReplicaId {
+        std::future::pending().await
+    }
 }
 
 /// Why a plan does not hold.

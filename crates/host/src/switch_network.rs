@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use lucarne_model::AccountId;
-use lucarne_switch::{Plan, SwitchHandle};
+use lucarne_model::{AccountId, HostId, InterfaceId, ReplicaId, VpcId};
+use lucarne_switch::{Plan, SwitchHandle, shell::CutError};
 
 use crate::network::{Network, NetworkError};
 
@@ -39,5 +39,37 @@ impl Network for SwitchNetwork {
 
     async fn stop(&self) {
         self.handle.stop().await;
+    }
+
+    async fn begin_cut(
+        &self,
+        vpc: VpcId,
+        replica: ReplicaId,
+        hosts: Vec<HostId>,
+    ) -> Result<Vec<InterfaceId>, CutError> {
+        self.handle.begin_cut(vpc, replica, hosts).await
+    }
+    async fn close_cut(&self, replica: ReplicaId) -> Result<usize, CutError> {
+        self.handle.close_cut(replica).await
+    }
+    async fn release_cut(&self, replica: ReplicaId) -> Result<(), CutError> {
+        self.handle.release_cut(replica).await
+    }
+    async fn give_up_cut(&self, replica: ReplicaId) -> Result<(), CutError> {
+        self.handle.give_up_cut(replica).await
+    }
+    async fn stand_by(&self, replica: ReplicaId, source: InterfaceId, duplicate: InterfaceId) -> Result<(), CutError> {
+        self.handle.stand_by(replica, source, duplicate).await
+    }
+    async fn deliver_cut(
+        &self,
+        replica: ReplicaId,
+        source: InterfaceId,
+        duplicate: InterfaceId,
+    ) -> Result<(), CutError> {
+        self.handle.deliver_cut(replica, source, duplicate).await
+    }
+    async fn heard_mark(&self) -> ReplicaId {
+        self.handle.heard_mark().await
     }
 }

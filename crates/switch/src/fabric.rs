@@ -8,7 +8,7 @@ use std::{collections::HashMap, hash::Hash, net::Ipv4Addr, sync::Arc};
 
 use lucarne_flows::{FlowKey, Owner};
 use lucarne_model::{
-    Cidr, EndReason, HostId, HostName, InstanceId, InterfaceId, Moment, SecurityGroupId, SubnetId,
+    Cidr, EndReason, HostId, HostName, InstanceId, InterfaceId, Moment, SecurityGroupId, SubnetId, VpcId,
     desired::{self, DesiredNetwork},
     flow::{Direction, Location},
     mitigation::DesiredMitigation,
@@ -175,6 +175,11 @@ impl Fabric {
 
     pub(crate) fn index(&self, interface: InterfaceId) -> Option<PortIndex> {
         self.by_interface.get(&interface).copied()
+    }
+
+    /// The number of a network in the tunnel.
+    pub(crate) fn vni(&self, vpc: VpcId) -> Option<u32> {
+        self.plan.networks.iter().find(|network| network.vpc == vpc).map(|network| network.vni)
     }
 
     /// The endpoint with this address in the port's network.

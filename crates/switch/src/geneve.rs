@@ -1,6 +1,7 @@
 //! Geneve (RFC 8926): how a tenant's Ethernet frame and its network identifier are written between two hosts.
 //!
-//! Owns the layout: inner IPv4 and UDP headers (WireGuard carries IP packets only), the Geneve header, the frame. Who may
+//! Owns the layout: inner IPv4 and UDP headers (WireGuard carries IP packets only), the Geneve header, the frame. What switches
+//! say to each other about a network goes the same way, as a control packet, and so keeps its place among the frames. Who may
 //! send what is not decided here: the packet comes out of a [`Tunnel`](crate::tunnel::Tunnel), whose keys say which host
 //! wrote it, so the inner addresses and checksums carry no authority and are not compared with anything.
 //!
@@ -25,10 +26,21 @@ const GENEVE: usize = 8;
 const PROTOCOL_UDP: u8 = 17;
 /// Transparent Ethernet bridging: the payload is a frame.
 const ETHERNET: u16 = 0x6558;
+/// In control packets: one of the numbers that IEEE 802 leaves to whoever wants one (802 section 9.2.4), here for our words.
+const WORD: u16 = 0x88b5;
 const VNI_LIMIT: u32 = 1 << 24;
 /// In the second octet of the header: a control packet, and "there are options that must be understood".
 const CONTROL: u8 = 0x80;
 const CRITICAL: u8 = 0x40;
+
+/// What a packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// A tenant's.
+    Frame,
+    /// From one switch to the other.
+    Word,
+}
 
 /// Why a packet is not one of ours, or a frame cannot become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,18 +55,19 @@ pub enum GeneveError {
     Envelope,
     #[error("Geneve version {0} is not known")]
     Version(u8),
-    #[error("control packets are not used between hosts")]
-    Control,
+    #[error("control packets carry {WORD:#06x} between hosts and not {0:#06x}")]
+    Control(u16),
     #[error("the packet has critical options and this host knows none")]
     CriticalOption,
     #[error("the payload's protocol is {0:#06x} and not Ethernet")]
     Protocol(u16),
 }
 
-/// Writes `frame` of the network `vni` into `into`, which is cleared first. The addresses are those of the two hosts.
+/// Writes `frame`, or a word, about the network `vni` into `into`, which is cleared first. The addresses are those of the two
+/// hosts.
 pub fn encapsulate(
-    local: Ipv4Addr,
-    remote: Ipv4Addr,
+    (local, remote): (Ipv4Addr, Ipv4Addr),
+    content: Content,
     vni: u32,
     frame: &[u8],
     into: &mut Vec<u8>,
@@ -79,13 +92,17 @@ pub fn encapsulate(
     into.extend_from_slice(&ip);
     // The UDP checksum is zero, as RFC 8926 section 3.3 allows: WireGuard's tag covers every octet.
     into.extend_from_slice(&[port[0], port[1], port[0], port[1], datagram[0], datagram[1], 0, 0]);
-    into.extend_from_slice(&[0, 0, (ETHERNET >> 8) as u8, ETHERNET as u8, v0, v1, v2, 0]);
+    let (flags, protocol) = match content {
+        Content::Frame => (0, ETHERNET.to_be_bytes()),
+        Content::Word => (CONTROL, WORD.to_be_bytes()),
+    };
+    into.extend_from_slice(&[0, flags, protocol[0], protocol[1], v0, v1, v2, 0]);
     into.extend_from_slice(frame);
     Ok(())
 }
 
-/// The network identifier and the frame of `packet`. Options that are not critical are skipped.
-pub fn decapsulate(packet: &[u8]) -> Result<(u32, &[u8]), GeneveError> {
+/// What `packet` carries, its network identifier, and the frame or word. Options that are not critical are skipped.
+pub fn decapsulate(packet: &[u8]) -> Result<(Content, u32, &[u8]), GeneveError> {
     let datagram = ipv4_payload(packet)?;
     let (udp, rest) = datagram.split_at_checked(UDP).ok_or(GeneveError::Truncated)?;
     let length = usize::from(be16(udp, 4));
@@ -96,19 +113,19 @@ pub fn decapsulate(packet: &[u8]) -> Result<(u32, &[u8]), GeneveError> {
     if header[0] >> 6 != 0 {
         return Err(GeneveError::Version(header[0] >> 6));
     }
-    if header[1] & CONTROL != 0 {
-        return Err(GeneveError::Control);
-    }
     if header[1] & CRITICAL != 0 {
         return Err(GeneveError::CriticalOption);
     }
     let protocol = be16(header, 2);
-    if protocol != ETHERNET {
-        return Err(GeneveError::Protocol(protocol));
-    }
+    let content = match (header[1] & CONTROL != 0, protocol) {
+        (false, ETHERNET) => Content::Frame,
+        (true, WORD) => Content::Word,
+        (false, other) => return Err(GeneveError::Protocol(other)),
+        (true, other) => return Err(GeneveError::Control(other)),
+    };
     let options = usize::from(header[0] & 0x3f) * 4;
     let frame = rest.get(options..).ok_or(GeneveError::Truncated)?;
-    Ok((u32::from_be_bytes([0, header[4], header[5], header[6]]), frame))
+    Ok((content, u32::from_be_bytes([0, header[4], header[5], header[6]]), frame))
 }
 
 /// The payload of a whole (unfragmented) IPv4 packet of UDP.
@@ -146,15 +163,18 @@ mod tests {
 
     fn packet(vni: u32, frame: &[u8]) -> Vec<u8> {
         let mut packet = Vec::new();
-        encapsulate(A, B, vni, frame, &mut packet).unwrap();
+        encapsulate((A, B), Content::Frame, vni, frame, &mut packet).unwrap();
         packet
     }
 
     proptest! {
         #[test]
         fn a_frame_comes_out_as_it_went_in(vni in 0..VNI_LIMIT, frame in prop::collection::vec(any::<u8>(), 0..2000)) {
-            let packet = packet(vni, &frame);
-            prop_assert_eq!(decapsulate(&packet), Ok((vni, &frame[..])));
+            let mut packet = Vec::new();
+            for content in [Content::Frame, Content::Word] {
+                encapsulate((A, B), content, vni, &frame, &mut packet).unwrap();
+                prop_assert_eq!(decapsulate(&packet), Ok((content, vni, &frame[..])));
+            }
         }
         #[test]
         fn no_octets_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -186,7 +206,7 @@ mod tests {
     fn critical_options_are_refused_and_others_skipped() {
         let mut with_option = packet(7, b"optnframe");
         with_option[28] = 1;
-        assert_eq!(decapsulate(&with_option), Ok((7, &b"frame"[..])));
+        assert_eq!(decapsulate(&with_option), Ok((Content::Frame, 7, &b"frame"[..])));
         with_option[29] = CRITICAL;
         assert_eq!(decapsulate(&with_option), Err(GeneveError::CriticalOption));
     }
@@ -199,7 +219,7 @@ mod tests {
             decapsulate(&packet).unwrap_err()
         };
         assert_eq!(with(28, 0x40), GeneveError::Version(1));
-        assert_eq!(with(29, CONTROL), GeneveError::Control);
+        assert_eq!(with(29, CONTROL), GeneveError::Control(ETHERNET));
         assert_eq!(with(30, 0x08), GeneveError::Protocol(0x0858));
         assert_eq!(with(6, 0x20), GeneveError::Envelope, "a fragment");
         assert_eq!(with(23, 0), GeneveError::Envelope, "another port");
@@ -209,8 +229,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_not_written() {
         let mut into = Vec::new();
-        assert_eq!(encapsulate(A, B, VNI_LIMIT, b"", &mut into), Err(GeneveError::Vni(VNI_LIMIT)));
+        assert_eq!(encapsulate((A, B), Content::Frame, VNI_LIMIT, b"", &mut into), Err(GeneveError::Vni(VNI_LIMIT)));
         let long = vec![0; MAX_FRAME + 1];
-        assert_eq!(encapsulate(A, B, 1, &long, &mut into), Err(GeneveError::TooLong(MAX_FRAME + 1)));
+        assert_eq!(encapsulate((A, B), Content::Frame, 1, &long, &mut into), Err(GeneveError::TooLong(MAX_FRAME + 1)));
     }
 }

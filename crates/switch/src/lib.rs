@@ -7,10 +7,12 @@
 mod admission;
 mod arp;
 pub mod counters;
+mod cut;
 mod datagram;
 mod delivery;
 mod dhcp;
 mod dns;
+mod duplicates;
 mod exchange;
 mod fabric;
 pub mod geneve;

@@ -1,4 +1,4 @@
-//! Large pages for the flow table: the one place of this crate that needs `unsafe`.
+//! Large pages for the flow table: one of the two places of this crate that need `unsafe`.
 //!
 //! Owns the advice. Flows are met in random order, so with pages of 4 KiB nearly every packet misses the processor's list of
 //! pages too, and every new flow may be the first on its page; with pages of 2 MiB the list holds the whole table, and the

@@ -16,6 +16,7 @@ pub use batch::Batch;
 mod batch;
 pub mod pcap;
 pub mod unix;
+mod unread;
 
 /// Anything that takes and gives batches of Ethernet frames without waiting.
 pub trait Port {

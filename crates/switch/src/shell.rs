@@ -13,18 +13,21 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lucarne_model::{AccountId, FlowRecord, HostId, Moment};
+use lucarne_model::{AccountId, FlowRecord, HostId, Moment, ReplicaId};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::{
     FrameCounters, Plan, Switch,
     ports::unix::Owner,
     tunnel::{Tunnel, TunnelCounters, TunnelError},
 };
+pub use cuts::CutError;
 use poller::{Doorbell, Poller};
 use worker::{Command, Worker};
 
+mod cuts;
+mod cutting;
 mod outlet;
 mod poller;
 mod worker;
@@ -33,6 +36,9 @@ mod worker;
 const RECORDS: usize = 1 << 16;
 /// Commands that may wait for the thread; more wait in their senders.
 const COMMANDS: usize = 16;
+
+/// Marks that may wait for whoever listens; more are told when they are repeated.
+const MARKS: usize = 16;
 
 /// What the switch of one host needs to know before its first plan.
 #[derive(Clone)]
@@ -98,6 +104,8 @@ pub struct SwitchHandle {
     bell: Doorbell,
     address: SocketAddr,
     records_lost: outlet::RecordsLost,
+    /// Marks of cuts that the switch does not know.
+    marks: Mutex<mpsc::Receiver<ReplicaId>>,
 }
 
 impl SwitchHandle {
@@ -119,10 +127,11 @@ impl SwitchHandle {
         let (records, exported) = mpsc::channel(RECORDS);
         let records_lost = outlet::RecordsLost::default();
         let outlet = outlet::Outlet::new(tunnel, (records, records_lost.clone()), settings.port_owner, mtu);
-        let worker = Worker::new(core, metadata, outlet, poller, bell.clone(), inbox);
+        let (heard, marks) = mpsc::channel(MARKS);
+        let worker = Worker::new(core, metadata, outlet, poller, bell.clone(), (inbox, heard));
         let thread = thread::Builder::new().name("switch".into());
         thread.spawn(move || worker.run()).map_err(system("thread"))?;
-        Ok((Self { commands, bell, address, records_lost }, exported))
+        Ok((Self { commands, bell, address, records_lost, marks: Mutex::new(marks) }, exported))
     }
 
     /// Where the tunnel is bound.

@@ -80,7 +80,7 @@ impl Switch {
         self.take_from_tunnel(from, vni, frame, now, out);
     }
 
-    /// A frame of the metadata service for the guest behind `to`.
+    /// A frame of the metadata service, or of another service of the router, for the guest behind `to`.
     pub fn handle_metadata_frame(&mut self, to: PortIndex, frame: &[u8], now: Moment, out: &mut impl Output) {
         self.tally.received += 1;
         if self.fabric.port(to).is_none() {

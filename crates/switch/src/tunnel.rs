@@ -29,7 +29,7 @@ use std::{
 use boringtun::noise::errors::WireGuardError;
 use lucarne_model::{HostId, desired::TunnelPeer};
 
-use crate::geneve;
+use crate::geneve::{self, Content};
 pub use peers::public_key;
 use peers::{Peers, Step};
 
@@ -81,6 +81,8 @@ pub struct TunnelCounters {
 pub enum Received<'a> {
     /// `host` sent this frame of the network `vni`.
     Frame { host: HostId, vni: u32, frame: &'a [u8] },
+    /// `host` says this to this host's switch, behind all frames that it sent before.
+    Word { host: HostId, word: &'a [u8] },
     /// A datagram without a frame, or one that was dropped and counted: ask again.
     Other,
     /// No datagram waits.
@@ -143,18 +145,27 @@ impl Tunnel {
 
     /// Sends a frame of the network `vni` to `host`. During a handshake up to 256 packets wait, then they are dropped.
     pub fn send(&mut self, host: HostId, vni: u32, frame: &[u8]) {
+        self.put(host, (Content::Frame, vni), frame);
+    }
+
+    /// Says a word to the switch of `host`, behind all frames that were sent before. It may be lost as they may.
+    pub fn say(&mut self, host: HostId, word: &[u8]) {
+        self.put(host, (Content::Word, 0), word);
+    }
+
+    fn put(&mut self, host: HostId, (content, vni): (Content, u32), frame: &[u8]) {
         let Some(peer) = self.peers.get_mut(host) else {
             self.counters.no_peer += 1;
             return;
         };
         let remote = inner_address(peer.endpoint.ip());
-        if geneve::encapsulate(self.local, remote, vni, frame, &mut self.packet).is_err()
+        if geneve::encapsulate((self.local, remote), content, vni, frame, &mut self.packet).is_err()
             || self.packet.len() + peers::OVERHEAD > self.sealed.len()
         {
             self.counters.unfit += 1;
             return;
         }
-        self.counters.frames_sent += 1;
+        self.counters.frames_sent += u64::from(content == Content::Frame);
         if let Step::Send(length) = peer.seal(&self.packet, &mut self.sealed) {
             self.counters.send(&self.socket, &self.sealed[..length], peer.endpoint);
         }
@@ -177,10 +188,11 @@ impl Tunnel {
             }
         };
         match geneve::decapsulate(&into[..length]) {
-            Ok((vni, frame)) => {
+            Ok((Content::Frame, vni, frame)) => {
                 self.counters.frames_received += 1;
                 Received::Frame { host, vni, frame }
             }
+            Ok((Content::Word, _, word)) => Received::Word { host, word },
             Err(_) => {
                 self.counters.malformed += 1;
                 Received::Other

@@ -93,6 +93,15 @@ const fn closes_window(packet: &Packet) -> bool {
 }
 
 impl Line {
+    /// Goes on where another line of such a connection is. No probe is out: who answers it, answers the other.
+    pub(super) fn resume(&mut self, other: &Self, now: Moment) {
+        (self.highest, self.aside) = (other.highest, other.aside);
+        self.seen = other.seen & !(PROBING | AWAITING | AMBIGUOUS | HOLE);
+        if other.was_used() {
+            self.last = now;
+        }
+    }
+
     /// Whether the packet needs nothing but this line. Moves [`Line::highest`] on, when that is all there is to do.
     #[inline]
     pub(super) fn tells_nothing(&mut self, packet: &Packet) -> bool {

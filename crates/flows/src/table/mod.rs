@@ -9,6 +9,7 @@
 //! a number of the switch's plan: a flow whose memo is of an older epoch is judged again at its next packet, or when its
 //! timer comes up, so that a new plan costs nothing for the flows that are silent and is obeyed by the very next packet.
 
+mod copies;
 mod entry;
 mod expiry;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use lucarne_model::{
     history::Happening,
 };
 
+pub use copies::Connection;
 use entry::{Cold, DIRECTIONS, Line, Lines, side_by_side};
 pub use entry::{FarEnd, Owner, Packet, Timestamps};
 use index::Index;
@@ -189,9 +191,7 @@ impl FlowTable {
 
     /// What to judge when a connection's memo is old.
     pub fn question(&self, slot: Slot) -> Question {
-        let lines = &self.lines[slot.as_usize()];
-        let opener = usize::from(!lines[0].opened);
-        Question { key: lines[0].key, direction: DIRECTIONS[opener], icmp: lines[opener].icmp() }
+        question(&self.lines[slot.as_usize()])
     }
 
     /// Counts a packet of a flow that is known.
@@ -358,6 +358,12 @@ impl FlowTable {
     fn arm(&mut self, slot: Slot, due: Moment, now: Moment) {
         self.wheel.arm(slot.0, due, now, &mut self.cold);
     }
+}
+
+/// What opened a connection.
+fn question(lines: &Lines) -> Question {
+    let opener = usize::from(!lines[0].opened);
+    Question { key: lines[0].key, direction: DIRECTIONS[opener], icmp: lines[opener].icmp() }
 }
 
 /// The reason that a flow has by itself, whatever makes it leave the table.

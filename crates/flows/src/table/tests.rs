@@ -343,3 +343,32 @@ fn a_flow_is_reported_as_often_as_its_owner_wants() {
     // The first look was set before the owner changed.
     assert_eq!(run.records.len(), 20);
 }
+
+#[test]
+fn a_port_that_takes_connections_over_goes_on_with_them_and_counts_its_own_packets() {
+    let (mut run, other) = (Run::new(16), 9);
+    let [out, inward] = DIRECTIONS;
+    for (direction, flags) in [(inward, SYN), (out, SYN | ACK), (inward, ACK)] {
+        run.packet(0, direction, 60, flags);
+    }
+    run.perform(&Step::Reject { flow: 0, reason: EndReason::Invalid });
+    let found = run.table.connections(|port| port == 1);
+    assert_eq!((found.len(), found[&1].len()), (1, 1), "what is dropped is no connection");
+    let question = found[&1][0].question(other);
+    assert_eq!((question.key, question.direction), (key(0).at(other), inward), "who opened it is not forgotten");
+    for _ in 0..2 {
+        run.table.adopt((other, &found[&1][0]), (allowed(), 1), run.now, &mut |_| {});
+    }
+    assert_eq!(run.table.len(), 3);
+    run.now = run.now.plus(Duration::from_secs(1));
+    run.poll(&mut |_| Ok(allowed()));
+    let slot = run.table.find(key(0).at(other)).unwrap();
+    assert_eq!(run.table.phase(slot), Phase::Established);
+    run.table.count(slot, out, &packet(100, ACK), run.now);
+    let mut records = Vec::new();
+    run.table.finish_port(other, EndReason::InstanceStopped, &mut |record| records.push(record));
+    let told: Vec<_> = records.iter().map(|record| (record.direction, record.side, record.packets)).collect();
+    assert_eq!(told, [(out, Side::Responder, 1), (inward, Side::Initiator, 0)]);
+    // The handshake of the one, with its closed windows, and then what the other saw.
+    assert_eq!(records[0].history.to_string(), "SWhwAa");
+}

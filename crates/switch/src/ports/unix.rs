@@ -24,7 +24,7 @@ use rustix::{
     net::SocketAddrUnix,
 };
 
-use super::{Batch, Port};
+use super::{Batch, Port, unread};
 
 /// Whose the inboxes are, where that is another than who binds them: nobody else but root can send to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,16 @@ impl UnixPort {
     }
     pub const fn counters(&self) -> SendCounters {
         self.counters
+    }
+
+    /// Whether the guest's side has read all that was sent to it. It has, too, when there is nobody to read.
+    pub fn is_read(&self) -> io::Result<bool> {
+        Ok(!self.connected || unread::octets(self.outbox.as_fd())? == 0)
+    }
+
+    /// Sends a frame that nobody waits for; false when there is no room.
+    pub fn offer(&mut self, frame: &[u8]) -> bool {
+        !self.send_one(frame).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
     fn send_one(&mut self, frame: &[u8]) -> io::Result<usize> {
@@ -272,6 +282,24 @@ mod tests {
         });
         drop(first);
         assert_eq!(fs::read_dir(paths.socket.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_port_knows_when_the_guests_side_has_read_all() {
+        let paths = paths();
+        let mut port = UnixPort::bind(&paths.socket, &paths.guest, None).unwrap();
+        assert!(port.is_read().unwrap(), "nobody is there");
+        let guest = UnixDatagram::bind(&paths.guest).unwrap();
+        assert_eq!(port.send(&batch(&[b"one", b"two"])), 2);
+        for left in [2, 1] {
+            assert!(!port.is_read().unwrap(), "{left} wait");
+            guest.recv(&mut [0; 9]).unwrap();
+        }
+        assert!(port.is_read().unwrap());
+        let sent = (0..).take_while(|_| port.offer(b"more")).count();
+        assert!(sent > 0 && !port.is_read().unwrap());
+        drop(guest);
+        assert!(port.is_read().unwrap(), "what nobody will read is gone");
     }
 
     #[test]

@@ -11,12 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId};
+use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, VpcId};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::{ShellError, poller::Poller};
+use super::{
+    ShellError,
+    cutting::{Cutting, Fate},
+    poller::Poller,
+};
 use crate::{
     Output, Plan, PortIndex,
+    cut::Origin,
     metadata::Outgoing,
     parse::ETHERNET,
     plan::PortPlan,
@@ -36,6 +41,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Outlet {
     pub(super) tunnel: Tunnel,
+    pub(super) cutting: Cutting,
+    /// Of the frames that the switch gives out now.
+    pub(super) origin: Origin,
     guests: Vec<Option<Guest>>,
     /// Whose the guests' sockets are.
     owner: Option<Owner>,
@@ -60,6 +68,7 @@ pub(super) struct Guest {
 /// What a socket is bound for: a port whose place changes gets a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
+    vpc: VpcId,
     interface: InterfaceId,
     socket: PathBuf,
     guest_socket: PathBuf,
@@ -67,8 +76,8 @@ struct Place {
 
 impl Place {
     fn of(plan: &PortPlan) -> Self {
-        let PortPlan { interface, socket, guest_socket, .. } = plan;
-        Self { interface: *interface, socket: socket.clone(), guest_socket: guest_socket.clone() }
+        let PortPlan { vpc, interface, socket, guest_socket, .. } = plan;
+        Self { vpc: *vpc, interface: *interface, socket: socket.clone(), guest_socket: guest_socket.clone() }
     }
 }
 
@@ -93,8 +102,9 @@ impl Outlet {
     ) -> Self {
         let records = Records { sender: records.0, lost: 0, lost_by_account: records.1, patience: None };
         let longest = usize::from(mtu) + ETHERNET;
-        let (guests, fresh, to_metadata, counters) = Default::default();
-        Self { tunnel, guests, owner, fresh, to_metadata, records, counters, longest }
+        let (guests, fresh, to_metadata, counters, cutting) = Default::default();
+        let origin = Origin::Here;
+        Self { tunnel, cutting, origin, guests, owner, fresh, to_metadata, records, counters, longest }
     }
 
     /// Room for frames of guests: one octet more than the switch takes, so that it sees what is oversized.
@@ -185,6 +195,27 @@ impl Outlet {
         }
     }
 
+    /// The ports of a network, by number.
+    pub(super) fn ports_of(&self, vpc: VpcId) -> Vec<(usize, InterfaceId)> {
+        let ports = self.guests.iter().enumerate().filter_map(|(at, guest)| Some((at, &guest.as_ref()?.plan)));
+        ports.filter(|(_, plan)| plan.vpc == vpc).map(|(at, plan)| (at, plan.interface)).collect()
+    }
+
+    pub(super) fn port_of(&mut self, interface: InterfaceId) -> Option<&mut UnixPort> {
+        let mut guests = self.guests.iter_mut().flatten();
+        guests.find(|guest| guest.plan.interface == interface).map(|guest| &mut guest.port)
+    }
+
+    /// What waits for a network's guests becomes the first that its cut keeps.
+    pub(super) fn keep_what_waits(&mut self, vpc: VpcId) {
+        for guest in self.guests.iter_mut().flatten().filter(|guest| guest.plan.vpc == vpc) {
+            for frame in guest.waiting.iter() {
+                self.cutting.keep(vpc, guest.plan.interface, Origin::Here, frame);
+            }
+            guest.waiting.clear();
+        }
+    }
+
     /// Lets the last records wait for the exporter.
     pub(super) fn be_patient(&mut self) {
         self.records.patience = Some(Instant::now() + PATIENCE);
@@ -238,6 +269,14 @@ impl Output for Outlet {
             self.counters.absent += 1;
             return;
         };
+        match self.cutting.keep(guest.plan.vpc, guest.plan.interface, self.origin, frame) {
+            Fate::GoesOn => {}
+            Fate::Kept => return,
+            Fate::Full => {
+                self.counters.full += 1;
+                return;
+            }
+        }
         if guest.waiting.is_empty() {
             self.fresh.push(port.as_usize());
         }
@@ -247,7 +286,9 @@ impl Output for Outlet {
     }
 
     fn to_tunnel(&mut self, host: HostId, vni: u32, frame: &[u8]) {
-        self.tunnel.send(host, vni, frame);
+        if !self.cutting.withhold(host, vni, frame) {
+            self.tunnel.send(host, vni, frame);
+        }
     }
 
     fn to_metadata(&mut self, port: PortIndex, frame: &[u8]) {

@@ -5,7 +5,7 @@
 
 use std::{io, time::Duration};
 
-use lucarne_model::{EndReason, InterfaceId, Moment};
+use lucarne_model::{EndReason, InterfaceId, Moment, ReplicaId};
 use tokio::sync::{
     mpsc::{self, error::TryRecvError},
     oneshot,
@@ -13,15 +13,19 @@ use tokio::sync::{
 
 use super::{
     Clock, Counters, ShellError,
+    cuts::CutCommand,
     outlet::Outlet,
     poller::{Doorbell, Event, Poller},
 };
 use crate::{
     Plan, PortIndex, Switch,
+    cut::{Mark, Origin},
     metadata::{Metadata, Outgoing},
     ports::{self, Batch, Port},
     tunnel::{MAX_DATAGRAM, Received},
 };
+
+mod cuts;
 
 /// Datagrams of the tunnel in one round.
 const DATAGRAMS: usize = 64;
@@ -35,6 +39,7 @@ const SHORTEST: Duration = Duration::from_micros(500);
 pub(super) enum Command {
     Apply(Box<Plan>, oneshot::Sender<Result<(), ShellError>>),
     Counters(oneshot::Sender<Counters>),
+    Cut(CutCommand),
     Stop(oneshot::Sender<()>),
 }
 
@@ -53,6 +58,7 @@ pub(super) struct Worker {
     batch: Batch,
     datagram: Box<[u8]>,
     answers: Vec<Outgoing>,
+    waits: cuts::Waits,
 }
 
 /// Why the loop ended: asked to, with someone who waits for it, or because nobody is left to ask.
@@ -65,7 +71,7 @@ impl Worker {
         outlet: Outlet,
         poller: Poller,
         bell: Doorbell,
-        commands: mpsc::Receiver<Command>,
+        (commands, marks): (mpsc::Receiver<Command>, mpsc::Sender<ReplicaId>),
     ) -> Self {
         let clock = Clock::start();
         let now = clock.now();
@@ -84,6 +90,7 @@ impl Worker {
             batch,
             datagram,
             answers,
+            waits: cuts::Waits::new(marks),
         }
     }
 
@@ -120,19 +127,20 @@ impl Worker {
             match *event {
                 Event::Bell => end = self.obey(),
                 Event::Tunnel => self.take_from_tunnel(),
-                Event::FromGuest(port) => self.take_from_guest(port),
+                Event::FromGuest(port) => drop(self.take_from_guest(port)),
                 Event::RoomAtGuest(port) => self.outlet.offer(port, &self.poller),
             }
         }
         self.keep_time();
         self.serve_metadata();
+        self.go_on_with_cuts();
         self.outlet.offer_all(&self.poller);
         end
     }
 
     fn time_to_sleep(&mut self) -> Option<Duration> {
         let tunnel = self.outlet.tunnel.has_peers().then_some(self.tunnel_tick);
-        let due = [self.switch.next_poll(), self.metadata.next_poll(self.now), tunnel];
+        let due = [self.switch.next_poll(), self.metadata.next_poll(self.now), tunnel, self.waits.due(self.now)];
         due.into_iter().flatten().min().map(|due| due.since(self.now).max(SHORTEST))
     }
 
@@ -144,6 +152,7 @@ impl Worker {
                 // Whoever asked may have gone: then nobody wants the answer.
                 Ok(Command::Apply(plan, reply)) => drop(reply.send(self.apply(&plan))),
                 Ok(Command::Counters(reply)) => drop(reply.send(self.counters())),
+                Ok(Command::Cut(command)) => self.obey_cut(command),
                 Ok(Command::Stop(reply)) => return Some(Some(reply)),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => return Some(None),
@@ -159,6 +168,7 @@ impl Worker {
         let switch = &self.switch;
         let port_of = |interface: InterfaceId| switch.port(interface);
         self.metadata.apply(plan, port_of);
+        self.outlet.cutting.keep_ports(|interface| switch.port(interface).is_some());
         self.outlet.place(plan, bound, &self.poller, port_of)
     }
 
@@ -177,25 +187,34 @@ impl Worker {
         }
     }
 
-    fn take_from_guest(&mut self, at: usize) {
+    /// Takes one batch through the switch; how many frames that was.
+    fn take_from_guest(&mut self, at: usize) -> usize {
         self.batch.clear();
-        let Some(guest) = self.outlet.guest_mut(at) else { return };
+        let Some(guest) = self.outlet.guest_mut(at) else { return 0 };
         if let Err(cause) = guest.port.receive(&mut self.batch) {
             tracing::warn!(%cause, port = at, "a port's socket cannot be read");
         }
         ports::forward(&mut self.batch, PortIndex(at as u32), &mut self.switch, self.now, &mut self.outlet);
+        self.batch.len()
     }
 
     fn take_from_tunnel(&mut self) {
         for _ in 0..DATAGRAMS {
             match self.outlet.tunnel.receive(&mut self.datagram) {
                 Received::Frame { host, vni, frame } => {
+                    self.outlet.origin = Origin::Host(host);
                     self.switch.handle_tunnel_frame(host, vni, frame, self.now, &mut self.outlet);
                 }
+                Received::Word { host, word } => {
+                    if let Some((replica, mark)) = Mark::decode(word) {
+                        self.hear_mark(host, replica, mark);
+                    }
+                }
                 Received::Other => {}
-                Received::Empty => return,
+                Received::Empty => break,
             }
         }
+        self.outlet.origin = Origin::Here;
     }
 
     fn keep_time(&mut self) {

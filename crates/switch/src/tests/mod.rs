@@ -5,6 +5,7 @@
 mod accounting;
 mod answers;
 mod denials;
+mod duplicates;
 mod frames;
 mod ground_truth;
 mod junk;

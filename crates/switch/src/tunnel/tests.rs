@@ -19,6 +19,9 @@ fn peer(host: HostId, secret: u8, at: SocketAddr) -> TunnelPeer {
     TunnelPeer { host, address: at.ip(), port: at.port(), public_key, location: Location::default() }
 }
 
+/// Stands where a frame's network would.
+const WORD: u32 = u32::MAX;
+
 type Heard = Vec<(HostId, u32, Vec<u8>)>;
 
 /// Lets the tunnels take what comes until it has been quiet for 20 ms, and returns the frames.
@@ -31,6 +34,7 @@ fn pump(tunnels: &mut [&mut Tunnel]) -> Heard {
             loop {
                 match tunnel.receive(&mut into) {
                     Received::Frame { host, vni, frame } => heard.push((host, vni, frame.to_vec())),
+                    Received::Word { host, word } => heard.push((host, WORD, word.to_vec())),
                     Received::Other => {}
                     Received::Empty => break,
                 }

@@ -1,6 +1,7 @@
 //! The whole switch in its thread: real sockets, real time, guests with TCP/IP stacks of their own.
 #![allow(clippy::unwrap_used, reason = "clippy's exception for tests does not reach what a test calls")]
 
+mod cut;
 mod guest;
 mod world;
 

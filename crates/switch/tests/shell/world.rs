@@ -25,10 +25,12 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::guest::Guest;
 
-/// Guests, by their place in [`World::guests`]: two on the first host in different subnets, one on the second.
+/// Guests, by their place in [`World::guests`]: two on the first host in different subnets, one on the second. Guest `n +
+/// DUPLICATE` is the duplicate of guest `n`, in a network of its own, and not there before it is made.
 pub(crate) const WEB: usize = 0;
 pub(crate) const APP: usize = 1;
 pub(crate) const FAR: usize = 2;
+pub(crate) const DUPLICATE: usize = 3;
 
 pub(crate) const USER_DATA: &str = "#!/bin/sh\necho hello\n";
 const ADDRESSES: [Ipv4Addr; 3] =
@@ -165,9 +167,10 @@ impl World {
     pub(crate) fn plan(&self, host: usize) -> Plan {
         let guests: &[usize] = if host == 0 { &[WEB, APP] } else { &[FAR] };
         let other = 1 - host;
+        let duplicates = guests.iter().map(|guest| guest + DUPLICATE);
         Plan {
-            networks: vec![network()],
-            ports: guests.iter().map(|guest| self.port_plan(*guest)).collect(),
+            networks: vec![network(0), network(DUPLICATE)],
+            ports: guests.iter().copied().chain(duplicates).map(|guest| self.port_plan(guest)).collect(),
             peers: vec![TunnelPeer {
                 host: host_id(other),
                 address: self.tap.ends[host].local_addr().unwrap().ip(),
@@ -182,10 +185,10 @@ impl World {
 
     fn port_plan(&self, guest: usize) -> PortPlan {
         PortPlan {
-            interface: InterfaceId::from_bits(guest as u128),
+            interface: interface(guest),
             instance: instance(guest),
             account: AccountId::from_bits(1),
-            vpc: VpcId::from_bits(1),
+            vpc: vpc(guest),
             socket: self.path("switch", guest),
             guest_socket: self.path("guest", guest),
             metadata: InstanceMetadata {
@@ -234,7 +237,7 @@ impl Wiretap {
     }
 
     /// Carries what waits; `hosts` are their true addresses.
-    fn carry(&mut self, hosts: [SocketAddr; 2]) {
+    pub(crate) fn carry(&mut self, hosts: [SocketAddr; 2]) {
         let mut datagram = [0; 4096];
         for host in HOSTS {
             while let Ok((length, _)) = self.ends[host].recv_from(&mut datagram) {
@@ -254,23 +257,30 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 pub(crate) fn address(guest: usize) -> Ipv4Addr {
-    ADDRESSES[guest]
+    ADDRESSES[guest % DUPLICATE]
+}
+pub(crate) fn interface(guest: usize) -> InterfaceId {
+    InterfaceId::from_bits(guest as u128)
+}
+pub(crate) fn vpc(guest: usize) -> VpcId {
+    VpcId::from_bits(1 + (guest / DUPLICATE) as u128)
 }
 pub(crate) fn instance(guest: usize) -> InstanceId {
     InstanceId::from_bits(guest as u128)
 }
-fn mac(guest: usize) -> MacAddress {
-    MacAddress([2, 0, 0, 0, 0, guest as u8])
+pub(crate) fn mac(guest: usize) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 0, (guest % DUPLICATE) as u8])
 }
-fn host_id(host: usize) -> HostId {
+pub(crate) fn host_id(host: usize) -> HostId {
     HostId::from_bits(host as u128)
 }
 fn secret(host: usize) -> [u8; 32] {
     [host as u8 + 1; 32]
 }
 
-/// Two subnets and one group, which lets everything out, and in echoes and TCP ports below 9000.
-fn network() -> DesiredNetwork {
+/// Two subnets and one group, which lets everything out, and in echoes and TCP ports below 9000. Its guests are numbered from
+/// `first`.
+fn network(first: usize) -> DesiredNetwork {
     let cidr: Cidr = "10.0.0.0/16".parse().unwrap();
     let local = Route { destination: cidr, target: RouteTarget::Local };
     let subnet = |number: u8| DesiredSubnet {
@@ -281,13 +291,13 @@ fn network() -> DesiredNetwork {
     };
     let group = SecurityGroupId::from_bits(1);
     let endpoint = |guest: usize| Endpoint {
-        interface: InterfaceId::from_bits(guest as u128),
+        interface: interface(guest),
         instance: instance(guest),
         subnet: SubnetId::from_bits(address(guest).octets()[2].into()),
         address: address(guest),
         mac: mac(guest),
         groups: vec![group],
-        host: host_id(usize::from(guest == FAR)),
+        host: host_id(usize::from(guest % DUPLICATE == FAR)),
         name: None,
     };
     let rule = |id, direction, traffic| Rule {
@@ -301,12 +311,12 @@ fn network() -> DesiredNetwork {
         rule(3, Direction::Ingress, Traffic::Icmp { icmp_type: Some(8), icmp_code: None }),
     ];
     DesiredNetwork {
-        vpc: VpcId::from_bits(1),
+        vpc: vpc(first),
         account: AccountId::from_bits(1),
-        vni: 77,
+        vni: 77 + first as u32,
         cidr,
         subnets: vec![subnet(1), subnet(2)],
         groups: vec![DesiredGroup { id: group, rules }],
-        endpoints: [WEB, APP, FAR].map(endpoint).into(),
+        endpoints: [WEB, APP, FAR].map(|guest| endpoint(guest + first)).into(),
     }
 }
