@@ -173,6 +173,14 @@ pub struct Base {
     pub format: DiskFormat,
 }
 
+/// What is put over a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Of all layers of that volume; at most 28 bytes.
+    pub name: String,
+    pub path: PathBuf,
+}
+
 /// Where a disk can go at a VM that has `disks`: whether it is there already, or why it cannot be.
 pub(crate) fn is_in_place(instance: InstanceId, disks: &[Disk], disk: &Disk) -> Result<bool, Error> {
     let Disk { volume, slot, .. } = *disk;
@@ -334,6 +342,13 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Returns when the guest has let go and the file is closed.
     async fn detach(&self, instance: InstanceId, volume: VolumeId) -> Result<(), Error>;
 
+    /// Has what a VM that stands still writes to a volume from now on go to the file `layer`, an overlay over the one that has the
+    /// volume's path, which then changes no more; QEMU goes on knowing both by these names. Done already: does nothing. False: the
+    /// VM does not run, or has no such volume.
+    async fn put_over(&self, instance: InstanceId, volume: VolumeId, layer: &Layer) -> Result<bool, Error>;
+    /// Whether the VM writes to that layer.
+    async fn has_over(&self, instance: InstanceId, volume: VolumeId, layer: &Layer) -> bool;
+
     /// Makes the file of a new volume. The file exists whole or not at all. Existing already: does nothing.
     async fn create_volume(&self, path: &std::path::Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error>;
     /// Copies the volume's content at one instant to a self-contained qcow2 file at `to`; `user` is the VM that has it.
@@ -365,5 +380,9 @@ pub enum VolumeSource<'a> {
     Overlay {
         base: &'a std::path::Path,
         format: DiskFormat,
+    },
+    /// The same over a qcow2 file that will not change once this is written to.
+    Layer {
+        below: &'a std::path::Path,
     },
 }

@@ -23,8 +23,8 @@ use tokio::{
 
 use crate::{
     driver::{
-        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways,
-        WaysIn, check_disks, is_in_place,
+        Disk, Driver, EndOfMachine, Layer, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource,
+        Ways, WaysIn, check_disks, is_in_place,
     },
     error::Error,
     files::{self, Draft},
@@ -405,6 +405,15 @@ impl Driver for Simulated {
             Err(Error::NotRunning { .. }) => Ok(()),
             changed => changed,
         }
+    }
+
+    async fn put_over(&self, instance: InstanceId, volume: VolumeId, _: &Layer) -> Result<bool, Error> {
+        let has = |record: Record| record.disks.iter().any(|disk| disk.volume == volume);
+        Ok(self.machine(instance).is_ok_and(has))
+    }
+
+    async fn has_over(&self, _: InstanceId, _: VolumeId, _: &Layer) -> bool {
+        false
     }
 
     async fn create_volume(&self, path: &Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error> {

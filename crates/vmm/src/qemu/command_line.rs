@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use lucarne_model::{InstanceId, MacAddress, VolumeId};
+use lucarne_model::{InstanceId, MacAddress, VolumeId, storage::DiskFormat};
 use serde_json::{Value, json};
 
 use super::Acceleration;
@@ -259,6 +259,16 @@ pub(super) fn device(disk: &Disk) -> Value {
 
 pub(super) fn node_name(volume: VolumeId) -> String {
     volume.to_string()
+}
+/// The node above a frozen volume of a slot.
+pub(super) fn layer_name(layer: &str, slot: u8) -> String {
+    format!("{layer}.{slot}")
+}
+
+/// That node, as `blockdev-add` takes it; what is below comes with the switch.
+pub(super) fn layer(path: &Path, format: DiskFormat, name: &str) -> Result<Value, Error> {
+    let file = json!({ "driver": "file", "filename": text(path)? });
+    Ok(json!({ "driver": format.name(), "node-name": name, "discard": "unmap", "file": file, "backing": null }))
 }
 /// Of what a volume is mirrored by to another host: the job, and the node that is there.
 pub(super) fn mirror_name(volume: VolumeId) -> String {

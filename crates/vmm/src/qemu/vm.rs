@@ -280,7 +280,7 @@ impl Vm {
     }
 
     /// Changes its record, and writes it down.
-    fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+    pub(super) fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
         let record = {
             let mut record = locked(&self.record);
             change(&mut record);
