@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
 use lucarne_model::{AccountId, HostId, InterfaceId, ReplicaId, VpcId};
-use lucarne_switch::{Plan, shell::CutError};
+use lucarne_switch::Plan;
+pub(crate) use lucarne_switch::shell::CutError;
 
 /// Carries out plans. Applying the same plan twice changes nothing.
 #[async_trait]

@@ -2,7 +2,7 @@
 //!
 //! Owns the pace, and the end: once nothing is to be had there any more, that is written down, and the line is closed.
 
-use std::{path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use lucarne_memory::{policy::Arrival, run::Run};
 use lucarne_model::memory::Pages;
@@ -23,7 +23,7 @@ const REST: Duration = Duration::from_millis(2);
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Until nothing is left there, or the pager ends.
-pub(crate) fn run(pager: &Arc<Pager>, folder: &PathBuf) {
+pub(crate) fn run(pager: &Arc<Pager>, folder: &Path) {
     let Ancestor::Parent(parent) = &pager.sources.ancestor else { return };
     let (mut disk, mut room) = (Disk::new(), page::zeroed(CHUNK as usize));
     while !pager.ending.has_begun() {

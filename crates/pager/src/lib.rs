@@ -60,7 +60,7 @@ mod upkeep;
 mod wire;
 
 pub use exit::Exit;
-pub use parent::ParentError;
+pub use parent::{ParentError, is_whole};
 pub use peer::{Identity, IdentityError};
 pub use process::{KEPT, Options, Origin, PagerError, discard, run, run_observed};
 pub use remote::{Borrowing, RemoteStatistics};

@@ -71,7 +71,7 @@ struct Line {
 }
 
 /// Whether all that was to be had of another guest is in this folder.
-pub(crate) fn is_whole(folder: &Path) -> bool {
+pub fn is_whole(folder: &Path) -> bool {
     folder.join(WHOLE).exists()
 }
 
