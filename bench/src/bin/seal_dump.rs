@@ -254,7 +254,7 @@ fn page(folder: &Path) -> Result<()> {
         control: folder.join("pager.sock"),
         state: folder.join("state"),
         pool: Bytes(0),
-        snapshot: None,
+        origin: None,
         patience: PATIENCE,
     })?;
     Ok(())

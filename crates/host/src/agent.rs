@@ -99,14 +99,17 @@ impl Agent {
         known.warm_states.retain(|_, state| state.hypervisor == parts.host.hypervisor);
         let now = now();
         let sleepers = parts.memory.adopt(&adopted).await;
+        let settled = parts.memory.settle_cuts().await;
+        known.cuts = settled.map_err(|cause| Error::Folder { path: folder.layout().cuts(), cause })?;
         let asleep = |spec: MachineSpec| Machine { disks: spec.disks.clone(), spec, measured: None, held: false };
         let sleepers = sleepers.into_iter().map(asleep);
         for Machine { spec, disks, measured, held } in adopted.into_iter().chain(sleepers) {
             let disks =
                 disks.iter().map(|disk| lucarne_model::instance::Attachment { volume: disk.volume, slot: disk.slot });
             let began = match spec.origin {
+                _ if let Some(of) = parts.memory.duplicate_of(spec.instance) => Began::Duplicate { of },
                 Origin::Warm { state, .. } => Began::Warm { digest: state },
-                Origin::Boot | Origin::Template => Began::Cold { because: None },
+                Origin::Boot | Origin::Fresh { .. } | Origin::Template => Began::Cold { because: None },
             };
             let standing = match held {
                 true => Standing::Held,
@@ -260,6 +263,7 @@ struct Owner {
 
 impl Owner {
     async fn run(mut self, shutdown: CancellationToken) {
+        let network = self.hands.network.clone();
         loop {
             self.decide();
             self.keep_ledger().await;
@@ -270,6 +274,7 @@ impl Owner {
                 Ok(()) = self.wished.changed() => self.handle_desired(),
                 Some(event) = self.events.recv() => self.handle_event(event),
                 Some(event) = self.unwoken.recv() => self.handle_event(event),
+                replica = network.heard_mark() => self.known.handle_mark(replica),
                 Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
                 () = until(look) => {}
             }
@@ -423,13 +428,13 @@ impl Owner {
 /// first. One that stands still while it is brought away does so for that; any other for want of memory, which is the
 /// governor's.
 async fn standing(desired: &Desired, driver: &dyn Driver, instance: InstanceId) -> Standing {
-    let wanted = desired.instances.iter().find(|wanted| wanted.id == instance);
-    match wanted.and_then(|wanted| wanted.migration.as_ref()) {
+    let Some(wanted) = desired.instances.iter().find(|wanted| wanted.id == instance) else { return Standing::Runs };
+    let is_paused = driver.is_paused(instance).await.is_ok_and(|paused| paused);
+    match &wanted.migration {
         Some(DesiredMigration::From { .. }) => Standing::Arrived,
-        Some(DesiredMigration::To { .. }) if driver.is_paused(instance).await.is_ok_and(|paused| paused) => {
-            Standing::Sent
-        }
-        _ => Standing::Runs,
+        Some(DesiredMigration::To { .. }) if is_paused => Standing::Sent,
+        None if is_paused && wanted.duplicate.is_some() => Standing::Arrived,
+        Some(DesiredMigration::To { .. }) | None => Standing::Runs,
     }
 }
 

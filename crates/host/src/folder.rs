@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     durable,
     error::Error,
+    layers,
     layout::Layout,
     memory,
     reconcile::{Cached, Known, Ledger, Progress},
@@ -56,6 +57,7 @@ impl Folder {
             layout.memory(),
             layout.tpms(),
             layout.warm_states(),
+            layout.cuts(),
         ] {
             DirBuilder::new().recursive(true).mode(0o711).create(&folder).map_err(failed(&folder))?;
         }
@@ -77,6 +79,7 @@ impl Folder {
         let snapshots = found(layout.snapshots())?;
         let warm_states = memory::warm::find(layout);
         let warm_states = warm_states.map_err(|cause| Error::Folder { path: layout.warm_states(), cause })?;
+        let layered = volumes.iter().filter_map(|(name, _)| layers::volume_of(name)).collect();
         let volumes: BTreeSet<_> = with_suffix(&volumes, ".qcow2");
         let known = Known {
             ledger: read_json(&layout.ledger()).filter(Ledger::is_readable).unwrap_or_default(),
@@ -90,6 +93,7 @@ impl Folder {
                 }))
                 .collect(),
             volumes,
+            layered,
             warm_states: warm_states.into_iter().collect(),
             ..Known::default()
         };
@@ -106,15 +110,17 @@ impl Folder {
         for folder in [self.layout.blobs(), self.layout.volumes(), self.layout.snapshots()] {
             let failed = |cause| Error::Folder { path: folder.clone(), cause };
             let files = entries(&folder).map_err(failed)?;
+            let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
             let whole = |name: &str| files.iter().any(|(other, _)| other == name);
             for (name, _) in &files {
-                let orphan = name.strip_suffix(".base").is_some_and(|stem| !whole(&format!("{stem}.qcow2")));
+                let is_alone = |stem| !whole(&format!("{stem}.qcow2")) && !layers::has_frozen(&names, stem);
+                let orphan = name.strip_suffix(".base").is_some_and(is_alone);
                 if orphan || name.ends_with(".part") || name.ends_with(".new") {
                     durable::remove(&folder.join(name)).map_err(failed)?;
                 }
             }
         }
-        Ok(())
+        layers::sweep(&self.layout).map_err(|cause| Error::Folder { path: self.layout.volumes(), cause })
     }
 }
 

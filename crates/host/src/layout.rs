@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lucarne_model::{InstanceId, InterfaceId, SnapshotId, VolumeId, storage::Digest};
+use lucarne_model::{InstanceId, InterfaceId, ReplicaId, SnapshotId, VolumeId, storage::Digest};
 
 /// The state folder of one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +95,19 @@ impl Layout {
         self.memory().join(format!("{instance}.origin"))
     }
 
+    /// What the memory of a duplicate is of.
+    pub fn parent(&self, instance: InstanceId) -> PathBuf {
+        self.memory().join(format!("{instance}.parent"))
+    }
+
+    /// What is held of cuts, each in a folder.
+    pub fn cuts(&self) -> PathBuf {
+        self.root.join("cuts")
+    }
+    pub fn cut(&self, replica: ReplicaId) -> PathBuf {
+        self.cuts().join(replica.to_string())
+    }
+
     /// The TPMs of guests, each in a folder, and who certifies them.
     pub fn tpms(&self) -> PathBuf {
         self.root.join("tpms")
@@ -139,6 +152,11 @@ impl Layout {
     /// Recordings of networks, each a folder.
     pub fn recordings(&self) -> PathBuf {
         self.root.join("recordings")
+    }
+
+    /// What the volume held when it was frozen for the replica.
+    pub fn frozen(&self, volume: VolumeId, replica: ReplicaId) -> PathBuf {
+        self.volumes().join(format!("{volume}.{replica}.frozen"))
     }
 
     pub fn snapshots(&self) -> PathBuf {

@@ -17,6 +17,7 @@ mod exporter;
 mod folder;
 mod http;
 mod identity;
+mod layers;
 mod layout;
 mod links;
 mod measuring;

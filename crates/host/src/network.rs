@@ -7,10 +7,8 @@ use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
 use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, Moment, ReplicaId, VpcId};
-use lucarne_switch::{
-    Plan,
-    shell::{CutError, Tap},
-};
+pub(crate) use lucarne_switch::shell::CutError;
+use lucarne_switch::{Plan, shell::Tap};
 
 /// Carries out plans. Applying the same plan twice changes nothing.
 #[async_trait]

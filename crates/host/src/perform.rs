@@ -17,12 +17,13 @@ use crate::{
     blobs::{self, file_failure, problem_failure},
     controller::Controller,
     durable::{self, Outlives},
+    layers,
     layout::Layout,
-    memory::Memory,
+    memory::{CutError, DuplicateError, Memory},
     network::Network,
     peers::{PeerError, Peers, way},
     prover::Prover,
-    reconcile::{Failure, Product, Prospect, Step, base_blob},
+    reconcile::{Failure, Ports, Product, Prospect, Step, base_blob},
     streams,
     virtual_tpms::VirtualTpms,
 };
@@ -49,9 +50,8 @@ impl Hands {
             Step::EvictBlob(digest) => delete(self.layout.blob(digest)).await?,
             Step::CreateVolume(volume) => self.create_volume(volume).await?,
             Step::DeleteVolume(volume) => {
-                // The overlay goes first: a base without one is swept at the next start, the reverse could not be opened.
-                delete(self.layout.volume(*volume)).await?;
-                delete(self.layout.volume_base(*volume)).await?;
+                let (layout, volume) = (self.layout.clone(), *volume);
+                blocking("delete a volume", move || layers::delete(&layout, volume)).await?;
             }
             Step::ApplyNetwork(plan) => self.network.apply(plan).await.map_err(|error| network_failure(&error))?,
             Step::Start(spec, beginning) => {
@@ -92,6 +92,17 @@ impl Hands {
                 let stood_still = self.memory.go_on(*instance).await.map_err(|error| driver_failure(&error))?;
                 return Ok(Product::WentOn { stood_still });
             }
+            Step::Begin { instance, replica, ports } => {
+                if let Some(Ports { source, duplicate }) = *ports {
+                    let delivered = self.network.deliver_cut(*replica, source, duplicate).await;
+                    if let Err(error) = delivered {
+                        // After another agent's start: what was in flight was in that one's memory.
+                        tracing::warn!(%instance, %error, "a duplicate goes on without what was in flight at the cut");
+                    }
+                }
+                let stood_still = self.memory.go_on(*instance).await.map_err(|error| driver_failure(&error))?;
+                return Ok(Product::WentOn { stood_still });
+            }
             Step::MakeWarmState(template) => {
                 let saved = self.memory.make_warm_state(template).await.map_err(|error| warm_failure(&error))?;
                 return Ok(Product::Saved(saved));
@@ -99,6 +110,31 @@ impl Hands {
             Step::DropWarmState(key) => {
                 let (memory, key) = (self.memory.clone(), key.clone());
                 blocking("delete a warm state", move || memory.drop_warm_state(&key)).await?;
+            }
+            Step::PrepareCut(cut, sizes) => {
+                self.memory.prepare_cut(cut, sizes).await.map_err(|error| cut_failure(&error))?
+            }
+            Step::TakeCut(cut, sizes) => {
+                let taken = self
+                    .memory
+                    .take_cut(cut, sizes, self.network.as_ref())
+                    .await
+                    .map_err(|error| cut_failure(&error))?;
+                return Ok(Product::Cut(taken));
+            }
+            Step::DropCut(replica) => {
+                // A switch that does not answer has ended, and what it kept with it.
+                let _ = self.network.give_up_cut(*replica).await;
+                let dropped = self.memory.drop_cut(*replica).await;
+                dropped.map_err(|error| file_failure(&error, "let go of a cut"))?;
+            }
+            Step::Duplicate { spec, of, ports } => {
+                if let Some(Ports { source, duplicate }) = *ports {
+                    let stands_by = self.network.stand_by(of.replica, source, duplicate).await;
+                    stands_by.map_err(|error| network_cut_failure(&error))?;
+                }
+                let began = self.memory.duplicate(spec, of).await;
+                return Ok(Product::Began(began.map_err(|error| duplicate_failure(&error))?));
             }
             Step::Stop { instance, how, .. } => {
                 self.memory.stop(*instance, *how).await.map_err(|error| driver_failure(&error))?;
@@ -152,6 +188,11 @@ impl Hands {
             VolumeContent::Image { disk, format } => {
                 self.link_base(disk, &base).await?;
                 (None, VolumeSource::Overlay { base: &base, format: *format })
+            }
+            VolumeContent::Duplicate { replica, source, copy } => {
+                let (of, new) = ((*replica, *source, *copy), (volume.id, volume.size));
+                let made = layers::duplicate(self.driver.as_ref(), &self.layout, of, new).await;
+                return made.map_err(|error| driver_failure(&error));
             }
         };
         let source = blob.as_deref().map_or(source, |from| VolumeSource::Copy { from });
@@ -234,6 +275,18 @@ fn driver_failure(error: &lucarne_vmm::Error) -> Failure {
 
 fn warm_failure(error: &crate::memory::WarmError) -> Failure {
     Failure::new(ErrorCode::HypervisorFailed, chain(error), Prospect::Doubtful)
+}
+
+fn network_cut_failure(error: &crate::network::CutError) -> Failure {
+    Failure::new(ErrorCode::Internal, chain(error), Prospect::Doubtful)
+}
+
+fn cut_failure(error: &CutError) -> Failure {
+    Failure::new(ErrorCode::HypervisorFailed, chain(error), Prospect::Hopeless)
+}
+
+fn duplicate_failure(error: &DuplicateError) -> Failure {
+    Failure::new(ErrorCode::HypervisorFailed, chain(error), Prospect::Hopeless)
 }
 
 fn peer_failure(error: &PeerError) -> Failure {

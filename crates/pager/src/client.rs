@@ -112,6 +112,29 @@ impl Client {
         Ok(self.stream.into_inner())
     }
 
+    /// Arms a capture that outlives this conversation; see [`Request::Hold`].
+    pub fn hold(&mut self, name: &str) -> Result<(), ClientError> {
+        self.tell("hold the guest's memory", &Request::Hold { name: name.into() })
+    }
+    /// To be called while the guest's processors stand still, which may go on then. How long the pager took.
+    pub fn freeze(&mut self, name: &str) -> Result<Duration, ClientError> {
+        let doing = "hold the guest's memory as it is now";
+        match self.ask(doing, &Request::Freeze { name: name.into() })? {
+            Reply::Frozen { microseconds } => Ok(Duration::from_micros(microseconds)),
+            _ => Err(ClientError::NotUnderstood { doing }),
+        }
+    }
+    /// See [`Request::LetGo`].
+    pub fn let_go(&mut self, name: &str) -> Result<(), ClientError> {
+        self.tell("let go of the guest's memory", &Request::LetGo { name: name.into() })
+    }
+
+    /// See [`Request::Read`]; what is left is the connection.
+    pub(crate) fn read(mut self, name: &str) -> Result<UnixStream, ClientError> {
+        self.tell("read what is held of the guest's memory", &Request::Read { name: name.into() })?;
+        Ok(self.stream.into_inner())
+    }
+
     fn tell(&mut self, doing: &'static str, request: &Request) -> Result<(), ClientError> {
         match self.ask(doing, request)? {
             Reply::Done => Ok(()),

@@ -51,9 +51,25 @@ pub enum Request {
     /// when that is done. Of a guest that is stopped nothing is left: this is the memory's part of a hibernation.
     EvictAll,
     /// Hold the guest's memory as it will be at an instant to come, for at most so long; [`crate::capture`] has the rest. Once
-    /// it is answered with [`Reply::Done`], the connection is the capture's, and ends it by its own end. One at a time.
+    /// it is answered with [`Reply::Done`], the connection is the capture's, and ends it by its own end.
     Capture {
         seconds: u32,
+    },
+    /// The same under a name, for as long as nobody lets it go, and as this pager lives. One that has the name is let go before.
+    Hold {
+        name: String,
+    },
+    /// Now is the instant: the guest stands still, and may go on when this is answered.
+    Freeze {
+        name: String,
+    },
+    /// Read a capture that has a name: once it is answered with [`Reply::Done`], the connection is its reader's.
+    Read {
+        name: String,
+    },
+    /// There is none of this name any more.
+    LetGo {
+        name: String,
     },
     Statistics,
     /// End the pager, forget the key and delete the store. The answer is the last thing that it does. To be asked once
@@ -64,11 +80,24 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
-    Hello { version: u32, instance: InstanceId, memory: Pages },
+    Hello {
+        version: u32,
+        instance: InstanceId,
+        memory: Pages,
+    },
     Done,
-    Evicted { left: Pages, resident: Pages },
+    Evicted {
+        left: Pages,
+        resident: Pages,
+    },
+    /// How long that took.
+    Frozen {
+        microseconds: u64,
+    },
     Statistics(Box<Statistics>),
-    Refused { reason: String },
+    Refused {
+        reason: String,
+    },
 }
 
 /// What a pager knows of its VM's memory. Counts are since this pager's start; a new pager counts from zero.

@@ -78,6 +78,8 @@ pub(crate) enum EvictError {
     Index(io::Error),
     #[error("pages cannot be punched out: {0}")]
     Punch(io::Error),
+    #[error("its memory is held for a duplicate")]
+    Held,
 }
 
 /// A copy that was made of a page that is leaving.
@@ -207,8 +209,10 @@ impl Evictor {
 
     /// Everything that is resident now, wherever it lies, and all of it on the disk.
     fn evict_all(&mut self) -> Result<Pages, EvictError> {
-        // It would hold pages here, and who asks for this puts the guest to sleep.
-        self.pager.be_rid_of_capture();
+        // They would hold pages here, and who asks for this puts the guest to sleep.
+        if !self.pager.be_rid_of_captures() {
+            return Err(EvictError::Held);
+        }
         let mut left = 0;
         for batch in batches(self.resident()) {
             match self.evict(&batch) {
@@ -352,7 +356,7 @@ impl Evictor {
         if let Some(value) = content.filled_with() {
             return Some(Away::SameFilled(value));
         }
-        if self.pager.sources.snapshot.as_ref().is_some_and(|one| one.holds(page, content, &mut self.unchanged)) {
+        if self.pager.sources.ancestor.holds(page, content, &mut self.unchanged) {
             return Some(Away::Snapshot);
         }
         if !self.pager.sources.pool().has_room() || !self.compressed.take(page, generation, content) {
@@ -430,7 +434,7 @@ impl Evictor {
         for page in pages {
             let (copy, stays, is_guarded) = {
                 let book = &mut *self.pager.book();
-                (book.places.away(page), book.places.stays(page), book.guards(page))
+                (book.places.away(page), book.places.stays(page), book.captures.guard(page))
             };
             if stays {
                 let one = Run::one(page);

@@ -17,7 +17,9 @@
 //! copies there.
 //!
 //! A VM may begin with the memory of another: [`snapshot::write_memory_of`] makes a file of it that any number of pagers are
-//! given ([`Options::snapshot`]). A page that was not changed goes back there without being written anywhere.
+//! given ([`Origin::Snapshot`]). A page that was not changed goes back there without being written anywhere. Or it is a duplicate
+//! of one that runs on: that one's pager holds its memory as of one instant ([`client::Client::hold`]), and the duplicate's
+//! ([`Origin::Parent`]) fetches from it what its guest touches, or all of it.
 //!
 //! To hibernate, stop the guest's processors, then `evict_all`: it answers when all is on the disk. The next start of the
 //! VM gets the same key and the same folder, and its pages come back on demand.
@@ -31,6 +33,7 @@ pub mod shim;
 pub mod snapshot;
 
 mod allocator;
+mod completing;
 mod disk;
 mod eviction;
 mod exit;
@@ -39,6 +42,7 @@ mod index;
 mod pace;
 mod page;
 mod pager;
+mod parent;
 mod peer;
 mod places;
 mod pool;
@@ -56,6 +60,7 @@ mod upkeep;
 mod wire;
 
 pub use exit::Exit;
+pub use parent::{ParentError, is_whole};
 pub use peer::{Identity, IdentityError};
 pub use process::{KEPT, Options, Origin, PagerError, discard, run, run_observed};
 pub use remote::{Borrowing, RemoteStatistics};

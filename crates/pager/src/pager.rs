@@ -19,7 +19,7 @@ use lucarne_model::{
 };
 
 use crate::{
-    capture::taking::Holding,
+    capture::taking::Captures,
     control::{RegionHeat, Trouble},
     disk::Disk,
     exit::{Ending, Exit},
@@ -44,8 +44,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub(crate) struct Book {
     pub(crate) places: Places,
     pub(crate) residency: Residency,
-    /// Its memory as of one instant, while somebody has yet to read it.
-    pub(crate) capture: Option<Holding>,
+    /// Its memory as of instants, while somebody has yet to read it.
+    pub(crate) captures: Captures,
 }
 
 /// What the host agent wants.
@@ -137,7 +137,7 @@ impl Pager {
 
     /// The guest waits for something that cannot be given. It must not go on with anything else, so its machine is ended,
     /// and says why; the pager follows.
-    fn give_up(&self, error: &ServeError) {
+    pub(crate) fn give_up(&self, error: &ServeError) {
         if matches!(error, ServeError::Uffd(UffdError::Gone)) {
             return self.ending.begin(Exit::MachineGone);
         }
@@ -155,17 +155,15 @@ impl Pager {
         let Some(page) = self.guest.page_at(fault.address) else { return Ok(()) };
         let discards = &self.guest.discards;
         let target = self.steering().target;
-        let (was, answer, duty) = {
-            let Book { places, capture, .. } = &mut *self.book();
+        let (was, answer, duties) = {
+            let Book { places, captures, .. } = &mut *self.book();
             let reach = self.reach(page, places.counts().resident >= target);
             let was = places.place(page);
             let answer = places.handle_fault(page, fault.kind, reach, |page| discards.contains(page));
-            let duty = capture.as_mut().and_then(|held| held.handle_answer(page, was, &answer));
-            (was, answer, duty)
+            let duties = captures.handle_answer(page, was, &answer);
+            (was, answer, duties)
         };
-        if let Some(duty) = duty {
-            self.keep_old(page, &duty);
-        }
+        duties.iter().for_each(|duty| self.keep_old(page, duty));
         let one = Run::one(page);
         match answer {
             Answer::Wait => {}
@@ -232,6 +230,9 @@ impl Pager {
             self.came(Run::new(part[0].0, part.len() as u64), why, keeps)?;
             let free = part.iter().filter(|(_, copy)| !(keeps && matches!(copy, Away::Ssd(_))));
             free.for_each(|(_, copy)| self.sources.free(*copy));
+            if matches!(part[0].1, Away::Snapshot) {
+                self.sources.ancestor.have(Run::new(part[0].0, part.len() as u64));
+            }
             self.observer.at(Step::Arrived);
             Ok::<(), ServeError>(())
         })?;

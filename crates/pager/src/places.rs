@@ -385,6 +385,15 @@ impl Places {
         Answer::Zero { run: Run::new(first, end - first), given_up: Vec::new() }
     }
 
+    /// Those of `run` that are where the guest goes on from, and still: they are arriving.
+    pub(crate) fn begin_bringing(&mut self, run: Run, is_discarded: impl Fn(u64) -> bool) -> Vec<u64> {
+        let pages = run.first..run.end().min(self.len());
+        let there = |page: &u64| self.word(*page) == Word::away(Away::Snapshot) && !is_discarded(*page);
+        let pages: Vec<u64> = pages.filter(there).collect();
+        pages.iter().for_each(|page| self.set(*page, State::Away(Away::Snapshot), Motion::Arriving));
+        pages
+    }
+
     fn window(&self, page: u64, size: u64) -> Run {
         let first = page - page % size;
         Run::new(first, size.min(self.len() - first))

@@ -31,12 +31,15 @@ use rustix::{
 };
 
 use crate::{
-    allocator, disk,
+    allocator,
+    capture::taking::Captures,
+    completing, disk,
     eviction::Evictor,
     exit::{Ending, Exit},
     guest::Guest,
     index::{Identity, Index},
     pager::{Book, Pager, Steering, Tally},
+    parent::{self, Parent, ParentError, WHOLE},
     places::{Away, Copy, LOANS, LoanNumber, Places, Word},
     pool::Pool,
     remote::{Remote, bringing::Bringer},
@@ -44,7 +47,7 @@ use crate::{
     server::Server,
     shim::{Lent, Shim, ShimError},
     snapshot::{Snapshot, SnapshotError},
-    source::Sources,
+    source::{Ancestor, Sources},
     step::{Observer, Step},
     store::Store,
 };
@@ -72,16 +75,26 @@ pub struct Options {
     /// How much of the host's memory compressed pages may take; zero: none is compressed.
     pub pool: Bytes,
     /// What the guest goes on from; none: it booted.
-    pub snapshot: Option<Origin>,
+    pub origin: Option<Origin>,
     /// How long to wait for the machine to listen.
     pub patience: Duration,
 }
 
-/// A snapshot, as a pager is told of it.
+/// What a guest goes on from, as its pager is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    pub file: PathBuf,
-    pub digest: Digest,
+pub enum Origin {
+    Snapshot {
+        file: PathBuf,
+        digest: Digest,
+    },
+    /// Another guest, as a capture of this name holds it.
+    Parent {
+        /// Where that guest's pager listens.
+        control: PathBuf,
+        capture: String,
+        /// Whether all of it is to be fetched, beside what is asked for.
+        whole: bool,
+    },
 }
 
 /// Why a pager could not begin.
@@ -97,6 +110,8 @@ pub enum PagerError {
     IndexLost { path: PathBuf, found: u64, noted: u64 },
     #[error("the machine goes on from a snapshot that cannot be had")]
     Snapshot(#[source] SnapshotError),
+    #[error("the machine goes on from another one whose memory cannot be had")]
+    Parent(#[source] ParentError),
     #[error("could not {doing} {}", path.display())]
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the system gives no {what}")]
@@ -116,7 +131,7 @@ pub fn run_observed(options: &Options, observe: fn(Step)) -> Result<Exit, PagerE
 /// Deletes what a pager kept in its folder; to be called when none serves from it. The copies are worth nothing without
 /// the key, which was in memory only.
 pub fn discard(state: &Path) -> io::Result<()> {
-    for name in [INDEX, STORE, LOCK] {
+    for name in [INDEX, STORE, LOCK, WHOLE] {
         match fs::remove_file(state.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -147,6 +162,10 @@ fn run_with(options: &Options, observer: Observer) -> Result<Exit, PagerError> {
     for number in (0..LOANS as u8).map(LoanNumber) {
         let pager = pager.clone();
         threads.push(start(&format!("remote-{}", number.0), move || Bringer::new(pager, number).run())?);
+    }
+    if matches!(pager.sources.ancestor, Ancestor::Parent(_)) {
+        let (pager, folder) = (pager.clone(), options.state.clone());
+        threads.push(start("completing", move || completing::run(&pager, &folder))?);
     }
     if pager.guest.wake(pager.guest.all()).is_err() {
         pager.ending.begin(Exit::MachineGone);
@@ -211,9 +230,7 @@ fn recover(
     let file = |path: &Path, source| PagerError::File { doing: "open", path: path.to_owned(), source };
     let store = Store::new(disk::open(&store_path).map_err(|source| file(&store_path, source))?, sealer);
 
-    let snapshot = open_snapshot(options, guest.pages(), &mut shim)?;
-    let untouched = || vec![Word::UNTOUCHED; guest.pages() as usize];
-    let mut words = snapshot.as_ref().map_or_else(untouched, Snapshot::words);
+    let (ancestor, mut words) = open_origin(options, guest.pages(), &mut shim)?;
     let index = Index::open(&path, identity, |entry| {
         words[entry.page as usize] = entry.word;
         if let Some(Away::Ssd(copy)) = entry.word.as_away() {
@@ -258,8 +275,8 @@ fn recover(
     let pager = Pager {
         instance: options.instance,
         guest,
-        sources: Sources { pool: Mutex::new(pool), remote: Remote::new(store.clone()), store, snapshot },
-        book: Mutex::new(Book { places, residency, capture: None }),
+        sources: Sources { pool: Mutex::new(pool), remote: Remote::new(store.clone()), store, ancestor },
+        book: Mutex::new(Book { places, residency, captures: Captures::default() }),
         steering: Mutex::new(steering),
         tally: Mutex::new(Tally::default()),
         shim: Mutex::new(shim),
@@ -273,17 +290,35 @@ fn recover(
     Ok((pager, index))
 }
 
-/// A machine whose snapshot is not what it went on from is ended: its pages are nowhere else.
-fn open_snapshot(options: &Options, pages: u64, shim: &mut Shim) -> Result<Option<Snapshot>, PagerError> {
-    let Some(Origin { file, digest }) = &options.snapshot else { return Ok(None) };
-    let other_size = || SnapshotError::Changed { path: file.clone(), reason: "its guest has another size" };
-    let opened = Snapshot::open(file, digest)
-        .and_then(|snapshot| if snapshot.pages() == pages { Ok(snapshot) } else { Err(other_size()) });
+/// What the guest goes on from, and where its pages then are. A machine for which that is not to be had is ended: its pages are
+/// nowhere else.
+fn open_origin(options: &Options, pages: u64, shim: &mut Shim) -> Result<(Ancestor, Vec<Word>), PagerError> {
+    let nothing = || Ok((Ancestor::None, vec![Word::UNTOUCHED; pages as usize]));
+    let opened = match &options.origin {
+        None => nothing(),
+        Some(Origin::Snapshot { file, digest }) => {
+            let other_size = || SnapshotError::Changed { path: file.clone(), reason: "its guest has another size" };
+            let opened = Snapshot::open(file, digest)
+                .and_then(|snapshot| if snapshot.pages() == pages { Ok(snapshot) } else { Err(other_size()) });
+            opened.map_err(PagerError::Snapshot).map(|snapshot| {
+                let words = snapshot.words();
+                (Ancestor::Snapshot(snapshot), words)
+            })
+        }
+        Some(Origin::Parent { .. }) if parent::is_whole(&options.state) => nothing(),
+        Some(Origin::Parent { control, capture, whole }) => {
+            let reached = Parent::reach(control, capture, pages, *whole);
+            reached
+                .and_then(|parent| parent.words().map(|words| (Ancestor::Parent(parent), words)))
+                .map_err(PagerError::Parent)
+        }
+    };
     if let Err(error) = &opened {
-        shim.end(&format!("the memory of {} cannot be given to it: {error}", options.instance))
+        let why = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+        shim.end(&format!("the memory of {} cannot be given to it: {why}", options.instance))
             .map_err(PagerError::Shim)?;
     }
-    opened.map(Some).map_err(PagerError::Snapshot)
+    opened
 }
 
 fn sealer(key: &File, instance: InstanceId) -> Result<Sealer, PagerError> {

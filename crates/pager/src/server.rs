@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Sender, sync_channel},
     },
     thread,
@@ -23,7 +23,7 @@ use lucarne_model::{
 };
 
 use crate::{
-    capture::serving::Serving,
+    capture::{kept::Kept, serving::Serving, wire::Over},
     control::{LONGEST_LINE, Reply, Request, Statistics, VERSION},
     eviction::Wish,
     exit::Exit,
@@ -41,13 +41,11 @@ pub(crate) struct Server {
     wishes: Sender<Wish>,
     /// What a termination deletes.
     state: PathBuf,
-    /// How many captures were begun.
-    captures: Arc<AtomicU64>,
 }
 
 impl Server {
     pub(crate) fn new(pager: Arc<Pager>, wishes: Sender<Wish>, state: PathBuf) -> Self {
-        Self { pager, wishes, state, captures: Arc::default() }
+        Self { pager, wishes, state }
     }
 
     /// Listens at `path`, for its owner alone, in a thread that ends with the process.
@@ -100,7 +98,11 @@ impl Server {
                 Ok(_) if !greeted => (refused("say hello first".into()), false),
                 Ok(Request::Capture { seconds }) => {
                     drop(reader);
-                    return self.capture(stream, seconds);
+                    return serve(Serving::begin(&self.pager, self.state.clone(), seconds), stream);
+                }
+                Ok(Request::Read { name }) => {
+                    drop(reader);
+                    return serve(Serving::of(&self.pager, &name), stream);
                 }
                 Ok(request) => {
                     let goes_on = request != Request::Terminate;
@@ -115,19 +117,6 @@ impl Server {
             if !goes_on {
                 return Ok(());
             }
-        }
-    }
-
-    /// From here on the connection is a capture's.
-    fn capture(&self, stream: &UnixStream, seconds: u32) -> io::Result<()> {
-        let number = self.captures.fetch_add(1, Ordering::Relaxed);
-        match Serving::begin(&self.pager, number, self.state.clone(), seconds) {
-            Ok(serving) => {
-                say(stream, &Reply::Done)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                serving.run(stream)
-            }
-            Err(reason) => say(stream, &refused(reason)),
         }
     }
 
@@ -153,7 +142,37 @@ impl Server {
                 Ok(()) => Reply::Done,
                 Err(error) => refused(format!("the store cannot be deleted: {error}")),
             },
-            Request::Hello { .. } | Request::Capture { .. } => Reply::Done,
+            Request::Hold { name } => self.hold(name),
+            Request::Freeze { name } => self.freeze(&name),
+            Request::LetGo { name } => {
+                self.let_go(&name);
+                Reply::Done
+            }
+            Request::Hello { .. } | Request::Capture { .. } | Request::Read { .. } => Reply::Done,
+        }
+    }
+
+    fn hold(&self, name: String) -> Reply {
+        self.let_go(&name);
+        let kept = Kept::new(self.state.clone(), self.pager.instance);
+        self.pager.begin_capture(Some(name), kept).map_or_else(refused, |_| Reply::Done)
+    }
+
+    fn freeze(&self, name: &str) -> Reply {
+        let number = self.pager.book().captures.named(name);
+        let frozen = number.map(|number| self.pager.freeze_capture(number));
+        match frozen {
+            Some(Ok(took)) => Reply::Frozen { microseconds: took.as_micros() as u64 },
+            Some(Err(error)) => refused(error.to_string()),
+            None => refused(format!("there is no capture {name}")),
+        }
+    }
+
+    fn let_go(&self, name: &str) {
+        let number = self.pager.book().captures.named(name);
+        if let Some(number) = number {
+            self.pager.end_capture(number, Over::LetGo);
+            self.pager.lift_capture(number);
         }
     }
 
@@ -213,6 +232,18 @@ impl Server {
             heat: tally.heat.clone(),
             trouble: tally.trouble.clone(),
         }
+    }
+}
+
+/// From here on the connection is a capture's.
+fn serve(serving: Result<Serving<'_>, String>, stream: &UnixStream) -> io::Result<()> {
+    match serving {
+        Ok(serving) => {
+            say(stream, &Reply::Done)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            serving.run(stream)
+        }
+        Err(reason) => say(stream, &refused(reason)),
     }
 }
 

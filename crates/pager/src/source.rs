@@ -9,9 +9,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use lucarne_memory::run::Run;
+
 use crate::{
     disk::Disk,
     page::Page,
+    parent::{Parent, ParentError},
     places::{Away, Copy},
     pool::{self, Pool},
     remote::Remote,
@@ -31,6 +34,8 @@ pub(crate) enum Lost {
     Damaged,
     #[error("it is in a snapshot that the pager was not given")]
     NoSnapshot,
+    #[error("{0}")]
+    Parent(ParentError),
 }
 
 /// A page that cannot be given back to its guest. There is nothing else to give it: the guest must not go on.
@@ -105,16 +110,42 @@ pub(crate) struct Sources {
     pub(crate) pool: Mutex<Pool>,
     pub(crate) store: Arc<Store>,
     pub(crate) remote: Remote,
-    /// What the guest goes on from, if it did not boot.
-    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) ancestor: Ancestor,
 }
 
-impl Source for Option<Snapshot> {
+/// What the guest goes on from.
+#[derive(Debug)]
+pub(crate) enum Ancestor {
+    /// Nothing: it booted, or has all of it.
+    None,
+    Snapshot(Snapshot),
+    Parent(Parent),
+}
+
+impl Ancestor {
+    /// Whether a page that leaves is there with this content, and need not be kept elsewhere. `room` is for what it has.
+    pub(crate) fn holds(&self, page: u64, content: &Page, room: &mut Page) -> bool {
+        match self {
+            Self::Snapshot(snapshot) => snapshot.holds(page, content, room),
+            Self::None | Self::Parent(_) => false,
+        }
+    }
+
+    /// These pages have come from there.
+    pub(crate) fn have(&self, run: Run) {
+        if let Self::Parent(parent) = self {
+            parent.have(run);
+        }
+    }
+}
+
+impl Source for Ancestor {
     fn fetch(&self, disk: &mut Disk, pages: &[(u64, Away)], contents: &mut [Page]) -> Result<(), FetchError> {
         match (self, pages.first()) {
-            (Some(snapshot), _) => snapshot.fetch(disk, pages, contents),
-            (None, Some((page, _))) => Err(FetchError { page: *page, lost: Lost::NoSnapshot }),
-            (None, None) => Ok(()),
+            (Self::Snapshot(snapshot), _) => snapshot.fetch(disk, pages, contents),
+            (Self::Parent(parent), _) => parent.fetch(disk, pages, contents),
+            (Self::None, Some((page, _))) => Err(FetchError { page: *page, lost: Lost::NoSnapshot }),
+            (Self::None, None) => Ok(()),
         }
     }
     fn free(&self, _: Away) {}
@@ -131,7 +162,7 @@ impl Sources {
             Away::Compressed(..) => &self.pool,
             Away::Ssd(_) => &*self.store,
             Away::Remote(..) => &self.remote,
-            Away::Snapshot => &self.snapshot,
+            Away::Snapshot => &self.ancestor,
         }
     }
 

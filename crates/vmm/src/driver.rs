@@ -59,9 +59,14 @@ pub struct VirtualTpm {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// It boots.
+    /// It boots, and has no VM generation id: so earlier builds started VMs.
     #[default]
     Boot,
+    /// It boots, and can be told that it is another machine than it was.
+    Fresh {
+        /// What its guest knows that by (VM generation id).
+        generation_id: u128,
+    },
     /// It boots to be saved as a warm state: the place of its network card is empty, and it is nobody's instance.
     Template,
     /// It went on from a warm state.
@@ -81,6 +86,16 @@ impl Origin {
     pub fn brought(self) -> Self {
         match self {
             Self::Warm { generation_id, state, .. } => Self::Warm { generation_id, memory: None, state },
+            other => other,
+        }
+    }
+
+    /// Of a VM that goes on where this one was, as another machine, and whose memory comes from there.
+    #[must_use]
+    pub fn duplicate(self, generation_id: u128) -> Self {
+        match self.brought() {
+            Self::Fresh { .. } => Self::Fresh { generation_id },
+            Self::Warm { memory, state, .. } => Self::Warm { generation_id, memory, state },
             other => other,
         }
     }
@@ -156,6 +171,14 @@ impl Disk {
 pub struct Base {
     pub path: PathBuf,
     pub format: DiskFormat,
+}
+
+/// What is put over a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Of all layers of that volume; at most 28 bytes.
+    pub name: String,
+    pub path: PathBuf,
 }
 
 /// Where a disk can go at a VM that has `disks`: whether it is there already, or why it cannot be.
@@ -289,6 +312,11 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Writes the state of a paused VM's devices to a file, which then is there whole, and returns with what it can be woken.
     /// Its memory is not in the file. The VM stays as it is: it may be resumed, or killed and woken later.
     async fn save_devices(&self, instance: InstanceId, to: &std::path::Path) -> Result<MachineSpec, Error>;
+    /// The same without a file, for who lets the VM go on at once.
+    async fn read_devices(&self, instance: InstanceId) -> Result<(MachineSpec, Vec<u8>), Error>;
+    /// Starts a VM that goes on where another one's devices were saved, of the same devices in the same places, and whose memory
+    /// was what its own must be. It stands still, to go on by [`Driver::resume`]. Already here with this generation: does nothing.
+    async fn stand(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
     /// Starts a VM that goes on where its devices were saved; its memory must be what it was then.
     async fn wake(&self, spec: &MachineSpec, devices: &std::path::Path) -> Result<(), Error>;
     /// Starts a VM from a warm state, of [`Origin::Warm`]: it goes on where the devices of an [`Origin::Template`] were saved,
@@ -313,6 +341,13 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     async fn attach(&self, instance: InstanceId, disk: &Disk) -> Result<(), Error>;
     /// Returns when the guest has let go and the file is closed.
     async fn detach(&self, instance: InstanceId, volume: VolumeId) -> Result<(), Error>;
+
+    /// Has what a VM that stands still writes to a volume from now on go to the file `layer`, an overlay over the one that has the
+    /// volume's path, which then changes no more; QEMU goes on knowing both by these names. Done already: does nothing. False: the
+    /// VM does not run, or has no such volume.
+    async fn put_over(&self, instance: InstanceId, volume: VolumeId, layer: &Layer) -> Result<bool, Error>;
+    /// Whether the VM writes to that layer.
+    async fn has_over(&self, instance: InstanceId, volume: VolumeId, layer: &Layer) -> bool;
 
     /// Makes the file of a new volume. The file exists whole or not at all. Existing already: does nothing.
     async fn create_volume(&self, path: &std::path::Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error>;
@@ -345,5 +380,9 @@ pub enum VolumeSource<'a> {
     Overlay {
         base: &'a std::path::Path,
         format: DiskFormat,
+    },
+    /// The same over a qcow2 file that will not change once this is written to.
+    Layer {
+        below: &'a std::path::Path,
     },
 }

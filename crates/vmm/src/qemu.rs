@@ -35,7 +35,9 @@ use tokio::{
 pub use self::acceleration::Acceleration;
 use self::vm::{Entry, Vm};
 use crate::{
-    driver::{Disk, Driver, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways, WaysIn},
+    driver::{
+        Disk, Driver, Layer, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways, WaysIn,
+    },
     error::Error,
     files::{self, Draft},
     record::Directory,
@@ -284,6 +286,18 @@ impl Driver for Qemu {
         vm.save_devices(to, user).await
     }
 
+    async fn read_devices(&self, instance: InstanceId) -> Result<(MachineSpec, Vec<u8>), Error> {
+        let slot = self.shared.slot(instance);
+        let _turn = slot.turn.lock().await;
+        let vm = slot.running().ok_or(Error::NotRunning { instance })?;
+        let user = self.shared.acceleration().await.user(self.shared.settings.user);
+        vm.read_devices(user).await
+    }
+
+    async fn stand(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
+        self.start_in_task(spec, Entry::Duplicate(sleep::open(devices)?)).await
+    }
+
     async fn wake(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
         self.start_in_task(spec, Entry::Sleep(sleep::open(devices)?)).await
     }
@@ -344,6 +358,19 @@ impl Driver for Qemu {
             Some(vm) => vm.detach(volume, self.shared.settings.detach_patience).await,
             None => Ok(()),
         }
+    }
+
+    async fn put_over(&self, instance: InstanceId, volume: VolumeId, layer: &Layer) -> Result<bool, Error> {
+        let slot = self.shared.slot(instance);
+        let _turn = slot.turn.lock().await;
+        match slot.running() {
+            Some(vm) => vm.put_over(volume, layer, self.shared.settings.user).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn has_over(&self, instance: InstanceId, volume: VolumeId, layer: &Layer) -> bool {
+        self.running(instance).is_ok_and(|vm| vm.has_over(volume, layer))
     }
 
     async fn create_volume(&self, path: &Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error> {

@@ -4,11 +4,12 @@
 //! process table says it, and a file could lie.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
-use lucarne_model::{InstanceId, Measurement};
+use lucarne_model::{InstanceId, Measurement, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -69,6 +70,10 @@ pub(crate) struct Record {
     /// The disks that the VM should have now. One being attached is in it before QEMU has it, one being detached until
     /// QEMU has let go: at adoption QEMU is asked which of them it has.
     pub(crate) disks: Vec<Disk>,
+    /// Of disks that were frozen since the process opened them: the nodes above the first one, lowest first. The last may be one
+    /// that QEMU has not put there yet: at adoption it is asked.
+    #[serde(default)]
+    pub(crate) layers: BTreeMap<VolumeId, Vec<String>>,
     /// What it was measured as, of one that was held at its start.
     #[serde(default)]
     pub(crate) measured: Option<Measured>,
@@ -84,7 +89,8 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn new(spec: MachineSpec) -> Self {
-        Self { version: VERSION, disks: spec.disks.clone(), spec, measured: None, held: false, coming: false }
+        let (disks, layers) = (spec.disks.clone(), BTreeMap::new());
+        Self { version: VERSION, disks, spec, layers, measured: None, held: false, coming: false }
     }
 
     /// What the VM was found to be, without the files that were looked at.

@@ -23,8 +23,8 @@ use tokio::{
 
 use crate::{
     driver::{
-        Disk, Driver, EndOfMachine, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource, Ways,
-        WaysIn, check_disks, is_in_place,
+        Disk, Driver, EndOfMachine, Layer, Machine, MachineEvent, MachineSpec, Origin, SerialLine, Stop, VolumeSource,
+        Ways, WaysIn, check_disks, is_in_place,
     },
     error::Error,
     files::{self, Draft},
@@ -305,6 +305,17 @@ impl Driver for Simulated {
         Ok(MachineSpec { disks: record.disks, ..record.spec })
     }
 
+    async fn read_devices(&self, instance: InstanceId) -> Result<(MachineSpec, Vec<u8>), Error> {
+        let record = self.machine(instance)?;
+        let devices = format!("the simulated devices of {instance}\n").into_bytes();
+        Ok((MachineSpec { disks: record.disks, ..record.spec }, devices))
+    }
+
+    async fn stand(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
+        self.wake(spec, devices).await?;
+        self.set_paused(spec.instance, true)
+    }
+
     async fn wake(&self, spec: &MachineSpec, devices: &Path) -> Result<(), Error> {
         fs::metadata(devices).map_err(|error| Error::file("open", devices, error))?;
         self.start(spec).await
@@ -394,6 +405,15 @@ impl Driver for Simulated {
             Err(Error::NotRunning { .. }) => Ok(()),
             changed => changed,
         }
+    }
+
+    async fn put_over(&self, instance: InstanceId, volume: VolumeId, _: &Layer) -> Result<bool, Error> {
+        let has = |record: Record| record.disks.iter().any(|disk| disk.volume == volume);
+        Ok(self.machine(instance).is_ok_and(has))
+    }
+
+    async fn has_over(&self, _: InstanceId, _: VolumeId, _: &Layer) -> bool {
+        false
     }
 
     async fn create_volume(&self, path: &Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error> {

@@ -53,7 +53,13 @@ impl Volumes {
         let draft = Draft::new(path, self.user)?;
         match source {
             VolumeSource::Empty => self.make_empty(draft.path(), size).await?,
-            VolumeSource::Overlay { base, format } => self.make_overlay(draft.path(), size, base, format).await?,
+            VolumeSource::Overlay { base, format } => {
+                self.make_overlay(draft.path(), size, (base, format), &[]).await?;
+            }
+            // Unlooked at: a VM may have it open still.
+            VolumeSource::Layer { below } => {
+                self.make_overlay(draft.path(), size, (below, DiskFormat::Qcow2), &["-u"]).await?;
+            }
             VolumeSource::Copy { from } => {
                 image::inspect_header(from)?;
                 self.copy(from, draft.path()).await?;
@@ -75,9 +81,16 @@ impl Volumes {
         self.run(path, words.chain([path.into(), size.0.to_string().into()])).await
     }
 
-    async fn make_overlay(&self, path: &Path, size: Bytes, base: &Path, format: DiskFormat) -> Result<(), Error> {
+    async fn make_overlay(
+        &self,
+        path: &Path,
+        size: Bytes,
+        (base, format): (&Path, DiskFormat),
+        options: &[&str],
+    ) -> Result<(), Error> {
         let absolute = std::path::absolute(base).map_err(|error| Error::file("name", base, error))?;
-        let words = words(["create", "-q", "-f", "qcow2", "-F", format.name(), "-b"]);
+        let options = options.iter().map(OsString::from);
+        let words = words(["create", "-q", "-f", "qcow2", "-F", format.name()]).chain(options).chain(words(["-b"]));
         self.run(path, words.chain([absolute.into(), path.into(), size.0.to_string().into()])).await
     }
 

@@ -57,7 +57,7 @@ fn pager(setting: &str) -> Result<()> {
         control: folder.join("pager.sock"),
         state: folder.join("state"),
         pool: Bytes(pool.parse()?),
-        snapshot: None,
+        origin: None,
         patience: PATIENCE,
     })?;
     Ok(())

@@ -20,6 +20,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Budget,
+    duplicating::Parent,
     loans::LendingTools,
     sleep::{self, Sleeper},
     supervisor::{Pager, PagerPlace, Wishes},
@@ -330,11 +331,13 @@ impl Shared {
     pub(super) fn watch(&self, spec: &MachineSpec, guest: &Guest, wishes: Wishes) {
         let Some(tools) = &self.tools else { return };
         let (instance, memory) = (spec.instance, Pages::covering(spec.memory));
-        let snapshot = match &spec.origin {
+        let parent = Parent::read(&self.layout, instance);
+        let origin = match &spec.origin {
+            _ if parent.is_some() => parent.map(|parent| parent.origin(&self.layout)),
             Origin::Warm { memory: Some(memory), .. } => {
-                Some(lucarne_pager::Origin { file: self.layout.origin(instance), digest: memory.clone() })
+                Some(lucarne_pager::Origin::Snapshot { file: self.layout.origin(instance), digest: memory.clone() })
             }
-            Origin::Warm { memory: None, .. } | Origin::Boot | Origin::Template => None,
+            Origin::Warm { memory: None, .. } | Origin::Boot | Origin::Fresh { .. } | Origin::Template => None,
         };
         let place = PagerPlace {
             executable: tools.executable.clone(),
@@ -343,7 +346,7 @@ impl Shared {
             control: self.layout.pager_socket(instance),
             state: self.layout.pages(instance),
             pool: self.budget.compressed.min(Bytes(memory.bytes().0 / LARGEST_POOL)),
-            snapshot,
+            origin,
         };
         guest.kept().pager = Some(Arc::new(Pager::watch(place, wishes)));
     }
@@ -360,7 +363,9 @@ impl Shared {
         sleep::forget(&self.layout, instance);
         let state = self.layout.pages(instance);
         let failed = |source| Error::File { doing: "delete", path: state.clone(), source };
-        lucarne_pager::discard(&state).and_then(|()| durable::remove(&self.layout.origin(instance))).map_err(failed)?;
+        let (origin, parent) = (self.layout.origin(instance), self.layout.parent(instance));
+        let discarded = lucarne_pager::discard(&state);
+        discarded.and_then(|()| durable::remove(&origin)).and_then(|()| durable::remove(&parent)).map_err(failed)?;
         // A pager that is just ending may keep it from being empty; the next start of the VM, or its end, takes it again. So
         // it is with where the two met.
         let _ = std::fs::remove_dir(&state);

@@ -3,10 +3,12 @@
 //! Owns which pager serves which VM, and the sleep of VMs. In reading order: [`guests`] starts, stops and adopts VMs with
 //! their pagers; [`supervisor`] keeps a pager alive; [`sleep`] hibernates and wakes; [`moving`]
 //! brings VMs to other hosts, awake or asleep; [`warm`] lets them begin where another
-//! stopped; [`governing`] is the loop that measures ([`measure`]), asks the room `memory`, and does what it says; [`view`] is
+//! stopped; [`cutting`] holds what several were at one instant, and [`duplicating`] has others go on from there; [`governing`] is the loop that measures ([`measure`]), asks the room `memory`, and does what it says; [`view`] is
 //! how measurements are read; [`loans`] lends memory to other hosts, and borrows theirs.
 
 mod cpu;
+mod cutting;
+mod duplicating;
 mod governing;
 mod guests;
 mod loans;
@@ -20,6 +22,8 @@ pub(crate) mod warm;
 use lucarne_memory::oversubscription::Oversubscription;
 use lucarne_model::{Bytes, InstanceId, Vcpus, memory::MemorySettings, memory_report::Ability};
 
+pub(crate) use cutting::CutError;
+pub(crate) use duplicating::DuplicateError;
 pub(crate) use governing::govern;
 pub use guests::Memory;
 pub(crate) use guests::Tools;

@@ -69,7 +69,7 @@ impl Memory {
         };
         Ok(match origin {
             Origin::Warm { state, .. } => Began::Warm { digest: state },
-            Origin::Boot | Origin::Template => {
+            Origin::Boot | Origin::Fresh { .. } | Origin::Template => {
                 Began::Cold { because: Some("it booted on another host, which brought it".into()) }
             }
         })
@@ -100,6 +100,10 @@ impl Shared {
     }
 
     async fn send_asleep(&self, instance: InstanceId, mut to: Box<dyn Passage>) -> Result<(), Error> {
+        if self.is_part_elsewhere(instance) {
+            let reason = "a part of its memory is that of the instance that it is a duplicate of".into();
+            return Err(Error::Refused { instance, step: BRINGING, reason });
+        }
         let hypervisor = self.driver.version().await?;
         let brought = async {
             let sleeper = sleep::read(&self.layout.asleep(instance))?;

@@ -19,7 +19,7 @@ use lucarne_model::{
     memory::{EvictionPolicy, MemorySettings},
 };
 use lucarne_pager::{
-    Borrowing,
+    Borrowing, Origin,
     client::{Client, ClientError},
     control::Statistics,
     shim::{self, Hold},
@@ -62,8 +62,8 @@ pub(crate) struct PagerPlace {
     pub(crate) control: PathBuf,
     pub(crate) state: PathBuf,
     pub(crate) pool: Bytes,
-    /// The memory that its VM went on from.
-    pub(crate) snapshot: Option<lucarne_pager::Origin>,
+    /// What its VM went on from.
+    pub(crate) origin: Option<lucarne_pager::Origin>,
 }
 
 /// One VM's pager, whichever process that is by now. Dropping it ends the watch and not the pager.
@@ -253,8 +253,15 @@ fn start(place: &PagerPlace) -> std::io::Result<tokio::process::Child> {
     command.arg("--control").arg(&place.control);
     command.arg("--state-dir").arg(&place.state);
     command.arg("--pool").arg(place.pool.0.to_string());
-    if let Some(snapshot) = &place.snapshot {
-        command.arg("--snapshot").arg(&snapshot.file).arg("--snapshot-digest").arg(snapshot.digest.as_str());
+    match &place.origin {
+        None => {}
+        Some(Origin::Snapshot { file, digest }) => {
+            command.arg("--snapshot").arg(file).arg("--snapshot-digest").arg(digest.as_str());
+        }
+        Some(Origin::Parent { control, capture, whole }) => {
+            command.arg("--parent").arg(control).arg("--capture").arg(capture);
+            command.args(whole.then_some("--whole"));
+        }
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).kill_on_drop(false).spawn()
 }

@@ -9,9 +9,10 @@ use std::{
 };
 
 use lucarne_model::{
-    Bytes, ErrorCode, Evidence, InstanceId, Measurement, Moment, SnapshotId, VolumeId,
+    Bytes, ErrorCode, Evidence, InstanceId, Measurement, Moment, ReplicaId, SnapshotId, VolumeId,
     desired::{Desired, DesiredInstance, DesiredMigration, DesiredVolume, Power, VolumeContent},
     instance::{Attachment, StateReason},
+    replica::CutProgress,
     storage::{Blob, Digest},
     warm::{Began, WarmProgress},
 };
@@ -32,9 +33,15 @@ pub struct Known {
     /// Instances of which nothing is here any more, for as long as they are desired to be absent.
     pub forgotten: BTreeSet<InstanceId>,
     pub volumes: BTreeSet<VolumeId>,
+    /// Those that were frozen: what is below them is not what they were made from alone.
+    pub layered: BTreeSet<VolumeId>,
     pub snapshots: BTreeMap<SnapshotId, Progress>,
     pub blobs: BTreeMap<Digest, Cached>,
     pub warm_states: BTreeMap<Digest, WarmState>,
+    /// Cuts that are ready, taken, or failed.
+    pub cuts: BTreeMap<ReplicaId, CutProgress>,
+    /// Cuts that another host has said that it takes now.
+    pub marked: BTreeSet<ReplicaId>,
     /// What the switch does; none before the first plan, or after one that failed.
     pub network: Option<Plan>,
     /// The plan that the switch is being given.
@@ -75,7 +82,7 @@ pub enum Standing {
     Held,
     /// All of it is at another host too; it stands still until it is known who goes on.
     Sent,
-    /// It came from another host, and stands still likewise.
+    /// It came from another host, and stands still likewise; or it is a duplicate that stands where its source was.
     Arrived,
 }
 
@@ -139,6 +146,7 @@ pub enum Product {
     Proved(Box<Evidence>),
     Saved(WarmState),
     WentOn { stood_still: Option<Duration> },
+    Cut(CutProgress),
 }
 
 /// How often a step is tried before those that wait for it fail.
@@ -181,6 +189,7 @@ impl Known {
         for (digest, cached) in &mut self.blobs {
             cached.unused_since = (!named.contains(digest)).then(|| cached.unused_since.unwrap_or(now));
         }
+        self.marked.retain(|replica| desired.cuts.iter().any(|cut| cut.replica == *replica));
         self.faults.retain(|_, fault| now.since(fault.retry_at) < FAULT_MEMORY);
     }
 
@@ -188,6 +197,11 @@ impl Known {
     pub fn handle_adopted(&mut self, instance: InstanceId, running: Running, now: Moment) {
         self.ledger.open(instance, now);
         self.running.insert(instance, running);
+    }
+
+    /// Another host takes a cut.
+    pub fn handle_mark(&mut self, replica: ReplicaId) {
+        self.marked.insert(replica);
     }
 
     /// A step is under way from now on.
@@ -198,7 +212,7 @@ impl Known {
         match step {
             Step::ApplyNetwork(plan) => self.applying = Some(Plan::clone(plan)),
             Step::OpenStream(request) => drop(self.streams.insert(request.token.clone())),
-            Step::Start(spec, _) | Step::Hold(spec, _) | Step::Receive { spec, .. } => {
+            Step::Start(spec, _) | Step::Hold(spec, _) | Step::Receive { spec, .. } | Step::Duplicate { spec, .. } => {
                 self.forgotten.remove(&spec.instance);
             }
             _ => {}
@@ -229,7 +243,10 @@ impl Known {
             }
             (Step::EvictBlob(digest), _) => drop(self.blobs.remove(&digest)),
             (Step::CreateVolume(volume), _) => drop(self.volumes.insert(volume.id)),
-            (Step::DeleteVolume(volume), _) => drop(self.volumes.remove(&volume)),
+            (Step::DeleteVolume(volume), _) => {
+                self.volumes.remove(&volume);
+                self.layered.remove(&volume);
+            }
             (Step::ApplyNetwork(plan), _) => {
                 self.applying = None;
                 self.network = Some(*plan);
@@ -247,10 +264,22 @@ impl Known {
                     running.proof.evidence = Some(evidence);
                 }
             }
-            (Step::Release(instance), _) => self.stand(instance, Standing::Runs),
+            (Step::Release(instance) | Step::Begin { instance, .. }, _) => self.stand(instance, Standing::Runs),
             (Step::Receive { spec, volumes, .. }, Product::Began(began)) => {
                 self.volumes.extend(volumes.iter().map(|volume| volume.id));
                 self.handle_here(&spec, began, Standing::Arrived, None);
+            }
+            (Step::Duplicate { spec, .. }, Product::Began(began)) => {
+                self.handle_here(&spec, began, Standing::Arrived, None);
+            }
+            (Step::PrepareCut(cut, _), _) => drop(self.cuts.insert(cut.replica, CutProgress::Ready)),
+            (Step::TakeCut(cut, _), Product::Cut(progress)) => {
+                self.layered.extend(&cut.volumes);
+                self.cuts.insert(cut.replica, progress);
+            }
+            (Step::DropCut(replica), _) => {
+                self.cuts.remove(&replica);
+                self.marked.remove(&replica);
             }
             (Step::Send { instance, .. }, _) => self.stand(instance, Standing::Sent),
             (Step::LetGo(instance), product) => {
@@ -291,6 +320,7 @@ impl Known {
             }
             (Step::Start(..) | Step::Hold(..) | Step::Prove { .. } | Step::Receive { .. }, _) => {}
             (Step::UploadSnapshot(_) | Step::OpenStream(_) | Step::MakeWarmState(_), _) => {}
+            (Step::Duplicate { .. } | Step::TakeCut(..), _) => {}
         }
     }
 
@@ -333,7 +363,7 @@ impl Known {
 
     fn handle_failure(&mut self, step: Step, failure: Failure, now: Moment) {
         match step {
-            Step::Start(spec, _) | Step::Hold(spec, _) | Step::Receive { spec, .. } => {
+            Step::Start(spec, _) | Step::Hold(spec, _) | Step::Receive { spec, .. } | Step::Duplicate { spec, .. } => {
                 self.ledger.close(spec.instance, spec.generation, Some(failure.reason));
             }
             Step::TakeSnapshot { snapshot, .. } => {
@@ -343,6 +373,11 @@ impl Known {
                 self.snapshots.insert(snapshot, Progress::Failed(failure.reason));
             }
             Step::OpenStream(_) => {}
+            Step::PrepareCut(cut, _) | Step::TakeCut(cut, _) => {
+                // Some may have been frozen before it failed.
+                self.layered.extend(&cut.volumes);
+                self.cuts.insert(cut.replica, CutProgress::Failed { reason: failure.reason });
+            }
             other => {
                 if matches!(other, Step::ApplyNetwork(_)) {
                     (self.applying, self.network) = (None, None);
@@ -418,14 +453,14 @@ pub(super) fn coming(instance: &DesiredInstance) -> &[DesiredVolume] {
 pub(crate) fn base_blob(volume: &DesiredVolume) -> Option<&Blob> {
     match &volume.content {
         VolumeContent::Image { disk, .. } => Some(disk),
-        VolumeContent::Empty | VolumeContent::Snapshot { .. } => None,
+        VolumeContent::Empty | VolumeContent::Snapshot { .. } | VolumeContent::Duplicate { .. } => None,
     }
 }
 
 /// The blob that a volume is made from.
 pub(crate) fn content_blob(content: &VolumeContent) -> Option<&Blob> {
     match content {
-        VolumeContent::Empty => None,
+        VolumeContent::Empty | VolumeContent::Duplicate { .. } => None,
         VolumeContent::Snapshot { blob } => Some(blob),
         VolumeContent::Image { disk, .. } => Some(disk),
     }

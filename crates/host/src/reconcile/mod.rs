@@ -5,6 +5,9 @@
 //! went ([`Known::handle_done`]). Nothing is ended by being left out of the desired state; no generation is started twice.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod cuts;
+#[cfg(test)]
+mod cuts_tests;
 mod known;
 mod ledger;
 #[cfg(test)]
@@ -34,7 +37,7 @@ pub use known::{Cached, Failure, Fault, Known, Product, Progress, Proof, Prospec
 pub(crate) use known::{base_blob, content_blob};
 pub use ledger::{Ended, Entry, Ledger};
 pub use report::report;
-pub use step::{Activity, Step, Subject};
+pub use step::{Activity, Ports, Step, Subject};
 pub use warm::{Beginning, Template, WarmState};
 
 use crate::{layout::Layout, settings::Pace, virtual_tpms};
@@ -46,6 +49,7 @@ use network_plan::{endpoint_of, network_plan};
 pub fn next_steps(desired: &Desired, known: &Known, layout: &Layout, pace: &Pace, now: Moment) -> Vec<Step> {
     let mut decision = Decision::new(desired, known, layout, pace, now);
     decision.network();
+    decision.cuts();
     desired.instances.iter().for_each(|instance| decision.instance(instance));
     desired.volumes.iter().for_each(|volume| decision.volume(volume));
     desired.snapshots.iter().for_each(|snapshot| decision.snapshot(snapshot));
@@ -126,6 +130,9 @@ impl<'a> Decision<'a> {
         let in_order = Stop::InOrder { patience: self.pace.stop_patience };
         match (self.known.running.get(&wanted.id), wanted.power) {
             (Some(running), power) if running.standing == Standing::Held => self.held(wanted, running, power),
+            (Some(running), Power::Running) if running.standing == Standing::Arrived && cuts::is_one(running) => {
+                self.begin(wanted);
+            }
             (Some(running), Power::Running | Power::Stopped) if running.standing != Standing::Runs => {
                 self.take(Step::LetGo(wanted.id));
             }
@@ -136,11 +143,10 @@ impl<'a> Decision<'a> {
             (Some(running), Power::Running | Power::Stopped) => self.stop(wanted, running, in_order),
             (Some(running), Power::Off | Power::Absent) => self.stop(wanted, running, Stop::Kill),
             (None, Power::Running) if self.known.ledger.is_over(wanted.id, wanted.generation) => {}
-            (None, Power::Running) => {
-                let (beginning, is_proved) = (self.beginning(wanted), wanted.attestation.is_some());
-                let begin = if is_proved { Step::Hold } else { Step::Start };
-                self.prepare(wanted, |spec| begin(spec, beginning));
+            (None, Power::Running) if let Some(duplicate) = cuts::duplicate_of(wanted) => {
+                self.duplicate(wanted, duplicate)
             }
+            (None, Power::Running) => self.start(wanted, self.beginning(wanted)),
             (None, Power::Absent)
                 if !self.known.forgotten.contains(&wanted.id) && !self.has_volumes_to_delete(wanted) =>
             {
@@ -148,6 +154,12 @@ impl<'a> Decision<'a> {
             }
             (None, _) => {}
         }
+    }
+
+    /// One of which something is to be proved is held at its start.
+    fn start(&mut self, wanted: &DesiredInstance, beginning: Beginning) {
+        let begin = if wanted.attestation.is_some() { Step::Hold } else { Step::Start };
+        self.prepare(wanted, |spec| begin(spec, beginning));
     }
 
     /// Brings the instance away, or takes it in. Nothing else is done to it meanwhile, and it is not let go.
@@ -207,9 +219,11 @@ impl<'a> Decision<'a> {
         let volume = attachment.volume;
         let all = self.desired.instances.iter().flat_map(coming).chain(&self.desired.volumes);
         let desired = all.into_iter().find(|desired| desired.id == volume);
-        let base = desired.and_then(|desired| match desired.content {
+        // A file's own header says what is below it, where nothing is to be measured.
+        let unlayered = desired.filter(|_| !self.known.layered.contains(&volume));
+        let base = unlayered.and_then(|desired| match desired.content {
             VolumeContent::Image { format, .. } => Some(Base { path: self.layout.volume_base(volume), format }),
-            VolumeContent::Empty | VolumeContent::Snapshot { .. } => None,
+            VolumeContent::Empty | VolumeContent::Snapshot { .. } | VolumeContent::Duplicate { .. } => None,
         });
         let (path, size) = (self.layout.volume(volume), desired.map(|desired| desired.size));
         Disk { volume, slot: attachment.slot, path, format: DiskFormat::Qcow2, size, base }
@@ -281,7 +295,8 @@ impl<'a> Decision<'a> {
             nic: Some(nic),
             disks,
             paging: None,
-            origin: Origin::Boot,
+            // Its own for as long as it is not terminated: no two instances have the same.
+            origin: Origin::Fresh { generation_id: instance.bits() },
             tpm: wanted.virtual_tpm.then(|| virtual_tpms::place(self.layout, instance)),
         })
     }
@@ -301,7 +316,8 @@ impl<'a> Decision<'a> {
         match (self.known.volumes.contains(&wanted.id), wanted.present) {
             (false, true) => match content_blob(&wanted.content) {
                 Some(blob) if !self.known.blobs.contains_key(&blob.digest) => self.take(Step::FetchBlob(blob.clone())),
-                _ => self.take(Step::CreateVolume(wanted.clone())),
+                _ if self.can_be_made(wanted) => self.take(Step::CreateVolume(wanted.clone())),
+                _ => {}
             },
             (true, false) if self.known.user_of(wanted.id).is_none() => self.take(Step::DeleteVolume(wanted.id)),
             _ => {}

@@ -33,7 +33,7 @@ pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
         recordings: Vec::new(),
         memory: None,
         warm_states: super::warm::report(desired, known),
-        cuts: Vec::new(),
+        cuts: super::cuts::report(desired, known),
     }
 }
 
@@ -52,6 +52,9 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
             reason = known.hopeless(&subject).map(|fault| fault.reason.clone());
             (ActualState::Held, running.generation)
         }
+        (Some(running), ..) if running.standing == Standing::Arrived && super::cuts::is_one(running) => {
+            (ActualState::Ready, running.generation)
+        }
         (Some(running), ..) if running.standing == Standing::Arrived => (ActualState::Arrived, running.generation),
         (Some(running), ..) => (ActualState::Running, running.generation),
         (None, _, Power::Absent) if known.forgotten.contains(&wanted.id) => (ActualState::Absent, wanted.generation),
@@ -62,7 +65,9 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
         }
         (None, Some(ended), _) => (ActualState::Stopped, ended.generation),
         (None, None, Power::Stopped | Power::Off) => (ActualState::Stopped, wanted.generation),
-        (None, None, Power::Running) => (ActualState::Preparing, wanted.generation),
+        (None, None, Power::Running) => {
+            (super::cuts::waits(wanted, known).unwrap_or(ActualState::Preparing), wanted.generation)
+        }
     };
     let volumes = match (running, state) {
         (Some(running), _) => running.disks.clone(),

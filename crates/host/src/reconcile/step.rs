@@ -3,12 +3,13 @@
 //! Owns [`Step`] and its [`Subject`]s: two steps that share one are never under way together. Choosing steps is the work of
 //! [`super::next_steps`], carrying them out that of [`crate::perform`].
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use lucarne_model::{
-    HostId, InstanceId, Measurement, Octets, SnapshotId, VolumeId,
+    Bytes, HostId, InstanceId, InterfaceId, Measurement, Octets, ReplicaId, SnapshotId, VolumeId,
     desired::{DesiredVolume, StreamRequest},
     instance::StateReason,
+    replica::{DesiredCut, DesiredDuplicate},
     storage::{Blob, Digest},
 };
 use lucarne_switch::Plan;
@@ -85,12 +86,38 @@ pub enum Step {
     /// Boot a machine of an image and save it for others to go on from.
     MakeWarmState(Box<Template>),
     DropWarmState(Digest),
+    /// Make instances ready to be held as they will be at one instant, while they run.
+    /// With the sizes of those of its volumes that are here, and that no VM has but its own.
+    PrepareCut(Box<DesiredCut>, BTreeMap<VolumeId, Bytes>),
+    /// That is the instant.
+    TakeCut(Box<DesiredCut>, BTreeMap<VolumeId, Bytes>),
+    /// Let go of what is held.
+    DropCut(ReplicaId),
+    /// Start a VM that goes on where another was at a cut, and let it stand there.
+    Duplicate {
+        spec: Box<MachineSpec>,
+        of: DesiredDuplicate,
+        ports: Option<Ports>,
+    },
+    /// Let a duplicate go on, and give it what was in flight to its source at the cut.
+    Begin {
+        instance: InstanceId,
+        replica: ReplicaId,
+        ports: Option<Ports>,
+    },
     /// Take this generation as failed: something that it needs cannot be had.
     GiveUp {
         instance: InstanceId,
         generation: u64,
         reason: StateReason,
     },
+}
+
+/// The interfaces of an instance and of its duplicate, where both are parts of networks here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    pub source: InterfaceId,
+    pub duplicate: InterfaceId,
 }
 
 /// What only one step at a time may touch.
@@ -103,6 +130,7 @@ pub enum Subject {
     Network,
     Stream(String),
     WarmState(Digest),
+    Cut(ReplicaId),
 }
 
 /// The sort of work, as far as it counts for limits and reports.
@@ -131,14 +159,16 @@ impl Step {
             Self::CreateVolume(volume) => vec![Subject::Volume(volume.id)],
             Self::DeleteVolume(volume) => vec![Subject::Volume(*volume)],
             Self::ApplyNetwork(_) => vec![Subject::Network],
-            Self::Start(spec, _) | Self::Hold(spec, _) | Self::Receive { spec, .. } => {
+            Self::Start(spec, _) | Self::Hold(spec, _) | Self::Receive { spec, .. } | Self::Duplicate { spec, .. } => {
                 with_disks(spec.instance, &mut spec.disks.iter().map(|disk| disk.volume))
             }
             Self::Stop { instance, disks, .. } | Self::Send { instance, disks, .. } => {
                 with_disks(*instance, &mut disks.iter().copied())
             }
             Self::Prove { instance, .. } => vec![Subject::Instance(*instance)],
-            Self::LetGo(instance) | Self::Release(instance) => vec![Subject::Instance(*instance)],
+            Self::LetGo(instance) | Self::Release(instance) | Self::Begin { instance, .. } => {
+                vec![Subject::Instance(*instance)]
+            }
             Self::Forget(instance) | Self::GiveUp { instance, .. } => vec![Subject::Instance(*instance)],
             Self::Attach { instance, disk } => vec![Subject::Volume(disk.volume), Subject::Instance(*instance)],
             Self::Detach { instance, volume } => vec![Subject::Volume(*volume), Subject::Instance(*instance)],
@@ -148,13 +178,20 @@ impl Step {
             Self::UploadSnapshot(snapshot) | Self::DropSnapshot(snapshot) => vec![Subject::Snapshot(*snapshot)],
             Self::MakeWarmState(template) => vec![Subject::WarmState(template.key.clone())],
             Self::DropWarmState(key) => vec![Subject::WarmState(key.clone())],
+            // Nothing else is done to them meanwhile.
+            Self::PrepareCut(cut, _) | Self::TakeCut(cut, _) => {
+                let instances = cut.instances.keys().map(|instance| Subject::Instance(*instance));
+                let volumes = cut.volumes.iter().map(|volume| Subject::Volume(*volume));
+                std::iter::once(Subject::Cut(cut.replica)).chain(instances).chain(volumes).collect()
+            }
+            Self::DropCut(replica) => vec![Subject::Cut(*replica)],
             Self::OpenStream(request) => vec![Subject::Stream(request.token.clone())],
         }
     }
 
     pub fn activity(&self) -> Activity {
         match self {
-            Self::Start(..) | Self::Hold(..) => Activity::Starting,
+            Self::Start(..) | Self::Hold(..) | Self::Duplicate { .. } => Activity::Starting,
             Self::Stop { .. } | Self::Forget(_) => Activity::Stopping,
             Self::Send { .. } | Self::Receive { .. } => Activity::Move,
             Self::FetchBlob(_)

@@ -20,7 +20,7 @@ const TEMPLATE_WORD: &str = "lucarne.template";
 /// Warm states of another shape of machine, or saved in another way, have other keys.
 const VERSION: u32 = 1;
 /// The generation that a launch starts; later ones are starts of what has run before.
-const LAUNCH: u64 = 1;
+pub(super) const LAUNCH: u64 = 1;
 
 /// How a VM is to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -38,9 +38,25 @@ pub(crate) struct PagerArgs {
     /// What the snapshot was measured as
     #[arg(long, value_name = "SHA256", requires = "snapshot")]
     snapshot_digest: Option<Digest>,
+    /// The pager of the guest that this one goes on from
+    #[arg(long, value_name = "SOCKET", requires = "capture", conflicts_with = "snapshot")]
+    parent: Option<PathBuf>,
+    /// What that pager calls what it holds for this
+    #[arg(long, value_name = "NAME", requires = "parent")]
+    capture: Option<String>,
+    /// Fetch all of that guest's memory, and not only what is asked for
+    #[arg(long, requires = "parent")]
+    whole: bool,
 }
 
 impl PagerArgs {
+    fn origin(&self) -> Option<Origin> {
+        let snapshot = self.snapshot.clone().zip(self.snapshot_digest.clone());
+        let parent = self.parent.clone().zip(self.capture.clone());
+        let parent = parent.map(|(control, capture)| Origin::Parent { control, capture, whole: self.whole });
+        snapshot.map(|(file, digest)| Origin::Snapshot { file, digest }).or(parent)
+    }
+
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         start_log();
         let options = Options {
@@ -49,11 +65,7 @@ impl PagerArgs {
             control: self.control.clone(),
             state: self.state_dir.clone(),
             pool: self.pool,
-            snapshot: self
-                .snapshot
-                .clone()
-                .zip(self.snapshot_digest.clone())
-                .map(|(file, digest)| Origin { file, digest }),
+            origin: self.origin(),
             patience: PATIENCE,
         };
         let failed = |message: String| Failure::local(LocalCode::ProcessFailed, message);

@@ -84,6 +84,16 @@ impl Kept {
         Ok(true)
     }
 
+    pub(crate) fn contains(&self, page: u64) -> bool {
+        self.here.contains_key(&page) || self.spilled.contains_key(&page)
+    }
+
+    /// It will not be asked for any more.
+    pub(crate) fn forget(&mut self, page: u64) {
+        self.free.extend(self.here.remove(&page));
+        self.spilled.remove(&page);
+    }
+
     /// Moves pages with the highest numbers to the file: those are asked for last.
     fn make_room(&mut self) -> io::Result<()> {
         let spill = match &mut self.spill {

@@ -8,15 +8,19 @@
 //!
 //! A guest without a pager is read as it stands ([`Still`]), by the same words.
 //!
-//! Inside: `wire` is what both sides say, `held` which pages still are what they were, `kept` what others were, `taking` and
-//! `serving` the pager's side.
+//! A capture may have a name instead ([`crate::client::Client::hold`]): then it is there until it is let go, whoever reads it
+//! ([`crate::parent`]), and what was read stays until the reader says that it has it. Several may be under way.
+//!
+//! Inside: `wire` is what both sides say, `held` which pages still are what they were, `under_way` all of those, `kept` what
+//! other pages were, `taking` and `serving` the pager's side.
 
 pub(crate) mod held;
 pub(crate) mod kept;
 pub(crate) mod serving;
 mod still;
 pub(crate) mod taking;
-mod wire;
+pub(crate) mod under_way;
+pub(crate) mod wire;
 
 use std::{
     fs::File,
@@ -114,12 +118,7 @@ impl Capture {
     /// Arms a capture at the pager that listens at `control`, for at most so many seconds. It takes some milliseconds for each
     /// GiB of the guest, which runs on. Later calls wait at most `patience` each.
     pub fn begin(control: &Path, seconds: u32, patience: Duration) -> Result<Self, CaptureError> {
-        let room = memfd_create("lucarne-capture", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
-        let room = room.map_err(|errno| CaptureError::NoRoom(errno.into()))?;
-        let file: File = room.try_clone().map_err(CaptureError::NoRoom)?.into();
-        let arena = Arena::map(&file, ROOM).map_err(CaptureError::NoRoom)?;
-        let fixed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&room, fixed).map_err(|errno| CaptureError::NoRoom(errno.into()))?;
+        let (room, arena) = make_room().map_err(CaptureError::NoRoom)?;
         let client = Client::connect(control, patience).map_err(CaptureError::Refused)?;
         let (instance, Pages(pages)) = (client.instance(), client.memory());
         let stream = client.capture(seconds).map_err(CaptureError::Refused)?;
@@ -213,7 +212,16 @@ impl Drop for Capture {
     }
 }
 
-fn send_room(stream: &UnixStream, room: &OwnedFd) -> io::Result<()> {
+/// Room for contents, which the pager writes and this process reads. It keeps its size.
+pub(crate) fn make_room() -> io::Result<(OwnedFd, Arena)> {
+    let room = memfd_create("lucarne-capture", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let file: File = room.try_clone()?.into();
+    let arena = Arena::map(&file, ROOM)?;
+    fcntl_add_seals(&room, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok((room, arena))
+}
+
+pub(crate) fn send_room(stream: &UnixStream, room: &OwnedFd) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let descriptors = [room.as_fd()];

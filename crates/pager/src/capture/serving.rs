@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lucarne_memory::run::Run;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::SealFlags,
@@ -19,8 +20,9 @@ use rustix::{
 };
 
 use super::{
-    held::Phase,
+    held::{Held, Phase},
     kept::Kept,
+    taking::Way,
     wire::{ASK, Answer, Ask, CHUNK, CHUNK_BYTES, Over, ROOM},
 };
 use crate::{disk::Disk, page, pager::Pager, shared::Arena};
@@ -30,21 +32,29 @@ const TICK: Duration = Duration::from_millis(20);
 /// Captures of longer are not begun.
 pub const LONGEST: u32 = 3600;
 
-/// One capture while its connection lasts.
+/// One capture while a connection to it lasts.
 #[derive(Debug)]
 pub(crate) struct Serving<'a> {
     pager: &'a Pager,
-    end: Instant,
+    number: u64,
+    /// Of one that ends with this connection: when it ends at the latest.
+    end: Option<Instant>,
 }
 
 impl<'a> Serving<'a> {
-    /// Arms it. `Err`: why there is none.
-    pub(crate) fn begin(pager: &'a Pager, number: u64, folder: PathBuf, seconds: u32) -> Result<Self, String> {
+    /// Arms one that ends with this. `Err`: why there is none.
+    pub(crate) fn begin(pager: &'a Pager, folder: PathBuf, seconds: u32) -> Result<Self, String> {
         if !(1..=LONGEST).contains(&seconds) {
             return Err(format!("a capture takes between 1 and {LONGEST} seconds"));
         }
-        pager.begin_capture(number, Kept::new(folder, pager.instance))?;
-        Ok(Self { pager, end: Instant::now() + Duration::from_secs(seconds.into()) })
+        let number = pager.begin_capture(None, Kept::new(folder, pager.instance))?;
+        Ok(Self { pager, number, end: Some(Instant::now() + Duration::from_secs(seconds.into())) })
+    }
+
+    /// Reads one that goes on without this.
+    pub(crate) fn of(pager: &'a Pager, name: &str) -> Result<Self, String> {
+        let number = pager.book().captures.named(name);
+        number.map(|number| Self { pager, number, end: None }).ok_or_else(|| format!("there is no capture {name}"))
     }
 
     /// Until its end; the reader has heard that it is armed.
@@ -83,10 +93,16 @@ impl<'a> Serving<'a> {
             _ => 0,
         };
         let contents = page::pages_mut(&mut room.bytes_mut()[slot * CHUNK_BYTES..][..CHUNK_BYTES]);
+        let number = self.number;
+        let mut read = |run, way| self.pager.read_run(number, run, way, (&mut *disk, &mut *contents));
+        let whole = |chunk: u64| Run::new(chunk.saturating_mul(CHUNK), CHUNK);
         let (chunk, word) = match ask {
-            Some(Ask::Freeze) => (0, self.pager.freeze_capture().map(|took| took.as_micros() as u64)),
-            Some(Ask::Look { chunk }) => (chunk, self.pager.read_chunk(chunk, false, disk, contents)),
-            Some(Ask::Take { chunk, .. }) => (chunk, self.pager.read_chunk(chunk, true, disk, contents)),
+            Some(Ask::Freeze) => (0, self.pager.freeze_capture(number).map(|took| took.as_micros() as u64)),
+            Some(Ask::Look { chunk }) => (chunk, read(whole(chunk), Way::Look)),
+            Some(Ask::Take { chunk, .. }) => (chunk, read(whole(chunk), Way::Take)),
+            Some(Ask::Find { chunk }) => (chunk, self.pager.find_run(number, whole(chunk))),
+            Some(Ask::Read(few)) => (few.first, read(Run::new(few.first, few.count.into()), Way::Read)),
+            Some(Ask::Have(few)) => (few.first, read(Run::new(few.first, few.count.into()), Way::LetGo)),
             None => return Answer { chunk: 0, word: Err(Over::NotUnderstood) },
         };
         let word = word.map_err(|error| {
@@ -98,11 +114,12 @@ impl<'a> Serving<'a> {
 
     fn wait(&self, stream: &UnixStream) -> io::Result<Waited> {
         loop {
-            let phase = self.pager.book().capture.as_ref().map(super::held::Held::phase);
-            if let Some(Phase::Over(over)) = phase {
-                return Ok(Waited::Over(over));
+            match self.pager.book().captures.get(self.number).map(Held::phase) {
+                Some(Phase::Over(over)) => return Ok(Waited::Over(over)),
+                Some(Phase::Armed | Phase::Frozen) => {}
+                None => return Ok(Waited::Over(Over::LetGo)),
             }
-            if Instant::now() > self.end {
+            if self.end.is_some_and(|end| Instant::now() > end) {
                 return Ok(Waited::Over(Over::Expired));
             }
             if self.pager.ending.has_begun() {
@@ -123,8 +140,10 @@ impl<'a> Serving<'a> {
 
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
-        self.pager.end_capture(Over::Expired);
-        self.pager.lift_capture();
+        if self.end.is_some() {
+            self.pager.end_capture(self.number, Over::Expired);
+            self.pager.lift_capture(self.number);
+        }
     }
 }
 

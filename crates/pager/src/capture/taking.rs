@@ -13,10 +13,12 @@ use std::{
 };
 
 use lucarne_memory::run::{Run, add_page};
+use lucarne_model::memory::Place;
 
 use super::{
     held::{Duty, Held, Phase, Was},
     kept::Kept,
+    under_way::UnderWay,
     wire::{CHUNK, Over},
 };
 use crate::{
@@ -28,7 +30,8 @@ use crate::{
     uffd::UffdError,
 };
 
-pub(crate) type Holding = Held<Arc<Mutex<Kept>>>;
+type Holding = Held<Arc<Mutex<Kept>>>;
+pub(crate) type Captures = UnderWay<Arc<Mutex<Kept>>>;
 pub(crate) type Keeping = Duty<Arc<Mutex<Kept>>>;
 
 /// Pages that are looked at while the book is locked.
@@ -66,67 +69,84 @@ impl TakeError {
     }
 }
 
-impl Book {
-    /// Whether a capture needs this page to stay write-protected.
-    pub(crate) fn guards(&self, page: u64) -> bool {
-        self.capture.as_ref().is_some_and(|held| held.guards(page))
-    }
+/// What is done with pages of a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It is told which of them are not zeros.
+    Look,
+    /// The same, with their contents.
+    Read,
+    /// The same, and the capture is done with them.
+    Take,
+    /// Nothing is told: the capture is done with them.
+    LetGo,
+}
 
+impl Way {
+    const fn reads(self) -> bool {
+        matches!(self, Self::Read | Self::Take)
+    }
+    const fn lets_go(self) -> bool {
+        matches!(self, Self::Take | Self::LetGo)
+    }
+}
+
+impl Book {
     /// The capture, as long as it goes on.
-    fn held(&mut self) -> Result<&mut Holding, TakeError> {
-        match self.capture.as_mut().map(|held| (held.phase(), held)) {
+    fn held(&mut self, number: u64) -> Result<&mut Holding, TakeError> {
+        match self.captures.get_mut(number).map(|held| (held.phase(), held)) {
             Some((Phase::Over(over), _)) => Err(TakeError::Over(over)),
             Some((_, held)) => Ok(held),
-            None => Err(TakeError::Over(Over::NotUnderstood)),
+            None => Err(TakeError::Over(Over::LetGo)),
         }
     }
 }
 
 impl Pager {
-    /// From here on all pages are guarded as soon as that can be. `Err`: why there is none.
-    pub(crate) fn begin_capture(&self, number: u64, kept: Kept) -> Result<(), String> {
+    /// From here on all pages are guarded as soon as that can be. The number of the capture; `Err`: why there is none.
+    pub(crate) fn begin_capture(&self, name: Option<String>, kept: Kept) -> Result<u64, String> {
         if self.minor || !self.holds_discards {
             return Err("its machine's memory can be changed unseen".into());
         }
-        {
+        let number = {
             let book = &mut *self.book();
-            if book.capture.is_some() {
-                return Err("another capture of it is under way".into());
-            }
+            let number = book.captures.begin(name, self.guest.pages(), Arc::new(Mutex::new(kept)))?;
             // Before any page is guarded, and to be found by the next pager.
             self.guest.discards.hold().store(1, Ordering::SeqCst);
-            book.capture = Some(Held::new(number, self.guest.pages(), Arc::new(Mutex::new(kept))));
-        }
-        let armed = (0..ROUNDS).try_fold(u64::MAX, |left, _| if left <= FEW { Ok(left) } else { self.guard_all() });
-        armed.map(drop).map_err(|error| {
-            self.end_capture(error.over());
-            self.lift_capture();
+            number
+        };
+        let guard = |left, _| if left <= FEW { Ok(left) } else { self.guard_all(number) };
+        (0..ROUNDS).try_fold(u64::MAX, guard).map_err(|error| {
+            self.end_capture(number, error.over());
+            self.lift_capture(number);
             error.to_string()
-        })
+        })?;
+        Ok(number)
     }
 
     /// Guards what is not; how many pages still are not.
-    fn guard_all(&self) -> Result<u64, TakeError> {
+    fn guard_all(&self, number: u64) -> Result<u64, TakeError> {
         for first in (0..self.guest.pages()).step_by(PART as usize) {
             let protect = {
                 let book = &mut *self.book();
-                book.held()?;
-                let Book { places, capture, .. } = book;
-                capture.as_mut().map_or_else(Vec::new, |held| held.guard(Run::new(first, PART), places))
+                book.held(number)?;
+                let Book { places, captures, .. } = book;
+                let held = captures.get_mut(number);
+                held.map_or_else(Vec::new, |held| held.guard(Run::new(first, PART), places))
             };
             protect.into_iter().try_for_each(|run| self.guest.protect(run))?;
         }
-        Ok(self.book().held()?.unguarded())
+        Ok(self.book().held(number)?.unguarded())
     }
 
     /// The guest stands still: what is not guarded yet is, and then all of it is what it is now.
-    pub(crate) fn freeze_capture(&self) -> Result<Duration, TakeError> {
+    pub(crate) fn freeze_capture(&self, number: u64) -> Result<Duration, TakeError> {
         let began = Instant::now();
         loop {
-            self.guard_all()?;
+            self.guard_all(number)?;
             {
                 let book = &mut *self.book();
-                let held = book.held()?;
+                let held = book.held(number)?;
                 if held.freeze() {
                     return Ok(began.elapsed());
                 }
@@ -143,19 +163,25 @@ impl Pager {
     }
 
     /// It goes no further, and lets everything be written to that is asked for; the rest [`Self::lift_capture`] does.
-    pub(crate) fn end_capture(&self, over: Over) {
-        if let Some(held) = self.book().capture.as_mut() {
+    pub(crate) fn end_capture(&self, number: u64, over: Over) {
+        if let Some(held) = self.book().captures.get_mut(number) {
             held.end(over);
         }
     }
 
-    /// The same, and waits until nothing is held for it: all of the guest is to leave.
-    pub(crate) fn be_rid_of_capture(&self) {
-        self.end_capture(Over::Asleep);
+    /// Ends those that end with their reader, and waits until nothing is held for them: all of the guest is to leave. False: a
+    /// duplicate goes on from it, whose memory would be lost.
+    pub(crate) fn be_rid_of_captures(&self) -> bool {
+        let is_awaited = {
+            let captures = &mut self.book().captures;
+            captures.nameless_mut().for_each(|held| held.end(Over::Asleep));
+            captures.has_named()
+        };
         let end = Instant::now() + CHUNK_PATIENCE;
-        while self.book().capture.is_some() && Instant::now() < end {
+        while !is_awaited && !self.book().captures.is_empty() && Instant::now() < end {
             thread::sleep(MOMENT);
         }
+        !is_awaited
     }
 
     /// What the page is must be kept before it changes. If it cannot be, the capture is over; the guest goes on in any case.
@@ -165,7 +191,7 @@ impl Pager {
         let is_zeros = content.filled_with() == Some(0);
         let kept = read.and_then(|()| if is_zeros { Ok(()) } else { locked(&duty.kept).keep(page, &content) });
         let book = &mut *self.book();
-        let Some(held) = book.capture.as_mut().filter(|held| held.number == duty.number) else { return };
+        let Some(held) = book.captures.get_mut(duty.number) else { return };
         match kept {
             Ok(()) if is_zeros => held.release_zeros(page),
             Ok(()) => held.release(page),
@@ -178,9 +204,9 @@ impl Pager {
 
     /// Puts pages back that were away: those that a capture has yet to take cannot be written to.
     pub(crate) fn bring(&self, first: u64, contents: &[Page]) -> Result<(), UffdError> {
-        let is_guarded: Vec<bool> = match &self.book().capture {
-            Some(held) => (first..first + contents.len() as u64).map(|page| held.guards_arrival(page)).collect(),
-            None => vec![false; contents.len()],
+        let is_guarded: Vec<bool> = {
+            let captures = &self.book().captures;
+            (first..first + contents.len() as u64).map(|page| captures.guard_arrival(page)).collect()
         };
         let mut at = 0;
         for alike in is_guarded.chunk_by(|a, b| a == b) {
@@ -192,26 +218,32 @@ impl Pager {
         Ok(())
     }
 
-    /// Which pages of the chunk are not zeros, a bit each, with their contents in `contents`. With `takes` the capture is done
-    /// with them.
-    pub(crate) fn read_chunk(
+    /// Does so with the pages of `run`, at most 64: which of them are not zeros, a bit each, with their contents in `contents`.
+    pub(crate) fn read_run(
         &self,
-        chunk: u64,
-        takes: bool,
-        disk: &mut Disk,
-        contents: &mut [Page],
+        number: u64,
+        run: Run,
+        way: Way,
+        (disk, contents): (&mut Disk, &mut [Page]),
     ) -> Result<u64, TakeError> {
-        let first = chunk.saturating_mul(CHUNK);
-        let mut left: Vec<u64> = (first..self.guest.pages().min(first.saturating_add(CHUNK))).collect();
+        let first = run.first;
+        let mut left: Vec<u64> = (first..run.end().min(self.guest.pages())).collect();
         let (mut mask, end) = (0, Instant::now() + CHUNK_PATIENCE);
         while !left.is_empty() {
-            let sorted = self.sort_out(first, left, takes)?;
+            let sorted = self.sort_out(number, left, way)?;
             for page in sorted.kept {
-                let content = &mut contents[(page - first) as usize];
-                let found = locked(&sorted.old).read(page, !takes, content).map_err(TakeError::Read)?;
-                mask |= u64::from(found) << (page - first);
+                let mut old = locked(&sorted.old);
+                if way == Way::LetGo {
+                    old.forget(page);
+                } else {
+                    let content = &mut contents[(page - first) as usize];
+                    let found = old.read(page, !way.lets_go(), content).map_err(TakeError::Read)?;
+                    mask |= u64::from(found) << (page - first);
+                }
             }
-            mask |= self.read_in_place(first, takes, &sorted.here, &sorted.away, (&mut *disk, &mut *contents))?;
+            let in_place =
+                InPlace { number, first, way, here: &sorted.here, shared: &sorted.shared, away: &sorted.away };
+            mask |= self.read_in_place(&in_place, (&mut *disk, &mut *contents))?;
             left = sorted.moving;
             if !left.is_empty() {
                 if Instant::now() > end {
@@ -223,15 +255,39 @@ impl Pager {
         Ok(mask)
     }
 
-    fn sort_out(&self, first: u64, pages: Vec<u64>, takes: bool) -> Result<Sorted, TakeError> {
+    /// Which pages of `run`, at most 64, may be other than zeros, without a look into them.
+    pub(crate) fn find_run(&self, number: u64, run: Run) -> Result<u64, TakeError> {
         let book = &mut *self.book();
-        let held = book.held()?;
-        if held.phase() != Phase::Frozen || pages.first() < Some(&first) {
+        let held = book.held(number)?;
+        if held.phase() != Phase::Frozen {
+            return Err(TakeError::Over(Over::NotUnderstood));
+        }
+        let old = held.kept.clone();
+        let Book { places, captures, .. } = book;
+        let may_be = |page: &u64| match captures.get(number).map(|held| held.was(*page)) {
+            Some(Was::There) => match places.place(*page) {
+                Place::Untouched => false,
+                Place::Resident => true,
+                _ => !self.guest.discards.contains(*page) && places.away(*page) != Some(Away::SameFilled(0)),
+            },
+            Some(Was::Kept) => locked(&old).contains(*page),
+            Some(Was::Zeros) | None => false,
+        };
+        let pages = (run.first..run.end().min(self.guest.pages())).filter(may_be);
+        Ok(pages.fold(0, |mask, page| mask | 1 << (page - run.first)))
+    }
+
+    fn sort_out(&self, number: u64, pages: Vec<u64>, way: Way) -> Result<Sorted, TakeError> {
+        let book = &mut *self.book();
+        let held = book.held(number)?;
+        if held.phase() != Phase::Frozen {
             return Err(TakeError::Over(Over::NotUnderstood));
         }
         let mut sorted = Sorted::new(held.kept.clone());
-        let Book { places, capture: Some(held), .. } = book else { return Ok(sorted) };
+        let Book { places, captures, .. } = book;
         for page in pages {
+            let others = captures.others_guard(number, page);
+            let Some(held) = captures.get_mut(number) else { break };
             let reading = match held.was(page) {
                 Was::Zeros => continue,
                 Was::Kept => {
@@ -241,6 +297,7 @@ impl Pager {
                 Was::There => places.begin_reading(page, self.guest.discards.contains(page)),
             };
             match reading {
+                Reading::Here if others => add_page(&mut sorted.shared, page),
                 Reading::Here => add_page(&mut sorted.here, page),
                 Reading::Moves => sorted.moving.push(page),
                 Reading::Away(away) if away != Away::SameFilled(0) => sorted.away.push((page, away)),
@@ -249,7 +306,7 @@ impl Pager {
                         // Nobody could have waited: the book is locked.
                         places.end_reading(page);
                     }
-                    if takes {
+                    if way.lets_go() {
                         held.release_zeros(page);
                     }
                 }
@@ -259,42 +316,37 @@ impl Pager {
     }
 
     /// Reads pages where they are, and lets go of them whether that could be done or not.
-    fn read_in_place(
-        &self,
-        first: u64,
-        takes: bool,
-        here: &[Run],
-        away: &[(u64, Away)],
-        (disk, contents): (&mut Disk, &mut [Page]),
-    ) -> Result<u64, TakeError> {
+    fn read_in_place(&self, asked: &InPlace<'_>, (disk, contents): (&mut Disk, &mut [Page])) -> Result<u64, TakeError> {
+        let InPlace { number, first, way, here, shared, away } = *asked;
         let mut read = || -> Result<u64, TakeError> {
             let mut mask = 0;
-            for run in here {
+            for run in here.iter().chain(shared).filter(|_| way != Way::LetGo) {
                 let into = &mut contents[(run.first - first) as usize..][..run.count as usize];
                 self.guest.read(run.first, page::bytes_mut(into))?;
                 let bits = (run.first - first..).zip(&*into);
                 mask |= bits.fold(0, |mask, (bit, content)| mask | u64::from(content.filled_with() != Some(0)) << bit);
             }
             for part in away.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
-                if takes {
+                if way.reads() {
                     let into = &mut contents[(part[0].0 - first) as usize..][..part.len()];
                     self.sources.fetch(disk, part, into)?;
                 }
                 mask |= part.iter().fold(0, |mask, (page, _)| mask | 1 << (page - first));
             }
-            // What it was is here: it may be written to before it is known as taken.
-            if takes {
+            // What it was is here: it may be written to before it is known as taken, unless another capture holds it.
+            if way.lets_go() {
                 here.iter().try_for_each(|run| self.guest.unprotect(*run))?;
             }
             Ok(mask)
         };
         let mask = read();
         let awaited = {
-            let Book { places, capture, .. } = &mut *self.book();
-            let pages = here.iter().flat_map(|run| run.first..run.end()).chain(away.iter().map(|(page, _)| *page));
+            let Book { places, captures, .. } = &mut *self.book();
+            let pages = here.iter().chain(shared).flat_map(|run| run.first..run.end());
+            let pages = pages.chain(away.iter().map(|(page, _)| *page));
             let mut awaited = Vec::new();
             for page in pages {
-                if let Some(held) = capture.as_mut().filter(|_| takes && mask.is_ok()) {
+                if let Some(held) = captures.get_mut(number).filter(|_| way.lets_go() && mask.is_ok()) {
                     held.release(page);
                 }
                 if places.end_reading(page) {
@@ -307,14 +359,15 @@ impl Pager {
         mask
     }
 
-    /// Takes the protection off everything that still has it for the capture, and forgets the capture.
-    pub(crate) fn lift_capture(&self) {
+    /// Takes the protection off everything that still has it for this capture alone, and forgets the capture.
+    pub(crate) fn lift_capture(&self, number: u64) {
         for first in (0..self.guest.pages()).step_by(CHUNK as usize) {
             let runs = {
-                let Book { places, capture: Some(held), .. } = &mut *self.book() else { break };
+                let Book { places, captures, .. } = &mut *self.book();
+                let Some(leftover) = captures.get(number).map(Held::leftover) else { break };
                 let mut runs = Vec::new();
-                let leftover = held.leftover();
-                for page in (first..self.guest.pages().min(first + CHUNK)).filter(|page| leftover.contains(*page)) {
+                let is_its_alone = |page: &u64| leftover.contains(*page) && !captures.others_guard(number, *page);
+                for page in (first..self.guest.pages().min(first + CHUNK)).filter(is_its_alone) {
                     match places.begin_reading(page, false) {
                         Reading::Here => add_page(&mut runs, page),
                         Reading::Away(_) => drop(places.end_reading(page)),
@@ -337,9 +390,24 @@ impl Pager {
                 break;
             }
         }
-        self.book().capture = None;
-        self.guest.discards.hold().store(0, Ordering::SeqCst);
+        let captures = &mut self.book().captures;
+        captures.end(number);
+        if captures.is_empty() {
+            self.guest.discards.hold().store(0, Ordering::SeqCst);
+        }
     }
+}
+
+/// Pages that are to be read where they are.
+#[derive(Debug)]
+struct InPlace<'a> {
+    number: u64,
+    /// What the first of the contents is of.
+    first: u64,
+    way: Way,
+    here: &'a [Run],
+    shared: &'a [Run],
+    away: &'a [(u64, Away)],
 }
 
 /// Pages of a chunk by where what they were is.
@@ -348,13 +416,16 @@ struct Sorted {
     old: Arc<Mutex<Kept>>,
     kept: Vec<u64>,
     here: Vec<Run>,
+    /// Here, and write-protected for another capture too.
+    shared: Vec<Run>,
     away: Vec<(u64, Away)>,
     /// To be asked for again.
     moving: Vec<u64>,
 }
 
 impl Sorted {
-    const fn new(old: Arc<Mutex<Kept>>) -> Self {
-        Self { old, kept: Vec::new(), here: Vec::new(), away: Vec::new(), moving: Vec::new() }
+    fn new(old: Arc<Mutex<Kept>>) -> Self {
+        let (here, shared) = (Vec::new(), Vec::new());
+        Self { old, kept: Vec::new(), here, shared, away: Vec::new(), moving: Vec::new() }
     }
 }

@@ -24,6 +24,27 @@ pub(crate) enum Ask {
     Look { chunk: u64 },
     /// The same, and their contents into this slot; the capture then has nothing to do with them any more.
     Take { chunk: u64, slot: u32 },
+    /// Which pages of this chunk may be other than zeros, as far as is known without looking into them, and are still held.
+    Find { chunk: u64 },
+    /// Which of these pages, which lie in one chunk, are not zeros, and their contents into the first slot; they stay held.
+    Read(Few),
+    /// The reader has these: they need not be held for it any more.
+    Have(Few),
+}
+
+/// Pages of one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Few {
+    pub(crate) first: u64,
+    pub(crate) count: u32,
+}
+
+impl Few {
+    /// None: they are none, or not of one chunk.
+    pub(crate) fn new(first: u64, count: u32) -> Option<Self> {
+        let fit = count > 0 && first % CHUNK + u64::from(count) <= CHUNK;
+        fit.then_some(Self { first, count })
+    }
 }
 
 /// Why a capture is over before its reader has all of it. The guest runs on.
@@ -43,10 +64,12 @@ pub enum Over {
     Busy,
     #[error("it was asked for what there is not, or before it was frozen")]
     NotUnderstood,
+    #[error("it was let go")]
+    LetGo,
 }
 
 impl Over {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Expired,
         Self::Asleep,
         Self::CannotKeep,
@@ -54,6 +77,7 @@ impl Over {
         Self::MachineGone,
         Self::Busy,
         Self::NotUnderstood,
+        Self::LetGo,
     ];
 
     fn from_code(code: u64) -> Self {
@@ -62,7 +86,8 @@ impl Over {
     }
 }
 
-/// A word for what was asked (microseconds of a freeze, else a bit for each page of the chunk that is not zeros), and the chunk.
+/// A word for what was asked (microseconds of a freeze, else a bit for each page that is not zeros, the first one's lowest), and
+/// the chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) chunk: u64,
@@ -75,6 +100,9 @@ impl Ask {
             Self::Freeze => (1_u32, 0, 0),
             Self::Look { chunk } => (2, 0, chunk),
             Self::Take { chunk, slot } => (3, slot, chunk),
+            Self::Find { chunk } => (4, 0, chunk),
+            Self::Read(Few { first, count }) => (5, count, first),
+            Self::Have(Few { first, count }) => (6, count, first),
         };
         let mut octets = [0; ASK];
         octets[..4].copy_from_slice(&kind.to_ne_bytes());
@@ -91,6 +119,9 @@ impl Ask {
             1 => Some(Self::Freeze),
             2 => Some(Self::Look { chunk }),
             3 if (slot as usize) < SLOTS => Some(Self::Take { chunk, slot }),
+            4 => Some(Self::Find { chunk }),
+            5 => Few::new(chunk, slot).map(Self::Read),
+            6 => Few::new(chunk, slot).map(Self::Have),
             _ => None,
         }
     }
@@ -128,7 +159,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_said_is_what_is_heard(chunk in any::<u64>(), slot in 0..SLOTS as u32, word in any::<u64>()) {
-            for ask in [Ask::Freeze, Ask::Look { chunk }, Ask::Take { chunk, slot }] {
+            let few = Few::new(chunk & !(CHUNK - 1), slot + 1).unwrap();
+            let named = [Ask::Find { chunk }, Ask::Read(few), Ask::Have(few)];
+            for ask in [Ask::Freeze, Ask::Look { chunk }, Ask::Take { chunk, slot }].into_iter().chain(named) {
                 prop_assert_eq!(Ask::decode(&ask.encode()), Some(ask));
             }
             for word in std::iter::once(Ok(word)).chain(Over::ALL.map(Err)) {
@@ -141,6 +174,9 @@ mod tests {
         fn no_octets_make_either_side_fail(ask in any::<[u8; ASK]>(), answer in any::<[u8; ANSWER]>()) {
             let slot = Ask::decode(&ask).and_then(|ask| match ask { Ask::Take { slot, .. } => Some(slot as usize), _ => None });
             prop_assert!(slot.is_none_or(|slot| slot < SLOTS));
+            if let Some(Ask::Read(few) | Ask::Have(few)) = Ask::decode(&ask) {
+                prop_assert_eq!(few.first / CHUNK, (few.first + u64::from(few.count) - 1) / CHUNK);
+            }
             let _ = Answer::decode(&answer);
         }
     }

@@ -32,7 +32,7 @@ fn begin(house: &House) -> Capture {
 }
 
 /// Stops all threads of the machine, as QEMU does its processors; then they go on.
-fn at_one_instant<T>(house: &House, then: impl FnOnce() -> T) -> T {
+pub fn at_one_instant<T>(house: &House, then: impl FnOnce() -> T) -> T {
     let process = rustix::process::Pid::from_raw(house.machine.id().cast_signed()).unwrap();
     rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
     let stopped = || {
@@ -230,18 +230,52 @@ fn a_pager_that_dies_takes_its_capture_along_and_nothing_of_the_guest() {
     drop(pager);
 }
 
+/// Each has what there was at its own instant, and neither lets go of what the other still has to read.
 #[test]
-fn of_two_captures_one_is_refused_and_the_time_of_one_ends() {
+fn captures_beside_each_other_do_not_disturb_each_other() {
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(POOL);
+    client.set_target(Pages(PAGES / 2), None).unwrap();
+    house.write_all(1);
+    let mut first = frozen(&house);
+    house.machine.ask(&format!("write 0 {} 2", PAGES / 2));
+    let mut second = frozen(&house);
+    let version = |page, written: u64| if page < written { 2 } else { 1 };
+    (0..8).for_each(|_| assert!(second.next().unwrap().is_some()));
+    house.machine.ask(&format!("write 0 {} 3", PAGES / 4 * 3));
+    read(&mut first, |page, content| {
+        assert!((0..).zip(content.unwrap()).all(|(at, found)| *found == word(page, 1, at)), "page {page}");
+    });
+    drop(first);
+    house.write_all(4);
+    while let Some(taken) = second.next().unwrap() {
+        for at in 0..TOGETHER {
+            let (page, content) = (taken.first() + at, taken.alike(at, 1).1.unwrap());
+            let mut words = (0..).zip(content.as_chunks::<8>().0);
+            let version = version(page, PAGES / 2);
+            assert!(words.all(|(at, found)| u64::from_ne_bytes(*found) == word(page, version, at)), "page {page}");
+        }
+    }
+    drop(second);
+    house.check_all();
+    house.write_all(5);
+    house.check_all();
+}
+
+#[test]
+fn captures_are_a_few_at_most_and_the_time_of_one_ends() {
     let mut house = House::new(PAGES);
     let (_pager, _client) = house.serve(POOL);
     house.write_all(1);
     let mut first = Capture::begin(&house.control(), 1, PATIENCE).unwrap();
-    let second = Capture::begin(&house.control(), 60, PATIENCE);
+    let others: Vec<Capture> = (0..3).map(|_| begin(&house)).collect();
+    let fifth = Capture::begin(&house.control(), 60, PATIENCE);
     let is_refused = |result: &Result<Capture, CaptureError>, why: &str| match result {
         Err(CaptureError::Refused(ClientError::Refused { reason, .. })) => reason.contains(why),
         _ => false,
     };
-    assert!(is_refused(&second, "another capture"), "{second:?}");
+    assert!(is_refused(&fifth, "4 captures of it"), "{fifth:?}");
+    drop(others);
     let endless = Capture::begin(&house.control(), 0, PATIENCE);
     assert!(is_refused(&endless, "between 1 and"), "{endless:?}");
     assert!(matches!(first.next(), Err(CaptureError::Over(Over::NotUnderstood))), "it was not frozen");

@@ -117,6 +117,8 @@ pub struct House {
     folder: TempDir,
     pub machine: Role,
     pages: u64,
+    /// What its pager is told that its machine goes on from.
+    parent: Option<String>,
 }
 
 impl House {
@@ -140,7 +142,13 @@ impl House {
 
     /// The next machine over the same folder, with the same key.
     pub fn wake(self) -> Self {
-        Self::mapped(self.pages, false, self.folder)
+        Self { parent: self.parent, ..Self::mapped(self.pages, false, self.folder) }
+    }
+
+    /// A machine that goes on from this one, as a capture of that name holds it.
+    pub fn duplicate(&self, capture: &str, is_whole: bool) -> Self {
+        let parent = format!(" {} {capture} {}", self.control().display(), if is_whole { "whole" } else { "lazy" });
+        Self { parent: Some(parent), ..Self::new(self.pages) }
     }
 
     /// A machine that `command` starts, with the shim in it.
@@ -159,7 +167,7 @@ impl House {
         };
         command.env("LD_PRELOAD", library).env(VARIABLE, setting.to_string());
         pass(&mut command, device, key.into());
-        Self { machine: Role::spawn(command), folder, pages }
+        Self { machine: Role::spawn(command), folder, pages, parent: None }
     }
 
     pub fn path(&self) -> &Path {
@@ -180,7 +188,10 @@ impl House {
     /// One that dies at the `count`th time that it has done `Step::ALL[step]`.
     pub fn mortal_pager(&self, pool: u64, step: usize, count: u64) -> Role {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.env(super::pager::VARIABLE, format!("{} {pool} {step} {count}", self.path().display()));
+        command.env(
+            super::pager::VARIABLE,
+            format!("{} {pool} {step} {count}{}", self.path().display(), self.parent.as_deref().unwrap_or_default()),
+        );
         let _ = fs::remove_file(self.control());
         Role::start("pager::role_of_the_pager", command)
     }

@@ -200,6 +200,23 @@ impl Memory {
         }
     }
 
+    /// What was counted in the first page, and in how many pages; in the others it is one less, or it is of no instant.
+    fn counted(&self, version: u64) -> (u64, usize) {
+        let found = |page, at| {
+            // SAFETY: within the mapping.
+            unsafe { self.at(page, at).read_volatile() }
+        };
+        let numbers: Vec<u64> = (0..self.pages).map(|page| found(page, COUNTER)).collect();
+        let whole = |page| (0..WORDS as u64).all(|at| at == COUNTER || found(page, at) == word(page, version, at));
+        let count = numbers.iter().take_while(|number| **number == numbers[0]).count();
+        let is_torn = numbers[count..].iter().any(|number| number + 1 != numbers[0]);
+        if is_torn || !(0..self.pages).all(whole) {
+            println!("\n> WRONG {numbers:?}");
+            std::process::exit(99);
+        }
+        (numbers[0], count)
+    }
+
     /// Checks and changes its pages for as long as there is a storm.
     fn write_on(&self, writer: u64) {
         let mut dice = mix(writer);
@@ -264,6 +281,11 @@ fn role_of_the_machine() {
                 });
                 let memory = memory.clone();
                 writers.push(thread::spawn(move || memory.count()));
+            }
+            ("counted", &[version]) => {
+                let (number, count) = memory.counted(version);
+                println!("\n> {number} {count}");
+                continue;
             }
             ("calm", &[]) => {
                 memory.storm.store(false, Ordering::Relaxed);

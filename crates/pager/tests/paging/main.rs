@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod capture;
+mod duplicate;
 mod house;
 mod kills;
 mod machine;

@@ -7,9 +7,10 @@ use std::{
 };
 
 use lucarne_model::{Bytes, InstanceId};
-use lucarne_pager::{Options, Step, run_observed};
+use lucarne_pager::{Options, Origin, Step, run_observed};
 
-/// `FOLDER POOL-BYTES STEP COUNT`: at the COUNTth time that STEP (its place in `Step::ALL`) is reached, it dies.
+/// `FOLDER POOL-BYTES STEP COUNT [PARENT CAPTURE whole|lazy]`: at the COUNTth time that STEP (its place in `Step::ALL`) is
+/// reached, it dies.
 pub const VARIABLE: &str = "LUCARNE_TEST_PAGER";
 
 static STEP: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -36,7 +37,11 @@ fn role_of_the_pager() {
         control: folder.join("pager.sock"),
         state: folder.join("state"),
         pool: Bytes(parts[1].parse().unwrap()),
-        snapshot: None,
+        origin: parts.get(4).map(|parent| Origin::Parent {
+            control: parent.into(),
+            capture: parts[5].into(),
+            whole: parts[6] == "whole",
+        }),
         patience: Duration::from_secs(20),
     };
     match run_observed(&options, die_at) {

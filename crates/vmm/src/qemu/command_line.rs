@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use lucarne_model::{InstanceId, MacAddress, VolumeId};
+use lucarne_model::{InstanceId, MacAddress, VolumeId, storage::DiskFormat};
 use serde_json::{Value, json};
 
 use super::Acceleration;
@@ -70,11 +70,11 @@ pub(super) fn arguments(
 /// What a machine of this spec is, in the very options that QEMU gets, but for what is this VM's alone: its names, its
 /// addresses and where its files lie. Two VMs of the same make have the same description.
 pub(super) fn description(spec: &MachineSpec, acceleration: Acceleration) -> Result<Description, Error> {
-    let booting = MachineSpec { origin: Origin::Boot, ..spec.clone() };
+    let booting = MachineSpec { origin: Origin::Fresh { generation_id: TEMPLATE }, ..spec.clone() };
     let (devices, memory) = described(&booting, acceleration)?;
     let warm = match spec.origin {
         Origin::Warm { .. } => Some(described(spec, acceleration)?.0),
-        Origin::Boot | Origin::Template => None,
+        Origin::Boot | Origin::Fresh { .. } | Origin::Template => None,
     };
     Ok(Description { devices, memory, warm })
 }
@@ -111,7 +111,7 @@ fn anonymous(spec: &MachineSpec) -> MachineSpec {
             base.path = "/base".into();
         }
     }
-    if let Origin::Warm { generation_id, .. } = &mut spec.origin {
+    if let Origin::Warm { generation_id, .. } | Origin::Fresh { generation_id } = &mut spec.origin {
         *generation_id = TEMPLATE;
     }
     spec
@@ -178,7 +178,7 @@ fn ports_and_disks(line: &mut Line, spec: &MachineSpec) -> Result<(), Error> {
 
 /// A card that is plugged in later is left out: see [`plugged_nic`].
 fn network(line: &mut Line, spec: &MachineSpec) -> Result<(), Error> {
-    let port = spec.origin != Origin::Boot;
+    let port = !matches!(spec.origin, Origin::Boot | Origin::Fresh { .. });
     if port {
         let place = format!("bus=pcie.0,addr=0x{:x}.0", FIRST_PORT + SLOTS.div_ceil(8));
         line.option("-device", format!("pcie-root-port,id={NIC_PORT},chassis={},{place}", SLOTS + 1));
@@ -222,7 +222,7 @@ fn generation_id(line: &mut Line, origin: &Origin) {
     let id = match origin {
         Origin::Boot => return,
         Origin::Template => TEMPLATE,
-        Origin::Warm { generation_id, .. } => *generation_id,
+        Origin::Warm { generation_id, .. } | Origin::Fresh { generation_id } => *generation_id,
     };
     let hex = format!("{id:032x}");
     let guid = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
@@ -259,6 +259,16 @@ pub(super) fn device(disk: &Disk) -> Value {
 
 pub(super) fn node_name(volume: VolumeId) -> String {
     volume.to_string()
+}
+/// The node above a frozen volume of a slot.
+pub(super) fn layer_name(layer: &str, slot: u8) -> String {
+    format!("{layer}.{slot}")
+}
+
+/// That node, as `blockdev-add` takes it; what is below comes with the switch.
+pub(super) fn layer(path: &Path, format: DiskFormat, name: &str) -> Result<Value, Error> {
+    let file = json!({ "driver": "file", "filename": text(path)? });
+    Ok(json!({ "driver": format.name(), "node-name": name, "discard": "unmap", "file": file, "backing": null }))
 }
 /// Of what a volume is mirrored by to another host: the job, and the node that is there.
 pub(super) fn mirror_name(volume: VolumeId) -> String {

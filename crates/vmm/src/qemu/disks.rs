@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{User, command_line as names, locked, vm::Vm};
 use crate::{
-    driver::{Disk, is_in_place},
+    driver::{Disk, Layer, is_in_place},
     error::{Error, says_disk_full},
     files,
     volumes::Volumes,
@@ -21,6 +21,7 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The one copy that a VM makes at a time: the name of its job and of its target.
 const COPY: &str = "copy";
+const FREEZING: &str = "freezing a disk";
 
 impl Vm {
     pub(super) fn has_disk(&self, volume: VolumeId) -> bool {
@@ -53,6 +54,7 @@ impl Vm {
         if !self.has_disk(volume) {
             return Ok(());
         }
+        let nodes = self.nodes_of(volume);
         let unplug = json!({ "id": names::device_name(volume) });
         match self.ask("unplugging a disk", "device_del", unplug).await {
             Ok(_) => {}
@@ -61,8 +63,56 @@ impl Vm {
         }
         let gone = timeout(patience, self.until_unplugged(volume)).await;
         gone.unwrap_or(Err(Error::GuestHolds { instance: self.instance, volume, after: patience }))?;
-        self.close_node(&names::node_name(volume)).await?;
-        self.remember(|disks| disks.retain(|disk| disk.volume != volume))
+        for node in nodes.iter().rev() {
+            self.close_node(node).await?;
+        }
+        self.note(|record| {
+            record.disks.retain(|disk| disk.volume != volume);
+            record.layers.remove(&volume);
+        })
+    }
+
+    /// Has what the guest writes from now on go to the layer. QEMU opens what is below anew, to read it alone, by the path that it
+    /// knows it by: that must still be that file's.
+    pub(super) async fn put_over(&self, volume: VolumeId, layer: &Layer, user: Option<User>) -> Result<bool, Error> {
+        let Some(disk) = self.disks().into_iter().find(|disk| disk.volume == volume) else { return Ok(false) };
+        let (name, nodes) = (names::layer_name(&layer.name, disk.slot), self.nodes_of(volume));
+        let Some(top) = nodes.last().filter(|_| !nodes.contains(&name)) else { return Ok(true) };
+        files::own(&layer.path, user)?;
+        let node = names::layer(&layer.path, disk.format, &name)?;
+        // First, so that an agent that starts anew finds the disk whichever of the two it has.
+        self.note(|record| record.layers.entry(volume).or_default().push(name.clone()))?;
+        let over = async {
+            self.ask(FREEZING, "blockdev-add", node).await?;
+            self.ask(FREEZING, "blockdev-snapshot", json!({ "node": top, "overlay": name })).await
+        };
+        if let Err(error) = over.await {
+            let _ = self.close_node(&name).await;
+            self.note(|record| record.layers.entry(volume).or_default().retain(|one| *one != name))?;
+            return Err(error);
+        }
+        // What is below is named in the files from here on.
+        self.note(|record| {
+            record.disks.iter_mut().filter(|disk| disk.volume == volume).for_each(|disk| disk.base = None);
+        })?;
+        Ok(true)
+    }
+
+    /// Whether the guest writes to that layer.
+    pub(super) fn has_over(&self, volume: VolumeId, layer: &Layer) -> bool {
+        let slot = self.disks().into_iter().find(|disk| disk.volume == volume).map(|disk| disk.slot);
+        slot.is_some_and(|slot| self.top_of(volume) == names::layer_name(&layer.name, slot))
+    }
+
+    /// The nodes of a volume, lowest first; the guest writes to the last.
+    pub(super) fn nodes_of(&self, volume: VolumeId) -> Vec<String> {
+        let layers = locked(&self.record).layers.get(&volume).cloned().unwrap_or_default();
+        std::iter::once(names::node_name(volume)).chain(layers).collect()
+    }
+
+    /// The node that the guest writes to.
+    pub(super) fn top_of(&self, volume: VolumeId) -> String {
+        self.nodes_of(volume).pop().unwrap_or_else(|| names::node_name(volume))
     }
 
     /// Copies the disk's content of this moment into a new qcow2 file at `to`, while the guest goes on writing.
@@ -75,7 +125,7 @@ impl Vm {
     ) -> Result<(), Error> {
         let _turn = self.copying.lock().await;
         self.end_copy().await?;
-        let node = names::node_name(volume);
+        let node = self.top_of(volume);
         volumes.make_empty(to, self.virtual_size(&node).await?).await?;
         let copied = timeout(patience, self.run_copy(&node, to)).await;
         let late = Error::NoAnswer { instance: self.instance, step: "copying a disk", after: patience };
@@ -133,21 +183,29 @@ impl Vm {
         self.drop_mirrors().await?;
         let plugged = self.plugged().await?;
         for disk in self.disks() {
-            let node = names::node_name(disk.volume);
-            if plugged.contains(&node) {
-                continue;
+            let nodes = self.nodes_of(disk.volume);
+            let top = nodes.iter().rposition(|node| plugged.contains(node));
+            let open = self.nodes().await?;
+            let is_open = |node: &&String| open.iter().any(|one| one["node-name"] == node.as_str());
+            // Those that the guest does not write to and nothing is over: the disk is not there, or its last layer is not yet.
+            let idle = nodes[top.map_or(0, |top| top + 1)..].iter().rev();
+            for node in idle.filter(is_open) {
+                self.close_node(node).await?;
             }
-            if self.nodes().await?.iter().any(|open| open["node-name"] == node.as_str()) {
-                self.close_node(&node).await?;
-            }
-            self.remember(|disks| disks.retain(|known| known.volume != disk.volume))?;
+            self.note(|record| match top {
+                Some(top) => record.layers.entry(disk.volume).or_default().truncate(top),
+                None => {
+                    record.layers.remove(&disk.volume);
+                    record.disks.retain(|known| known.volume != disk.volume);
+                }
+            })?;
         }
         Ok(())
     }
 
     async fn until_unplugged(&self, volume: VolumeId) -> Result<(), Error> {
         let mut news = self.qmp().events();
-        while self.plugged().await?.contains(&names::node_name(volume)) {
+        while self.plugged().await?.contains(&self.top_of(volume)) {
             // Any event may be the guest's consent, and one may have come before we listened.
             if let Ok(Ok(event)) = timeout(LOOK_AGAIN, news.recv()).await
                 && event.name == "DEVICE_UNPLUG_GUEST_ERROR"

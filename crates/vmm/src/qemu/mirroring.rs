@@ -83,7 +83,8 @@ impl Vm {
             self.ask(MIRRORING, "blockdev-add", target).await?;
             files::remove(&socket)?;
             let sync = if disk.base.is_some() { "top" } else { "full" };
-            let job = json!({ "job-id": mirror, "device": node, "target": mirror, "sync": sync,
+            let device = self.top_of(disk.volume);
+            let job = json!({ "job-id": mirror, "device": device, "target": mirror, "sync": sync,
                 "copy-mode": "background", "auto-dismiss": false });
             self.ask(MIRRORING, "blockdev-mirror", job).await?;
         }

@@ -7,15 +7,11 @@
 //! file through its standard input, and so goes on loading when the agent is killed meanwhile: once devices have begun to
 //! load, pages have come back from the pager's store, and there is no second try.
 
-use std::{
-    fs::{File, OpenOptions},
-    path::Path,
-    time::Duration,
-};
+use std::{fs::File, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::UnixListener,
     time::{Instant, sleep, timeout_at},
 };
@@ -27,9 +23,10 @@ use crate::{
     files::{self, Draft},
 };
 
-/// Between two looks at how far it is.
-const LOOK: Duration = Duration::from_millis(5);
-/// Devices' states have some 300 KiB; one that claims more is not taken.
+/// Between two looks at how far it is: a guest may stand still meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
+/// Devices' states have some 300 KiB; one that claims this much is not taken.
+const USUAL: usize = 512 << 10;
 const LARGEST: u64 = 256 << 20;
 const SAVING: &str = "saving its devices";
 const LOADING: &str = "loading its devices";
@@ -57,30 +54,36 @@ impl Vm {
 
     /// Writes the devices' state of a paused VM to the file `to`, which then is there whole. The VM stays as it is.
     pub(super) async fn save_devices(&self, to: &Path, user: Option<User>) -> Result<MachineSpec, Error> {
+        let (spec, devices) = self.read_devices(user).await?;
+        let draft = Draft::new(to, None)?;
+        tokio::fs::write(draft.path(), devices).await.map_err(|error| Error::file("write", to, error))?;
+        draft.publish()?;
+        Ok(spec)
+    }
+
+    /// The devices' state of a paused VM. The VM stays as it is.
+    pub(super) async fn read_devices(&self, user: Option<User>) -> Result<(MachineSpec, Vec<u8>), Error> {
         let socket = self.directory.run().join("devices.sock");
         files::remove(&socket)?;
         let listener = UnixListener::bind(&socket).map_err(|error| Error::file("make", &socket, error))?;
         files::own(&socket, user)?;
-        let uri = format!("unix:{}", socket.display());
-        let saved = self.save_through(listener, &uri, to).await;
-        if saved.is_err() {
+        let read = self.read_through(listener, &socket).await;
+        if read.is_err() {
             // Nothing of a try is left that the next could meet; if this fails QEMU has ended.
             let _ = self.ask(SAVING, "migrate_cancel", json!({})).await;
         }
         files::remove(&socket)?;
-        saved?;
-        Ok(MachineSpec { disks: self.disks(), ..self.spec() })
+        Ok((MachineSpec { disks: self.disks(), ..self.spec() }, read?))
     }
 
-    async fn save_through(&self, listener: UnixListener, uri: &str, to: &Path) -> Result<(), Error> {
+    async fn read_through(&self, listener: UnixListener, socket: &Path) -> Result<Vec<u8>, Error> {
         self.leave_memory_out(SAVING, true).await?;
-        self.ask(SAVING, "migrate", json!({ "uri": uri })).await?;
-        let draft = Draft::new(to, None)?;
+        self.ask(SAVING, "migrate", json!({ "uri": format!("unix:{}", socket.display()) })).await?;
         let end = Instant::now() + self.patience;
         let late = |_| Error::NoAnswer { instance: self.instance, step: SAVING, after: self.patience };
-        timeout_at(end, copy(&listener, draft.path())).await.map_err(late)??;
+        let devices = timeout_at(end, read_all(&listener, socket)).await.map_err(late)??;
         self.until_completed(SAVING, end).await?;
-        draft.publish()
+        Ok(devices)
     }
 
     /// Takes in what [`Self::save_devices`] wrote. The VM was started to wait for it, with the file as its standard input.
@@ -154,17 +157,16 @@ impl Vm {
     }
 }
 
-/// Copies what comes over the first connection.
-async fn copy(listener: &UnixListener, to: &Path) -> Result<(), Error> {
-    let failed = |error| Error::file("write", to, error);
+/// What comes over the first connection.
+async fn read_all(listener: &UnixListener, socket: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |error| Error::file("read from", socket, error);
     let (stream, _) = listener.accept().await.map_err(failed)?;
-    let file = OpenOptions::new().write(true).open(to).map_err(failed)?;
-    let mut file = tokio::fs::File::from_std(file);
-    let copied = tokio::io::copy(&mut stream.take(LARGEST), &mut file).await.map_err(failed)?;
-    if copied == LARGEST {
-        return Err(Error::Unreadable { path: to.into(), reason: "its devices have no end".into() });
+    let mut devices = Vec::with_capacity(USUAL);
+    stream.take(LARGEST).read_to_end(&mut devices).await.map_err(failed)?;
+    if devices.len() as u64 == LARGEST {
+        return Err(Error::Unreadable { path: socket.into(), reason: "its devices have no end".into() });
     }
-    file.flush().await.map_err(failed)
+    Ok(devices)
 }
 
 /// The file for a VM that is about to wake.

@@ -62,6 +62,8 @@ pub(super) enum Entry {
     },
     /// Where its devices were saved, whose state is in the file.
     Sleep(File),
+    /// Where another's were, and standing still there.
+    Duplicate(File),
     /// Where its template's were; its card is not among them.
     WarmState(File),
     /// Where another host's VM stands still, which it does too.
@@ -81,6 +83,8 @@ enum Preparation {
     Load {
         plugs: bool,
     },
+    /// Its devices are loaded from standard input, and its processors are not started.
+    Stand,
     /// All of it is taken in, and its processors are not started.
     Receive(Ways, Coming),
 }
@@ -103,6 +107,7 @@ impl Entry {
                 }
             },
             Self::Sleep(file) => (arguments, Stdio::from(file), Preparation::Load { plugs: false }),
+            Self::Duplicate(file) => (arguments, Stdio::from(file), Preparation::Stand),
             Self::WarmState(file) => {
                 (command_line::without_nic(arguments), Stdio::from(file), Preparation::Load { plugs: true })
             }
@@ -220,6 +225,10 @@ impl Vm {
                     vm.plug_nic().await?;
                 }
             }
+            Preparation::Stand => {
+                vm.load_devices().await?;
+                return Ok(vm);
+            }
             Preparation::Receive(from, coming) => {
                 let _ = vm.still_since.set(vm.receive(from, coming).await?);
                 // From here on it is this host's to keep, whether it is to go on here or not.
@@ -271,7 +280,7 @@ impl Vm {
     }
 
     /// Changes its record, and writes it down.
-    fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+    pub(super) fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
         let record = {
             let mut record = locked(&self.record);
             change(&mut record);

@@ -171,7 +171,7 @@ impl Drop for Coming {
 pub(super) fn files(layout: &Layout, instance: InstanceId, origin: &Origin) -> Vec<PathBuf> {
     let snapshot = match origin {
         Origin::Warm { memory: Some(_), .. } => Some(layout.origin(instance)),
-        Origin::Warm { memory: None, .. } | Origin::Boot | Origin::Template => None,
+        Origin::Warm { memory: None, .. } | Origin::Boot | Origin::Fresh { .. } | Origin::Template => None,
     };
     let pages = layout.pages(instance);
     let kept = lucarne_pager::KEPT.iter().map(|name| pages.join(name));
