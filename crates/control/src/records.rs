@@ -10,7 +10,8 @@ use lucarne_memory::{
     settings::Keeping,
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Pages, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Pages, ResourceKind, Tags, Vcpus,
+    VolumeId,
     actual::{Capacity, Host},
     attestation::AttestState,
     desired::VolumeContent,
@@ -78,7 +79,7 @@ pub(crate) enum Leg {
 }
 
 impl Resource for InstanceRecord {
-    const KIND: &'static str = "instance";
+    const KIND: ResourceKind = ResourceKind::Instance;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidInstanceNotFound;
     type Id = InstanceId;
     fn id(&self) -> InstanceId {
@@ -154,7 +155,7 @@ pub(crate) struct VolumeRecord {
 }
 
 impl Resource for VolumeRecord {
-    const KIND: &'static str = "volume";
+    const KIND: ResourceKind = ResourceKind::Volume;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidVolumeNotFound;
     type Id = VolumeId;
     fn id(&self) -> VolumeId {
@@ -195,7 +196,7 @@ pub(crate) struct HostRecord {
 }
 
 impl Resource for HostRecord {
-    const KIND: &'static str = "host";
+    const KIND: ResourceKind = ResourceKind::Host;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
     type Id = HostId;
     fn id(&self) -> HostId {
@@ -263,7 +264,7 @@ pub(crate) struct ProvedTpm {
 }
 
 impl Resource for TpmRecord {
-    const KIND: &'static str = "tpm";
+    const KIND: ResourceKind = ResourceKind::Tpm;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
     /// Not the host's own: one id names one thing.
     type Id = String;
@@ -295,7 +296,7 @@ pub(crate) struct RemovedHost {
 }
 
 impl Resource for RemovedHost {
-    const KIND: &'static str = "removed-host";
+    const KIND: ResourceKind = ResourceKind::RemovedHost;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
     type Id = HostId;
     fn id(&self) -> HostId {
@@ -322,7 +323,7 @@ pub(crate) struct JobRecord {
 }
 
 impl Resource for JobRecord {
-    const KIND: &'static str = "job";
+    const KIND: ResourceKind = ResourceKind::Job;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidJobNotFound;
     type Id = JobId;
     fn id(&self) -> JobId {
@@ -360,7 +361,7 @@ pub(crate) struct FlowLogCredentials {
 }
 
 impl Resource for FlowLogCredentials {
-    const KIND: &'static str = "flow-log-credentials";
+    const KIND: ResourceKind = ResourceKind::FlowLogCredentials;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidFlowLogNotFound;
     type Id = FlowLogId;
     fn id(&self) -> FlowLogId {
