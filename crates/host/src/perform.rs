@@ -153,6 +153,10 @@ impl Hands {
                 self.link_base(disk, &base).await?;
                 (None, VolumeSource::Overlay { base: &base, format: *format })
             }
+            VolumeContent::Duplicate { replica, .. } => {
+                let message = format!("this host holds no cut for {replica}");
+                return Err(Failure::new(ErrorCode::Internal, message, Prospect::Hopeless));
+            }
         };
         let source = blob.as_deref().map_or(source, |from| VolumeSource::Copy { from });
         self.driver.create_volume(&path, volume.size, source).await.map_err(|error| driver_failure(&error))

@@ -9,15 +9,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccountId, Bytes, Cidr, HostId, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Octets, SecurityGroupId,
-    SnapshotId, SubnetId, Vcpus, VolumeId, VpcId,
+    AccountId, Bytes, Cidr, HostId, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Octets, ReplicaId,
+    SecurityGroupId, SnapshotId, SubnetId, Vcpus, VolumeId, VpcId,
     flow::Location,
     lease::DesiredLease,
     memory::MemorySettings,
     mitigation::DesiredMitigation,
     network::Route,
     network_acl::AclEntry,
-    replica::{DesiredCut, DesiredDuplicate},
+    replica::{CopyType, DesiredCut, DesiredDuplicate},
     security_group::Rule,
     storage::{Blob, BootSource, Digest},
     tpm::DesiredChallenge,
@@ -163,6 +163,12 @@ pub enum VolumeContent {
     Image {
         disk: Blob,
         format: crate::storage::DiskFormat,
+    },
+    /// What another volume of this host held at a cut.
+    Duplicate {
+        replica: ReplicaId,
+        source: VolumeId,
+        copy: CopyType,
     },
 }
 

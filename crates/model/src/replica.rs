@@ -19,7 +19,8 @@ pub enum CopyType {
     /// What neither side has changed is there once. The source cannot go while the duplicate is so.
     #[default]
     Shallow,
-    /// All of it, completed while both run; then the duplicate depends on nothing.
+    /// All of it, completed while both run; then the duplicate depends on nothing. Of memory that is so once none of its pages
+    /// is in [`Place::Snapshot`](crate::memory::Place::Snapshot), of a volume from the first on.
     Deep,
 }
 

@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, ImageId, Vcpus, storage::BootSource, storage::Digest};
+use crate::{Bytes, ImageId, InstanceId, Vcpus, storage::BootSource, storage::Digest};
 
 /// A machine for which an image has a warm state. Only a launch that asks for the same can begin from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -68,4 +68,6 @@ pub enum Began {
     },
     /// It went on from its image's warm state, of this digest.
     Warm { digest: Digest },
+    /// It went on where this instance was at a cut.
+    Duplicate { of: InstanceId },
 }

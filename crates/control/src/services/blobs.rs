@@ -89,7 +89,7 @@ fn is_warm(tx: &Tx<'_>, digest: &Digest) -> Result<bool, Problem> {
 
 fn content_of(content: &VolumeContent) -> Option<&Blob> {
     match content {
-        VolumeContent::Empty => None,
+        VolumeContent::Empty | VolumeContent::Duplicate { .. } => None,
         VolumeContent::Snapshot { blob } | VolumeContent::Image { disk: blob, .. } => Some(blob),
     }
 }

@@ -418,14 +418,14 @@ pub(super) fn coming(instance: &DesiredInstance) -> &[DesiredVolume] {
 pub(crate) fn base_blob(volume: &DesiredVolume) -> Option<&Blob> {
     match &volume.content {
         VolumeContent::Image { disk, .. } => Some(disk),
-        VolumeContent::Empty | VolumeContent::Snapshot { .. } => None,
+        VolumeContent::Empty | VolumeContent::Snapshot { .. } | VolumeContent::Duplicate { .. } => None,
     }
 }
 
 /// The blob that a volume is made from.
 pub(crate) fn content_blob(content: &VolumeContent) -> Option<&Blob> {
     match content {
-        VolumeContent::Empty => None,
+        VolumeContent::Empty | VolumeContent::Duplicate { .. } => None,
         VolumeContent::Snapshot { blob } => Some(blob),
         VolumeContent::Image { disk, .. } => Some(disk),
     }

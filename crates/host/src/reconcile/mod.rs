@@ -209,7 +209,7 @@ impl<'a> Decision<'a> {
         let desired = all.into_iter().find(|desired| desired.id == volume);
         let base = desired.and_then(|desired| match desired.content {
             VolumeContent::Image { format, .. } => Some(Base { path: self.layout.volume_base(volume), format }),
-            VolumeContent::Empty | VolumeContent::Snapshot { .. } => None,
+            VolumeContent::Empty | VolumeContent::Snapshot { .. } | VolumeContent::Duplicate { .. } => None,
         });
         let (path, size) = (self.layout.volume(volume), desired.map(|desired| desired.size));
         Disk { volume, slot: attachment.slot, path, format: DiskFormat::Qcow2, size, base }
