@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     placement::Demand,
+    replica_records::DuplicateOf,
     services::rechecks::ASKED,
     store::{Item, Resource, held},
 };
@@ -46,6 +47,9 @@ pub(crate) struct InstanceRecord {
     /// The other host that has, or is to have, something of it.
     #[serde(default)]
     pub(crate) passage: Option<Passage>,
+    /// What it was made as the duplicate of.
+    #[serde(default)]
+    pub(crate) duplicate: Option<DuplicateOf>,
 }
 
 /// A host beside an instance's own, with room promised on it: the instance is on its way there, or has something left there.
@@ -333,7 +337,7 @@ impl Resource for JobRecord {
         self.job.account
     }
     fn references(&self) -> Vec<String> {
-        vec![self.job.instance.to_string()]
+        vec![self.subject()]
     }
     fn tags_mut(&mut self) -> Option<&mut Tags> {
         Some(&mut self.job.tags)
@@ -341,6 +345,12 @@ impl Resource for JobRecord {
 }
 
 impl JobRecord {
+    /// The id of what it works on.
+    pub(crate) fn subject(&self) -> String {
+        let replica = self.job.replica.map(|replica| replica.to_string());
+        replica.or(self.job.instance.map(|instance| instance.to_string())).unwrap_or_default()
+    }
+
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.job.state, JobState::Done | JobState::Failed)
     }

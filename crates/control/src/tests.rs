@@ -7,6 +7,7 @@ mod memory;
 mod moves;
 mod names;
 mod orders;
+mod replicas;
 
 use std::{path::Path, time::Duration};
 

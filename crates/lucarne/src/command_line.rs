@@ -33,6 +33,7 @@ use crate::{
         price_book::PriceBookCommand,
         process::{CollectorArgs, ControllerArgs},
         publisher::PublisherCommand,
+        replica::ReplicaCommand,
         route_table::RouteTableCommand,
         seal::SealCommand,
         security_group::SecurityGroupCommand,
@@ -186,7 +187,10 @@ pub(crate) enum Command {
     /// Mitigations: traffic that is blocked or capped (for operators)
     #[command(subcommand)]
     Mitigation(MitigationCommand),
-    /// Jobs: the workflows of launches and terminations
+    /// Replicas: running networks duplicated, with what their instances have in memory and on disk
+    #[command(subcommand)]
+    Replica(ReplicaCommand),
+    /// Jobs: the workflows of launches, moves, replicas and terminations
     #[command(subcommand)]
     Job(Reads),
 
@@ -309,6 +313,7 @@ impl Command {
             Self::Finding(command) => command.run(context).await,
             Self::Mitigation(command) => command.run(context).await,
             Self::PriceBook(command) => command.run(context).await,
+            Self::Replica(command) => command.run(context).await,
             Self::Job(reads) => reads.run(context, &JOB).await,
             // Those that ask no controller were taken care of before.
             _ => Ok(()),

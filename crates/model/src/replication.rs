@@ -382,8 +382,22 @@ pub enum ReplicaState {
     Available,
     /// It and all in it is being ended.
     Deleting,
+    /// It is a network in its own right now. Shown for an hour, as those below.
+    Promoted,
+    /// Nothing of it is left.
+    Deleted,
     /// It could not be made; nothing of it is left.
     Failed,
+}
+
+impl ReplicaState {
+    /// Whether there is a duplicate, or one to come.
+    pub const fn lives(self) -> bool {
+        match self {
+            Self::Preparing | Self::Copying | Self::Available | Self::Deleting => true,
+            Self::Promoted | Self::Deleted | Self::Failed => false,
+        }
+    }
 }
 
 /// How one instance came to its duplicate.

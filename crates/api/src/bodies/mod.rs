@@ -17,6 +17,7 @@ pub mod network;
 pub mod price_book;
 pub mod publisher;
 pub mod receipt;
+pub mod replica;
 pub mod sealing;
 pub mod storage;
 pub mod tpm;

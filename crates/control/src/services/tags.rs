@@ -9,7 +9,7 @@ use lucarne_api::{
 };
 use lucarne_model::{
     FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, NotaryId, PublisherId,
-    ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
+    ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId, VpcId,
     flow_log::FlowLog,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
@@ -24,6 +24,7 @@ use crate::{
     Caller, Controller,
     attestation_records::PublisherRecord,
     records::{HostRecord, InstanceRecord, JobRecord, VolumeRecord},
+    replica_records::ReplicaRecord,
     store::{Resource, Scope, Tx, not_found},
 };
 
@@ -45,6 +46,7 @@ const KINDS: &[(&str, Change)] = &[
     (JobId::PREFIX, change::<JobRecord>),
     (FlowLogId::PREFIX, change::<FlowLog>),
     (PublisherId::PREFIX, change::<PublisherRecord>),
+    (ReplicaId::PREFIX, change::<ReplicaRecord>),
     // Mitigations, notaries and hosts are the operator account's, so no other finds one.
     (NotaryId::PREFIX, change::<Notary>),
     (MitigationId::PREFIX, change::<Mitigation>),

@@ -40,6 +40,8 @@ pub(crate) mod price_book;
 pub(crate) mod process;
 pub(crate) mod publisher;
 pub(crate) mod receipt_audit;
+pub(crate) mod replica;
+mod replica_plan;
 pub(crate) mod route_table;
 pub(crate) mod seal;
 mod seal_encrypt;
