@@ -74,6 +74,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("FlowLogId", flow_log),
         ("RecordingId", recording),
         ("PublisherId", api.make("/v1/publishers", publisher, "/id")?),
+        ("ReplicaId", api.make("/v1/replicas", json!({"vpc": vpc}), "/id")?),
         ("JobId", text(&launched, "/jobs/0")?),
         ("access_key", api.key.clone()),
     ]))

@@ -7,8 +7,9 @@
 use axum::http::Method;
 use lucarne_model::{
     AccountId, ErrorCode, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, RouteTableId,
-    RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
+    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplicaId,
+    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId,
+    VpcId,
     actual::{Host, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -21,6 +22,7 @@ use lucarne_model::{
     price::PriceBook,
     publisher::{Notary, Publisher},
     recording::Recording,
+    replication::{Replica, ReplicaPlan},
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
@@ -33,7 +35,7 @@ use crate::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, recording::*, sealing::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, recording::*, replica::*, sealing::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -354,6 +356,21 @@ routes! {
     Provide GET "/v1/mitigations/{mitigation}" get_mitigation((MitigationId,), NoQuery, Nothing) -> Json<Mitigation>;
     /// Ends a mitigation.
     Provide DELETE "/v1/mitigations/{mitigation}" delete_mitigation((MitigationId,), NoQuery, Nothing) -> Done;
+    /// Says what would be made of a network, and what not.
+    Read POST "/v1/replicas/plan" plan_replica((), NoQuery, Json<PlanReplica>) -> Json<ReplicaPlan>;
+    /// Duplicates a running network.
+    Administer POST "/v1/replicas" create_replica((), NoQuery, Json<CreateReplica>) -> Created<Replica>;
+    /// Lists replicas; those that have ended stay in the list for an hour.
+    Read GET "/v1/replicas" list_replicas((), ListQuery, Nothing) -> Json<Page<Replica>>;
+    /// Shows a replica.
+    Read GET "/v1/replicas/{replica}" get_replica((ReplicaId,), NoQuery, Nothing) -> Json<Replica>;
+    /// Ends a replica, its network and everything in it.
+    Administer DELETE "/v1/replicas/{replica}" delete_replica((ReplicaId,), NoQuery, Nothing) -> Json<Replica>;
+    /// Makes a replica that draws on nothing a network in its own right.
+    Administer POST "/v1/replicas/{replica}/promote" promote_replica((ReplicaId,), NoQuery, Nothing) -> Json<Replica>;
+    /// Says what differs between a replica and its source now.
+    Read GET "/v1/replicas/{replica}/differences"
+        compare_replica((ReplicaId,), NoQuery, Nothing) -> Json<ReplicaDifferences>;
     /// Lists events, newest first: what happened to the account's things without anybody asking for it.
     Read GET "/v1/events" list_events((), EventsQuery, Nothing) -> Json<Page<Event>>;
     /// Lists jobs: the workflows of launches and terminations.

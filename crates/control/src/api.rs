@@ -9,14 +9,15 @@ use lucarne_api::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, recording::*, sealing::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, recording::*, replica::*, sealing::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
     AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, RouteTableId,
-    RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId, VpcId,
+    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplicaId,
+    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId,
+    VpcId,
     actual::{Host, HostDescription, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -29,6 +30,7 @@ use lucarne_model::{
     price::PriceBook,
     publisher::{Notary, Publisher},
     recording::Recording,
+    replication::{Replica, ReplicaPlan},
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
@@ -713,6 +715,42 @@ impl Api for Controller {
     }
     async fn delete_mitigation(&self, call: Call<Caller, (MitigationId,), NoQuery, Nothing>) -> Result<Done, Problem> {
         services::mitigations::delete_mitigation(self, call).await
+    }
+    async fn plan_replica(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<PlanReplica>>,
+    ) -> Result<Json<ReplicaPlan>, Problem> {
+        services::replicas::plan_replica(self, call).await
+    }
+    async fn create_replica(
+        &self,
+        call: Call<Caller, (), NoQuery, Json<CreateReplica>>,
+    ) -> Result<Created<Replica>, Problem> {
+        services::replicas::create_replica(self, call).await
+    }
+    async fn list_replicas(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Replica>>, Problem> {
+        services::replicas::list_replicas(self, call).await
+    }
+    async fn get_replica(&self, call: Call<Caller, (ReplicaId,), NoQuery, Nothing>) -> Result<Json<Replica>, Problem> {
+        services::replicas::get_replica(self, call).await
+    }
+    async fn delete_replica(
+        &self,
+        call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
+    ) -> Result<Json<Replica>, Problem> {
+        services::replicas::delete_replica(self, call).await
+    }
+    async fn promote_replica(
+        &self,
+        call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
+    ) -> Result<Json<Replica>, Problem> {
+        services::replicas::promote_replica(self, call).await
+    }
+    async fn compare_replica(
+        &self,
+        call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
+    ) -> Result<Json<ReplicaDifferences>, Problem> {
+        services::replicas::compare_replica(self, call).await
     }
     async fn list_events(&self, call: Call<Caller, (), EventsQuery, Nothing>) -> Result<Json<Page<Event>>, Problem> {
         services::events::list_events(self, call).await

@@ -4,7 +4,7 @@
 
 use lucarne_attest::{log::Head, manifest::Published};
 use lucarne_model::{
-    AccountId, ErrorCode, Evidence, InstanceId, Measurement, PublisherId, Tags,
+    AccountId, ErrorCode, Evidence, InstanceId, Measurement, PublisherId, ResourceKind, Tags,
     attestation::Judgement,
     publisher::{ManifestVersion, Publisher, SeenHead},
 };
@@ -29,7 +29,7 @@ pub(crate) struct AttestationRecord {
 }
 
 impl Resource for AttestationRecord {
-    const KIND: &'static str = "attestation";
+    const KIND: ResourceKind = ResourceKind::Attestation;
     const NOT_FOUND: ErrorCode = ErrorCode::AttestationNotFound;
     /// Not the instance's own: one id names one thing.
     type Id = String;
@@ -94,7 +94,7 @@ impl PublisherRecord {
 }
 
 impl Resource for PublisherRecord {
-    const KIND: &'static str = "publisher";
+    const KIND: ResourceKind = ResourceKind::Publisher;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidPublisherNotFound;
     type Id = PublisherId;
     fn id(&self) -> PublisherId {

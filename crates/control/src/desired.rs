@@ -31,7 +31,9 @@ use serde::Serialize;
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
-    services::{flow_logs, images, memory, mitigations, network_acls::enforced, price_books, recordings, seal_policy},
+    services::{
+        flow_logs, images, memory, mitigations, network_acls::enforced, price_books, recordings, replicas, seal_policy,
+    },
     store::{Changes, Scope, Tx},
 };
 
@@ -63,8 +65,12 @@ pub(crate) fn compute(
     Passing { streams, challenges, leases, seal_errands, recordings }: Passing,
     cache: &Networks,
 ) -> Result<(Desired, Fingerprint), Problem> {
-    let placed = tx.referring::<InstanceRecord>(ALL, host)?;
-    let volumes = tx.referring::<VolumeRecord>(ALL, host)?;
+    let mut placed = tx.referring::<InstanceRecord>(ALL, host)?;
+    let mut volumes = tx.referring::<VolumeRecord>(ALL, host)?;
+    let replicas = replicas::Stages::of(tx, &placed, &volumes)?;
+    // What is to be made of a cut begins when the cut is there.
+    placed.retain(|record| replicas.tells_of(record) || power(record) == Power::Absent);
+    volumes.retain(|record| replicas.tells_of_volume(record) || record.volume.state == VolumeState::Deleting);
     let vpcs: BTreeSet<VpcId> =
         placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc).collect();
     let networks = vpcs.into_iter().map(|vpc| cache.network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
@@ -74,6 +80,7 @@ pub(crate) fn compute(
     let mut instances = placed.into_iter().map(|record| part(tx, host, record)).collect::<Result<Vec<_>, _>>()?;
     let books = price_books::books(tx)?;
     for one in &mut instances {
+        one.duplicate = replicas.duplicate(one);
         one.memory_settings = memory::told(one.memory_settings, one.memory, books.at(one.account, tx.now()));
     }
     log_flows(tx, &networks, &mut instances)?;
@@ -93,6 +100,7 @@ pub(crate) fn compute(
         leases,
         seal_policy: seal_policy::digest(tx)?,
         seal_errands,
+        cuts: replicas::desired_cuts(tx, host)?,
         ..Desired::default()
     };
     // The networks' own are known: they are most of it.

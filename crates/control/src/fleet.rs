@@ -10,15 +10,19 @@ use std::{
 };
 
 use lucarne_model::{
-    HostId, ImageId, InstanceId, Moment, RecordingId, VolumeId,
+    HostId, ImageId, InstanceId, Moment, RecordingId, ReplicaId, VolumeId,
     actual::{ActualInstance, HostState, Report},
     memory_move::MoveWish,
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
     recording::Recorded,
+    replica::ActualCut,
     warm::{Began, WarmProgress, WarmSize},
 };
 
-use crate::{desired::Fingerprint, workflow::steps::Observed};
+use crate::{
+    desired::Fingerprint,
+    workflow::{replication::CutSeen, steps::Observed},
+};
 
 /// What was heard of all hosts since the controller started.
 #[derive(Debug)]
@@ -198,6 +202,29 @@ impl Fleet {
             Some(actual) => Observed::Said(actual.clone()),
             None => Observed::Unknown,
         }
+    }
+
+    /// What the host says of its part in a replica's cut.
+    pub(crate) fn cut(&self, host: HostId, replica: ReplicaId, now: Moment) -> CutSeen {
+        if self.is_down(host, now) {
+            return CutSeen::HostDown;
+        }
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
+        let said = spoken.and_then(|spoken| spoken.report.cuts.iter().find(|cut| cut.replica == replica));
+        said.map_or(CutSeen::Unknown, |cut| CutSeen::Said(cut.progress.clone()))
+    }
+
+    /// Takes in what the host says of cuts, which changes no records by itself; gives the replicas of which it says something new.
+    pub(crate) fn take_cuts(&self, host: HostId, cuts: &[ActualCut]) -> Vec<ReplicaId> {
+        let mut all = self.lock();
+        let spoken = all.get_mut(&host).and_then(|heard| heard.report.as_mut());
+        let before = spoken.as_ref().map(|spoken| spoken.report.cuts.as_slice()).unwrap_or_default();
+        let changed = cuts.iter().filter(|cut| !before.contains(cut)).map(|cut| cut.replica).collect();
+        if let Some(spoken) = spoken {
+            spoken.report.cuts = cuts.to_vec();
+        }
+        changed
     }
 
     /// The instances that the host speaks of.

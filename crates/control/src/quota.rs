@@ -30,6 +30,24 @@ pub(crate) fn check_volume(tx: &Tx<'_>, account: AccountId, size: Bytes) -> Resu
     check(tx, account, &[(Item::Volumes, 1), (Item::VolumeBytes, size.0)])
 }
 
+/// A network with all that is in it.
+pub(crate) fn check_network(
+    tx: &Tx<'_>,
+    account: AccountId,
+    machines: &[(Vcpus, Bytes)],
+    volumes: &[Bytes],
+) -> Result<(), Problem> {
+    let asked = [
+        (Item::Vpcs, 1),
+        (Item::Instances, machines.len() as u64),
+        (Item::Vcpus, machines.iter().map(|(vcpus, _)| u64::from(vcpus.0)).sum()),
+        (Item::Memory, machines.iter().map(|(_, memory)| memory.0).sum()),
+        (Item::Volumes, volumes.len() as u64),
+        (Item::VolumeBytes, volumes.iter().map(|size| size.0).sum()),
+    ];
+    check(tx, account, &asked)
+}
+
 /// One more of something that is counted singly.
 pub(crate) fn check_one(tx: &Tx<'_>, account: AccountId, item: Item) -> Result<(), Problem> {
     check(tx, account, &[(item, 1)])

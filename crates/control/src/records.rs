@@ -10,7 +10,8 @@ use lucarne_memory::{
     settings::Keeping,
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Pages, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, ErrorCode, FlowLogId, HostId, InstanceId, JobId, Moment, Pages, ResourceKind, Tags, Vcpus,
+    VolumeId,
     actual::{Capacity, Host},
     attestation::AttestState,
     desired::VolumeContent,
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     placement::Demand,
+    replica_records::DuplicateOf,
     services::rechecks::ASKED,
     store::{Item, Resource, held},
 };
@@ -45,6 +47,9 @@ pub(crate) struct InstanceRecord {
     /// The other host that has, or is to have, something of it.
     #[serde(default)]
     pub(crate) passage: Option<Passage>,
+    /// What it was made as the duplicate of.
+    #[serde(default)]
+    pub(crate) duplicate: Option<DuplicateOf>,
 }
 
 /// A host beside an instance's own, with room promised on it: the instance is on its way there, or has something left there.
@@ -78,7 +83,7 @@ pub(crate) enum Leg {
 }
 
 impl Resource for InstanceRecord {
-    const KIND: &'static str = "instance";
+    const KIND: ResourceKind = ResourceKind::Instance;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidInstanceNotFound;
     type Id = InstanceId;
     fn id(&self) -> InstanceId {
@@ -154,7 +159,7 @@ pub(crate) struct VolumeRecord {
 }
 
 impl Resource for VolumeRecord {
-    const KIND: &'static str = "volume";
+    const KIND: ResourceKind = ResourceKind::Volume;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidVolumeNotFound;
     type Id = VolumeId;
     fn id(&self) -> VolumeId {
@@ -195,7 +200,7 @@ pub(crate) struct HostRecord {
 }
 
 impl Resource for HostRecord {
-    const KIND: &'static str = "host";
+    const KIND: ResourceKind = ResourceKind::Host;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
     type Id = HostId;
     fn id(&self) -> HostId {
@@ -263,7 +268,7 @@ pub(crate) struct ProvedTpm {
 }
 
 impl Resource for TpmRecord {
-    const KIND: &'static str = "tpm";
+    const KIND: ResourceKind = ResourceKind::Tpm;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
     /// Not the host's own: one id names one thing.
     type Id = String;
@@ -295,7 +300,7 @@ pub(crate) struct RemovedHost {
 }
 
 impl Resource for RemovedHost {
-    const KIND: &'static str = "removed-host";
+    const KIND: ResourceKind = ResourceKind::RemovedHost;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidHostNotFound;
     type Id = HostId;
     fn id(&self) -> HostId {
@@ -322,7 +327,7 @@ pub(crate) struct JobRecord {
 }
 
 impl Resource for JobRecord {
-    const KIND: &'static str = "job";
+    const KIND: ResourceKind = ResourceKind::Job;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidJobNotFound;
     type Id = JobId;
     fn id(&self) -> JobId {
@@ -332,7 +337,7 @@ impl Resource for JobRecord {
         self.job.account
     }
     fn references(&self) -> Vec<String> {
-        vec![self.job.instance.to_string()]
+        vec![self.subject()]
     }
     fn tags_mut(&mut self) -> Option<&mut Tags> {
         Some(&mut self.job.tags)
@@ -340,6 +345,12 @@ impl Resource for JobRecord {
 }
 
 impl JobRecord {
+    /// The id of what it works on.
+    pub(crate) fn subject(&self) -> String {
+        let replica = self.job.replica.map(|replica| replica.to_string());
+        replica.or(self.job.instance.map(|instance| instance.to_string())).unwrap_or_default()
+    }
+
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.job.state, JobState::Done | JobState::Failed)
     }
@@ -360,7 +371,7 @@ pub(crate) struct FlowLogCredentials {
 }
 
 impl Resource for FlowLogCredentials {
-    const KIND: &'static str = "flow-log-credentials";
+    const KIND: ResourceKind = ResourceKind::FlowLogCredentials;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidFlowLogNotFound;
     type Id = FlowLogId;
     fn id(&self) -> FlowLogId {

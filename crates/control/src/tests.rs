@@ -8,6 +8,7 @@ mod moves;
 mod names;
 mod orders;
 mod recordings;
+mod replicas;
 
 use std::{path::Path, time::Duration};
 

@@ -1,6 +1,6 @@
 //! What the controller does by the clock: notes which hosts fell silent or came back, and tells whom it concerns; has idle
-//! memory lent and instances moved to where there is some, asks hosts to prove their TPMs, ends mitigations whose time is over, and
-//! forgets what is long over.
+//! memory lent and instances moved to where there is some, asks hosts to prove their TPMs, ends mitigations and
+//! replicas whose time is over, and forgets what is long over.
 //!
 //! Owns the rounds and how long ended instances are shown.
 
@@ -64,7 +64,8 @@ async fn look_at_hosts(controller: &Controller) -> Result<(), Problem> {
     note_hosts(controller).await?;
     lending::settle(controller).await?;
     moves::settle(controller).await?;
-    services::mitigations::end_expired(controller).await
+    services::mitigations::end_expired(controller).await?;
+    services::replicas::end_expired(controller).await
 }
 
 /// Brings the state that is kept of each host up to what is heard of it.
@@ -148,6 +149,7 @@ fn forget_ended(tx: &mut Tx<'_>) -> Result<(), Problem> {
             tx.delete(&record)?;
         }
     }
+    services::replicas::forget_ended(tx, Scope::Everything, SHOW_ENDED)?;
     tx.forget_events_before(now.minus(KEEP_EVENTS))?;
     tx.forget_requests_before(now.minus(REMEMBER_REQUESTS))
 }

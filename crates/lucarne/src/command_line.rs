@@ -34,6 +34,7 @@ use crate::{
         process::{CollectorArgs, ControllerArgs},
         publisher::PublisherCommand,
         recording::RecordingCommand,
+        replica::ReplicaCommand,
         route_table::RouteTableCommand,
         seal::SealCommand,
         security_group::SecurityGroupCommand,
@@ -190,7 +191,10 @@ pub(crate) enum Command {
     /// Mitigations: traffic that is blocked or capped (for operators)
     #[command(subcommand)]
     Mitigation(MitigationCommand),
-    /// Jobs: the workflows of launches and terminations
+    /// Replicas: running networks duplicated, with what their instances have in memory and on disk
+    #[command(subcommand)]
+    Replica(ReplicaCommand),
+    /// Jobs: the workflows of launches, moves, replicas and terminations
     #[command(subcommand)]
     Job(Reads),
 
@@ -314,6 +318,7 @@ impl Command {
             Self::Finding(command) => command.run(context).await,
             Self::Mitigation(command) => command.run(context).await,
             Self::PriceBook(command) => command.run(context).await,
+            Self::Replica(command) => command.run(context).await,
             Self::Job(reads) => reads.run(context, &JOB).await,
             // Those that ask no controller were taken care of before.
             _ => Ok(()),

@@ -366,6 +366,7 @@ pub(crate) static JOB: Kind = Kind {
         ("ID", "id"),
         ("KIND", "kind"),
         ("INSTANCE", "instance"),
+        ("REPLICA", "replica"),
         ("STATE", "state"),
         ("STEP", "step"),
         ("CHANGED", "changed"),
@@ -373,6 +374,28 @@ pub(crate) static JOB: Kind = Kind {
     ],
     list: list!(list_jobs),
     show: show!(get_job, InvalidJobNotFound),
+    delete: None,
+};
+
+pub(crate) static REPLICA: Kind = Kind {
+    noun: "replica",
+    prefix: "rep-",
+    names: BY_NAME,
+    not_found: ErrorCode::InvalidReplicaNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("SOURCE", "source"),
+        ("VPC", "vpc"),
+        ("COPY", "terms.copy"),
+        ("MEMORY", "terms.memory"),
+        ("STATE", "state"),
+        ("COPIED", "copied"),
+        ("EXPIRES", "expires"),
+        ("REASON", "state_reason.message"),
+    ],
+    list: list!(list_replicas),
+    show: show!(get_replica, InvalidReplicaNotFound),
     delete: None,
 };
 
@@ -779,6 +802,7 @@ pub(crate) static ALL: &[&Kind] = &[
     &NOTARY,
     &PUBLISHER,
     &JOB,
+    &REPLICA,
 ];
 
 #[cfg(test)]
@@ -821,6 +845,7 @@ mod tests {
             ("Notary", &NOTARY),
             ("Publisher", &PUBLISHER),
             ("Job", &JOB),
+            ("Replica", &REPLICA),
         ];
         assert_eq!(rows.len(), ALL.len());
         for (schema, kind) in rows {

@@ -111,8 +111,11 @@ fn pattern(text: &str) -> String {
     pattern
 }
 
-/// Of what the filters found, the only one that really has the name. Terminated instances keep theirs for a while and do
-/// not count beside a live one.
+/// States of what is shown for a while though it has ended.
+const ENDED: [&str; 4] = ["terminated", "deleted", "failed", "promoted"];
+
+/// Of what the filters found, the only one that really has the name. What has ended keeps its own for a while and does not
+/// count beside a live one.
 fn the_one(kind: &Kind, text: &str, found: &[Value]) -> Result<String, Failure> {
     let named = |item: &&Value| {
         let fields = kind.names.iter().map(|field| match field.strip_prefix("tag:") {
@@ -121,7 +124,7 @@ fn the_one(kind: &Kind, text: &str, found: &[Value]) -> Result<String, Failure> 
         });
         fields.into_iter().any(|value| value.as_str() == Some(text))
     };
-    let gone = |item: &&Value| item["state"] == "terminated";
+    let gone = |item: &&Value| ENDED.iter().any(|ended| item["state"] == *ended);
     let ids = |items: Vec<&Value>| {
         let mut ids: Vec<_> = items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)).collect();
         ids.sort_unstable();

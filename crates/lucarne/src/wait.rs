@@ -102,11 +102,30 @@ pub(crate) async fn until_done(session: &Session, id: JobId) -> Result<Job, Fail
                 let why = job.reason.map_or_else(|| "no reason was given".into(), |why| why.message);
                 return Err(Failure::local(LocalCode::WaitFailed, format!("{id} failed and was undone: {why}")));
             }
-            JobState::Running => progress.say(format!("{}: {}", job.instance, job.step)),
-            JobState::Undoing => progress.say(format!("{}: undoing {}", job.instance, job.step)),
+            JobState::Running => progress.say(format!("{}: {}", subject(&job), job.step)),
+            JobState::Undoing => progress.say(format!("{}: undoing {}", subject(&job), job.step)),
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }
+}
+
+/// Follows a job until it is over, whichever way it ends.
+pub(crate) async fn until_over(session: &Session, id: JobId) -> Result<(), Failure> {
+    let progress = Progress::start(id.to_string());
+    loop {
+        let job: Job = session.read(async |client| answer(client.get_job(&id)).await).await?;
+        if matches!(job.state, JobState::Done | JobState::Failed) {
+            return Ok(());
+        }
+        progress.say(format!("{}: {}", subject(&job), job.step));
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+/// What a job works on.
+fn subject(job: &Job) -> String {
+    let replica = job.replica.map(|replica| replica.to_string());
+    replica.or(job.instance.map(|instance| instance.to_string())).unwrap_or_default()
 }
 
 fn missed(id: &str, state: &str, value: &Value) -> Failure {

@@ -89,6 +89,10 @@ impl Cidr {
     /// 0.0.0.0/0.
     pub const ANY: Self = Self(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 
+    /// The network of this prefix length that an address lies in; none for a length that there is not.
+    pub fn around(address: Ipv4Addr, prefix: u8) -> Option<Self> {
+        Ipv4Net::new(address, prefix).ok().map(|net| Self(net.trunc()))
+    }
     pub fn network(&self) -> Ipv4Addr {
         self.0.network()
     }

@@ -68,6 +68,7 @@ error_codes! {
     AttestationNotFound = "InvalidAttestation.NotFound", 404, "Nothing was to be proved of the instance";
     InvalidPartNotFound = "InvalidPartName.NotFound", 404, "No such part of kept flow records";
     InvalidJobNotFound = "InvalidJobId.NotFound", 404, "No such job";
+    InvalidReplicaNotFound = "InvalidReplicaId.NotFound", 404, "No such replica";
     AmbiguousName = "AmbiguousName", 409, "More than one resource has this name";
     InvalidCidr = "InvalidParameterValue.Cidr", 400, "The network is not usable here";
     SubnetConflict = "InvalidSubnet.Conflict", 409, "The subnet overlaps another of the VPC";
@@ -80,6 +81,9 @@ error_codes! {
     UserDuplicate = "UserAlreadyExists", 409, "A user of this name exists in the account";
     NotaryDuplicate = "NotaryAlreadyExists", 409, "A notary of this name exists";
     PublisherDuplicate = "PublisherAlreadyExists", 409, "The account has a publisher of this name";
+    ReplicaDuplicate = "ReplicaAlreadyExists", 409, "The account has a replica of this name";
+    ReplicaDependsOnSource = "ReplicaDependsOnSource", 409, "A replica still draws on what was duplicated";
+    ReplicaNotPossible = "ReplicaNotPossible", 409, "The network cannot be duplicated as asked";
     AclEntryExists = "NetworkAclEntryAlreadyExists", 409, "The network ACL has an entry of this number and direction";
     RouteExists = "RouteAlreadyExists", 409, "The route table has a route for this destination";
     VolumeInUse = "VolumeInUse", 409, "The volume is attached";

@@ -6,7 +6,7 @@
 use super::{Finding, source::Tree};
 
 /// Each crate and those that it may use. Only for its tests a crate may use more, see [`TEST_EDGES`].
-const EDGES: [(&str, &[&str]); 21] = [
+const EDGES: [(&str, &[&str]); 22] = [
     ("model", &[]),
     // what rooms have signed and logged
     ("statement", &["model"]),
@@ -14,6 +14,7 @@ const EDGES: [(&str, &[&str]); 21] = [
     ("flows", &["model"]),
     ("memory", &["model"]),
     ("attest", &["model", "statement"]),
+    ("replica", &["model"]),
     ("seal", &["model", "statement"]),
     // hands: they act
     ("switch", &["model", "flows"]),
@@ -25,7 +26,7 @@ const EDGES: [(&str, &[&str]); 21] = [
     // the face
     ("api", &["model"]),
     // where rooms meet
-    ("control", &["model", "statement", "flows", "memory", "attest", "seal", "api", "vmm", "collector"]),
+    ("control", &["model", "statement", "flows", "memory", "attest", "replica", "seal", "api", "vmm", "collector"]),
     ("sealer", &["model", "statement", "seal", "vmm", "pager"]),
     (
         "host",

@@ -3,7 +3,7 @@
 use super::{Finding, source::Tree};
 
 /// The words and the rooms. Pure modules elsewhere deny the same by themselves.
-const PURE: [&str; 6] = ["model", "statement", "flows", "memory", "attest", "seal"];
+const PURE: [&str; 7] = ["model", "statement", "flows", "memory", "attest", "replica", "seal"];
 const DENIAL: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";
 /// What acts: on threads, sockets, files, processes, databases.
 const ACTORS: [&str; 16] = [

@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use lucarne_model::{
-    AccountId, Bytes, HostId, ImageId, InstanceId, JobId, Moment, SecurityGroupId, SubnetId, Tags, Vcpus, VolumeId,
+    AccountId, Bytes, HostId, ImageId, InstanceId, JobId, Moment, ReplicaId, SecurityGroupId, SubnetId, Tags, Vcpus,
+    VolumeId,
     instance::{Instance, Placement, StateReason},
     memory::MemorySettings,
     memory_move::{MoveCause, Moved},
@@ -87,6 +88,10 @@ pub enum JobKind {
     AttestedLaunch,
     Terminate,
     Migrate,
+    /// A network is duplicated.
+    Replicate,
+    /// A duplicate and all in it is ended.
+    EndReplica,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -100,13 +105,16 @@ pub enum JobState {
     Failed,
 }
 
-/// A workflow: what it does for which instance, and how far it is.
+/// A workflow: what it does for which instance or replica, and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Job {
     pub id: JobId,
     pub account: AccountId,
     pub kind: JobKind,
-    pub instance: InstanceId,
+    #[serde(default)]
+    pub instance: Option<InstanceId>,
+    #[serde(default)]
+    pub replica: Option<ReplicaId>,
     pub state: JobState,
     /// The step that is being done, or the last one.
     pub step: String,

@@ -2,6 +2,8 @@
 //!
 //! Owns what an account begins with and what must be gone at its end.
 
+use std::time::Duration;
+
 use lucarne_api::{
     Call, Problem,
     answer::{Created, Done},
@@ -21,7 +23,7 @@ use lucarne_model::{
 use super::{
     access_keys,
     checks::{check_name, check_tags, refuse},
-    judgements,
+    judgements, replicas,
 };
 use crate::{
     Caller, Controller, random,
@@ -142,5 +144,5 @@ fn forget_ended(tx: &mut Tx<'_>, account: AccountId) -> Result<(), Problem> {
             tx.delete(&record)?;
         }
     }
-    Ok(())
+    replicas::forget_ended(tx, Scope::Account(account), Duration::ZERO)
 }

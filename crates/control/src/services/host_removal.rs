@@ -17,6 +17,7 @@ use crate::{
     fleet::Fleet,
     instructions::REMOVED_HOSTS,
     records::{HostRecord, InstanceRecord, RemovedHost, VolumeRecord},
+    replica_records::ReplicaRecord,
     store::{Scope, Tx},
 };
 
@@ -96,6 +97,12 @@ fn give_up(tx: &mut Tx<'_>, host: HostId) -> Result<Vec<InstanceId>, Problem> {
         tx.put(&record)?;
         instances::terminate(tx, ALL, id)?;
         ending.push(id);
+    }
+    for mut record in tx.referring::<ReplicaRecord>(ALL, host)? {
+        // Its cut was lost with it.
+        let lost = record.cuts.remove(&host).unwrap_or_default();
+        record.draws_on.retain(|drawn| !lost.has(*drawn));
+        tx.put(&record)?;
     }
     for record in tx.referring::<VolumeRecord>(ALL, host)? {
         lose_volume(tx, record)?;

@@ -18,7 +18,7 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, ErrorCode, HostId, InstanceId, Moment,
+    AccountId, ErrorCode, HostId, InstanceId, Moment, ReplicaId,
     actual::{
         ActualInstance, ActualSnapshot, ActualState, Capacity, DeployedVersion, Host, HostDescription, HostState,
         Report,
@@ -200,7 +200,10 @@ pub(crate) async fn report_host(
     if let Some(memory) = &report.memory {
         controller.memory_histories.note(&memory.instances);
     }
+    let cut = controller.fleet.take_cuts(host, &report.cuts);
+    let wake = |replica: &ReplicaId| controller.store.changes().touch(&replica.to_string());
     if !controller.fleet.is_news(host, &report) {
+        cut.iter().for_each(wake);
         return Ok(Done);
     }
     let told = report.clone();
@@ -210,6 +213,7 @@ pub(crate) async fn report_host(
     for instance in controller.fleet.take(host, report) {
         controller.store.changes().touch(&instance.to_string());
     }
+    cut.iter().for_each(wake);
     if proves {
         controller.store.changes().touch(ASKED);
     }

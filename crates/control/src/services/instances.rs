@@ -17,7 +17,7 @@ use lucarne_model::{
     instance::{Instance, InstanceState, StateReason},
 };
 
-use super::{attachments::wrong_state, attest_policies, attestations, launch, shown};
+use super::{attachments::wrong_state, attest_policies, attestations, launch, replicas, shown};
 use crate::{
     Caller, Controller, random,
     records::InstanceRecord,
@@ -63,13 +63,18 @@ pub(crate) async fn terminate_instance(
     call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
 ) -> Result<Json<Instance>, Problem> {
     let (scope, id) = (call.caller.scope(), call.path.0);
-    let record = controller.change(&call, move |tx| terminate(tx, scope, id)).await?;
+    let end = move |tx: &mut Tx<'_>| {
+        tx.get::<InstanceRecord>(scope, id)?;
+        replicas::check_free(tx, id)?;
+        terminate(tx, scope, id)
+    };
+    let record = controller.change(&call, end).await?;
     controller.workflows.resume_at(id).await?;
     Ok(show(controller, &call.caller, record))
 }
 
 /// An instance that is ending or ended stays as it is: to ask again is no error.
-pub(super) fn terminate(tx: &mut Tx<'_>, scope: Scope, id: InstanceId) -> Result<InstanceRecord, Problem> {
+pub(crate) fn terminate(tx: &mut Tx<'_>, scope: Scope, id: InstanceId) -> Result<InstanceRecord, Problem> {
     let mut record: InstanceRecord = tx.get(scope, id)?;
     if matches!(record.instance.state, InstanceState::ShuttingDown | InstanceState::Terminated) {
         return Ok(record);

@@ -181,8 +181,14 @@ fn make(
         changed: now,
         tags: request.tags.clone(),
     };
-    let mut record =
-        InstanceRecord { instance, boot: plan.image.boot.clone(), forced: false, claimed: None, passage: None };
+    let mut record = InstanceRecord {
+        instance,
+        boot: plan.image.boot.clone(),
+        forced: false,
+        claimed: None,
+        passage: None,
+        duplicate: None,
+    };
     tx.insert(&interface(&record.instance))?;
     if let Some(boot) = boot_volume(tx, &record)? {
         record.instance.volumes.push(Attachment { volume: boot.volume.id, slot: 0 });

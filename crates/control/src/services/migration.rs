@@ -18,7 +18,7 @@ use lucarne_model::{
     storage::VolumeState,
 };
 
-use super::attachments::wrong_state;
+use super::{attachments::wrong_state, replicas};
 use crate::{
     Caller, Controller,
     fleet::Fleet,
@@ -75,6 +75,7 @@ pub(crate) fn check(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> Resu
         let detail = format!("{} is being attached to {id} or detached, or could not be; it can move then", volume.id);
         return refuse(ErrorCode::IncorrectState, detail);
     }
+    replicas::check_rooted(tx, record)?;
     if record.instance.virtual_tpm {
         let detail = format!(
             "{id} has a TPM of its own, whose keys do not leave its host; launch another there, and terminate this one"

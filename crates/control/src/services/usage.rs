@@ -46,7 +46,7 @@ pub(crate) async fn meter(controller: &Controller) -> Result<(), Problem> {
 }
 
 fn moved(JobRecord { job, .. }: &JobRecord) -> Option<Move> {
-    Some(Move { account: job.account, instance: job.instance, moved: job.moved? })
+    Some(Move { account: job.account, instance: job.instance?, moved: job.moved? })
 }
 
 fn unavailable(error: &std::io::Error) -> Problem {

@@ -16,7 +16,7 @@ use lucarne_model::{
 
 use super::{
     checks::{check_tags, refuse},
-    shown,
+    replicas, shown,
 };
 use crate::{
     Caller, Controller, quota, random,
@@ -111,6 +111,7 @@ fn delete(tx: &mut Tx<'_>, scope: Scope, id: VolumeId) -> Result<(), Problem> {
     if record.volume.state == VolumeState::Deleting {
         return Ok(());
     }
+    replicas::check_free(tx, id)?;
     if tx.count_referring::<Snapshot>(id)? > 0 {
         let detail = format!("a snapshot is being taken of {id}");
         return Err(Problem::new(ErrorCode::DependencyViolation, detail));

@@ -19,7 +19,7 @@ use lucarne_model::{
     security_group::{Peer, Rule, RuleSpec, SecurityGroup, Traffic},
 };
 
-use super::{checks::check_tags, network_acls::default_acl};
+use super::{checks::check_tags, network_acls::default_acl, replicas};
 use crate::{
     Caller, Controller, quota, random,
     store::{Item, Scope, Tx},
@@ -38,7 +38,7 @@ pub(crate) fn check_size(cidr: Cidr) -> Result<(), Problem> {
 }
 
 /// Networks that no machine can have: "this network", loopback, link-local (metadata is there), multicast and reserved.
-fn check_usable(cidr: Cidr) -> Result<(), Problem> {
+pub(super) fn check_usable(cidr: Cidr) -> Result<(), Problem> {
     let first = cidr.network();
     if first.octets()[0] == 0 || first.is_loopback() || first.is_link_local() || first.octets()[0] >= 224 {
         return Err(Problem::new(ErrorCode::InvalidCidr, format!("{cidr} is reserved; 10.0.0.0/16 would do")));
@@ -79,7 +79,7 @@ fn create(tx: &mut Tx<'_>, account: AccountId, request: CreateVpc) -> Result<Vpc
 }
 
 /// Drawn, not counted, so that one that was just given back is not soon another's.
-fn unused_vni(tx: &Tx<'_>) -> Result<u32, Problem> {
+pub(super) fn unused_vni(tx: &Tx<'_>) -> Result<u32, Problem> {
     let used: HashSet<u32> = tx.list::<Vpc>(Scope::Everything)?.iter().map(|vpc| vpc.vni).collect();
     if used.len() >= VNIS as usize / 2 {
         return Err(Problem::new(ErrorCode::ResourceLimitExceeded, "the cloud has as many VPCs as it can"));
@@ -151,6 +151,7 @@ pub(crate) async fn delete_vpc(
     let (scope, id) = (call.caller.scope(), call.path.0);
     let delete = move |tx: &mut Tx<'_>| {
         let vpc: Vpc = tx.get(scope, id)?;
+        replicas::check_free(tx, id)?;
         // Named rather than what the VPC was born with, which the user did not make.
         if let Some(subnet) = tx.referring::<Subnet>(scope, id)?.first() {
             let detail = format!("{id} is still used by {}", subnet.id);

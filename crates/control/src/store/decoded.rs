@@ -9,13 +9,14 @@ use std::{
 };
 
 use lucarne_api::Problem;
+use lucarne_model::ResourceKind;
 
 use super::Resource;
 
 #[derive(Default)]
 pub(super) struct Decoded {
     /// By kind, a [`Kind`] of its type.
-    kinds: HashMap<&'static str, Box<dyn Any + Send>>,
+    kinds: HashMap<ResourceKind, Box<dyn Any + Send>>,
     /// Whether a write since the last commit changed any of them.
     is_changed: bool,
 }
@@ -35,17 +36,17 @@ impl Decoded {
         &mut self,
         load: impl FnOnce() -> Result<Vec<R>, Problem>,
     ) -> Result<impl Iterator<Item = &R>, Problem> {
-        if !self.kinds.contains_key(R::KIND) {
+        if !self.kinds.contains_key(&R::KIND) {
             let all: Kind<R> = load()?.into_iter().map(|resource| (resource.id().to_string(), resource)).collect();
             self.kinds.insert(R::KIND, Box::new(all));
         }
-        let kind = self.kinds.get(R::KIND).and_then(|kind| kind.downcast_ref::<Kind<R>>());
+        let kind = self.kinds.get(&R::KIND).and_then(|kind| kind.downcast_ref::<Kind<R>>());
         Ok(kind.into_iter().flat_map(BTreeMap::values))
     }
 
     /// A resource was written, or deleted when there is none.
     pub(super) fn set<R: Resource>(&mut self, id: &str, resource: Option<&R>) {
-        let Some(kind) = self.kinds.get_mut(R::KIND).and_then(|kind| kind.downcast_mut::<Kind<R>>()) else { return };
+        let Some(kind) = self.kinds.get_mut(&R::KIND).and_then(|kind| kind.downcast_mut::<Kind<R>>()) else { return };
         self.is_changed = true;
         match resource {
             Some(resource) => kind.insert(id.to_owned(), resource.clone()),

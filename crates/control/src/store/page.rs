@@ -32,7 +32,7 @@ impl Tx<'_> {
     ) -> Result<Page<S>, Problem> {
         let (limit, filter) = (page_limit(query.limit)?, read_filter(query)?);
         let (created, id) = match &query.page_token {
-            Some(token) => read_token(token, R::KIND)?,
+            Some(token) => read_token(token, R::KIND.name())?,
             None => (i64::MIN, String::new()),
         };
         let sql = format!(
@@ -41,7 +41,7 @@ impl Tx<'_> {
             scope.condition()
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(tx::unavailable)?;
-        let mut rows = statement.query((scope.parameter(), R::KIND, created, id)).map_err(tx::unavailable)?;
+        let mut rows = statement.query((scope.parameter(), R::KIND.name(), created, id)).map_err(tx::unavailable)?;
         let mut page = Page { items: Vec::new(), next: None };
         let mut last = None;
         while let Some(row) = rows.next().map_err(tx::unavailable)? {
@@ -51,7 +51,7 @@ impl Tx<'_> {
                 continue;
             }
             if page.items.len() == limit {
-                page.next = last.map(|(created, id)| write_token(R::KIND, created, id));
+                page.next = last.map(|(created, id)| write_token(R::KIND.name(), created, id));
                 break;
             }
             last = Some((row.get(0).map_err(tx::unavailable)?, row.get(1).map_err(tx::unavailable)?));

@@ -4,13 +4,12 @@
 
 use std::fmt::Display;
 
-use lucarne_model::{AccountId, ErrorCode, Tags};
+use lucarne_model::{AccountId, ErrorCode, ResourceKind, Tags};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// A kind of document in the store.
 pub(crate) trait Resource: Serialize + DeserializeOwned + Clone + Send + 'static {
-    /// The kind's name, in the store and in errors.
-    const KIND: &'static str;
+    const KIND: ResourceKind;
     /// What is answered for an id that does not exist, or not for the one who asks.
     const NOT_FOUND: ErrorCode;
     type Id: Display + Clone;

@@ -8,7 +8,8 @@ use std::fmt::Display;
 use lucarne_api::bodies::mitigation::Mitigation;
 use lucarne_model::{
     AccountId, ErrorCode, FlowLogId, ImageId, InterfaceId, KnownMeasurementId, MitigationId, NetworkAclId, NotaryId,
-    PriceBookId, RecordingId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TpmMakerId, UserId, VpcId,
+    PriceBookId, RecordingId, ResourceKind, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TpmMakerId,
+    UserId, VpcId,
     attestation::KnownMeasurement,
     flow_log::FlowLog,
     identity::{AccessKey, Account, User},
@@ -28,8 +29,8 @@ use crate::services::rechecks::WITH_POLICY;
 
 /// The parts of [`Resource`] that read the same for every kind with an id, an account and tags.
 macro_rules! common_fields {
-    ($kind:literal, $not_found:ident, $id:ty) => {
-        const KIND: &'static str = $kind;
+    ($kind:ident, $not_found:ident, $id:ty) => {
+        const KIND: ResourceKind = ResourceKind::$kind;
         const NOT_FOUND: ErrorCode = ErrorCode::$not_found;
         type Id = $id;
         fn id(&self) -> $id {
@@ -50,7 +51,7 @@ fn ids<T: ToString>(ids: impl IntoIterator<Item = T>) -> impl Iterator<Item = St
 
 /// An account owns itself, so that a tenant's scope holds its own account and no other.
 impl Resource for Account {
-    const KIND: &'static str = "account";
+    const KIND: ResourceKind = ResourceKind::Account;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidAccountNotFound;
     type Id = AccountId;
     fn id(&self) -> AccountId {
@@ -65,7 +66,7 @@ impl Resource for Account {
 }
 
 impl Resource for User {
-    common_fields!("user", InvalidUserNotFound, UserId);
+    common_fields!(User, InvalidUserNotFound, UserId);
 }
 
 /// An access key with the digest of its secret. Only `key` is ever shown.
@@ -77,7 +78,7 @@ pub(crate) struct AccessKeyRecord {
 }
 
 impl Resource for AccessKeyRecord {
-    const KIND: &'static str = "access-key";
+    const KIND: ResourceKind = ResourceKind::AccessKey;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidAccessKeyNotFound;
     type Id = String;
     fn id(&self) -> String {
@@ -96,7 +97,7 @@ impl Resource for AccessKeyRecord {
 
 /// It does not point at its main route table, default ACL and default group: they point at it, and go with it.
 impl Resource for Vpc {
-    common_fields!("vpc", InvalidVpcNotFound, VpcId);
+    common_fields!(Vpc, InvalidVpcNotFound, VpcId);
     fn references(&self) -> Vec<String> {
         self.attest_policy.iter().map(|_| WITH_POLICY.to_owned()).collect()
     }
@@ -106,14 +107,14 @@ impl Resource for Vpc {
 }
 
 impl Resource for Subnet {
-    common_fields!("subnet", InvalidSubnetNotFound, SubnetId);
+    common_fields!(Subnet, InvalidSubnetNotFound, SubnetId);
     fn references(&self) -> Vec<String> {
         vec![self.vpc.to_string(), self.route_table.to_string(), self.network_acl.to_string()]
     }
 }
 
 impl Resource for RouteTable {
-    common_fields!("route-table", InvalidRouteTableNotFound, RouteTableId);
+    common_fields!(RouteTable, InvalidRouteTableNotFound, RouteTableId);
     /// Interfaces as targets are not counted: one that ends leaves a route that leads nowhere, as in EC2.
     fn references(&self) -> Vec<String> {
         vec![self.vpc.to_string()]
@@ -121,7 +122,7 @@ impl Resource for RouteTable {
 }
 
 impl Resource for FlowLog {
-    common_fields!("flow-log", InvalidFlowLogNotFound, FlowLogId);
+    common_fields!(FlowLog, InvalidFlowLogNotFound, FlowLogId);
     /// Its VPC, whose hosts so hear of it. Not what it is about: instances come and go, and their records stay.
     fn references(&self) -> Vec<String> {
         vec![self.vpc.to_string()]
@@ -137,7 +138,7 @@ impl Resource for Recording {
 }
 
 impl Resource for NetworkAcl {
-    common_fields!("network-acl", InvalidNetworkAclNotFound, NetworkAclId);
+    common_fields!(NetworkAcl, InvalidNetworkAclNotFound, NetworkAclId);
     fn references(&self) -> Vec<String> {
         vec![self.vpc.to_string()]
     }
@@ -145,12 +146,12 @@ impl Resource for NetworkAcl {
 
 /// It does not point at its instance, which may end before it.
 impl Resource for Mitigation {
-    common_fields!("mitigation", InvalidMitigationNotFound, MitigationId);
+    common_fields!(Mitigation, InvalidMitigationNotFound, MitigationId);
 }
 
 /// It does not point at its account, whose usage keeps its price when the account is gone.
 impl Resource for PriceBook {
-    const KIND: &'static str = "price-book";
+    const KIND: ResourceKind = ResourceKind::PriceBook;
     const NOT_FOUND: ErrorCode = ErrorCode::InvalidPriceBookNotFound;
     type Id = PriceBookId;
     fn id(&self) -> PriceBookId {
@@ -168,23 +169,23 @@ impl Resource for PriceBook {
 }
 
 impl Resource for TpmMaker {
-    common_fields!("tpm-maker", InvalidTpmMakerNotFound, TpmMakerId);
+    common_fields!(TpmMaker, InvalidTpmMakerNotFound, TpmMakerId);
 }
 
 impl Resource for KnownMeasurement {
-    common_fields!("known-measurement", InvalidMeasurementNotFound, KnownMeasurementId);
+    common_fields!(KnownMeasurement, InvalidMeasurementNotFound, KnownMeasurementId);
 }
 
 /// Every account may name one as the place where a publisher of its own publishes.
 impl Resource for Notary {
-    common_fields!("notary", InvalidNotaryNotFound, NotaryId);
+    common_fields!(Notary, InvalidNotaryNotFound, NotaryId);
     fn public(&self) -> bool {
         true
     }
 }
 
 impl Resource for SecurityGroup {
-    common_fields!("security-group", InvalidGroupNotFound, SecurityGroupId);
+    common_fields!(SecurityGroup, InvalidGroupNotFound, SecurityGroupId);
     fn references(&self) -> Vec<String> {
         let named = self.rules.iter().filter_map(|rule| match rule.spec.peer {
             Peer::Group { group } if group != self.id => Some(group),
@@ -195,7 +196,7 @@ impl Resource for SecurityGroup {
 }
 
 impl Resource for NetworkInterface {
-    common_fields!("network-interface", InvalidInterfaceNotFound, InterfaceId);
+    common_fields!(NetworkInterface, InvalidInterfaceNotFound, InterfaceId);
     fn references(&self) -> Vec<String> {
         let places = [self.vpc.to_string(), self.subnet.to_string(), self.instance.to_string()];
         let held = [held(self.subnet, self.address), held(self.vpc, self.mac)];
@@ -209,7 +210,7 @@ pub(crate) fn held(within: impl Display, address: impl Display) -> String {
 }
 
 impl Resource for Image {
-    common_fields!("image", InvalidImageNotFound, ImageId);
+    common_fields!(Image, InvalidImageNotFound, ImageId);
     fn public(&self) -> bool {
         self.public
     }
@@ -219,7 +220,7 @@ impl Resource for Image {
 }
 
 impl Resource for Snapshot {
-    common_fields!("snapshot", InvalidSnapshotNotFound, SnapshotId);
+    common_fields!(Snapshot, InvalidSnapshotNotFound, SnapshotId);
     /// It holds its volume while it is being taken, and outlives it afterwards.
     fn references(&self) -> Vec<String> {
         if self.state == SnapshotState::Pending { vec![self.volume.to_string()] } else { Vec::new() }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use lucarne_api::Problem;
-use lucarne_model::{AccountId, ErrorCode, Moment};
+use lucarne_model::{AccountId, ErrorCode, Moment, ResourceKind};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::{Item, Resource, Scope, decoded::Decoded};
@@ -62,7 +62,7 @@ impl<'c> Tx<'c> {
 
     pub(crate) fn find<R: Resource>(&self, scope: Scope, id: impl Display) -> Result<Option<R>, Problem> {
         let sql = format!("SELECT body FROM resource WHERE {} AND kind = $2 AND id = $3", scope.condition());
-        let parameters = (scope.parameter(), R::KIND, id.to_string());
+        let parameters = (scope.parameter(), R::KIND.name(), id.to_string());
         let body: Option<String> = self.row(&sql, parameters, |row| row.get(0))?;
         body.map(|body| decode(&body)).transpose()
     }
@@ -71,12 +71,12 @@ impl<'c> Tx<'c> {
     pub(crate) fn list<R: Resource>(&self, scope: Scope) -> Result<Vec<R>, Problem> {
         let condition = scope.condition();
         let sql = format!("SELECT body FROM resource WHERE {condition} AND kind = $2 ORDER BY created, id");
-        self.bodies(&sql, (scope.parameter(), R::KIND))
+        self.bodies(&sql, (scope.parameter(), R::KIND.name()))
     }
 
     /// All resources of a kind whose references contain `to`, oldest first.
     pub(crate) fn referring<R: Resource>(&self, scope: Scope, to: impl Display) -> Result<Vec<R>, Problem> {
-        self.bodies(&referring(scope), (scope.parameter(), R::KIND, to.to_string()))
+        self.bodies(&referring(scope), (scope.parameter(), R::KIND.name(), to.to_string()))
     }
 
     /// The steps in which SQLite answers [`Tx::referring`].
@@ -84,7 +84,7 @@ impl<'c> Tx<'c> {
     pub(super) fn plan_of_referring<R: Resource>(&self) -> Result<Vec<String>, Problem> {
         let sql = format!("EXPLAIN QUERY PLAN {}", referring(Scope::Everything));
         let mut statement = self.connection.prepare(&sql).map_err(unavailable)?;
-        let steps = statement.query_map((Scope::Everything.parameter(), R::KIND, ""), |row| row.get(3));
+        let steps = statement.query_map((Scope::Everything.parameter(), R::KIND.name(), ""), |row| row.get(3));
         steps.and_then(Iterator::collect).map_err(unavailable)
     }
 
@@ -106,24 +106,24 @@ impl<'c> Tx<'c> {
              AND beside.from_kind = wanted.from_kind AND beside.from_id = wanted.from_id GROUP BY beside.to_id"
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(unavailable)?;
-        let counts = statement.query_map((R::KIND, to.to_string()), |row| Ok((row.get(0)?, row.get(1)?)));
+        let counts = statement.query_map((R::KIND.name(), to.to_string()), |row| Ok((row.get(0)?, row.get(1)?)));
         counts.and_then(Iterator::collect).map_err(unavailable)
     }
 
     /// How many resources of a kind point at `to`.
     pub(crate) fn count_referring<R: Resource>(&self, to: impl Display) -> Result<u32, Problem> {
         let sql = "SELECT COUNT(*) FROM reference WHERE from_kind = $1 AND to_id = $2";
-        Ok(self.row(sql, (R::KIND, to.to_string()), |row| row.get(0))?.unwrap_or_default())
+        Ok(self.row(sql, (R::KIND.name(), to.to_string()), |row| row.get(0))?.unwrap_or_default())
     }
 
     /// Kind and id of something that the account owns, other than kinds that `aside` names.
-    pub(crate) fn any_of_account(&self, account: AccountId, aside: &[&str]) -> Result<Option<String>, Problem> {
+    pub(crate) fn any_of_account(&self, account: AccountId, aside: &[ResourceKind]) -> Result<Option<String>, Problem> {
         let sql = "SELECT kind, id FROM resource WHERE account = $1 ORDER BY kind, created";
         let mut statement = self.connection.prepare_cached(sql).map_err(unavailable)?;
         let mut rows = statement.query([account.to_string()]).map_err(unavailable)?;
         while let Some(row) = rows.next().map_err(unavailable)? {
             let kind: String = row.get(0).map_err(unavailable)?;
-            if !aside.contains(&kind.as_str()) {
+            if !aside.iter().any(|aside| aside.name() == kind) {
                 return row.get(1).map(Some).map_err(unavailable);
             }
         }
@@ -135,7 +135,7 @@ impl<'c> Tx<'c> {
                    VALUES ($1, $2, $3, $4, $5, 1, $6)";
         let (id, account) = (resource.id().to_string(), resource.account().to_string());
         let created = self.now.as_micros() as i64;
-        self.execute(sql, (R::KIND, &id, account, resource.public(), encode(resource)?, created))?;
+        self.execute(sql, (R::KIND.name(), &id, account, resource.public(), encode(resource)?, created))?;
         self.refer::<R>(&id, &resource.references())?;
         self.count(resource, 1)?;
         self.note(resource);
@@ -152,7 +152,7 @@ impl<'c> Tx<'c> {
             return Ok(());
         }
         let sql = "UPDATE resource SET body = $1, public = $2, version = version + 1 WHERE kind = $3 AND id = $4";
-        self.execute(sql, (body, resource.public(), R::KIND, &id))?;
+        self.execute(sql, (body, resource.public(), R::KIND.name(), &id))?;
         if old.references() != resource.references() {
             self.refer::<R>(&id, &resource.references())?;
         }
@@ -174,7 +174,7 @@ impl<'c> Tx<'c> {
             let detail = format!("{id} is still used by {referrer}");
             return Err(Problem::new(ErrorCode::DependencyViolation, detail));
         }
-        self.execute("DELETE FROM resource WHERE kind = $1 AND id = $2", (R::KIND, &id))?;
+        self.execute("DELETE FROM resource WHERE kind = $1 AND id = $2", (R::KIND.name(), &id))?;
         self.refer::<R>(&id, &[])?;
         self.count(&old, -1)?;
         self.note(&old);
@@ -196,14 +196,14 @@ impl<'c> Tx<'c> {
 
     fn referrer<R: Resource>(&self, id: &str) -> Result<Option<String>, Problem> {
         let sql = "SELECT from_id FROM reference WHERE to_id = $1 AND NOT (from_kind = $2 AND from_id = $1) LIMIT 1";
-        self.row(sql, (id, R::KIND), |row| row.get(0))
+        self.row(sql, (id, R::KIND.name()), |row| row.get(0))
     }
 
     fn refer<R: Resource>(&mut self, id: &str, references: &[String]) -> Result<(), Problem> {
-        self.execute("DELETE FROM reference WHERE from_kind = $1 AND from_id = $2", (R::KIND, id))?;
+        self.execute("DELETE FROM reference WHERE from_kind = $1 AND from_id = $2", (R::KIND.name(), id))?;
         for to in references.iter().collect::<BTreeSet<_>>() {
             let sql = "INSERT INTO reference (from_kind, from_id, to_id) VALUES ($1, $2, $3)";
-            self.execute(sql, (R::KIND, id, to))?;
+            self.execute(sql, (R::KIND.name(), id, to))?;
         }
         Ok(())
     }
@@ -266,15 +266,15 @@ fn referring(scope: Scope) -> String {
 
 pub(crate) fn not_found<R: Resource>(id: &str) -> Problem {
     let shown: String = id.chars().take(64).collect();
-    Problem::new(R::NOT_FOUND, format!("there is no {} {shown}", R::KIND.replace('-', " ")))
+    Problem::new(R::NOT_FOUND, format!("there is no {} {shown}", R::KIND.name().replace('-', " ")))
 }
 
 pub(super) fn encode<R: Resource>(resource: &R) -> Result<String, Problem> {
-    serde_json::to_string(resource).map_err(|error| unreadable(R::KIND, &error))
+    serde_json::to_string(resource).map_err(|error| unreadable(R::KIND.name(), &error))
 }
 
 pub(super) fn decode<R: Resource>(body: &str) -> Result<R, Problem> {
-    serde_json::from_str(body).map_err(|error| unreadable(R::KIND, &error))
+    serde_json::from_str(body).map_err(|error| unreadable(R::KIND.name(), &error))
 }
 
 pub(super) fn unreadable(kind: &str, error: &serde_json::Error) -> Problem {

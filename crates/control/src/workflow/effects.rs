@@ -38,7 +38,7 @@ pub(super) fn perform(
     let (now, reason) = (tx.now(), job.job.reason.clone());
     match effect {
         Effect::Nothing => return Ok(()),
-        Effect::Place => place(tx, fleet, record, now)?,
+        Effect::Place => place(tx, fleet, record, None)?,
         Effect::Judge => judge(tx, (fleet, answers), record)?,
         Effect::Expire => judgements::expire(tx, record)?,
         Effect::MarkRunning => enter(record, InstanceState::Running, None, now),
@@ -70,15 +70,22 @@ fn enter(record: &mut InstanceRecord, state: InstanceState, reason: Option<State
     record.instance.changed = now;
 }
 
-/// Chooses a host, promises it the room, and binds the instance's volumes to it.
-fn place(tx: &mut Tx<'_>, fleet: &Fleet, record: &mut InstanceRecord, now: Moment) -> Result<(), Problem> {
+/// Chooses a host, or takes the one that is wished beyond what the instance's owner wished; promises it the room, and binds the
+/// instance's volumes to it.
+pub(crate) fn place(
+    tx: &mut Tx<'_>,
+    fleet: &Fleet,
+    record: &mut InstanceRecord,
+    wished: Option<HostId>,
+) -> Result<(), Problem> {
+    let now = tx.now();
     let mut volumes = volumes_of(tx, record)?;
     let unbound = |volume: &&mut VolumeRecord| volume.volume.host.is_none();
     let disk: Bytes = volumes.iter_mut().filter(unbound).map(|volume| volume.volume.size).sum();
     let instance = &record.instance;
     let keeping = memory::keeping(&instance.memory_settings, instance.memory)?;
     let candidates = candidates(tx, fleet, (record, &keeping, disk), now)?;
-    let wished = instance.placement.host.map(|wished| resolve(&candidates, instance.account, wished));
+    let wished = wished.or(instance.placement.host).map(|wished| resolve(&candidates, instance.account, wished));
     let (host, strategy) = (bound_to(&volumes, wished)?, instance.placement.strategy);
     let wish = Wish { host, strategy, proved: instance.attestation.is_some() || tx.setting(REQUIRE_TPM)?.is_some() };
     let host =

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    fmt::Display,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -14,10 +15,10 @@ use lucarne_api::{
     Problem,
     bodies::instance::{Job, JobKind, JobState},
 };
-use lucarne_model::{InstanceId, JobId, Moment, instance::StateReason, memory_move::MoveCause};
+use lucarne_model::{AccountId, InstanceId, JobId, Moment, ReplicaId, instance::StateReason, memory_move::MoveCause};
 
 use super::{
-    effects,
+    effects, replication, replication_effects,
     steps::{self, Decision, Effect, Observed, Sight},
 };
 use crate::{
@@ -60,10 +61,11 @@ impl Workflows {
         Ok(())
     }
 
-    /// Takes up what was begun for the instance.
-    pub(crate) async fn resume_at(&self, instance: InstanceId) -> Result<(), Problem> {
+    /// Takes up what was begun for the instance, or the replica.
+    pub(crate) async fn resume_at(&self, subject: impl Display) -> Result<(), Problem> {
+        let subject = subject.to_string();
         let unfinished = self.store.read(move |tx| {
-            let jobs = tx.referring::<JobRecord>(Scope::Everything, instance)?;
+            let jobs = tx.referring::<JobRecord>(Scope::Everything, subject)?;
             Ok(jobs.into_iter().filter(|job| !job.is_finished()).map(|job| job.job.id).collect::<Vec<_>>())
         });
         unfinished.await?.into_iter().for_each(|job| self.follow(job));
@@ -109,7 +111,8 @@ fn begin_because(
         id,
         account: record.instance.account,
         kind,
-        instance: record.instance.id,
+        instance: Some(record.instance.id),
+        replica: None,
         state: JobState::Running,
         step: steps::step_name(kind, position).into(),
         reason: None,
@@ -123,6 +126,34 @@ fn begin_because(
     record.deadline = steps::deadline(&record, tx.now());
     tx.insert(&record)?;
     Ok(job)
+}
+
+/// A new job that works on a replica, at its first step.
+pub(crate) fn begin_for_replica(
+    tx: &mut Tx<'_>,
+    kind: JobKind,
+    (account, replica): (AccountId, ReplicaId),
+    id: JobId,
+) -> Result<(), Problem> {
+    let position = steps::first_position(kind);
+    let job = Job {
+        id,
+        account,
+        kind,
+        instance: None,
+        replica: Some(replica),
+        state: JobState::Running,
+        step: steps::step_name(kind, position).into(),
+        reason: None,
+        cause: None,
+        moved: None,
+        created: tx.now(),
+        changed: tx.now(),
+        tags: Default::default(),
+    };
+    let mut record = JobRecord { job, position, deadline: None };
+    record.deadline = steps::deadline(&record, tx.now());
+    tx.insert(&record)
 }
 
 /// The launch or termination of the instance that is not over, if there is one. A migration is not meant: an instance that
@@ -146,10 +177,20 @@ async fn drive(workflows: &Workflows, id: JobId) {
     let Ok(first) = workflows.store.read(move |tx| tx.get::<JobRecord>(Scope::Everything, id)).await else {
         return tracing::error!(%id, "a workflow vanished");
     };
-    let topic = first.job.instance.to_string();
-    let mut changes = workflows.store.changes().subscribe([topic]);
+    let topics = match first.job.replica {
+        Some(replica) => match workflows.store.read(move |tx| replication_effects::topics(tx, replica)).await {
+            Ok(topics) => topics,
+            Err(problem) => return tracing::error!(%id, %problem, "a workflow's replica vanished"),
+        },
+        None => vec![first.subject()],
+    };
+    let mut changes = workflows.store.changes().subscribe(topics);
     loop {
-        match look(workflows, id).await {
+        let seen = match steps::is_of_replica(first.job.kind) {
+            true => look_at_replica(workflows, id).await,
+            false => look(workflows, id).await,
+        };
+        match seen {
             Ok(Look::Moved) => {}
             Ok(Look::Over) => return,
             Ok(Look::Waiting { until }) => {
@@ -188,7 +229,7 @@ async fn look(workflows: &Workflows, id: JobId) -> Result<Look, Problem> {
 
 fn consider(tx: &Tx<'_>, fleet: &Fleet, id: JobId) -> Result<(Decision, JobRecord, InstanceRecord), Problem> {
     let job: JobRecord = tx.get(Scope::Everything, id)?;
-    let record: InstanceRecord = tx.get(Scope::Everything, job.job.instance)?;
+    let record: InstanceRecord = tx.get(Scope::Everything, job.subject())?;
     let observe = |host| fleet.observe(host, record.instance.id, tx.now());
     let other = record.passage.map_or(Observed::Unplaced, |passage| observe(Some(passage.host)));
     let sight = Sight { own: observe(record.instance.host), other };
@@ -223,6 +264,59 @@ fn carry_out(tx: &mut Tx<'_>, (fleet, answers): (&Fleet, &Answers), id: JobId) -
     Ok(Look::Moved)
 }
 
+/// As [`look`], of a job that works on a replica.
+async fn look_at_replica(workflows: &Workflows, id: JobId) -> Result<Look, Problem> {
+    let fleet = workflows.fleet.clone();
+    let (decision, job) = workflows.store.read(move |tx| consider_replica(tx, &fleet, id)).await?;
+    if let Decision::Wait { until } = decision {
+        return Ok(Look::Waiting { until });
+    }
+    hold(&job, "before").await;
+    let fleet = workflows.fleet.clone();
+    let (look, ending) = workflows.store.write(move |tx| carry_out_of_replica(tx, &fleet, id)).await?;
+    hold(&job, "after").await;
+    for instance in ending {
+        workflows.resume_at(instance).await?;
+    }
+    Ok(look)
+}
+
+fn consider_replica(
+    tx: &Tx<'_>,
+    fleet: &Fleet,
+    id: JobId,
+) -> Result<(Decision<replication::Effect>, JobRecord), Problem> {
+    let job: JobRecord = tx.get(Scope::Everything, id)?;
+    let sight = replication_effects::look(tx, fleet, &job.subject())?;
+    Ok((replication::decide(&job, &sight, tx.now()), job))
+}
+
+/// Gives the instances whose end has begun with it too.
+fn carry_out_of_replica(tx: &mut Tx<'_>, fleet: &Fleet, id: JobId) -> Result<(Look, Vec<InstanceId>), Problem> {
+    let (decision, mut job) = consider_replica(tx, fleet, id)?;
+    let now = tx.now();
+    let mut ending = Vec::new();
+    match decision {
+        Decision::Wait { until } => return Ok((Look::Waiting { until }, ending)),
+        Decision::Finish => {
+            steps::finish(&mut job, now);
+            tx.put(&job)?;
+            return Ok((Look::Over, ending));
+        }
+        Decision::Fail(reason) => {
+            replication_effects::note_failure(tx, &job.subject(), &reason)?;
+            steps::turn_round(&mut job, reason, now);
+        }
+        Decision::Stay(effect) => ending = replication_effects::perform(tx, fleet, &job, effect)?,
+        Decision::Step(effect) => {
+            ending = replication_effects::perform(tx, fleet, &job, effect)?;
+            steps::advance(&mut job, now);
+        }
+    }
+    tx.put(&job)?;
+    Ok((Look::Moved, ending))
+}
+
 /// Whether all whose word it takes were asked: the proof, or what is wanted, may be newer than the look before.
 fn are_asked(tx: &Tx<'_>, answers: &Answers, record: &InstanceRecord) -> Result<bool, Problem> {
     Ok(judgements::publishers(tx, &record.instance)?.iter().all(|publisher| answers.contains_key(publisher)))
@@ -241,6 +335,8 @@ async fn hold(job: &JobRecord, edge: &str) {
         JobKind::AttestedLaunch => "attested-launch",
         JobKind::Terminate => "terminate",
         JobKind::Migrate => "migrate",
+        JobKind::Replicate => "replicate",
+        JobKind::EndReplica => "end-replica",
     };
     let undo = if job.job.state == JobState::Undoing { "undo-" } else { "" };
     hold_at(&format!("{kind}.{}.{undo}{edge}", job.job.step)).await;

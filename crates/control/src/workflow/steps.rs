@@ -17,7 +17,7 @@ use lucarne_model::{
     instance::{Instance, InstanceState, StateReason},
 };
 
-use super::attested;
+use super::{attested, replication};
 use crate::records::JobRecord;
 
 /// How long a host may take to start an instance, the download of its image included.
@@ -95,19 +95,33 @@ const fn table(kind: JobKind) -> &'static [Step] {
         JobKind::AttestedLaunch => ATTESTED_LAUNCH,
         JobKind::Terminate => TERMINATE,
         JobKind::Migrate => MIGRATE,
+        // A replica's steps are those of [`replication`].
+        JobKind::Replicate | JobKind::EndReplica => &[],
     }
 }
 
-/// What a new job of this kind begins with: the first step of a launch or a migration is done by the request.
+/// How many steps a job of this kind has.
+const fn count(kind: JobKind) -> usize {
+    if is_of_replica(kind) { replication::table(kind).len() } else { table(kind).len() }
+}
+
+pub(crate) const fn is_of_replica(kind: JobKind) -> bool {
+    matches!(kind, JobKind::Replicate | JobKind::EndReplica)
+}
+
+/// What a new job of this kind begins with: the first step of a launch, a migration or a replica is done by the request.
 pub(crate) const fn first_position(kind: JobKind) -> usize {
     match kind {
-        JobKind::Launch | JobKind::AttestedLaunch | JobKind::Migrate => 1,
-        JobKind::Terminate => 0,
+        JobKind::Launch | JobKind::AttestedLaunch | JobKind::Migrate | JobKind::Replicate => 1,
+        JobKind::Terminate | JobKind::EndReplica => 0,
     }
 }
 
 /// The step that a job is at: `place`, or the last one when all are done.
 pub(crate) fn step_name(kind: JobKind, position: usize) -> &'static str {
+    if is_of_replica(kind) {
+        return replication::step_name(kind, position);
+    }
     let steps = table(kind);
     steps.get(position).or(steps.last()).map_or("", |step| step.name)
 }
@@ -163,13 +177,13 @@ pub(crate) enum Effect {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub(crate) enum Decision<E = Effect> {
     /// Nothing to do until the host says something new, or until then.
     Wait { until: Option<Moment> },
     /// Do this and, in the same transaction, go one step on.
-    Step(Effect),
+    Step(E),
     /// Do this and stay.
-    Stay(Effect),
+    Stay(E),
     /// Begin to undo.
     Fail(StateReason),
     /// The job is over.
@@ -307,7 +321,7 @@ fn await_running(job: &JobRecord, instance: &Instance, observed: &Observed, now:
 }
 
 /// With the reason that the host gave.
-pub(super) fn fail_with(actual: &ActualInstance) -> Decision {
+pub(super) fn fail_with<E>(actual: &ActualInstance) -> Decision<E> {
     Decision::Fail(actual.reason.clone().unwrap_or_else(|| StateReason {
         code: ErrorCode::HypervisorFailed,
         message: "the host could not start the instance".into(),
@@ -362,7 +376,7 @@ pub(crate) fn turn_round(job: &mut JobRecord, reason: StateReason, now: Moment) 
     if job.job.state == JobState::Running {
         job.job.state = JobState::Undoing;
         job.job.reason = Some(reason);
-        job.position = (job.position + 1).min(table(job.job.kind).len());
+        job.position = (job.position + 1).min(count(job.job.kind));
         job.deadline = None;
         note_step(job, now);
     }
@@ -385,6 +399,9 @@ fn note_step(job: &mut JobRecord, now: Moment) {
 
 /// When the step that a job is at gives up.
 pub(crate) fn deadline(job: &JobRecord, now: Moment) -> Option<Moment> {
+    if is_of_replica(job.job.kind) {
+        return replication::patience(job).map(|patience| now.plus(patience));
+    }
     let step = table(job.job.kind).get(job.position).filter(|_| job.job.state == JobState::Running)?;
     match step.work {
         Work::Proof | Work::Running => Some(now.plus(START_PATIENCE)),

@@ -41,6 +41,8 @@ pub(crate) mod process;
 pub(crate) mod publisher;
 pub(crate) mod receipt_audit;
 pub(crate) mod recording;
+pub(crate) mod replica;
+mod replica_plan;
 pub(crate) mod route_table;
 pub(crate) mod seal;
 mod seal_encrypt;

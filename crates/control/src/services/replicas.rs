@@ -1,0 +1,230 @@
+//! Replicas: networks duplicated while they run.
+//!
+//! Owns what may be asked, and when. What a duplicate consists of is decided in the room `replica`; it is made in [`making`] and
+//! [`admission`], removed in [`removal`], and the workflow in [`crate::workflow::replication`] brings it to life. What else must not
+//! happen meanwhile is refused by [`standing`], which also says what hosts are told.
+
+mod admission;
+mod making;
+pub(crate) mod removal;
+mod source;
+mod standing;
+
+use std::time::Duration;
+
+use lucarne_api::{
+    Call, Problem,
+    answer::Created,
+    bodies::{
+        ListQuery, NoQuery, Page,
+        instance::JobKind,
+        replica::{CreateReplica, PlanReplica, ReplicaDifferences},
+    },
+    input::{Json, Nothing},
+};
+use lucarne_model::{
+    ErrorCode, ReplicaId,
+    instance::StateReason,
+    replica::CutProgress,
+    replication::{Replica, ReplicaPlan, ReplicaState},
+};
+use lucarne_replica::{
+    AddressMap,
+    difference::{Correspondence, differences},
+};
+
+use self::source::Source;
+use super::checks::refuse;
+use crate::{
+    Caller, Controller,
+    fleet::Fleet,
+    random,
+    records::JobRecord,
+    replica_records::{ReplicaRecord, Stage},
+    store::{Scope, Tx},
+    workflow::{engine, replication::CutSeen, steps},
+};
+
+pub(crate) use self::standing::{Stages, check_free, check_rooted, desired_cuts};
+
+pub(crate) async fn plan_replica(
+    controller: &Controller,
+    call: Call<Caller, (), NoQuery, Json<PlanReplica>>,
+) -> Result<Json<ReplicaPlan>, Problem> {
+    let (account, PlanReplica { vpc, terms }) = (call.caller.account, call.body.0);
+    let plan = move |tx: &Tx<'_>| {
+        let source = Source::load(tx, account, vpc)?;
+        admission::plan(tx, account, &source, &terms)
+    };
+    controller.store.read(plan).await.map(Json)
+}
+
+pub(crate) async fn create_replica(
+    controller: &Controller,
+    call: Call<Caller, (), NoQuery, Json<CreateReplica>>,
+) -> Result<Created<Replica>, Problem> {
+    let (account, request, fleet) = (call.caller.account, call.body.0.clone(), controller.fleet.clone());
+    let replica = controller.change(&call, move |tx| admission::admit(tx, &fleet, account, &request)).await?;
+    engine::hold_at("replicate.admit.after").await;
+    controller.workflows.follow(replica.job);
+    Ok(Created(replica))
+}
+
+pub(crate) async fn list_replicas(
+    controller: &Controller,
+    call: Call<Caller, (), ListQuery, Nothing>,
+) -> Result<Json<Page<Replica>>, Problem> {
+    let (scope, query, fleet) = (call.caller.scope(), call.query, controller.fleet.clone());
+    let page = move |tx: &Tx<'_>| tx.page_shown(scope, &query, |tx, record| Ok(shown(&fleet, record, tx)));
+    controller.store.read(page).await.map(Json)
+}
+
+pub(crate) async fn get_replica(
+    controller: &Controller,
+    call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
+) -> Result<Json<Replica>, Problem> {
+    let (scope, id, fleet) = (call.caller.scope(), call.path.0, controller.fleet.clone());
+    controller.store.read(move |tx| Ok(Json(shown(&fleet, tx.get(scope, id)?, tx)))).await
+}
+
+/// With what was copied by now, which hosts tell and nobody writes down at each word.
+fn shown(fleet: &Fleet, record: ReplicaRecord, tx: &Tx<'_>) -> Replica {
+    let mut replica = record.replica;
+    for host in record.cuts.keys() {
+        if let CutSeen::Said(CutProgress::Taken { instances, .. }) = fleet.cut(*host, replica.id, tx.now()) {
+            for (source, still) in instances {
+                replica.instances.entry(source).or_default().copied = still.copied;
+            }
+        }
+    }
+    replica.copied = replica.instances.values().map(|one| one.copied).sum();
+    replica
+}
+
+pub(crate) async fn delete_replica(
+    controller: &Controller,
+    call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
+) -> Result<Json<Replica>, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    let replica = controller.change(&call, move |tx| end(tx, scope, id)).await?;
+    controller.workflows.resume_at(id).await?;
+    Ok(Json(replica))
+}
+
+/// One that is ending or has ended stays as it is: to ask again is no error. One that is being made is undone.
+fn end(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Problem> {
+    let mut record: ReplicaRecord = tx.get(scope, id)?;
+    if !record.replica.state.lives() || record.replica.state == ReplicaState::Deleting {
+        return Ok(record.replica);
+    }
+    standing::check_may_end(tx, &record)?;
+    record.replica.changed = tx.now();
+    let unfinished = tx.referring::<JobRecord>(Scope::Everything, id)?.into_iter().find(|job| !job.is_finished());
+    if let Some(mut making) = unfinished {
+        let message = "it was deleted while it was being made".into();
+        let reason = StateReason { code: ErrorCode::IncorrectState, message };
+        record.replica.state_reason.get_or_insert(reason.clone());
+        steps::turn_round(&mut making, reason, tx.now());
+        tx.put(&making)?;
+    } else {
+        record.replica.state = ReplicaState::Deleting;
+        record.replica.job = random::id();
+        let (account, job) = (record.replica.account, record.replica.job);
+        engine::begin_for_replica(tx, JobKind::EndReplica, (account, id), job)?;
+    }
+    tx.put(&record)?;
+    Ok(record.replica)
+}
+
+pub(crate) async fn promote_replica(
+    controller: &Controller,
+    call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
+) -> Result<Json<Replica>, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    controller.change(&call, move |tx| promote(tx, scope, id)).await.map(Json)
+}
+
+fn promote(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Problem> {
+    let mut record: ReplicaRecord = tx.get(scope, id)?;
+    match record.replica.state {
+        ReplicaState::Promoted => return Ok(record.replica),
+        ReplicaState::Available if record.stage == Stage::LetGo => {}
+        ReplicaState::Available => {
+            let detail = format!(
+                "{id} still draws on its source; a network of its own is one that was made with `--copy deep` throughout"
+            );
+            return Err(Problem::new(ErrorCode::ReplicaDependsOnSource, detail));
+        }
+        ReplicaState::Copying => {
+            let detail = format!("{id} is still being copied; promote it when it is available");
+            return Err(Problem::new(ErrorCode::IncorrectState, detail));
+        }
+        ReplicaState::Preparing | ReplicaState::Deleting | ReplicaState::Deleted | ReplicaState::Failed => {
+            let detail = format!("{id} is no network that runs; it must be available");
+            return Err(Problem::new(ErrorCode::IncorrectState, detail));
+        }
+    }
+    removal::unlink(tx, &record)?;
+    record.replica.state = ReplicaState::Promoted;
+    record.replica.expires = None;
+    record.replica.changed = tx.now();
+    tx.put(&record)?;
+    Ok(record.replica)
+}
+
+pub(crate) async fn compare_replica(
+    controller: &Controller,
+    call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
+) -> Result<Json<ReplicaDifferences>, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    let compare = move |tx: &Tx<'_>| {
+        let Replica { account, source, vpc, objects, left_out, terms, state, .. } =
+            tx.get::<ReplicaRecord>(scope, id)?.replica;
+        if !state.lives() {
+            return Err(Problem::new(ErrorCode::IncorrectState, format!("{id} is no duplicate any more")));
+        }
+        let (source, duplicate) = (Source::load(tx, account, source)?, Source::load(tx, account, vpc)?);
+        let map = AddressMap::new(&terms.map).map_err(|error| refuse(error.to_string()))?;
+        let by = Correspondence { objects: &objects, map: &map, left_out: &left_out };
+        Ok(ReplicaDifferences { differences: differences(&source.network, &duplicate.network, by) })
+    };
+    controller.store.read(compare).await.map(Json)
+}
+
+/// Ends those whose time is over. One that something else draws on waits for that one's end.
+pub(crate) async fn end_expired(controller: &Controller) -> Result<(), Problem> {
+    for id in controller.store.read(expired).await? {
+        controller.store.write(move |tx| end(tx, Scope::Everything, id)).await?;
+        tracing::info!(replica = %id, "a replica's time is over");
+        controller.workflows.resume_at(id).await?;
+    }
+    Ok(())
+}
+
+fn expired(tx: &Tx<'_>) -> Result<Vec<ReplicaId>, Problem> {
+    let over = |replica: &Replica| {
+        matches!(replica.state, ReplicaState::Copying | ReplicaState::Available)
+            && replica.expires.is_some_and(|expires| expires <= tx.now())
+    };
+    let mut expired = Vec::new();
+    for record in tx.list::<ReplicaRecord>(Scope::Everything)?.iter().filter(|record| over(&record.replica)) {
+        if standing::check_may_end(tx, record).is_ok() {
+            expired.push(record.replica.id);
+        }
+    }
+    Ok(expired)
+}
+
+/// Forgets those that ended long ago, and their jobs.
+pub(crate) fn forget_ended(tx: &mut Tx<'_>, scope: Scope, after: Duration) -> Result<(), Problem> {
+    let now = tx.now();
+    let over = |record: &ReplicaRecord| !record.replica.state.lives() && now.since(record.replica.changed) >= after;
+    for record in tx.list::<ReplicaRecord>(scope)?.into_iter().filter(over) {
+        let jobs = tx.referring::<JobRecord>(Scope::Everything, record.replica.id)?;
+        if jobs.iter().all(JobRecord::is_finished) {
+            jobs.iter().try_for_each(|job| tx.delete(job))?;
+            tx.delete(&record)?;
+        }
+    }
+    Ok(())
+}

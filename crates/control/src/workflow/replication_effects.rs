@@ -1,0 +1,203 @@
+//! What replicas' jobs see of the world, and what their decisions change in the store.
+//!
+//! Owns both; when a change is due is decided in [`super::replication`]. What a duplicate consists of is made and removed by
+//! [`crate::services::replicas`].
+
+use std::collections::BTreeSet;
+
+use lucarne_api::{Problem, bodies::instance::JobState};
+use lucarne_model::{
+    Bytes, InstanceId, ReplicaId, VolumeId,
+    actual::ActualState,
+    desired::VolumeContent,
+    instance::{InstanceState, StateReason},
+    replica::{CopyType, CutProgress, MemoryCopy},
+    replication::{ObjectId, ReplicaState, ReplicatedInstance},
+};
+
+use super::{
+    engine,
+    replication::{DuplicateSeen, Effect, Sight},
+    steps::Observed,
+};
+use crate::{
+    fleet::Fleet,
+    records::{InstanceRecord, JobRecord, VolumeRecord},
+    replica_records::{ReplicaRecord, Stage},
+    services::{instances, replicas},
+    store::{Scope, Tx},
+    workflow::replication::CutSeen,
+};
+
+const ALL: Scope = Scope::Everything;
+
+/// What wakes a job that works on the replica: its hosts' and its duplicates' words, and whatever changes in its network.
+pub(super) fn topics(tx: &Tx<'_>, id: ReplicaId) -> Result<Vec<String>, Problem> {
+    let record: ReplicaRecord = tx.get(ALL, id)?;
+    let duplicates = record.duplicates().map(|duplicate| duplicate.to_string());
+    Ok(duplicates.chain([id.to_string(), record.replica.vpc.to_string()]).collect())
+}
+
+pub(super) fn look(tx: &Tx<'_>, fleet: &Fleet, id: &str) -> Result<Sight, Problem> {
+    let record: ReplicaRecord = tx.get(ALL, id)?;
+    let cuts = record.cuts.keys().map(|host| fleet.cut(*host, record.replica.id, tx.now()));
+    let mut sight = Sight { cuts: cuts.collect(), ..Sight::default() };
+    for duplicate in record.duplicates() {
+        if let Some(duplicate) = tx.find::<InstanceRecord>(ALL, duplicate)? {
+            sight.duplicates.push(see(tx, fleet, &record, duplicate)?);
+        }
+    }
+    for one in tx.referring::<InstanceRecord>(ALL, record.replica.vpc)? {
+        sight.inhabitants.push(lives_on(tx, &one)?);
+    }
+    Ok(sight)
+}
+
+/// The state of an instance of the duplicate. One whose launch is being undone is on its way to its end.
+fn lives_on(tx: &Tx<'_>, record: &InstanceRecord) -> Result<InstanceState, Problem> {
+    let job = engine::unfinished(tx, record.instance.id)?;
+    let ends = job.is_some_and(|job| job.job.state == JobState::Undoing);
+    Ok(if ends { InstanceState::ShuttingDown } else { record.instance.state })
+}
+
+fn see(tx: &Tx<'_>, fleet: &Fleet, replica: &ReplicaRecord, record: InstanceRecord) -> Result<DuplicateSeen, Problem> {
+    let instance = &record.instance;
+    let observed = fleet.observe(instance.host, instance.id, tx.now());
+    let Some(of) = record.duplicate else {
+        let (state, generation) = (instance.state, instance.generation);
+        return Ok(DuplicateSeen { state, generation, observed, runs: false, whole: true });
+    };
+    let runs = of.memory.is_some();
+    let goes = matches!(&observed, Observed::Said(actual) if actual.state == ActualState::Running);
+    let copied = of.copy == CopyType::Shallow || of.memory != Some(MemoryCopy::Live) || {
+        let told = instance.host.and_then(|host| fleet.memory_of(host, instance.id));
+        goes && told.is_some_and(|told| told.pages.snapshot.0 == 0)
+    };
+    let whole = copied && disks_are_there(tx, fleet, replica, &record)?;
+    Ok(DuplicateSeen { state: instance.state, generation: instance.generation, observed, runs, whole })
+}
+
+/// A volume that is copied whole depends on nothing as soon as it is there.
+fn disks_are_there(
+    tx: &Tx<'_>,
+    fleet: &Fleet,
+    replica: &ReplicaRecord,
+    record: &InstanceRecord,
+) -> Result<bool, Problem> {
+    let there: BTreeSet<VolumeId> =
+        record.instance.host.map(|host| fleet.volumes_at(host)).unwrap_or_default().into_iter().collect();
+    for attachment in &record.instance.volumes {
+        let volume = tx.find::<VolumeRecord>(ALL, attachment.volume)?;
+        let deep = volume.is_some_and(|volume| match volume.content {
+            VolumeContent::Duplicate { replica: of, copy, .. } => of == replica.replica.id && copy == CopyType::Deep,
+            _ => false,
+        });
+        if deep && !there.contains(&attachment.volume) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Carries out `effect`; gives the instances whose end has begun with it.
+pub(super) fn perform(
+    tx: &mut Tx<'_>,
+    fleet: &Fleet,
+    job: &JobRecord,
+    effect: Effect,
+) -> Result<Vec<InstanceId>, Problem> {
+    let mut record: ReplicaRecord = tx.get(ALL, job.subject())?;
+    record.replica.changed = tx.now();
+    match effect {
+        Effect::Nothing => return Ok(Vec::new()),
+        Effect::Take => record.stage = Stage::Taking,
+        Effect::Duplicate => {
+            note_cut(tx, fleet, &mut record);
+            record.stage = Stage::Standing;
+        }
+        Effect::Begin => record.stage = Stage::Going,
+        Effect::MarkRunning => {
+            mark_running(tx, &record)?;
+            record.replica.state = ReplicaState::Copying;
+        }
+        Effect::Complete => complete(tx, &mut record)?,
+        Effect::ShutDown => return shut_down(tx, &record),
+        Effect::Remove => {
+            let end = if job.job.state == JobState::Undoing { ReplicaState::Failed } else { ReplicaState::Deleted };
+            return replicas::removal::remove(tx, record, end).map(|()| Vec::new());
+        }
+    }
+    tx.put(&record).map(|()| Vec::new())
+}
+
+/// What the replica is shown with while it is undone, and afterwards.
+pub(super) fn note_failure(tx: &mut Tx<'_>, id: &str, reason: &StateReason) -> Result<(), Problem> {
+    let mut record: ReplicaRecord = tx.get(ALL, id)?;
+    record.replica.state_reason = Some(reason.clone());
+    tx.put(&record)
+}
+
+/// Notes how each source stood still.
+fn note_cut(tx: &Tx<'_>, fleet: &Fleet, record: &mut ReplicaRecord) {
+    for host in record.cuts.keys() {
+        let CutSeen::Said(CutProgress::Taken { at, instances, .. }) = fleet.cut(*host, record.replica.id, tx.now())
+        else {
+            continue;
+        };
+        record.replica.taken = record.replica.taken.max(Some(at));
+        record.replica.instances.extend(instances.into_iter().map(|(source, still)| {
+            let (pause_micros, devices, copied) = (still.pause_micros, still.devices, still.copied);
+            (source, ReplicatedInstance { pause_micros, devices, copied })
+        }));
+    }
+    record.replica.copied = record.replica.instances.values().map(|one| one.copied).sum::<Bytes>();
+}
+
+/// Reports may have said so already.
+fn mark_running(tx: &mut Tx<'_>, record: &ReplicaRecord) -> Result<(), Problem> {
+    for id in record.duplicates() {
+        let Some(mut duplicate) = tx.find::<InstanceRecord>(ALL, id)? else { continue };
+        if duplicate.instance.state == InstanceState::Pending {
+            duplicate.instance.state = InstanceState::Running;
+            duplicate.instance.changed = tx.now();
+            tx.put(&duplicate)?;
+        }
+    }
+    Ok(())
+}
+
+/// What was copied whole draws on nothing any more; with nothing left that does, the cut is let go.
+fn complete(tx: &Tx<'_>, record: &mut ReplicaRecord) -> Result<(), Problem> {
+    let mut draws_on = BTreeSet::new();
+    for (source, duplicate) in &record.replica.objects {
+        let shallow = match duplicate {
+            ObjectId::Instance(id) => tx
+                .find::<InstanceRecord>(ALL, id)?
+                .and_then(|one| one.duplicate)
+                .is_some_and(|of| of.copy == CopyType::Shallow && of.memory == Some(MemoryCopy::Live)),
+            ObjectId::Volume(id) => tx
+                .find::<VolumeRecord>(ALL, id)?
+                .is_some_and(|one| matches!(one.content, VolumeContent::Duplicate { copy: CopyType::Shallow, .. })),
+            _ => false,
+        };
+        if shallow {
+            draws_on.insert(*source);
+        }
+    }
+    if !draws_on.is_empty() {
+        draws_on.insert(record.replica.source.into());
+    }
+    record.stage = if draws_on.is_empty() { Stage::LetGo } else { Stage::Holding };
+    record.draws_on = draws_on;
+    record.replica.state = ReplicaState::Available;
+    Ok(())
+}
+
+fn shut_down(tx: &mut Tx<'_>, record: &ReplicaRecord) -> Result<Vec<InstanceId>, Problem> {
+    let mut ending = Vec::new();
+    for one in tx.referring::<InstanceRecord>(ALL, record.replica.vpc)? {
+        instances::terminate(tx, ALL, one.instance.id)?;
+        ending.push(one.instance.id);
+    }
+    Ok(ending)
+}
