@@ -49,6 +49,7 @@ kinds! {
     Publisher = "publisher";
     Job = "job";
     Replica = "replica";
+    Recording = "recording";
 }
 
 impl fmt::Display for ResourceKind {

@@ -219,7 +219,7 @@ fn look(tx: &Tx<'_>, caller: &Caller, id: RecordingId) -> Result<Fetched, Proble
     let instances: BTreeSet<_> = of_network.iter().map(|record| record.instance.id).collect();
     let mut found = Vec::new();
     for record in tx.list::<JobRecord>(Scope::Account(account))? {
-        if time.contains(&record.job.created) && instances.contains(&record.job.instance) {
+        if time.contains(&record.job.created) && record.job.instance.is_some_and(|one| instances.contains(&one)) {
             found.extend(beside("workflow", record.job.created, shown::job(caller, record)));
         }
     }

@@ -130,7 +130,7 @@ impl Resource for FlowLog {
 }
 
 impl Resource for Recording {
-    common_fields!("recording", InvalidRecordingNotFound, RecordingId);
+    common_fields!(Recording, InvalidRecordingNotFound, RecordingId);
     /// Its VPC, whose hosts so hear of it.
     fn references(&self) -> Vec<String> {
         vec![self.vpc.to_string()]

@@ -54,7 +54,7 @@ fn paged() -> (House, Machine, Client) {
             control: folder.path().join("pager.sock"),
             state: folder.path().join("state"),
             pool: Bytes(2 << 20),
-            snapshot: None,
+            origin: None,
             patience: PATIENCE,
         };
         thread::spawn(move || lucarne_pager::run(&options).unwrap());
