@@ -5,7 +5,7 @@
 
 use std::{
     any::Any,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
 };
 
 use lucarne_api::Problem;
@@ -36,9 +36,9 @@ impl Decoded {
         &mut self,
         load: impl FnOnce() -> Result<Vec<R>, Problem>,
     ) -> Result<impl Iterator<Item = &R>, Problem> {
-        if !self.kinds.contains_key(&R::KIND) {
+        if let Entry::Vacant(unknown) = self.kinds.entry(R::KIND) {
             let all: Kind<R> = load()?.into_iter().map(|resource| (resource.id().to_string(), resource)).collect();
-            self.kinds.insert(R::KIND, Box::new(all));
+            unknown.insert(Box::new(all));
         }
         let kind = self.kinds.get(&R::KIND).and_then(|kind| kind.downcast_ref::<Kind<R>>());
         Ok(kind.into_iter().flat_map(BTreeMap::values))

@@ -149,6 +149,9 @@ fn a_network_is_cut_when_all_are_ready_and_goes_on_when_all_stand() {
     assert_eq!(world.job.job.state, JobState::Done);
 }
 
+/// A step, and what fails at it.
+type Failing<'a> = (&'a str, &'a dyn Fn(&mut World));
+
 /// A failure at any step is undone by one thing: the end of all that was made. No effect is about a source.
 #[test]
 fn whatever_fails_at_whichever_step_ends_all_that_was_made_and_then_removes_it() {
@@ -161,7 +164,7 @@ fn whatever_fails_at_whichever_step_ends_all_that_was_made_and_then_removes_it()
         cut(world);
         world.duplicates(ActualState::Ready);
     };
-    let cases: [(&str, &dyn Fn(&mut World)); 7] = [
+    let cases: [Failing<'_>; 7] = [
         ("prepare", &|world| world.cut(&failed())),
         ("prepare", &|world| {
             world.sight.cuts[1] = CutSeen::HostDown;
