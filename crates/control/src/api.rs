@@ -39,6 +39,9 @@ use lucarne_model::{
 
 use crate::{Caller, Controller, auth, services};
 
+/// A request for what its path names, with nothing else to say.
+type Of<Id> = Call<Caller, (Id,), NoQuery, Nothing>;
+
 impl Api for Controller {
     type Caller = Caller;
 
@@ -136,10 +139,10 @@ impl Api for Controller {
     async fn list_vpcs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Vpc>>, Problem> {
         services::vpcs::list_vpcs(self, call).await
     }
-    async fn get_vpc(&self, call: Call<Caller, (VpcId,), NoQuery, Nothing>) -> Result<Json<Vpc>, Problem> {
+    async fn get_vpc(&self, call: Of<VpcId>) -> Result<Json<Vpc>, Problem> {
         services::vpcs::get_vpc(self, call).await
     }
-    async fn delete_vpc(&self, call: Call<Caller, (VpcId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_vpc(&self, call: Of<VpcId>) -> Result<Done, Problem> {
         services::vpcs::delete_vpc(self, call).await
     }
     async fn set_attest_policy(
@@ -148,7 +151,7 @@ impl Api for Controller {
     ) -> Result<Json<Vpc>, Problem> {
         services::attest_policies::set_attest_policy(self, call).await
     }
-    async fn clear_attest_policy(&self, call: Call<Caller, (VpcId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn clear_attest_policy(&self, call: Of<VpcId>) -> Result<Done, Problem> {
         services::attest_policies::clear_attest_policy(self, call).await
     }
     async fn create_subnet(
@@ -160,10 +163,10 @@ impl Api for Controller {
     async fn list_subnets(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Subnet>>, Problem> {
         services::subnets::list_subnets(self, call).await
     }
-    async fn get_subnet(&self, call: Call<Caller, (SubnetId,), NoQuery, Nothing>) -> Result<Json<Subnet>, Problem> {
+    async fn get_subnet(&self, call: Of<SubnetId>) -> Result<Json<Subnet>, Problem> {
         services::subnets::get_subnet(self, call).await
     }
-    async fn delete_subnet(&self, call: Call<Caller, (SubnetId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_subnet(&self, call: Of<SubnetId>) -> Result<Done, Problem> {
         services::subnets::delete_subnet(self, call).await
     }
     async fn associate_route_table(
@@ -184,13 +187,10 @@ impl Api for Controller {
     ) -> Result<Json<Page<RouteTable>>, Problem> {
         services::route_tables::list_route_tables(self, call).await
     }
-    async fn get_route_table(
-        &self,
-        call: Call<Caller, (RouteTableId,), NoQuery, Nothing>,
-    ) -> Result<Json<RouteTable>, Problem> {
+    async fn get_route_table(&self, call: Of<RouteTableId>) -> Result<Json<RouteTable>, Problem> {
         services::route_tables::get_route_table(self, call).await
     }
-    async fn delete_route_table(&self, call: Call<Caller, (RouteTableId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_route_table(&self, call: Of<RouteTableId>) -> Result<Done, Problem> {
         services::route_tables::delete_route_table(self, call).await
     }
     async fn create_route(
@@ -217,13 +217,10 @@ impl Api for Controller {
     ) -> Result<Json<Page<NetworkAcl>>, Problem> {
         services::network_acls::list_network_acls(self, call).await
     }
-    async fn get_network_acl(
-        &self,
-        call: Call<Caller, (NetworkAclId,), NoQuery, Nothing>,
-    ) -> Result<Json<NetworkAcl>, Problem> {
+    async fn get_network_acl(&self, call: Of<NetworkAclId>) -> Result<Json<NetworkAcl>, Problem> {
         services::network_acls::get_network_acl(self, call).await
     }
-    async fn delete_network_acl(&self, call: Call<Caller, (NetworkAclId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_network_acl(&self, call: Of<NetworkAclId>) -> Result<Done, Problem> {
         services::network_acls::delete_network_acl(self, call).await
     }
     async fn add_acl_entry(
@@ -256,16 +253,10 @@ impl Api for Controller {
     ) -> Result<Json<Page<SecurityGroup>>, Problem> {
         services::security_groups::list_security_groups(self, call).await
     }
-    async fn get_security_group(
-        &self,
-        call: Call<Caller, (SecurityGroupId,), NoQuery, Nothing>,
-    ) -> Result<Json<SecurityGroup>, Problem> {
+    async fn get_security_group(&self, call: Of<SecurityGroupId>) -> Result<Json<SecurityGroup>, Problem> {
         services::security_groups::get_security_group(self, call).await
     }
-    async fn delete_security_group(
-        &self,
-        call: Call<Caller, (SecurityGroupId,), NoQuery, Nothing>,
-    ) -> Result<Done, Problem> {
+    async fn delete_security_group(&self, call: Of<SecurityGroupId>) -> Result<Done, Problem> {
         services::security_groups::delete_security_group(self, call).await
     }
     async fn authorize_rule(
@@ -286,10 +277,7 @@ impl Api for Controller {
     ) -> Result<Json<Page<NetworkInterface>>, Problem> {
         services::interfaces::list_interfaces(self, call).await
     }
-    async fn get_interface(
-        &self,
-        call: Call<Caller, (InterfaceId,), NoQuery, Nothing>,
-    ) -> Result<Json<NetworkInterface>, Problem> {
+    async fn get_interface(&self, call: Of<InterfaceId>) -> Result<Json<NetworkInterface>, Problem> {
         services::interfaces::get_interface(self, call).await
     }
     async fn upload_blob(&self, call: Call<Caller, (), NoQuery, Upload>) -> Result<Created<Blob>, Problem> {
@@ -304,7 +292,7 @@ impl Api for Controller {
     async fn list_images(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Image>>, Problem> {
         services::images::list_images(self, call).await
     }
-    async fn get_image(&self, call: Call<Caller, (ImageId,), NoQuery, Nothing>) -> Result<Json<Image>, Problem> {
+    async fn get_image(&self, call: Of<ImageId>) -> Result<Json<Image>, Problem> {
         services::images::get_image(self, call).await
     }
     async fn warm_image(
@@ -313,10 +301,10 @@ impl Api for Controller {
     ) -> Result<Json<Image>, Problem> {
         services::images::warm_image(self, call).await
     }
-    async fn cool_image(&self, call: Call<Caller, (ImageId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn cool_image(&self, call: Of<ImageId>) -> Result<Done, Problem> {
         services::images::cool_image(self, call).await
     }
-    async fn delete_image(&self, call: Call<Caller, (ImageId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_image(&self, call: Of<ImageId>) -> Result<Done, Problem> {
         services::images::delete_image(self, call).await
     }
     async fn create_volume(
@@ -328,10 +316,10 @@ impl Api for Controller {
     async fn list_volumes(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Volume>>, Problem> {
         services::volumes::list_volumes(self, call).await
     }
-    async fn get_volume(&self, call: Call<Caller, (VolumeId,), NoQuery, Nothing>) -> Result<Json<Volume>, Problem> {
+    async fn get_volume(&self, call: Of<VolumeId>) -> Result<Json<Volume>, Problem> {
         services::volumes::get_volume(self, call).await
     }
-    async fn delete_volume(&self, call: Call<Caller, (VolumeId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_volume(&self, call: Of<VolumeId>) -> Result<Done, Problem> {
         services::volumes::delete_volume(self, call).await
     }
     async fn attach_volume(
@@ -340,7 +328,7 @@ impl Api for Controller {
     ) -> Result<Json<Volume>, Problem> {
         services::attachments::attach_volume(self, call).await
     }
-    async fn detach_volume(&self, call: Call<Caller, (VolumeId,), NoQuery, Nothing>) -> Result<Json<Volume>, Problem> {
+    async fn detach_volume(&self, call: Of<VolumeId>) -> Result<Json<Volume>, Problem> {
         services::attachments::detach_volume(self, call).await
     }
     async fn create_snapshot(
@@ -355,13 +343,10 @@ impl Api for Controller {
     ) -> Result<Json<Page<Snapshot>>, Problem> {
         services::snapshots::list_snapshots(self, call).await
     }
-    async fn get_snapshot(
-        &self,
-        call: Call<Caller, (SnapshotId,), NoQuery, Nothing>,
-    ) -> Result<Json<Snapshot>, Problem> {
+    async fn get_snapshot(&self, call: Of<SnapshotId>) -> Result<Json<Snapshot>, Problem> {
         services::snapshots::get_snapshot(self, call).await
     }
-    async fn delete_snapshot(&self, call: Call<Caller, (SnapshotId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_snapshot(&self, call: Of<SnapshotId>) -> Result<Done, Problem> {
         services::snapshots::delete_snapshot(self, call).await
     }
     async fn launch_instances(
@@ -376,16 +361,10 @@ impl Api for Controller {
     ) -> Result<Json<Page<Instance>>, Problem> {
         services::instances::list_instances(self, call).await
     }
-    async fn get_instance(
-        &self,
-        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
-    ) -> Result<Json<Instance>, Problem> {
+    async fn get_instance(&self, call: Of<InstanceId>) -> Result<Json<Instance>, Problem> {
         services::instances::get_instance(self, call).await
     }
-    async fn terminate_instance(
-        &self,
-        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
-    ) -> Result<Json<Instance>, Problem> {
+    async fn terminate_instance(&self, call: Of<InstanceId>) -> Result<Json<Instance>, Problem> {
         services::instances::terminate_instance(self, call).await
     }
     async fn stop_instance(
@@ -394,10 +373,7 @@ impl Api for Controller {
     ) -> Result<Json<Instance>, Problem> {
         services::instances::stop_instance(self, call).await
     }
-    async fn start_instance(
-        &self,
-        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
-    ) -> Result<Json<Instance>, Problem> {
+    async fn start_instance(&self, call: Of<InstanceId>) -> Result<Json<Instance>, Problem> {
         services::instances::start_instance(self, call).await
     }
     async fn migrate_instance(
@@ -406,10 +382,7 @@ impl Api for Controller {
     ) -> Result<Json<Job>, Problem> {
         services::migration::migrate_instance(self, call).await
     }
-    async fn reboot_instance(
-        &self,
-        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
-    ) -> Result<Json<Instance>, Problem> {
+    async fn reboot_instance(&self, call: Of<InstanceId>) -> Result<Json<Instance>, Problem> {
         services::instances::reboot_instance(self, call).await
     }
     async fn open_console(&self, call: Call<Caller, (InstanceId,), NoQuery, Socket>) -> Result<Upgraded, Problem> {
@@ -421,10 +394,7 @@ impl Api for Controller {
     ) -> Result<Json<Instance>, Problem> {
         services::memory::set_memory(self, call).await
     }
-    async fn get_memory(
-        &self,
-        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
-    ) -> Result<Json<ShownMemory>, Problem> {
+    async fn get_memory(&self, call: Of<InstanceId>) -> Result<Json<ShownMemory>, Problem> {
         services::memory::get_memory(self, call).await
     }
     async fn get_memory_history(
@@ -439,7 +409,7 @@ impl Api for Controller {
     async fn get_usage(&self, call: Call<Caller, (), UsageQuery, Nothing>) -> Result<Json<ShownUsage>, Problem> {
         services::usage::get_usage(self, call).await
     }
-    async fn get_log(&self, call: Call<Caller, (InstanceId,), NoQuery, Nothing>) -> Result<Download, Problem> {
+    async fn get_log(&self, call: Of<InstanceId>) -> Result<Download, Problem> {
         services::streams::get_log(self, call).await
     }
     async fn change_tags(
@@ -731,25 +701,16 @@ impl Api for Controller {
     async fn list_replicas(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Replica>>, Problem> {
         services::replicas::list_replicas(self, call).await
     }
-    async fn get_replica(&self, call: Call<Caller, (ReplicaId,), NoQuery, Nothing>) -> Result<Json<Replica>, Problem> {
+    async fn get_replica(&self, call: Of<ReplicaId>) -> Result<Json<Replica>, Problem> {
         services::replicas::get_replica(self, call).await
     }
-    async fn delete_replica(
-        &self,
-        call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
-    ) -> Result<Json<Replica>, Problem> {
+    async fn delete_replica(&self, call: Of<ReplicaId>) -> Result<Json<Replica>, Problem> {
         services::replicas::delete_replica(self, call).await
     }
-    async fn promote_replica(
-        &self,
-        call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
-    ) -> Result<Json<Replica>, Problem> {
+    async fn promote_replica(&self, call: Of<ReplicaId>) -> Result<Json<Replica>, Problem> {
         services::replicas::promote_replica(self, call).await
     }
-    async fn compare_replica(
-        &self,
-        call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
-    ) -> Result<Json<ReplicaDifferences>, Problem> {
+    async fn compare_replica(&self, call: Of<ReplicaId>) -> Result<Json<ReplicaDifferences>, Problem> {
         services::replicas::compare_replica(self, call).await
     }
     async fn list_events(&self, call: Call<Caller, (), EventsQuery, Nothing>) -> Result<Json<Page<Event>>, Problem> {
