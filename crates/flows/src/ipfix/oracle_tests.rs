@@ -7,6 +7,8 @@
 //! `nfdump` and pmacct. So it is asked about records that say something everywhere; those with nothing to say are held
 //! against [`super::by_row_tests`] and those tools.
 
+use std::net::IpAddr;
+
 use netflow_parser::{
     FieldValue, IpfixField, IpfixFlowRecord, NetflowPacket, NetflowParser, variable_versions::ipfix::FlowSetBody,
 };
@@ -23,10 +25,14 @@ use super::{
     elements::{ENTERPRISE, FIELDS, group_set_id},
     tests::{NOW, record},
 };
-use crate::columns::address_bits;
+use crate::columns::address_octets;
 
 /// The element whose value is a list, which their decoder leaves as octets.
 const GROUPS: &str = "securityGroupId list";
+
+fn address_bits(address: IpAddr) -> u128 {
+    u128::from_be_bytes(address_octets(address))
+}
 
 /// What IANA's element of this number must say of a record.
 fn iana(number: u16, record: &FlowRecord) -> u128 {
