@@ -349,8 +349,8 @@ fields! {
         "Where the host stands.", |r, _, out| put_text(r.location.as_str(), out),
         |v, c| v.coded(&mut c.location, location);
     "path" Always own(12, "flowPath", DataType::Unsigned8),
-        "Between whom: 1 same host, 2 other host, 3 other location, 4 internet, 5 site, 6 peer VPC, 7 the virtual \
-         router's own services, 8 dropped before a path was known.",
+        "Between whom: 1 same host, 2 other host, 3 other location, 5 site, 7 the virtual router's own services, 8 dropped \
+         before a path was known; 4 (internet) and 6 (peer VPC) are reserved.",
         |r, _, out| out.push(r.path.code()),
         |v, c| v.words(&mut c.path, &PATHS);
     "history" Always own(13, "history", DataType::String),
