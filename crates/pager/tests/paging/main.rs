@@ -8,6 +8,7 @@ mod bad_input;
 mod capture;
 mod house;
 mod kills;
+mod long_run;
 mod machine;
 mod pager;
 mod qemu;
