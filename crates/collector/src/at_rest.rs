@@ -78,7 +78,7 @@ impl Inflow {
         let mut octets = 0;
         in_turn(senders, together, |received| {
             let chunk = Arc::new(Chunk { first: log::serial(1, 0), columns: received.columns });
-            octets += Whole(&chunk).arrays(&schema(Columns::All)).map_err(io::Error::other)?.get_array_memory_size();
+            octets += Whole(&chunk).arrays().map_err(io::Error::other)?.get_array_memory_size();
             Ok(())
         })?;
         Ok(octets)
@@ -139,7 +139,7 @@ impl Hot {
     /// Makes arrays of the records where they lie, with what repeats as dictionaries, and gives their octets.
     pub fn arrays(&self) -> io::Result<usize> {
         let batches = self.0.iter().map(|chunk| {
-            let batch = Whole(chunk).arrays(&schema(Columns::All)).map_err(io::Error::other)?;
+            let batch = Whole(chunk).arrays().map_err(io::Error::other)?;
             Ok(batch.get_array_memory_size())
         });
         batches.sum()
@@ -148,7 +148,7 @@ impl Hot {
     /// What accounts see of the records, in the rows and the order of a part.
     pub fn shown(&self) -> io::Result<Shown> {
         let Some(chunk) = sealer::together(&self.0) else { return Ok(Shown::default()) };
-        let arrays = Whole(&chunk).arrays(&schema(Columns::All)).map_err(io::Error::other)?;
+        let arrays = Whole(&chunk).arrays().map_err(io::Error::other)?;
         let mut rows: Vec<u32> = (0..chunk.len() as u32).collect();
         sealer::sort(&chunk.columns, &mut rows);
         let rows = part::shown_rows(&chunk, &arrays, &rows).map_err(io::Error::other)?;

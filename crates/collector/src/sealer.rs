@@ -23,7 +23,7 @@ use crate::{
     allocator,
     catalog::Catalog,
     chunk::Chunk,
-    columns::{self, Columns, Whole},
+    columns::Whole,
     compaction,
     health::Gauges,
     hour::Hour,
@@ -176,7 +176,7 @@ pub(crate) fn write_parts(
     chunks: &[Arc<Chunk>],
 ) -> Result<Vec<NewPart>, PartError> {
     let Some(chunk) = together(chunks) else { return Ok(Vec::new()) };
-    let arrays = Whole(&chunk).arrays(&columns::schema(Columns::All))?;
+    let arrays = Whole(&chunk).arrays()?;
     let write = |((account, hour, location), mut rows): ((AccountId, Hour, Location), Vec<u32>)| {
         sort(&chunk.columns, &mut rows);
         let place = Place { account, hour, location, from: segment, to: segment };

@@ -49,7 +49,8 @@ pub enum Side {
     Responder,
 }
 
-/// Between whom the virtual router carried the packets.
+/// Between whom the virtual router carried the packets. A word whose [`Path::meaning`] says that it is reserved is in no record
+/// yet, and keeps its code for those that will have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
@@ -60,7 +61,7 @@ pub enum Path {
     OtherHost = 2,
     OtherLocation = 3,
     Internet = 4,
-    /// A site of the customer, behind a gateway.
+    /// A site of the customer, behind an instance that forwards.
     Site = 5,
     /// Another VPC.
     Peer = 6,
@@ -88,6 +89,25 @@ impl Path {
     }
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|path| path.code() == code)
+    }
+
+    /// What is given to no record, for want of the gateways that would lead there.
+    pub const RESERVED: [Self; 2] = [Self::Internet, Self::Peer];
+
+    /// As the book has it.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::SameHost => "Two interfaces of this host.",
+            Self::OtherHost => "An interface of another host of the same location.",
+            Self::OtherLocation => "An interface of a host of another location.",
+            Self::Internet => "Reserved: behind an internet gateway; there are none.",
+            Self::Site => "Behind an instance that forwards, where a route leads to its interface.",
+            Self::Peer => "Reserved: another VPC; none is joined to another.",
+            Self::Service => "The virtual router itself: DHCP, DNS, metadata, its own answers.",
+            Self::Nowhere => {
+                "Dropped before a path was known; with `no-route` also what leaves the VPC's block where no route leads."
+            }
+        }
     }
 }
 

@@ -1,19 +1,22 @@
 //! How values of the record's types look in Arrow arrays, and are read back.
 //!
-//! Owns one [`Layout`] for each kind of value. Ids, addresses and names are text, so that any Parquet reader shows them
+//! Owns one [`Layout`] for each kind of value, and the words of each closed vocabulary ([`Word`]). Ids, addresses and names are text, so that any Parquet reader shows them
 //! as we do; the file's dictionaries make that cost no more than numbers would. Pure.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{str::FromStr, sync::Arc};
+use std::{
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use arrow_array::{
-    Array, ListArray, StringArray, StructArray, TimestampMillisecondArray, UInt8Array, UInt16Array, UInt32Array,
-    UInt64Array,
+    Array, ArrayRef, ListArray, StringArray, StructArray, TimestampMillisecondArray, UInt8Array, UInt16Array,
+    UInt32Array, UInt64Array,
     types::{ArrowPrimitiveType, UInt8Type, UInt16Type, UInt32Type, UInt64Type},
 };
 use arrow_schema::{DataType, Field, FieldRef, Fields, TimeUnit};
 use lucarne_model::{
-    Moment, SecurityGroupId,
+    ConnState, EndReason, Moment, SecurityGroupId,
     flow::{Direction, Path, RoundTrip, Side, Verdict},
 };
 
@@ -60,6 +63,46 @@ named!(Path {
     SameHost = "same-host", OtherHost = "other-host", OtherLocation = "other-location", Internet = "internet",
     Site = "site", Peer = "peer", Service = "service", Nowhere = "nowhere"
 });
+
+/// A word of a closed vocabulary, by its code a place among the names of all.
+pub(super) trait Word: Copy {
+    fn code(self) -> u8;
+    /// Each word's name at its code.
+    fn names() -> &'static ArrayRef;
+}
+
+macro_rules! words {
+    ($($type:ident: $all:expr, $code:expr, $name:expr;)*) => {$(
+        impl Word for $type {
+            fn code(self) -> u8 {
+                ($code)(self)
+            }
+            fn names() -> &'static ArrayRef {
+                static NAMES: LazyLock<ArrayRef> =
+                    LazyLock::new(|| names($all.iter().map(|word| (word.code(), ($name)(*word)))));
+                &NAMES
+            }
+        }
+    )*};
+}
+words! {
+    Verdict: [Verdict::Accept, Verdict::Reject], |word| word as u8, Named::name;
+    Direction: [Direction::Ingress, Direction::Egress], |word| word as u8, Named::name;
+    Side: [Side::Initiator, Side::Responder], |word| word as u8, Named::name;
+    Path: Path::ALL, Path::code, Named::name;
+    EndReason: EndReason::ALL, EndReason::code, EndReason::name;
+    ConnState: ConnState::ALL, ConnState::code, ConnState::name;
+}
+
+fn names(words: impl Iterator<Item = (u8, &'static str)>) -> ArrayRef {
+    let mut names = Vec::new();
+    for (code, name) in words {
+        let at = usize::from(code);
+        names.resize(names.len().max(at + 1), "");
+        names[at] = name;
+    }
+    Arc::new(StringArray::from_iter_values(names))
+}
 
 impl<T: Named> Layout<T> for Name {
     type Array = StringArray;
@@ -178,6 +221,14 @@ mod tests {
             assert_eq!(serde_json::to_value(value).unwrap(), value.name());
             assert_eq!(T::from_name(value.name()), Some(value));
         }
+    }
+
+    #[test]
+    fn every_word_has_a_name() {
+        let named = |names: &ArrayRef, most: usize| assert_eq!(names.len(), most + 1);
+        named(Verdict::names(), Verdict::Reject as usize);
+        named(Direction::names(), Direction::Egress as usize);
+        named(Side::names(), Side::Responder as usize);
     }
 
     #[test]

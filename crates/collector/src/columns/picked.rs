@@ -1,6 +1,6 @@
 //! Records in memory as Arrow arrays: a chunk's columns where they lie, and some of their rows in an order of their own.
 //!
-//! Owns the way there. What has the width of an array's values (numbers, times, the codes of values that repeat) Arrow reads
+//! Owns the way there. What has the width of an array's values (numbers, times, addresses, the codes of values that repeat) Arrow reads
 //! in the chunk itself, which lives as long as any of its arrays: nothing is copied. A value that repeats is written as text
 //! once, and an address stays its 16 octets; text at each record is only made of columns that somebody wants to see
 //! ([`spelt_out`]). Pure.
@@ -8,7 +8,7 @@
 use std::{
     fmt::{Display, Write as _},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use arrow_array::{
@@ -20,14 +20,15 @@ use arrow_array::{
     types::{UInt8Type, UInt32Type},
 };
 use arrow_buffer::{ArrowNativeType, BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer, ToByteSlice};
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow_select::take::take;
-use lucarne_flows::columns::{ABSENT, Coded, FlowColumns, address};
+use lucarne_flows::columns::{ABSENT, AddressOctets, Coded, FlowColumns, address};
 use lucarne_model::SecurityGroupId;
 
 use super::{
-    array,
-    layout::{Measures, Texts},
+    ARRAYS, Columns,
+    layout::{Measures, Texts, Word},
+    schema,
 };
 use crate::chunk::Chunk;
 
@@ -62,7 +63,7 @@ impl<'a> Picked<'a> {
     /// The column of this name, not spelt out.
     pub(crate) fn array(&self, name: &str) -> Result<ArrayRef, ArrowError> {
         let whole = self.arrays.column_by_name(name);
-        let whole = whole.ok_or_else(|| ArrowError::SchemaError(format!("there is no column `{name}`")))?;
+        let whole = whole.ok_or_else(|| unknown(name))?;
         take(whole, &self.rows, None)
     }
 
@@ -89,7 +90,9 @@ impl Whole<'_> {
     pub(crate) fn batch(self, rows: Option<&[u32]>, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
         let rows = rows.map(|rows| UInt32Array::from(rows.to_vec()));
         let arrays = schema.fields().iter().map(|field| {
-            let whole = array(field.name(), &self)?;
+            let (_, make) =
+                ARRAYS.iter().find(|(name, _)| name == field.name()).ok_or_else(|| unknown(field.name()))?;
+            let whole = make(&self)?;
             let picked = match &rows {
                 Some(rows) => take(&whole, rows, None)?,
                 None => whole,
@@ -102,14 +105,19 @@ impl Whole<'_> {
         RecordBatch::try_new_with_options(schema.clone(), arrays.collect::<Result<_, _>>()?, &options)
     }
 
-    /// The columns of a schema as they lie: what repeats as dictionaries, addresses as octets.
-    pub(crate) fn arrays(self, schema: &Schema) -> Result<RecordBatch, ArrowError> {
-        let arrays = schema.fields().iter().map(|field| array(field.name(), &self)).collect::<Result<Vec<_>, _>>()?;
-        let field = |(field, array): (&Arc<Field>, &ArrayRef)| {
-            Field::new(field.name(), array.data_type().clone(), field.is_nullable())
-        };
-        let fields: Vec<Field> = schema.fields().iter().zip(&arrays).map(field).collect();
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+    /// All columns as they lie: what repeats as dictionaries, addresses as octets.
+    pub(crate) fn arrays(self) -> Result<RecordBatch, ArrowError> {
+        /// The same for all chunks, and much to write down for each.
+        static LYING: OnceLock<SchemaRef> = OnceLock::new();
+        let arrays = ARRAYS.iter().map(|(_, make)| make(&self)).collect::<Result<Vec<_>, _>>()?;
+        let lying = LYING.get_or_init(|| {
+            let spelt = schema(Columns::All);
+            let field = |(field, array): (&FieldRef, &ArrayRef)| {
+                Field::new(field.name(), array.data_type().clone(), field.is_nullable())
+            };
+            Arc::new(Schema::new(spelt.fields().iter().zip(&arrays).map(field).collect::<Vec<_>>()))
+        });
+        RecordBatch::try_new(lying.clone(), arrays)
     }
 
     pub(super) fn flows(&self) -> &FlowColumns {
@@ -151,23 +159,10 @@ impl Whole<'_> {
         Arc::new(TimestampMillisecondArray::new(self.values(column), None).with_timezone("UTC"))
     }
 
-    /// Words of a closed vocabulary, all of which are in `all`.
-    pub(super) fn words<T: Copy>(
-        &self,
-        column: &[T],
-        all: &[T],
-        code: impl Fn(T) -> u8,
-        name: fn(T) -> &'static str,
-    ) -> Result<ArrayRef, ArrowError> {
-        let mut names = Vec::new();
-        for word in all {
-            let at = usize::from(code(*word));
-            names.resize(names.len().max(at + 1), "");
-            names[at] = name(*word);
-        }
-        let keys: Vec<u8> = column.iter().map(|word| code(*word)).collect();
-        let names = Arc::new(StringArray::from_iter_values(names));
-        Ok(Arc::new(DictionaryArray::<UInt8Type>::try_new(UInt8Array::from(keys), names)?))
+    /// Words of a closed vocabulary.
+    pub(super) fn words<T: Word>(&self, column: fn(&FlowColumns) -> &[T]) -> Result<ArrayRef, ArrowError> {
+        let codes: Vec<u8> = column(self.flows()).iter().map(|word| word.code()).collect();
+        Ok(Arc::new(DictionaryArray::<UInt8Type>::try_new(codes.into(), T::names().clone())?))
     }
 
     /// What of a repeated value is text.
@@ -215,13 +210,25 @@ impl Whole<'_> {
         Ok(Arc::new(DictionaryArray::<UInt32Type>::try_new(UInt32Array::new(codes, None), values)?))
     }
 
-    pub(super) fn addresses(&self, column: &[u128]) -> Result<ArrayRef, ArrowError> {
-        addresses(column, None)
+    pub(super) fn addresses(&self, column: fn(&FlowColumns) -> &[AddressOctets]) -> Result<ArrayRef, ArrowError> {
+        self.addresses_with(column, None)
     }
 
-    /// Addresses, of which 0 says that there is none.
-    pub(super) fn addresses_or_null(&self, column: &[u128]) -> Result<ArrayRef, ArrowError> {
-        addresses(column, nulls(column, |bits| bits == 0))
+    /// Addresses, of which one of zeros says that there is none.
+    pub(super) fn addresses_or_null(
+        &self,
+        column: fn(&FlowColumns) -> &[AddressOctets],
+    ) -> Result<ArrayRef, ArrowError> {
+        self.addresses_with(column, nulls(column(self.flows()), |octets| octets == [0; 16]))
+    }
+
+    fn addresses_with(
+        &self,
+        column: fn(&FlowColumns) -> &[AddressOctets],
+        nulls: Option<NullBuffer>,
+    ) -> Result<ArrayRef, ArrowError> {
+        let octets = self.buffer(move |flows| column(flows).as_flattened());
+        Ok(Arc::new(FixedSizeBinaryArray::try_new(ADDRESS, octets, nulls)?))
     }
 
     /// What was measured, as five columns of numbers.
@@ -247,14 +254,13 @@ impl Whole<'_> {
     }
 }
 
+fn unknown(name: &str) -> ArrowError {
+    ArrowError::SchemaError(format!("there is no column `{name}`"))
+}
+
 fn nulls<T: Copy>(column: &[T], is_null: impl Fn(T) -> bool) -> Option<NullBuffer> {
     let nulls = NullBuffer::new(BooleanBuffer::collect_bool(column.len(), |row| !is_null(column[row])));
     Some(nulls).filter(|nulls| nulls.null_count() > 0)
-}
-
-fn addresses(column: &[u128], nulls: Option<NullBuffer>) -> Result<ArrayRef, ArrowError> {
-    let octets: Vec<[u8; ADDRESS as usize]> = column.iter().map(|bits| bits.to_be_bytes()).collect();
-    Ok(Arc::new(FixedSizeBinaryArray::try_new(ADDRESS, Buffer::from_vec(octets.into_flattened()), nulls)?))
 }
 
 /// An array with what people see at each place: of a dictionary its values, of an address its text.
@@ -284,7 +290,7 @@ pub(crate) fn spelt_out(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
 /// The text of an address of 16 octets; of other octets none.
 pub(crate) fn put_address(octets: &[u8], text: &mut String) {
     let Ok(octets) = octets.try_into() else { return };
-    let address = address(u128::from_be_bytes(octets));
+    let address = address(octets);
     let IpAddr::V4(v4) = address else {
         // Writing to a String cannot fail.
         let _ = write!(text, "{address}");
@@ -303,7 +309,7 @@ pub(crate) fn put_address(octets: &[u8], text: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use lucarne_flows::columns::address_bits;
+    use lucarne_flows::columns::address_octets;
     use proptest::prelude::*;
 
     use super::*;
@@ -313,7 +319,7 @@ mod tests {
         fn addresses_are_written_as_they_show_themselves(address: IpAddr, octet: u8) {
             for address in [address, IpAddr::from([octet, 0, 9, 100])] {
                 let mut text = String::new();
-                put_address(&address_bits(address).to_be_bytes(), &mut text);
+                put_address(&address_octets(address), &mut text);
                 prop_assert_eq!(text, address.to_canonical().to_string());
             }
         }

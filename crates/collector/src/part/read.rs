@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::{
         chunk::Chunk,
-        columns::{self, Whole},
+        columns::Whole,
         hour::Hour,
         part::{Effort, Folders, Place, newest, write},
         position::{Position, Stretch},
@@ -191,7 +191,7 @@ mod tests {
         let of = record(0);
         let place = Place { account: of.account, hour: Hour::of(NOW), location: of.location, from: 1, to: 1 };
         let chunk = Chunk::of(0, &records);
-        let arrays = Whole(&chunk).arrays(&columns::schema(Columns::All)).unwrap();
+        let arrays = Whole(&chunk).arrays().unwrap();
         write(&Folders::of(dir), place, Effort::Fresh, &chunk, &arrays, &rows).unwrap().part
     }
 

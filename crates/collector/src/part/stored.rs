@@ -268,7 +268,7 @@ mod tests {
     fn stored(flows: &FlowColumns) -> [RecordBatch; 2] {
         let fold::Rows { forward, reverse } = folded(flows, 1);
         let chunk = Arc::new(Chunk { first: 100, columns: flows.clone() });
-        let arrays = columns::Whole(&chunk).arrays(&columns::schema(Columns::All)).unwrap();
+        let arrays = columns::Whole(&chunk).arrays().unwrap();
         let [forward, reverse] = [&forward, &reverse].map(|rows| Picked::new(&chunk, &arrays, rows));
         [Columns::Shown, Columns::Own].map(|columns| {
             let written = batch(columns, &forward, &reverse).unwrap();

@@ -46,17 +46,20 @@ impl Identity {
 /// In the columns of small numbers that may be absent: there is none.
 pub const ABSENT: u16 = u16::MAX;
 
-/// An address in a column: the bits of an IPv6 one, of an IPv4 one as it is mapped into IPv6.
-pub const fn address_bits(address: IpAddr) -> u128 {
+/// An address in a column: the octets of an IPv6 one, of an IPv4 one as it is mapped into IPv6. All zero where there is none.
+pub type AddressOctets = [u8; 16];
+
+/// As a column has an address.
+pub const fn address_octets(address: IpAddr) -> AddressOctets {
     match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
     }
 }
 
-/// The address of a column's bits.
-pub const fn address(bits: u128) -> IpAddr {
-    Ipv6Addr::from_bits(bits).to_canonical()
+/// The address of a column's octets.
+pub const fn address(octets: AddressOctets) -> IpAddr {
+    Ipv6Addr::from_octets(octets).to_canonical()
 }
 
 macro_rules! flow_columns {
@@ -131,11 +134,9 @@ flow_columns! {
         end: i64 = 0;
         packets: u64 = 0;
         bytes: u64 = 0;
-        /// As [`address_bits`].
-        source: u128 = 0;
-        destination: u128 = 0;
-        /// 0 where there is none.
-        next_hop: u128 = 0;
+        source: AddressOctets = [0; 16];
+        destination: AddressOctets = [0; 16];
+        next_hop: AddressOctets = [0; 16];
         source_port: u16 = 0;
         destination_port: u16 = 0;
         protocol: u8 = 0;
@@ -276,8 +277,8 @@ impl FlowColumns {
         self.end.push(millis(record.end));
         self.packets.push(record.packets);
         self.bytes.push(record.bytes);
-        self.source.push(address_bits(record.source));
-        self.destination.push(address_bits(record.destination));
+        self.source.push(address_octets(record.source));
+        self.destination.push(address_octets(record.destination));
         self.source_port.push(record.source_port);
         self.destination_port.push(record.destination_port);
         self.protocol.push(record.protocol);
@@ -288,7 +289,7 @@ impl FlowColumns {
         self.tcp_flags.push(record.tcp_flags);
         self.source_prefix_length.push(record.source_prefix_length.unwrap_or(0));
         self.destination_prefix_length.push(record.destination_prefix_length.unwrap_or(0));
-        self.next_hop.push(record.next_hop.map_or(0, address_bits));
+        self.next_hop.push(record.next_hop.map_or([0; 16], address_octets));
         self.history.push(record.history);
         self.conn_state.push(record.conn_state);
         self.round_trip_count.push(trip.count);

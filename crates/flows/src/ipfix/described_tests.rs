@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lucarne_model::{ConnState, FlowRecord, SecurityGroupId};
+use lucarne_model::{ConnState, FlowRecord, SecurityGroupId, flow::Path};
 
 use super::{
     Decoder, Exporter, HEADER_LENGTH,
@@ -119,6 +119,19 @@ fn the_book_has_every_connection_state_with_its_code_and_meaning() {
     for state in ConnState::ALL {
         let row = format!("| {} | `{}` | {} |", state.code(), state.name(), state.meaning().trim());
         assert!(book.contains(&row), "docs/book/flows.md lacks {row}");
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // reads the book
+fn the_book_has_every_path_with_its_code_and_meaning_and_says_which_are_reserved() {
+    let book = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/book/flows.md");
+    let book = std::fs::read_to_string(book).unwrap();
+    for path in Path::ALL {
+        let name = serde_json::to_value(path).unwrap();
+        let row = format!("| {} | `{}` | {} |", path.code(), name.as_str().unwrap(), path.meaning());
+        assert!(book.contains(&row), "docs/book/flows.md lacks {row}");
+        assert_eq!(path.meaning().starts_with("Reserved: "), Path::RESERVED.contains(&path));
     }
 }
 

@@ -311,10 +311,10 @@ fields! {
         put_destination_prefix, number!(take destination_prefix_length);
     "next_hop" Ipv4 iana(15, "ipNextHopIPv4Address", DataType::Ipv4Address),
         "The virtual router's next hop; unspecified where there is none.",
-        |r, _, out| put_ipv4(r.next_hop.unwrap_or(NO_HOP), out), |v, c| v.addresses(&mut c.next_hop, |octets| ipv4(octets).map(hop));
+        |r, _, out| put_ipv4(r.next_hop.unwrap_or(NO_HOP), out), |v, c| v.addresses(&mut c.next_hop, |octets| hop(ipv4(octets)));
     "next_hop" Ipv6 iana(62, "ipNextHopIPv6Address", DataType::Ipv6Address),
         "The virtual router's next hop; unspecified where there is none.",
-        |r, _, out| put_ipv6(r.next_hop.unwrap_or(NO_HOP_V6), out), |v, c| v.addresses(&mut c.next_hop, |octets| ipv6(octets).map(hop));
+        |r, _, out| put_ipv6(r.next_hop.unwrap_or(NO_HOP_V6), out), |v, c| v.addresses(&mut c.next_hop, |octets| hop(ipv6(octets)));
     "ingress_interface" Always iana(10, "ingressInterface", DataType::Unsigned32),
         "The index of the virtual router's port where the packets came in; 0 where it is not known.",
         number!(ingress_interface), number!(take ingress_interface);
@@ -349,8 +349,8 @@ fields! {
         "Where the host stands.", |r, _, out| put_text(r.location.as_str(), out),
         |v, c| v.coded(&mut c.location, location);
     "path" Always own(12, "flowPath", DataType::Unsigned8),
-        "Between whom: 1 same host, 2 other host, 3 other location, 4 internet, 5 site, 6 peer VPC, 7 the virtual \
-         router's own services, 8 dropped before a path was known.",
+        "Between whom: 1 same host, 2 other host, 3 other location, 5 site, 7 the virtual router's own services, 8 dropped \
+         before a path was known; 4 (internet) and 6 (peer VPC) are reserved.",
         |r, _, out| out.push(r.path.code()),
         |v, c| v.words(&mut c.path, &PATHS);
     "history" Always own(13, "history", DataType::String),

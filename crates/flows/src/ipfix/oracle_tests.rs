@@ -6,6 +6,11 @@
 //! has no octets, as ours have wherever there is nothing to say (no rule, no mitigation, no history yet), unlike `tshark`,
 //! `nfdump` and pmacct. So it is asked about records that say something everywhere; those with nothing to say are held
 //! against [`super::by_row_tests`] and those tools.
+//!
+//! `netgauze-flow-pkt` 0.13 is no oracle here: it makes its code from a registry with a generator that needs sixteen more crates, among them
+//! `aws-lc-sys`, a library in C that is built with cmake, for tests alone.
+
+use std::net::IpAddr;
 
 use netflow_parser::{
     FieldValue, IpfixField, IpfixFlowRecord, NetflowPacket, NetflowParser, variable_versions::ipfix::FlowSetBody,
@@ -23,10 +28,14 @@ use super::{
     elements::{ENTERPRISE, FIELDS, group_set_id},
     tests::{NOW, record},
 };
-use crate::columns::address_bits;
+use crate::columns::address_octets;
 
 /// The element whose value is a list, which their decoder leaves as octets.
 const GROUPS: &str = "securityGroupId list";
+
+fn address_bits(address: IpAddr) -> u128 {
+    u128::from_be_bytes(address_octets(address))
+}
 
 /// What IANA's element of this number must say of a record.
 fn iana(number: u16, record: &FlowRecord) -> u128 {

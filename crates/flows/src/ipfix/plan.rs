@@ -14,7 +14,7 @@ use super::{
     values::Words,
     wire::{BadValue, ID_LENGTH, Reader, VARIABLE, id, unsigned},
 };
-use crate::columns::{Coded, FlowColumns, Identity};
+use crate::columns::{AddressOctets, Coded, FlowColumns, Identity};
 
 /// The fields that together say who saw a flow, in the order in which we write them.
 const IDENTITY: [&str; 6] = ["account", "vpc", "subnet", "interface", "instance", "host"];
@@ -181,13 +181,16 @@ pub(super) struct Values<'a> {
 }
 
 /// A number in network order.
-pub(super) trait Number: TryFrom<u64> + Copy + Default {
-    fn of(octets: &[u8]) -> Option<Self>;
+pub(super) trait Number: TryFrom<u64> + Copy {
+    /// Those of values that have all of its octets.
+    fn all(values: Values<'_>) -> impl ExactSizeIterator<Item = Self>;
 }
 macro_rules! numbers {
     ($($type:ty),*) => {$(
         impl Number for $type {
-            fn of(octets: &[u8]) -> Option<Self> { octets.try_into().ok().map(Self::from_be_bytes) }
+            fn all(values: Values<'_>) -> impl ExactSizeIterator<Item = Self> {
+                values.arrays().map(Self::from_be_bytes)
+            }
         }
     )*};
 }
@@ -210,14 +213,35 @@ impl<'a> Values<'a> {
         })
     }
 
+    /// The same of values that have `N` octets each. Those of a fixed length are within the set, or their records' places
+    /// would not have been found: so that none is missing need not be told, and a loop over them is short.
+    fn arrays<const N: usize>(self) -> impl ExactSizeIterator<Item = [u8; N]> + 'a {
+        let rest = self.body.get(self.spot.offset..).unwrap_or_default();
+        self.places.iter().map(move |place| {
+            let at = *place as usize;
+            rest.get(at..at + N).and_then(|octets| octets.try_into().ok()).unwrap_or([0; N])
+        })
+    }
+
     /// Unsigned integers; senders may leave out leading zeros.
     pub(super) fn numbers<T: Number>(self, column: &mut Vec<T>) -> Result<(), BadValue> {
-        self.numbers_as(column, T::default(), |number: T| Some(number))
+        self.numbers_of(column, |number: T| number)
     }
 
     /// Numbers of 8 bits in a column that has a value for none.
     pub(super) fn small_numbers(self, column: &mut Vec<u16>) -> Result<(), BadValue> {
-        self.numbers_as(column, 0, |number: u8| Some(u16::from(number)))
+        self.numbers_of(column, |number: u8| u16::from(number))
+    }
+
+    fn numbers_of<N: Number, T: Copy>(self, column: &mut Vec<T>, make: impl Fn(N) -> T) -> Result<(), BadValue> {
+        if usize::from(self.spot.length) == size_of::<N>() {
+            column.extend(N::all(self).map(make));
+            return Ok(());
+        }
+        for octets in self.octets() {
+            column.push(make(unsigned(octets)?));
+        }
+        Ok(())
     }
 
     /// Moments, which we count in microseconds.
@@ -233,28 +257,34 @@ impl<'a> Values<'a> {
         self.numbers_as(column, any, |code: u8| words[usize::from(code)])
     }
 
-    /// A loop that looks at its end whether some value was not as it should be; `any` stands for those.
+    /// As [`Self::numbers_of`], where not every number is one: `any` stands for those that are not.
     fn numbers_as<N: Number, T: Copy>(
         self,
         column: &mut Vec<T>,
         any: T,
         make: impl Fn(N) -> Option<T>,
     ) -> Result<(), BadValue> {
-        let Self { body, spot: Spot { length, .. }, .. } = self;
-        if usize::from(length) == size_of::<N>() {
-            let value = |at: usize| body.get(at..)?.get(..size_of::<N>()).and_then(N::of).and_then(&make);
-            append(column, any, self.each().map(value))
+        if usize::from(self.spot.length) == size_of::<N>() {
+            append(column, any, N::all(self).map(make))
         } else {
             append(column, any, self.octets().map(|octets| unsigned(octets).ok().and_then(&make)))
         }
     }
 
-    pub(super) fn addresses(
+    /// Addresses of `N` octets.
+    pub(super) fn addresses<const N: usize>(
         self,
-        column: &mut Vec<u128>,
-        read: impl Fn(&[u8]) -> Result<u128, BadValue>,
+        column: &mut Vec<AddressOctets>,
+        make: impl Fn([u8; N]) -> AddressOctets,
     ) -> Result<(), BadValue> {
-        append(column, 0, self.octets().map(|octets| read(octets).ok()))
+        if usize::from(self.spot.length) == N {
+            column.extend(self.arrays().map(make));
+            return Ok(());
+        }
+        for octets in self.octets() {
+            column.push(make(octets.try_into().map_err(|_| BadValue)?));
+        }
+        Ok(())
     }
 
     /// Values that repeat.
@@ -273,13 +303,11 @@ fn append<T: Copy>(
     any: T,
     values: impl ExactSizeIterator<Item = Option<T>>,
 ) -> Result<(), BadValue> {
-    let before = column.len();
-    column.resize(before + values.len(), any);
     let mut is_good = true;
-    for (slot, value) in column[before..].iter_mut().zip(values) {
+    column.extend(values.map(|value| {
         is_good &= value.is_some();
-        *slot = value.unwrap_or(any);
-    }
+        value.unwrap_or(any)
+    }));
     if is_good { Ok(()) } else { Err(BadValue) }
 }
 

@@ -18,7 +18,7 @@ use super::{
     encode::MAX_GROUPS,
     wire::{BadValue, ENTERPRISE_BIT, ID_LENGTH, Reader, id, put_id, put_length},
 };
-use crate::columns::address_bits;
+use crate::columns::{AddressOctets, address_octets};
 
 /// The groups of a basicList; none when it is a list of something else.
 pub(super) fn group_list(value: &[u8]) -> Result<Option<Vec<SecurityGroupId>>, BadValue> {
@@ -118,11 +118,11 @@ pub(super) fn put_destination_prefix(record: &FlowRecord, _: &Sender, out: &mut 
 
 pub(super) const NO_HOP: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 pub(super) const NO_HOP_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-const NO_HOP_BITS: u128 = address_bits(NO_HOP);
 
-/// The bits of a next hop; 0 for none.
-pub(super) const fn hop(bits: u128) -> u128 {
-    if bits == NO_HOP_BITS { 0 } else { bits }
+/// A next hop; one that is unspecified is none.
+pub(super) fn hop(octets: AddressOctets) -> AddressOctets {
+    const UNSPECIFIED: AddressOctets = address_octets(NO_HOP);
+    if octets == UNSPECIFIED { [0; 16] } else { octets }
 }
 
 /// Only asked for records of two IPv4 addresses; see [`super::encode`].
@@ -141,14 +141,13 @@ pub(super) fn put_ipv6(address: IpAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(&v6.octets());
 }
 
-/// The bits of an address in its column.
-pub(super) fn ipv4(value: &[u8]) -> Result<u128, BadValue> {
-    let octets: [u8; 4] = value.try_into().map_err(|_| BadValue)?;
-    Ok(address_bits(IpAddr::V4(octets.into())))
+/// Addresses as columns have them.
+pub(super) fn ipv4(octets: [u8; 4]) -> AddressOctets {
+    address_octets(IpAddr::V4(octets.into()))
 }
 
-pub(super) fn ipv6(value: &[u8]) -> Result<u128, BadValue> {
-    value.try_into().map(u128::from_be_bytes).map_err(|_| BadValue)
+pub(super) const fn ipv6(octets: [u8; 16]) -> AddressOctets {
+    octets
 }
 
 pub(super) fn put_icmp_type(record: &FlowRecord, _: &Sender, out: &mut Vec<u8>) {

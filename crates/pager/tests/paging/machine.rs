@@ -153,6 +153,29 @@ impl Memory {
         println!("\n> alias saw {seen}");
     }
 
+    /// Puts a page there by its file, as somebody does who is quicker than the pager.
+    fn put_first(&self, page: u64, version: u64) {
+        let content: Vec<u8> = (0..WORDS as u64).flat_map(|at| word(page, version, at).to_ne_bytes()).collect();
+        self.file.write_all_at(&content, page * PAGE as u64).unwrap();
+        self.versions[page as usize].store(version, Ordering::Relaxed);
+    }
+
+    /// Several threads check the same page at once, as processors do.
+    fn check_together(&self, page: u64, threads: u64) {
+        thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(|| self.check(page)))));
+    }
+
+    /// Asks for large pages, as QEMU does; whether the kernel may give some.
+    fn may_be_large(&self) -> bool {
+        let length = self.pages as usize * PAGE;
+        // SAFETY: MADV_HUGEPAGE on the mapping changes nothing that is in it.
+        assert_eq!(unsafe { madvise(self.start.cast(), length, 14) }, 0);
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let ours = maps.split_once(&format!("{:x}-", self.start as usize)).unwrap().1;
+        let flags = ours.lines().find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+        !flags.split_whitespace().any(|flag| flag == "nh")
+    }
+
     /// The kernel writes into the page on behalf of this process.
     fn read_into(&self, page: u64, version: u64) {
         let file: File = memfd_create("source", MemfdFlags::CLOEXEC).unwrap().into();
@@ -262,6 +285,12 @@ fn role_of_the_machine() {
             }
             ("read-into", &[page, version]) => memory.read_into(page, version),
             ("pin-into", &[page, version]) => memory.pin_into(page, version),
+            ("put-first", &[page, version]) => memory.put_first(page, version),
+            ("check-together", &[page, threads]) => memory.check_together(page, threads),
+            ("may-be-large", &[]) => {
+                println!("\n> {}", memory.may_be_large());
+                continue;
+            }
             ("listen-too", &[]) => {
                 println!("\n> error {}", memory.listen_too());
                 continue;

@@ -9,6 +9,7 @@ mod capture;
 mod duplicate;
 mod house;
 mod kills;
+mod long_run;
 mod machine;
 mod pager;
 mod qemu;

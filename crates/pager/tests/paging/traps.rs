@@ -138,6 +138,50 @@ fn nobody_else_can_have_the_faults_of_memory_that_is_paged() {
     house.check_all();
 }
 
+/// The kernel refuses to put a page where one is (EEXIST), and with it what comes behind in the same run.
+#[test]
+fn a_page_that_somebody_else_put_first_stays_and_its_neighbours_come_all_the_same() {
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(POOL);
+    house.write_all(1);
+    house.evict_all(&mut client);
+    for (place, first) in [("in front", 32), ("in the middle", 64 + 7), ("at the end", 96 + 15)] {
+        assert_eq!(house.machine.ask(&format!("put-first {first} 2")), "done");
+        let asked = first / 16 * 16 + (first + 1) % 16;
+        assert_eq!(house.machine.ask(&format!("check {asked} 1")), "done", "{place}");
+        assert_eq!(house.machine.ask(&format!("check {} 16", first / 16 * 16)), "done", "{place}");
+    }
+    // Nor is the copy of what it was taken for it when it leaves.
+    house.evict_until_all_is_away(&mut client);
+    house.check_all();
+}
+
+/// Each comes back once, however many wait for it; who waits for a page that has just come is let go too.
+#[test]
+fn processors_that_want_the_same_page_at_once_all_get_it() {
+    let mut house = House::new(PAGES);
+    let (_pager, mut client) = house.serve(POOL);
+    house.write_all(1);
+    house.evict_all(&mut client);
+    for page in (0..PAGES).step_by(16) {
+        assert_eq!(house.machine.ask(&format!("check-together {page} 6")), "done");
+    }
+    let touched = PAGES / 16;
+    let statistics = eventually(&mut client, "each came once", |now| now.refaults == touched);
+    assert_eq!(statistics.pages.resident, Pages(touched) + statistics.restored_beside);
+    house.check_all();
+}
+
+/// A large page could leave and come back only whole.
+#[test]
+fn a_machine_that_asks_for_large_pages_gets_none() {
+    let mut house = House::new(PAGES);
+    let (_pager, _client) = house.serve(POOL);
+    house.write_all(1);
+    assert_eq!(house.machine.ask("may-be-large"), "false");
+    house.check_all();
+}
+
 #[test]
 fn a_pager_ends_with_its_machine_and_says_so() {
     let mut house = House::new(PAGES);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lucarne_model::{
     MitigationId,
+    flow::Path,
     mitigation::{DesiredMitigation, MitigationAction, MitigationTarget},
 };
 use proptest::prelude::*;
@@ -230,6 +231,7 @@ fn check(capacity: usize, port_capacity: usize, steps: &[Step]) -> Result<(), Te
     for record in &scene.out.records {
         recorded.add(record.interface, record.direction, record.packets, record.bytes);
         prop_assert!(record.start <= record.end, "{:?}", record);
+        prop_assert!(!Path::RESERVED.contains(&record.path), "{:?}", record);
         prop_assert_eq!(record.verdict == Verdict::Reject, record.forwarding_status() >= 0x80);
     }
     prop_assert_eq!(recorded.0, counted.0);

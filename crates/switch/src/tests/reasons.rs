@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use lucarne_model::{
     EndReason,
-    flow::{Direction, Side, Verdict},
+    flow::{Direction, Path, Side, Verdict},
 };
 
 use super::{frames::*, *};
@@ -190,6 +190,7 @@ fn what_leads_nowhere_has_no_route() {
         scene.send_frame(WEB, &ends.frame(&udp(1, 53, 0)));
         scene.wait(seconds(3));
         assert_eq!(end(&scene), dropped(EndReason::NoRoute), "{destination}");
+        assert_eq!(scene.record(WEB, OUT).path, Path::Nowhere, "{destination}");
         assert_eq!(scene.given_on(), 0);
     }
 }
