@@ -1,6 +1,6 @@
 //! What the benches share: a real `lucarne dev` to measure, a collector with a host, made-up flow records and captures, a
 //! sink for exports, `nfcapd` as a peer, what memory a process takes, a first program for a
-//! guest, and the tables in which they say what they found.
+//! guest, how long they run, and the tables in which they say what they found.
 //!
 //! Owns no figures: each bench is a program of its own in `src/bin`.
 
@@ -11,6 +11,7 @@ pub mod cpio;
 mod dice;
 pub mod figures;
 pub mod flow_mix;
+pub mod length;
 pub mod memory;
 pub mod nfcapd;
 pub mod sink;

@@ -85,7 +85,7 @@ fn a_download_goes_on_while_the_machine_that_serves_it_moves() -> anyhow::Result
     await_more(&cloud, &tenant, &fetches, 20)?;
 
     let home = host_of(&operator, &serves)?;
-    cloud.run(&tenant, &["instance", "migrate", &serves, "--wait"])?;
+    moves_and_is_seen_to(&cloud, &tenant, &serves)?;
     ensure!(host_of(&operator, &serves)? == other_host(&operator, &home)?, "it is where it was");
     let shown = tenant.get(&format!("/v1/instances/{serves}"))?.ok()?;
     ensure!(shown["state"] == "running" && shown["began"]["from"] == "cold", "{shown}");
@@ -119,6 +119,25 @@ fn a_download_goes_on_while_the_machine_that_serves_it_moves() -> anyhow::Result
     println!("stood still for {:?} ms", moves.iter().map(|moved| &moved["stood_still_millis"]).collect::<Vec<_>>());
     let pages: u64 = moves.iter().filter_map(|moved| moved["pages"].as_u64()).sum();
     await_charged(&cloud, &tenant, pages)
+}
+
+/// Moves the instance, and sees meanwhile how far it has come.
+fn moves_and_is_seen_to(cloud: &Cloud, tenant: &Api, instance: &str) -> anyhow::Result<()> {
+    let job = tenant.make(&format!("/v1/instances/{instance}/migrate"), json!({}), "/id")?;
+    let (mut seen, mut ended) = (Vec::new(), Value::Null);
+    let over = || {
+        let job = tenant.get(&format!("/v1/jobs/{job}")).ok()?.body;
+        seen.extend(job["progress"].as_object().map(|way| Value::Object(way.clone())));
+        ended = job;
+        (ended["state"] == "done" || ended["state"] == "failed").then_some(())
+    };
+    eventually("the job is over", SLOW, over).with_context(|| cloud.logs())?;
+    ensure!(ended["state"] == "done" && ended["progress"].is_null(), "{ended}");
+    let octets = |way: &Value, which: &str| way["memory"][which].as_u64().unwrap_or_default();
+    let is_on_its_way = |way: &&Value| octets(way, "sent") > 0 && octets(way, "left") < 128 * MIB;
+    ensure!(seen.iter().any(|way| is_on_its_way(&way)), "nobody told how far it had come: {seen:?}");
+    ensure!(seen.iter().all(|way| way["disks"] == json!({"sent": 0, "left": 0})), "it has no disks: {seen:?}");
+    Ok(())
 }
 
 /// Waits until so many pages are on the bill as moved, and no others.

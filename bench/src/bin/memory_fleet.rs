@@ -15,17 +15,15 @@ use anyhow::{Context, Result, ensure};
 use lucarne_bench::{
     cloud::{Caller, Cloud},
     figures::table,
+    length::or_short,
 };
 use serde_json::Value;
 
-const FACTORS: [f64; 4] = [1.0, 1.5, 2.0, 3.0];
+const FACTORS: &[f64] = &[1.0, 1.5, 2.0, 3.0];
 /// What each VM sees, in MiB.
 const MEMORY: u64 = 128;
 /// Until every VM has prepared itself.
 const PREPARED_WITHIN: Duration = Duration::from_secs(300);
-/// Then what is idle leaves.
-const SETTLE: Duration = Duration::from_secs(45);
-const COUNTED: Duration = Duration::from_secs(60);
 const DONE: &str = "done in ";
 
 /// Name, how many of them, seconds of rest, preparation, work.
@@ -57,7 +55,7 @@ const KINDS: [(&str, usize, u32, &str, &str); 4] = [
 fn main() -> Result<()> {
     let mut rows = Vec::new();
     let mut whole: Option<Vec<f64>> = None;
-    for factor in FACTORS {
+    for &factor in or_short(FACTORS, &[1.0, 2.0]) {
         let measured = measure(factor)?;
         let of_whole = whole.get_or_insert_with(|| measured.seconds.clone());
         let times: Vec<f64> = measured.seconds.iter().zip(of_whole).map(|(now, then)| now / *then).collect();
@@ -96,10 +94,12 @@ fn measure(factor: f64) -> Result<Measured> {
     )?;
     let fleet = launch(&cloud)?;
     until_prepared(&cloud, &fleet)?;
-    sleep(SETTLE);
+    // What is idle leaves first.
+    let [settle, counted] = or_short([45, 60], [5, 30]).map(Duration::from_secs);
+    sleep(settle);
     let before = fleet.iter().map(|one| one.pieces(&cloud)).collect::<Result<Vec<_>>>()?;
     let (refaults, began) = (refaults(&cloud)?, Instant::now());
-    sleep(COUNTED);
+    sleep(counted);
     let came_back = self::refaults(&cloud)? - refaults;
     let mut seconds = Vec::new();
     for (kind, (name, ..)) in KINDS.iter().enumerate() {
@@ -108,7 +108,7 @@ fn measure(factor: f64) -> Result<Measured> {
             let now = one.pieces(&cloud)?;
             pieces.extend_from_slice(now.get(before.len()..).unwrap_or_default());
         }
-        ensure!(!pieces.is_empty(), "`{name}` did nothing in {COUNTED:?}");
+        ensure!(!pieces.is_empty(), "`{name}` did nothing in {counted:?}");
         seconds.push(pieces.iter().sum::<f64>() / pieces.len() as f64);
     }
     let hosts = cloud.json(Caller::Operator, &["memory", "show"])?;

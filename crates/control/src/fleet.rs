@@ -12,7 +12,7 @@ use std::{
 use lucarne_model::{
     HostId, ImageId, InstanceId, Moment, RecordingId, ReplicaId, VolumeId,
     actual::{ActualInstance, HostState, Report},
-    memory_move::MoveWish,
+    memory_move::{MoveProgress, MoveWish},
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
     recording::Recorded,
     replica::ActualCut,
@@ -82,6 +82,14 @@ impl Fleet {
     /// What the host told last of the instance's memory.
     pub(crate) fn memory_of(&self, host: HostId, instance: InstanceId) -> Option<InstanceMemory> {
         self.memory(host, |told| told.instances.iter().find(|memory| memory.instance == instance).cloned())
+    }
+
+    /// How far the instance has come on its way from one host to another, as the one that brings it told last.
+    pub(crate) fn progress(&self, instance: InstanceId) -> Option<MoveProgress> {
+        let all = self.lock();
+        let mut told = all.values().filter_map(|heard| heard.report.as_ref()?.report.memory.as_ref());
+        let moving = told.find_map(|told| told.moving.iter().find(|moving| moving.instance == instance))?;
+        Some(moving.progress)
     }
 
     /// The instances that the host would rather have elsewhere.

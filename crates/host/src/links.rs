@@ -105,11 +105,12 @@ async fn keep(layout: &Layout, desired: &Desired) {
     }
 }
 
-/// Sends reports: soon after each change, in the long run a few in a second, and at each heartbeat.
+/// Sends reports: soon after each change, in the long run a few in a second, at each heartbeat, and while an instance is on its
+/// way to another host whenever it is known how far.
 pub(crate) async fn send_reports(
     (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
     mut reports: watch::Receiver<Report>,
-    (memory, recordings): (watch::Receiver<Option<MemoryReport>>, watch::Receiver<Vec<ActualRecording>>),
+    (mut memory, recordings): (watch::Receiver<Option<MemoryReport>>, watch::Receiver<Vec<ActualRecording>>),
     settings: watch::Receiver<Option<HostSettings>>,
     coalesce: Duration,
     shutdown: CancellationToken,
@@ -119,7 +120,7 @@ pub(crate) async fn send_reports(
         loop {
             let mut report = reports.borrow_and_update().clone();
             report.dropped_frames = network.dropped_frames().await;
-            report.memory = memory.borrow().clone();
+            report.memory = memory.borrow_and_update().clone();
             report.recordings.clone_from(&recordings.borrow());
             let sent = Instant::now();
             match controller.report(&report).await {
@@ -135,11 +136,24 @@ pub(crate) async fn send_reports(
                     Ok(()) => sleep_until(turns.next(Instant::now()).max(Instant::now() + coalesce)).await,
                     Err(_) => return,
                 },
+                () = something_moves(&mut memory) => {}
                 () = sleep_until(sent + heartbeat) => {}
             }
         }
     };
     shutdown.run_until_cancelled(send).await;
+}
+
+/// Returns when it is told anew how far instances have come on their way to other hosts.
+async fn something_moves(memory: &mut watch::Receiver<Option<MemoryReport>>) {
+    loop {
+        if memory.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if memory.borrow_and_update().as_ref().is_some_and(|told| !told.moving.is_empty()) {
+            return;
+        }
+    }
 }
 
 fn heartbeat_of(settings: &HostSettings) -> Duration {

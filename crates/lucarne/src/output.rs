@@ -210,6 +210,8 @@ const AMOUNTS: &[&str] = &[
     "overhead",
     "pool",
     "free",
+    "sent",
+    "left",
 ];
 /// Shares of a whole.
 const THOUSANDTHS: &[&str] = &["bucket"];

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lucarne_api::bodies::instance::{Job, JobState};
-use lucarne_model::JobId;
+use lucarne_model::{JobId, memory_move::Carried};
 use serde_json::Value;
 
 use crate::{
@@ -34,6 +34,17 @@ impl Progress {
 
     pub(crate) fn say(&self, message: impl Into<String>) {
         self.0.set_message(message.into());
+    }
+
+    /// Draws how much of something has been carried.
+    fn draw(&self, carried: Carried) {
+        if let Ok(style) = ProgressStyle::with_template(
+            "{spinner} {msg} {wide_bar} {binary_bytes} of {binary_total_bytes} ({elapsed})",
+        ) {
+            self.0.set_style(style);
+        }
+        self.0.set_length((carried.sent + carried.left).0);
+        self.0.set_position(carried.sent.0);
     }
 }
 
@@ -102,7 +113,12 @@ pub(crate) async fn until_done(session: &Session, id: JobId) -> Result<Job, Fail
                 let why = job.reason.map_or_else(|| "no reason was given".into(), |why| why.message);
                 return Err(Failure::local(LocalCode::WaitFailed, format!("{id} failed and was undone: {why}")));
             }
-            JobState::Running => progress.say(format!("{}: {}", subject(&job), job.step)),
+            JobState::Running => {
+                progress.say(format!("{}: {}", subject(&job), job.step));
+                if let Some(way) = job.progress {
+                    progress.draw(way.carried());
+                }
+            }
             JobState::Undoing => progress.say(format!("{}: undoing {}", subject(&job), job.step)),
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;

@@ -1,4 +1,4 @@
-//! Moves from host to host: why one is made, which ones a host asks for, and what one came to.
+//! Moves from host to host: why one is made, which ones a host asks for, how far one has come, and what one came to.
 //!
 //! Owns the words. Whether a wish is granted is decided in the room `memory`; the move itself is a workflow of the controller.
 
@@ -47,6 +47,35 @@ pub struct MoveWish {
     /// What its host lacks: another instance with a claim as large would do as well. Zero where it must be this one.
     #[serde(default)]
     pub lacks: Pages,
+}
+
+/// Of something that is brought to another host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Carried {
+    pub sent: Bytes,
+    /// What changes after it was sent is sent again, so there may be more left than a moment ago.
+    pub left: Bytes,
+}
+
+/// How far a move has come: the disks go first, then the memory, and with the last of it what was written meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MoveProgress {
+    pub memory: Carried,
+    pub disks: Carried,
+}
+
+impl MoveProgress {
+    /// Of both together.
+    pub fn carried(&self) -> Carried {
+        Carried { sent: self.memory.sent + self.disks.sent, left: self.memory.left + self.disks.left }
+    }
+}
+
+/// An instance that its host is bringing to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Moving {
+    pub instance: InstanceId,
+    pub progress: MoveProgress,
 }
 
 /// What a move came to, once the instance was the other host's.

@@ -11,7 +11,7 @@ use crate::{
     instance::StateReason,
     lease::Lending,
     memory::{MemoryMode, PagesByPlace, Place},
-    memory_move::MoveWish,
+    memory_move::{MoveWish, Moving},
 };
 
 /// What a host tells of its memory and of that of its VMs.
@@ -22,6 +22,9 @@ pub struct MemoryReport {
     /// Instances that it would rather have elsewhere.
     #[serde(default)]
     pub wishes: Vec<MoveWish>,
+    /// Instances that run and are being brought to another host.
+    #[serde(default)]
+    pub moving: Vec<Moving>,
 }
 
 /// Whether the machine lets its agent do a thing.

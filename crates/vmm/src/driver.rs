@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use async_trait::async_trait;
 use lucarne_model::{
     Bytes, InstanceId, MacAddress, Measurement, Vcpus, VolumeId,
+    memory_move::MoveProgress,
     paging::PageKey,
     storage::{Digest, DiskFormat},
 };
@@ -327,6 +328,8 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// done the VM stands still here, and its disks are as they are there; [`Driver::resume`] lets it go on here, if nobody
     /// else does. On an error it runs here as before.
     async fn send(&self, instance: InstanceId, to: Ways) -> Result<(), Error>;
+    /// How far [`Driver::send`] has come, while it is under way; none where that cannot be told.
+    async fn progress(&self, instance: InstanceId) -> Option<MoveProgress>;
     /// Takes in a VM that another host sends. When it is done the VM stands still, to go on by [`Driver::resume`], and its
     /// disks are in their files; on an error there is nothing of it here, and what had a disk's name before has it still. Since
     /// when it stands still is returned, if that is known. Standing here already with this generation: does nothing.

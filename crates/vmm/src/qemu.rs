@@ -26,7 +26,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lucarne_model::{Bytes, InstanceId, Measurement, VolumeId};
+use lucarne_model::{Bytes, InstanceId, Measurement, VolumeId, memory_move::MoveProgress};
 use tokio::{
     sync::{OnceCell, mpsc},
     time::Instant,
@@ -312,6 +312,10 @@ impl Driver for Qemu {
         let vm = slot.running().ok_or(Error::NotRunning { instance })?;
         let user = self.shared.acceleration().await.user(self.shared.settings.user);
         vm.send(to, user).await
+    }
+
+    async fn progress(&self, instance: InstanceId) -> Option<MoveProgress> {
+        self.running(instance).ok()?.progress().await.ok()
     }
 
     async fn receive(&self, spec: &MachineSpec, from: Ways) -> Result<Option<Instant>, Error> {

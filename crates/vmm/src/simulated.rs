@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lucarne_model::{Bytes, InstanceId, Measurement, VolumeId};
+use lucarne_model::{Bytes, InstanceId, Measurement, VolumeId, memory_move::MoveProgress};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -339,6 +339,11 @@ impl Driver for Simulated {
         // As with a real one: whoever has all of it waits to be told who goes on.
         let _ = passage::close(&mut *machine, Duration::ZERO).await;
         Ok(())
+    }
+
+    /// It is done at once.
+    async fn progress(&self, _: InstanceId) -> Option<MoveProgress> {
+        None
     }
 
     async fn receive(&self, spec: &MachineSpec, from: Ways) -> Result<Option<Instant>, Error> {

@@ -23,6 +23,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use lucarne_bench::{
     figures::table,
+    length::or_short,
     memory::{Memory, mib},
 };
 use lucarne_model::{
@@ -82,7 +83,8 @@ fn measure() -> Result<()> {
     println!("{}", table(&["moving 256 MiB of noise", "GiB/s", "GiB/s of the pager's core"], &moving()?));
     println!("{}", guests::at_half()?);
     let columns = ["a pager whose guest is away", "private MiB", "% of the guest", "with its share MiB", "%"];
-    println!("{}", table(&columns, &[PAGES, 4 * PAGES, 16 * PAGES].into_iter().map(own).collect::<Result<Vec<_>>>()?));
+    let guests = or_short(&[PAGES, 4 * PAGES, 16 * PAGES][..], &[PAGES]);
+    println!("{}", table(&columns, &guests.iter().map(|pages| own(*pages)).collect::<Result<Vec<_>>>()?));
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use lucarne_model::{
     VolumeId,
     instance::{Instance, Placement, StateReason},
     memory::MemorySettings,
-    memory_move::{MoveCause, Moved},
+    memory_move::{MoveCause, MoveProgress, Moved},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -122,6 +122,9 @@ pub struct Job {
     /// Why the instance moves; of migrations only.
     #[serde(default)]
     pub cause: Option<MoveCause>,
+    /// How far a migration has come, while its host tells.
+    #[serde(default)]
+    pub progress: Option<MoveProgress>,
     /// What a migration came to, from the instant on at which the instance was the other host's.
     #[serde(default)]
     pub moved: Option<Moved>,

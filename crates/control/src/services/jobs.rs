@@ -14,8 +14,9 @@ pub(crate) async fn list_jobs(
     controller: &Controller,
     call: Call<Caller, (), ListQuery, Nothing>,
 ) -> Result<Json<Page<Job>>, Problem> {
-    let (scope, query, caller) = (call.caller.scope(), call.query, call.caller);
-    let page = move |tx: &Tx<'_>| tx.page_shown(scope, &query, |_, record: JobRecord| Ok(shown::job(&caller, record)));
+    let (scope, query, caller, fleet) = (call.caller.scope(), call.query, call.caller, controller.fleet.clone());
+    let shown = move |_: &Tx<'_>, record: JobRecord| Ok(shown::job(&caller, &fleet, record));
+    let page = move |tx: &Tx<'_>| tx.page_shown(scope, &query, &shown);
     controller.store.read(page).await.map(Json)
 }
 
@@ -28,5 +29,5 @@ pub(crate) async fn get_job(
         .store
         .read(move |tx| tx.get::<JobRecord>(scope, id))
         .await
-        .map(|record| Json(shown::job(&call.caller, record)))
+        .map(|record| Json(shown::job(&call.caller, &controller.fleet, record)))
 }

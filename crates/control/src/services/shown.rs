@@ -3,7 +3,7 @@
 //! Owns what is held back from tenants: which machine a host is. They are shown a name of it that is their own, so that they
 //! can tell whether two instances share a host and no two accounts can compare notes.
 
-use lucarne_api::bodies::instance::Job;
+use lucarne_api::bodies::instance::{Job, JobKind, JobState};
 use lucarne_model::{
     AccountId, ErrorCode, HostId, Moment,
     instance::{Instance, InstanceState, StateReason},
@@ -69,8 +69,11 @@ fn sleep(state: MemoryState) -> Option<StateReason> {
     Some(StateReason { code: ErrorCode::InsufficientInstanceCapacity, message: message.into() })
 }
 
-pub(crate) fn job(caller: &Caller, record: JobRecord) -> Job {
+pub(crate) fn job(caller: &Caller, fleet: &Fleet, record: JobRecord) -> Job {
     let mut job = record.job;
+    if job.kind == JobKind::Migrate && job.state == JobState::Running {
+        job.progress = fleet.progress(job.instance);
+    }
     if let Some(Moved { from, to, .. }) = &mut job.moved
         && !caller.operator
     {

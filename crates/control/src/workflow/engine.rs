@@ -117,6 +117,7 @@ fn begin_because(
         step: steps::step_name(kind, position).into(),
         reason: None,
         cause,
+        progress: None,
         moved: None,
         created: tx.now(),
         changed: tx.now(),

@@ -56,6 +56,7 @@ pub(super) fn job(kind: JobKind) -> JobRecord {
         step: steps::step_name(kind, position).into(),
         reason: None,
         cause: None,
+        progress: None,
         moved: None,
         created: Moment::EPOCH,
         changed: Moment::EPOCH,

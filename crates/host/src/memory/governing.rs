@@ -107,7 +107,8 @@ impl Governing {
             let memory = samples.iter().find(|sample| sample.instance == instance).map(|sample| sample.keeping.memory);
             memory.and_then(|memory| self.governor.fullness(instance, memory)).unwrap_or_default()
         };
-        let report = report((&budget, &found), (&samples, wishes), limit, fullness, now());
+        let mut report = report((&budget, &found), (&samples, wishes), limit, fullness, now());
+        report.moving = self.memory.moving().await;
         self.loans.step(report.host.free + report.host.lent);
         self.borrow(&all, &samples).await;
         report

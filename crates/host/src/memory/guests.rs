@@ -93,6 +93,8 @@ pub(super) struct Kept {
     pub(super) failure: Option<String>,
     /// Since when it stands still, of one that came from another host and has not gone on.
     pub(super) still_since: Option<Instant>,
+    /// It is being brought to another host, and runs meanwhile.
+    pub(super) is_on_its_way: bool,
     /// All of it was brought to another host: until it is known who goes on with it, it does not wake here.
     pub(super) is_brought: bool,
 }
@@ -106,6 +108,7 @@ impl Default for Guest {
             restarts_before: 0,
             failure: None,
             still_since: None,
+            is_on_its_way: false,
             is_brought: false,
         };
         Self { turn: tokio::sync::Mutex::default(), kept: Mutex::new(kept) }

@@ -9,8 +9,9 @@ mod words;
 
 use std::{io, time::Duration};
 
+use futures::future::join_all;
 use lucarne_memory::governor::Life;
-use lucarne_model::{InstanceId, VolumeId, warm::Began};
+use lucarne_model::{InstanceId, VolumeId, memory_move::Moving, warm::Began};
 use lucarne_vmm::{
     Error,
     driver::{Disk, MachineSpec, Origin, Passage, Ways},
@@ -33,7 +34,12 @@ impl Memory {
         let _turn = guest.turn.lock().await;
         let life = guest.kept().life;
         match life {
-            Life::Running => self.0.send_awake(instance, to).await,
+            Life::Running => {
+                guest.kept().is_on_its_way = true;
+                let sent = self.0.send_awake(instance, to).await;
+                guest.kept().is_on_its_way = false;
+                sent
+            }
             Life::Hibernated => {
                 self.0.send_asleep(instance, to.machine).await?;
                 guest.kept().is_brought = true;
@@ -73,6 +79,17 @@ impl Memory {
                 Began::Cold { because: Some("it booted on another host, which brought it".into()) }
             }
         })
+    }
+
+    /// The VMs that are being brought to other hosts, and how far; of one that sleeps nothing is told.
+    pub(super) async fn moving(&self) -> Vec<Moving> {
+        let on_their_way: Vec<InstanceId> =
+            self.0.guests().iter().filter(|(_, guest)| guest.kept().is_on_its_way).map(|(id, _)| *id).collect();
+        let ask = |instance| async move {
+            let progress = self.0.driver.progress(instance).await?;
+            Some(Moving { instance, progress })
+        };
+        join_all(on_their_way.into_iter().map(ask)).await.into_iter().flatten().collect()
     }
 
     /// Lets a VM go on that stands still for its way from host to host; one that sleeps sleeps on, until it is woken. For how

@@ -191,7 +191,12 @@ pub(crate) fn report(
     now: Moment,
 ) -> MemoryReport {
     let instances = samples.iter().map(|sample| sample.report(limit(sample.instance), bucket(sample.instance), now));
-    MemoryReport { host: host_memory(budget, found, samples), instances: instances.collect(), wishes }
+    MemoryReport {
+        host: host_memory(budget, found, samples),
+        instances: instances.collect(),
+        wishes,
+        moving: Vec::new(),
+    }
 }
 
 /// A verdict in the controller's words.

@@ -12,6 +12,10 @@
 
 use std::{io, time::Duration};
 
+use lucarne_model::{
+    Bytes,
+    memory_move::{Carried, MoveProgress},
+};
 use serde_json::{Value, json};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -108,6 +112,13 @@ impl Vm {
         over
     }
 
+    /// How far [`Self::send`] has come.
+    pub(super) async fn progress(&self) -> Result<MoveProgress, Error> {
+        let mirrors = self.mirrors().await?;
+        let told = self.ask(SENDING, "query-migrate", json!({})).await?;
+        Ok(progress(&told, &mirrors, self.spec().memory))
+    }
+
     /// After a try that failed: nothing of it is left that the next could meet, and the guest runs. If this fails QEMU has
     /// ended.
     pub(super) async fn stay(&self) {
@@ -151,7 +162,57 @@ impl Vm {
     }
 }
 
+/// What QEMU tells of a VM with so much memory and of the jobs that mirror its disks. It tells of the memory from when it is
+/// sent; that it has been sent may be told of another time while disks are mirrored.
+fn progress(told: &Value, mirrors: &[Value], memory: Bytes) -> MoveProgress {
+    let bytes = |of: &Value| Bytes(of.as_u64().unwrap_or_default());
+    let disks = mirrors.iter().fold(Carried::default(), |all, job| {
+        let (sent, whole) = (bytes(&job["current-progress"]), bytes(&job["total-progress"]));
+        Carried { sent: all.sent + sent, left: all.left + (whole - sent) }
+    });
+    let is_told = match told["status"].as_str() {
+        Some("active" | BEFORE_THE_SWITCH | "device") => true,
+        Some("completed") => mirrors.is_empty(),
+        _ => false,
+    };
+    let ram = &told["ram"];
+    let memory = match is_told && ram.is_object() {
+        true => Carried { sent: bytes(&ram["transferred"]), left: bytes(&ram["remaining"]) },
+        false => Carried { sent: Bytes::ZERO, left: memory },
+    };
+    MoveProgress { memory, disks }
+}
+
 /// How long the VM had stood still when all of it was sent, as QEMU has it.
 fn stood_still(told: &Value) -> Duration {
     Duration::from_millis(told["downtime"].as_u64().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_and_left_is_told_of_this_move_and_of_no_earlier_one() {
+        let ram = json!({"total": 90, "transferred": 7, "remaining": 50});
+        let mirrors = [
+            json!({"current-progress": 30, "total-progress": 40}),
+            json!({"current-progress": 1, "total-progress": 9}),
+        ];
+        let memory = Bytes(100);
+        let disks = Carried { sent: Bytes(31), left: Bytes(18) };
+        let not_begun = Carried { sent: Bytes::ZERO, left: memory };
+        let begun = Carried { sent: Bytes(7), left: Bytes(50) };
+        for (status, with_disks, without) in [
+            ("none", not_begun, not_begun),
+            ("active", begun, begun),
+            (BEFORE_THE_SWITCH, begun, begun),
+            ("completed", not_begun, begun),
+        ] {
+            let told = json!({"status": status, "ram": ram});
+            assert_eq!(progress(&told, &mirrors, memory), MoveProgress { memory: with_disks, disks }, "{status}");
+            let alone = MoveProgress { memory: without, disks: Carried::default() };
+            assert_eq!(progress(&told, &[], memory), alone, "{status}");
+        }
+    }
 }

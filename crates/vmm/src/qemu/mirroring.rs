@@ -161,7 +161,7 @@ impl Vm {
     }
 
     /// The jobs that mirror.
-    async fn mirrors(&self) -> Result<Vec<Value>, Error> {
+    pub(super) async fn mirrors(&self) -> Result<Vec<Value>, Error> {
         let jobs = self.ask("looking at its jobs", "query-jobs", json!({})).await?;
         Ok(elements(jobs).into_iter().filter(|job| job["id"].as_str().is_some_and(names::is_mirror)).collect())
     }
