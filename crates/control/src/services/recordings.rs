@@ -210,7 +210,7 @@ struct Fetched {
     beside: Vec<(Moment, Vec<u8>)>,
 }
 
-fn look(tx: &Tx<'_>, caller: &Caller, id: RecordingId) -> Result<Fetched, Problem> {
+fn look(tx: &Tx<'_>, caller: &Caller, fleet: &Fleet, id: RecordingId) -> Result<Fetched, Problem> {
     let recording: Recording = tx.get(caller.scope(), id)?;
     let (account, vpc) = (recording.account, recording.vpc);
     let time = recording.started..=recording.until.unwrap_or(tx.now());
@@ -220,7 +220,7 @@ fn look(tx: &Tx<'_>, caller: &Caller, id: RecordingId) -> Result<Fetched, Proble
     let mut found = Vec::new();
     for record in tx.list::<JobRecord>(Scope::Account(account))? {
         if time.contains(&record.job.created) && record.job.instance.is_some_and(|one| instances.contains(&one)) {
-            found.extend(beside("workflow", record.job.created, shown::job(caller, record)));
+            found.extend(beside("workflow", record.job.created, shown::job(caller, fleet, record)));
         }
     }
     let query = EventsQuery { account: Some(account), since: Some(recording.started), ..EventsQuery::default() };
@@ -238,7 +238,8 @@ pub(crate) async fn export_recording(
     call: Call<Caller, (RecordingId,), NoQuery, Nothing>,
 ) -> Result<Download, Problem> {
     let (caller, id) = (call.caller, call.path.0);
-    let Fetched { vpc, mut hosts, beside } = controller.store.read(move |tx| look(tx, &caller, id)).await?;
+    let fleet = controller.fleet.clone();
+    let Fetched { vpc, mut hosts, beside } = controller.store.read(move |tx| look(tx, &caller, &fleet, id)).await?;
     hosts.extend(controller.fleet.recorded(id).into_keys());
     // A tenant does not hear how hosts are called.
     let named = format!("a host that has recorded {vpc}");

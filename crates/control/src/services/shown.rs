@@ -72,7 +72,7 @@ fn sleep(state: MemoryState) -> Option<StateReason> {
 pub(crate) fn job(caller: &Caller, fleet: &Fleet, record: JobRecord) -> Job {
     let mut job = record.job;
     if job.kind == JobKind::Migrate && job.state == JobState::Running {
-        job.progress = fleet.progress(job.instance);
+        job.progress = job.instance.and_then(|instance| fleet.progress(instance));
     }
     if let Some(Moved { from, to, .. }) = &mut job.moved
         && !caller.operator

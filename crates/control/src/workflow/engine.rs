@@ -148,6 +148,7 @@ pub(crate) fn begin_for_replica(
         reason: None,
         cause: None,
         moved: None,
+        progress: None,
         created: tx.now(),
         changed: tx.now(),
         tags: Default::default(),

@@ -29,6 +29,7 @@ fn job(kind: JobKind) -> JobRecord {
         reason: None,
         cause: None,
         moved: None,
+        progress: None,
         created: Moment::EPOCH,
         changed: Moment::EPOCH,
         tags: Default::default(),
