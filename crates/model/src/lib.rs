@@ -36,6 +36,7 @@ pub mod oversubscription;
 pub mod paging;
 pub mod price;
 pub mod publisher;
+pub mod replay;
 pub mod replica;
 pub mod replication;
 pub mod resource_kind;
