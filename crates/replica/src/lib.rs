@@ -6,7 +6,8 @@
 //!   and how much alike it is to be; [`fidelity`], what that demands of a host;
 //! - [`address_map`], whose addresses are others in the duplicate;
 //! - [`order`], what must be there before what; [`estimate`], what it costs; [`plan`], all of this as one answer;
-//! - [`difference`], what has come apart since.
+//! - [`difference`], what has come apart since;
+//! - [`replay`], recorded traffic played into a duplicate, and what its answers are worth.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod address_map;
@@ -18,6 +19,7 @@ pub mod kinds;
 pub mod network;
 pub mod order;
 pub mod plan;
+pub mod replay;
 pub mod selection;
 #[cfg(test)]
 mod test_networks;
