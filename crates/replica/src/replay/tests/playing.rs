@@ -203,6 +203,19 @@ fn what_is_due_is_sent_when_it_is_due() {
     assert!(took("max").0 < 5);
 }
 
+#[test]
+fn nothing_is_said_before_what_it_followed_upon_has_come() {
+    for (script, ask) in [(LINES, line as Ask), (HTTP, request)] {
+        let recorded = recording(vec![session(0, &script, ask, &[20, 30, 40], 10)]);
+        let far = Weather { delay_micros: 10_000, ..FAIR };
+        for speed in [ReplaySpeed::Max, ReplaySpeed::Permille(10_000)] {
+            let (report, took) = report(&recorded, Play { speed, ..play() }, script, far);
+            // There and back for the handshake, for each of three answers, and for the end.
+            assert_eq!((report.score, took.as_millis()), (Some(100), 100));
+        }
+    }
+}
+
 /// Answers lines and heads alike: a head's other lines are asked nothing.
 fn answer_both(line: &[u8]) -> Option<Vec<u8>> {
     match line.split(|octet| *octet == b' ').next() {
