@@ -39,6 +39,7 @@ pub mod pcapng;
 pub mod price;
 pub mod publisher;
 pub mod recording;
+pub mod replay;
 pub mod replica;
 pub mod replication;
 pub mod resource_kind;

@@ -5,8 +5,9 @@
 //! - [`selection`], which of them the filters leave; [`breakage`], what the duplicate lacks by that; [`wishes`], how each is copied
 //!   and how much alike it is to be; [`fidelity`], what that demands of a host;
 //! - [`address_map`], whose addresses are others in the duplicate;
-//! - [`order`], what must be there before what; [`estimate`], what it costs; [`plan`], all of this as one answer;
-//! - [`difference`], what has come apart since.
+//! - [`order`], what must be there before what; [`estimate`], what it costs; [`plan`](mod@plan), all of this as one answer;
+//! - [`difference`], what has come apart since;
+//! - [`replay`], recorded traffic played into a duplicate, and what its answers are worth.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod address_map;
@@ -18,6 +19,7 @@ pub mod kinds;
 pub mod network;
 pub mod order;
 pub mod plan;
+pub mod replay;
 pub mod selection;
 #[cfg(test)]
 mod test_networks;
