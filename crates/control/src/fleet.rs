@@ -84,6 +84,13 @@ impl Fleet {
         self.memory(host, |told| told.instances.iter().find(|memory| memory.instance == instance).cloned())
     }
 
+    /// The same, whichever host it is on.
+    pub(crate) fn memory_wherever(&self, instance: InstanceId) -> Option<InstanceMemory> {
+        let all = self.lock();
+        let mut told = all.values().filter_map(|heard| heard.report.as_ref()?.report.memory.as_ref());
+        told.find_map(|told| told.instances.iter().find(|memory| memory.instance == instance).cloned())
+    }
+
     /// How far the instance has come on its way from one host to another, as the one that brings it told last.
     pub(crate) fn progress(&self, instance: InstanceId) -> Option<MoveProgress> {
         let all = self.lock();

@@ -4,7 +4,7 @@
 
 use std::str::FromStr;
 
-use lucarne_model::ErrorCode;
+use lucarne_model::{ErrorCode, replication::Replica};
 use serde_json::Value;
 
 use crate::{
@@ -115,7 +115,7 @@ fn pattern(text: &str) -> String {
 const ENDED: [&str; 4] = ["terminated", "deleted", "failed", "promoted"];
 
 /// Of what the filters found, the only one that really has the name. What has ended keeps its own for a while and does not
-/// count beside a live one.
+/// count beside a live one, nor does what a replica has duplicated beside its source.
 fn the_one(kind: &Kind, text: &str, found: &[Value]) -> Result<String, Failure> {
     let named = |item: &&Value| {
         let fields = kind.names.iter().map(|field| match field.strip_prefix("tag:") {
@@ -131,10 +131,11 @@ fn the_one(kind: &Kind, text: &str, found: &[Value]) -> Result<String, Failure> 
         ids.dedup();
         ids
     };
-    let mut candidates = ids(found.iter().filter(named).filter(|item| !gone(item)).collect());
-    if candidates.is_empty() {
-        candidates = ids(found.iter().filter(named).collect());
-    }
+    let duplicated = |item: &&Value| !item["tags"][Replica::TAG].is_null();
+    let live: Vec<&Value> = found.iter().filter(named).filter(|item| !gone(item)).collect();
+    let sources = live.iter().copied().filter(|item| !duplicated(item)).collect();
+    let groups = [ids(sources), ids(live), ids(found.iter().filter(named).collect())];
+    let candidates = groups.into_iter().find(|group| !group.is_empty()).unwrap_or_default();
     match candidates.as_slice() {
         [] => Err(Failure::problem(kind.not_found, format!("no {} has the id or the name `{text}`", kind.noun))),
         [only] => Ok(only.clone()),
@@ -171,6 +172,15 @@ mod tests {
         let found = [instance("i-2", "web", "running"), instance("i-1", "web", "stopped")];
         let failure = the_one(&INSTANCE, "web", &found).unwrap_err();
         assert_eq!(failure.to_string(), "AmbiguousName: `web` could be i-1 or i-2: say which by its id");
+    }
+
+    #[test]
+    fn a_duplicate_does_not_take_its_source_s_name() {
+        let mut duplicate = instance("i-2", "web", "running");
+        duplicate["tags"][Replica::TAG] = json!("rep-1");
+        let found = [instance("i-1", "web", "running"), duplicate];
+        assert_eq!(the_one(&INSTANCE, "web", &found).unwrap(), "i-1");
+        assert_eq!(the_one(&INSTANCE, "web", &found[1..]).unwrap(), "i-2");
     }
 
     #[test]

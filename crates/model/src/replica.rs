@@ -93,8 +93,6 @@ pub struct Stillness {
     pub pause_micros: u64,
     /// The state of its devices.
     pub devices: Bytes,
-    /// What was copied of its memory by now.
-    pub copied: Bytes,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

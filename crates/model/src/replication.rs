@@ -407,7 +407,7 @@ pub struct ReplicatedInstance {
     pub pause_micros: u64,
     /// The state of its devices.
     pub devices: Bytes,
-    /// What was copied of its memory by now.
+    /// What its duplicate has of memory by itself now: fetched from the source, or written since.
     pub copied: Bytes,
 }
 
@@ -434,7 +434,7 @@ pub struct Replica {
     pub taken: Option<Moment>,
     /// By source.
     pub instances: BTreeMap<InstanceId, ReplicatedInstance>,
-    /// What was copied of memory by now.
+    /// What its instances have of memory by themselves now.
     pub copied: Bytes,
     /// What of the source was left out.
     pub left_out: Vec<ObjectId>,

@@ -23,10 +23,9 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    ErrorCode, ReplicaId,
+    ErrorCode, Pages, ReplicaId,
     instance::StateReason,
-    replica::CutProgress,
-    replication::{Replica, ReplicaPlan, ReplicaState},
+    replication::{ObjectId, Replica, ReplicaPlan, ReplicaState},
 };
 use lucarne_replica::{
     AddressMap,
@@ -42,7 +41,7 @@ use crate::{
     records::JobRecord,
     replica_records::{ReplicaRecord, Stage},
     store::{Scope, Tx},
-    workflow::{engine, replication::CutSeen, steps},
+    workflow::{engine, steps},
 };
 
 pub(crate) use self::standing::{Stages, check_free, check_rooted, desired_cuts};
@@ -75,7 +74,7 @@ pub(crate) async fn list_replicas(
     call: Call<Caller, (), ListQuery, Nothing>,
 ) -> Result<Json<Page<Replica>>, Problem> {
     let (scope, query, fleet) = (call.caller.scope(), call.query, controller.fleet.clone());
-    let page = move |tx: &Tx<'_>| tx.page_shown(scope, &query, |tx, record| Ok(shown(&fleet, record, tx)));
+    let page = move |tx: &Tx<'_>| tx.page_shown(scope, &query, |_, record| Ok(shown(&fleet, record)));
     controller.store.read(page).await.map(Json)
 }
 
@@ -84,18 +83,18 @@ pub(crate) async fn get_replica(
     call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
 ) -> Result<Json<Replica>, Problem> {
     let (scope, id, fleet) = (call.caller.scope(), call.path.0, controller.fleet.clone());
-    controller.store.read(move |tx| Ok(Json(shown(&fleet, tx.get(scope, id)?, tx)))).await
+    controller.store.read(move |tx| tx.get(scope, id).map(|record| Json(shown(&fleet, record)))).await
 }
 
-/// With what was copied by now, which hosts tell and nobody writes down at each word.
-fn shown(fleet: &Fleet, record: ReplicaRecord, tx: &Tx<'_>) -> Replica {
+/// With what duplicates have of memory by now, which hosts tell and nobody writes down at each word.
+fn shown(fleet: &Fleet, record: ReplicaRecord) -> Replica {
     let mut replica = record.replica;
-    for host in record.cuts.keys() {
-        if let CutSeen::Said(CutProgress::Taken { instances, .. }) = fleet.cut(*host, replica.id, tx.now()) {
-            for (source, still) in instances {
-                replica.instances.entry(source).or_default().copied = still.copied;
-            }
-        }
+    for (source, one) in &mut replica.instances {
+        let Some(ObjectId::Instance(duplicate)) = replica.objects.get(&ObjectId::Instance(*source)) else { continue };
+        let own = fleet.memory_wherever(*duplicate).map(|told| told.pages).map(|pages| {
+            [pages.resident, pages.compressed, pages.ssd, pages.remote].map(Pages::bytes).into_iter().sum()
+        });
+        one.copied = own.unwrap_or_default();
     }
     replica.copied = replica.instances.values().map(|one| one.copied).sum();
     replica

@@ -146,11 +146,10 @@ fn note_cut(tx: &Tx<'_>, fleet: &Fleet, record: &mut ReplicaRecord) {
         };
         record.replica.taken = record.replica.taken.max(Some(at));
         record.replica.instances.extend(instances.into_iter().map(|(source, still)| {
-            let (pause_micros, devices, copied) = (still.pause_micros, still.devices, still.copied);
-            (source, ReplicatedInstance { pause_micros, devices, copied })
+            let (pause_micros, devices) = (still.pause_micros, still.devices);
+            (source, ReplicatedInstance { pause_micros, devices, copied: Bytes::ZERO })
         }));
     }
-    record.replica.copied = record.replica.instances.values().map(|one| one.copied).sum::<Bytes>();
 }
 
 /// Reports may have said so already.

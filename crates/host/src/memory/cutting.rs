@@ -329,7 +329,7 @@ impl Shared {
         tracing::info!(%instance, %replica, ?pause, ?stopped, ?until_held, ?frozen, "stood still for a cut");
         let octets = devices.as_ref().map_or(0, |(_, devices)| devices.len() as u64);
         let pause_micros = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
-        let stillness = Stillness { pause_micros, devices: Bytes(octets), copied: Bytes::ZERO };
+        let stillness = Stillness { pause_micros, devices: Bytes(octets) };
         Ok(HeldInstance { instance, devices, stillness })
     }
 

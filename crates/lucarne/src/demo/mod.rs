@@ -12,6 +12,7 @@ mod own_host;
 mod probes;
 mod publishing;
 mod questions;
+mod replicating;
 mod report;
 mod sealing;
 mod soaking;
@@ -46,6 +47,8 @@ pub(crate) enum ChapterName {
     Memory,
     /// A guest's memory for one reader, carried by those who cannot read it
     Seals,
+    /// A running network duplicated, and both go on
+    Replicas,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -121,6 +124,11 @@ async fn play(name: ChapterName, stage: &Stage, aloud: bool) -> Chapter {
         ChapterName::Seals => {
             let mut story = Story::begin("seals", sealing::TITLE, aloud);
             sealing::play(stage, &mut story).await;
+            story.end()
+        }
+        ChapterName::Replicas => {
+            let mut story = Story::begin("replicas", replicating::TITLE, aloud);
+            replicating::play(stage, &mut story).await;
             story.end()
         }
     }

@@ -1,4 +1,5 @@
 //! A scene of the chapter "memory": a machine moves to another host while another one downloads from it.
+//! The chapter "replicas" has the same two machines.
 //!
 //! Owns the two machines' scripts and what is expected. The page that is downloaded has no end, and its lines are numbered:
 //! one that is missing, or comes twice, is seen.
@@ -22,7 +23,7 @@ const WRONG: &str = "probe:wrong";
 /// Of the lines one in so many is told; there are 20 in a second.
 const TOLD: u32 = 10;
 /// Lines before the move, and after it.
-const LINES: u64 = 20;
+pub(super) const LINES: u64 = 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Serves numbered lines without end.
@@ -45,7 +46,7 @@ pub(super) fn downloads() -> String {
 }
 
 /// Lines that have come; none if one is missing, or the connection was closed.
-fn came(log: &str) -> Option<u64> {
+pub(super) fn came(log: &str) -> Option<u64> {
     if log.contains(WRONG) {
         return None;
     }
@@ -53,7 +54,12 @@ fn came(log: &str) -> Option<u64> {
     Some(told.max().unwrap_or(0))
 }
 
-async fn until_more(tenant: &Tenant, downloads: InstanceId, lines: u64) -> Result<Option<u64>, Failure> {
+/// The first line of which it was told.
+pub(super) fn first_came(log: &str) -> Option<u64> {
+    log.lines().find_map(|line| line.trim().strip_prefix(CAME)?.parse().ok())
+}
+
+pub(super) async fn until_more(tenant: &Tenant, downloads: InstanceId, lines: u64) -> Result<Option<u64>, Failure> {
     let log = async || log(&tenant.session, downloads).await;
     look(PATIENCE, log, |log| came(log).is_none_or(|now| now >= lines)).await.map(|log| came(&log))
 }

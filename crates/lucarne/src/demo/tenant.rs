@@ -9,10 +9,11 @@ use lucarne_api::{
     client::{Client, types},
 };
 use lucarne_model::{
-    AccountId, Cidr, ErrorCode, InstanceId, SecurityGroupId, SubnetId, Tags, VpcId,
+    AccountId, Cidr, ErrorCode, InstanceId, ReplicaId, SecurityGroupId, SubnetId, Tags, VpcId,
     flow::Direction,
     instance::Instance,
     network::{Subnet, Vpc},
+    replication::Replica,
     security_group::{Peer, RuleSpec, SecurityGroup, Traffic},
 };
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use crate::{
     commands::instance::launch,
     dev::furnish,
     failure::{Failure, LocalCode},
-    kind::{INSTANCE, Kind, MEASUREMENT, PUBLISHER, SECURITY_GROUP, SUBNET, VPC},
+    kind::{INSTANCE, Kind, MEASUREMENT, PUBLISHER, REPLICA, SECURITY_GROUP, SUBNET, VPC},
     listing::list,
     session::{Session, answer},
     wait::{self, Goal},
@@ -102,9 +103,23 @@ impl Tenant {
         Ok(())
     }
 
+    /// Ends a replica and all in it.
+    pub(crate) async fn end_replica(&self, id: ReplicaId) -> Result<(), Failure> {
+        let call = async |client: Client| answer::<_, Replica>(client.delete_replica(&id, None, None)).await;
+        let replica = self.session.change(call).await?;
+        wait::until_over(&self.session, replica.job).await.map(drop)
+    }
+
     /// Takes away all that the account has, and then the account. Asks the API what there is, so that also what a failed
     /// step made is found.
     pub(crate) async fn clear(&self, operator: &Session) -> Result<(), Failure> {
+        for replica in list(&self.session, &REPLICA, None, None).await? {
+            if let Some(id) = replica["id"].as_str().filter(|_| replica["state"] != "deleted")
+                && let Ok(id) = id.parse()
+            {
+                self.end_replica(id).await?;
+            }
+        }
         self.clear_instances().await?;
         for subnet in list(&self.session, &SUBNET, None, None).await? {
             self.delete(&SUBNET, &subnet).await?;
