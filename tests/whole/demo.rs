@@ -25,7 +25,7 @@ fn every_chapter_holds_on_real_machines_and_leaves_nothing() -> anyhow::Result<(
     ensure!(played.status.success(), "{said}\n{}", cloud.logs());
     let report: Value = serde_json::from_slice(&played.stdout)?;
     let chapters = report["chapters"].as_array().cloned().unwrap_or_default();
-    for name in ["networks", "flows", "attestation", "memory", "seals"] {
+    for name in ["networks", "flows", "attestation", "memory", "seals", "replicas"] {
         ensure!(chapters.iter().any(|chapter| chapter["chapter"] == name), "no chapter {name}: {report:#}");
     }
     ensure!(chapters.iter().all(|chapter| chapter["held"] == true), "{report:#}");

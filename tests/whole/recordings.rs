@@ -46,6 +46,7 @@ struct Row {
     port: String,
 }
 
+/// The frames of a file: blocks of our own are records for it too.
 fn tshark(file: &Path) -> anyhow::Result<Vec<Row>> {
     let fields = [
         "frame.time_epoch",
@@ -57,7 +58,8 @@ fn tshark(file: &Path) -> anyhow::Result<Vec<Row>> {
         "tcp.dstport",
     ];
     let fields = fields.iter().flat_map(|field| ["-e", field]);
-    let read = Command::new("tshark").arg("-r").arg(file).args(["-n", "-T", "fields"]).args(fields).output();
+    let read =
+        Command::new("tshark").arg("-r").arg(file).args(["-n", "-Y", "eth", "-T", "fields"]).args(fields).output();
     let read = read.context("`cargo xtask setup` installs tshark")?;
     ensure!(read.status.success(), "tshark: {}", String::from_utf8_lossy(&read.stderr));
     let text = String::from_utf8(read.stdout)?;
@@ -104,12 +106,17 @@ fn traffic_between_two_hosts_is_recorded_at_both_ends_and_read_by_another_progra
     let file = cloud.dir().join("recording.pcapng");
     let export = || cloud.run(&tenant, &["recording", "export", &recording, "--out", &file.display().to_string()]);
     // A host may be told of the end a moment after the file was asked for.
+    let mut last = String::new();
     let rows = eventually("the file is what was recorded", PATIENCE, || {
-        export().ok()?;
-        let rows = tshark(&file).ok()?;
-        (frames(&tenant, &recording) == Some(rows.len() as u64)).then_some(rows)
+        let read = export().and_then(|_| tshark(&file));
+        let told = frames(&tenant, &recording);
+        last = match &read {
+            Ok(rows) => format!("{} frames in the file, {told:?} told", rows.len()),
+            Err(error) => format!("{error:#}"),
+        };
+        read.ok().filter(|rows| told == Some(rows.len() as u64))
     })
-    .with_context(|| cloud.logs())?;
+    .with_context(|| format!("{last}\n{}", cloud.logs()))?;
     check_rows(&tenant, &machines, &rows)?;
     let octets = std::fs::read(&file)?;
     let tells = |text: &str| octets.windows(text.len()).any(|window| window == text.as_bytes());

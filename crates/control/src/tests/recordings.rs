@@ -80,7 +80,7 @@ async fn a_host_that_has_something_of_a_recording_is_told_what_becomes_of_it() {
         assert_eq!(sent.0, 204, "{sent:?}");
     }
     let told = async || {
-        let asked = cloud.request(Method::GET, "/v1/host/desired?wait_millis=0", &hosts[0].key);
+        let asked = cloud.request(Method::GET, "/v1/host/desired?wait_millis=20000", &hosts[0].key);
         let (_, desired) = cloud.send(asked).await;
         let mut states = desired["recordings"].as_array().unwrap().clone();
         states.sort_by_key(|recording| recording["id"] != stray);

@@ -194,8 +194,11 @@ mod tests {
         file
     }
 
+    type Frames = Vec<(u64, String)>;
+    type Sums = BTreeMap<u32, (u64, u64)>;
+
     /// The frames of a merged file with their times and interfaces, and its sums.
-    fn read(mut file: &[u8]) -> (Vec<(u64, String)>, BTreeMap<u32, (u64, u64)>) {
+    fn read(mut file: &[u8]) -> (Frames, Sums) {
         let (mut frames, mut sums, mut names, mut sections) = (Vec::new(), BTreeMap::new(), Vec::new(), 0);
         while let Some((block, rest)) = split(file).unwrap() {
             match word(block, 0).unwrap() {

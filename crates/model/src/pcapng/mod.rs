@@ -146,11 +146,14 @@ fn block(kind: u32, body: &[u8]) -> Vec<u8> {
     block
 }
 
+/// A block, and what follows it.
+pub type BlockAndRest<'a> = (&'a [u8], &'a [u8]);
+
 /// The first block of `octets` and the rest; none when no whole one is there.
 ///
 /// # Errors
 /// When they do not begin as a block of ours does.
-pub fn split(octets: &[u8]) -> Result<Option<(&[u8], &[u8])>, Damaged> {
+pub fn split(octets: &[u8]) -> Result<Option<BlockAndRest<'_>>, Damaged> {
     let Some(length) = word(octets, 4) else { return Ok(None) };
     let length = length as usize;
     if !(AROUND..=LONGEST).contains(&length) || !length.is_multiple_of(4) {
