@@ -39,7 +39,7 @@ pub(crate) enum SealCommand {
     /// Make a key pair: the secret half into a file, the public half beside it with `.pub`
     Keygen(KeygenArgs),
     /// Write a request, signed
-    Request(RequestArgs),
+    Request(Box<RequestArgs>),
     /// Add another person's signature to a request
     Sign(SignArgs),
     /// Make a signed request unreadable for all but its host

@@ -134,8 +134,8 @@ async fn tell_going_on(
         && first.is_some_and(|first| first > before)
         && now.is_some_and(|now| now >= said + LINES);
     story.step(
-        &format!("{who} goes on with the connection that was open"),
-        &format!("lines behind the {before}th, none missing"),
+        format!("{who} goes on with the connection that was open"),
+        format!("lines behind the {before}th, none missing"),
         seen,
         held,
     );
