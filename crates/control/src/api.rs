@@ -41,6 +41,10 @@ use crate::{Caller, Controller, auth, services};
 
 /// A request for what its path names, with nothing else to say.
 type Of<Id> = Call<Caller, (Id,), NoQuery, Nothing>;
+/// A page of a list.
+type Listing = Call<Caller, (), ListQuery, Nothing>;
+/// What is to be made.
+type New<Body> = Call<Caller, (), NoQuery, Json<Body>>;
 
 impl Api for Controller {
     type Caller = Caller;
@@ -55,10 +59,7 @@ impl Api for Controller {
     async fn get_openapi(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Download, Problem> {
         services::about::get_openapi(self, call).await
     }
-    async fn create_token(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateToken>>,
-    ) -> Result<Created<Token>, Problem> {
+    async fn create_token(&self, call: New<CreateToken>) -> Result<Created<Token>, Problem> {
         services::identity::create_token(self, call).await
     }
     async fn get_identity(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<Identity>, Problem> {
@@ -67,19 +68,16 @@ impl Api for Controller {
     async fn get_own_account(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<AccountUsage>, Problem> {
         services::identity::get_own_account(self, call).await
     }
-    async fn create_account(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateAccount>>,
-    ) -> Result<Created<NewAccount>, Problem> {
+    async fn create_account(&self, call: New<CreateAccount>) -> Result<Created<NewAccount>, Problem> {
         services::accounts::create_account(self, call).await
     }
-    async fn list_accounts(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Account>>, Problem> {
+    async fn list_accounts(&self, call: Listing) -> Result<Json<Page<Account>>, Problem> {
         services::accounts::list_accounts(self, call).await
     }
-    async fn get_account(&self, call: Call<Caller, (AccountId,), NoQuery, Nothing>) -> Result<Json<Account>, Problem> {
+    async fn get_account(&self, call: Of<AccountId>) -> Result<Json<Account>, Problem> {
         services::accounts::get_account(self, call).await
     }
-    async fn delete_account(&self, call: Call<Caller, (AccountId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_account(&self, call: Of<AccountId>) -> Result<Done, Problem> {
         services::accounts::delete_account(self, call).await
     }
     async fn set_quota(
@@ -88,37 +86,31 @@ impl Api for Controller {
     ) -> Result<Json<Account>, Problem> {
         services::accounts::set_quota(self, call).await
     }
-    async fn create_user(&self, call: Call<Caller, (), NoQuery, Json<CreateUser>>) -> Result<Created<User>, Problem> {
+    async fn create_user(&self, call: New<CreateUser>) -> Result<Created<User>, Problem> {
         services::users::create_user(self, call).await
     }
-    async fn list_users(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<User>>, Problem> {
+    async fn list_users(&self, call: Listing) -> Result<Json<Page<User>>, Problem> {
         services::users::list_users(self, call).await
     }
-    async fn get_user(&self, call: Call<Caller, (UserId,), NoQuery, Nothing>) -> Result<Json<User>, Problem> {
+    async fn get_user(&self, call: Of<UserId>) -> Result<Json<User>, Problem> {
         services::users::get_user(self, call).await
     }
-    async fn delete_user(&self, call: Call<Caller, (UserId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_user(&self, call: Of<UserId>) -> Result<Done, Problem> {
         services::users::delete_user(self, call).await
     }
-    async fn create_access_key(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateAccessKey>>,
-    ) -> Result<Created<NewAccessKey>, Problem> {
+    async fn create_access_key(&self, call: New<CreateAccessKey>) -> Result<Created<NewAccessKey>, Problem> {
         services::access_keys::create_access_key(self, call).await
     }
-    async fn list_access_keys(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<AccessKey>>, Problem> {
+    async fn list_access_keys(&self, call: Listing) -> Result<Json<Page<AccessKey>>, Problem> {
         services::access_keys::list_access_keys(self, call).await
     }
-    async fn delete_access_key(&self, call: Call<Caller, (String,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_access_key(&self, call: Of<String>) -> Result<Done, Problem> {
         services::access_keys::delete_access_key(self, call).await
     }
-    async fn list_hosts(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Host>>, Problem> {
+    async fn list_hosts(&self, call: Listing) -> Result<Json<Page<Host>>, Problem> {
         services::hosts::list_hosts(self, call).await
     }
-    async fn get_host(&self, call: Call<Caller, (HostId,), NoQuery, Nothing>) -> Result<Json<Host>, Problem> {
+    async fn get_host(&self, call: Of<HostId>) -> Result<Json<Host>, Problem> {
         services::hosts::get_host(self, call).await
     }
     async fn delete_host(&self, call: Call<Caller, (HostId,), DeleteHostQuery, Nothing>) -> Result<Done, Problem> {
@@ -127,16 +119,16 @@ impl Api for Controller {
     async fn tell_join_token(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<JoinToken>, Problem> {
         services::hosts::tell_join_token(self, call).await
     }
-    async fn drain_host(&self, call: Call<Caller, (HostId,), NoQuery, Nothing>) -> Result<Json<Host>, Problem> {
+    async fn drain_host(&self, call: Of<HostId>) -> Result<Json<Host>, Problem> {
         services::hosts::drain_host(self, call).await
     }
-    async fn resume_host(&self, call: Call<Caller, (HostId,), NoQuery, Nothing>) -> Result<Json<Host>, Problem> {
+    async fn resume_host(&self, call: Of<HostId>) -> Result<Json<Host>, Problem> {
         services::hosts::resume_host(self, call).await
     }
-    async fn create_vpc(&self, call: Call<Caller, (), NoQuery, Json<CreateVpc>>) -> Result<Created<Vpc>, Problem> {
+    async fn create_vpc(&self, call: New<CreateVpc>) -> Result<Created<Vpc>, Problem> {
         services::vpcs::create_vpc(self, call).await
     }
-    async fn list_vpcs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Vpc>>, Problem> {
+    async fn list_vpcs(&self, call: Listing) -> Result<Json<Page<Vpc>>, Problem> {
         services::vpcs::list_vpcs(self, call).await
     }
     async fn get_vpc(&self, call: Of<VpcId>) -> Result<Json<Vpc>, Problem> {
@@ -154,13 +146,10 @@ impl Api for Controller {
     async fn clear_attest_policy(&self, call: Of<VpcId>) -> Result<Done, Problem> {
         services::attest_policies::clear_attest_policy(self, call).await
     }
-    async fn create_subnet(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateSubnet>>,
-    ) -> Result<Created<Subnet>, Problem> {
+    async fn create_subnet(&self, call: New<CreateSubnet>) -> Result<Created<Subnet>, Problem> {
         services::subnets::create_subnet(self, call).await
     }
-    async fn list_subnets(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Subnet>>, Problem> {
+    async fn list_subnets(&self, call: Listing) -> Result<Json<Page<Subnet>>, Problem> {
         services::subnets::list_subnets(self, call).await
     }
     async fn get_subnet(&self, call: Of<SubnetId>) -> Result<Json<Subnet>, Problem> {
@@ -175,16 +164,10 @@ impl Api for Controller {
     ) -> Result<Json<Subnet>, Problem> {
         services::subnets::associate_route_table(self, call).await
     }
-    async fn create_route_table(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateRouteTable>>,
-    ) -> Result<Created<RouteTable>, Problem> {
+    async fn create_route_table(&self, call: New<CreateRouteTable>) -> Result<Created<RouteTable>, Problem> {
         services::route_tables::create_route_table(self, call).await
     }
-    async fn list_route_tables(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<RouteTable>>, Problem> {
+    async fn list_route_tables(&self, call: Listing) -> Result<Json<Page<RouteTable>>, Problem> {
         services::route_tables::list_route_tables(self, call).await
     }
     async fn get_route_table(&self, call: Of<RouteTableId>) -> Result<Json<RouteTable>, Problem> {
@@ -205,16 +188,10 @@ impl Api for Controller {
     ) -> Result<Json<RouteTable>, Problem> {
         services::route_tables::delete_route(self, call).await
     }
-    async fn create_network_acl(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateNetworkAcl>>,
-    ) -> Result<Created<NetworkAcl>, Problem> {
+    async fn create_network_acl(&self, call: New<CreateNetworkAcl>) -> Result<Created<NetworkAcl>, Problem> {
         services::network_acls::create_network_acl(self, call).await
     }
-    async fn list_network_acls(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<NetworkAcl>>, Problem> {
+    async fn list_network_acls(&self, call: Listing) -> Result<Json<Page<NetworkAcl>>, Problem> {
         services::network_acls::list_network_acls(self, call).await
     }
     async fn get_network_acl(&self, call: Of<NetworkAclId>) -> Result<Json<NetworkAcl>, Problem> {
@@ -241,16 +218,10 @@ impl Api for Controller {
     ) -> Result<Json<Subnet>, Problem> {
         services::network_acls::associate_network_acl(self, call).await
     }
-    async fn create_security_group(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateSecurityGroup>>,
-    ) -> Result<Created<SecurityGroup>, Problem> {
+    async fn create_security_group(&self, call: New<CreateSecurityGroup>) -> Result<Created<SecurityGroup>, Problem> {
         services::security_groups::create_security_group(self, call).await
     }
-    async fn list_security_groups(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<SecurityGroup>>, Problem> {
+    async fn list_security_groups(&self, call: Listing) -> Result<Json<Page<SecurityGroup>>, Problem> {
         services::security_groups::list_security_groups(self, call).await
     }
     async fn get_security_group(&self, call: Of<SecurityGroupId>) -> Result<Json<SecurityGroup>, Problem> {
@@ -271,10 +242,7 @@ impl Api for Controller {
     ) -> Result<Done, Problem> {
         services::security_groups::revoke_rule(self, call).await
     }
-    async fn list_interfaces(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<NetworkInterface>>, Problem> {
+    async fn list_interfaces(&self, call: Listing) -> Result<Json<Page<NetworkInterface>>, Problem> {
         services::interfaces::list_interfaces(self, call).await
     }
     async fn get_interface(&self, call: Of<InterfaceId>) -> Result<Json<NetworkInterface>, Problem> {
@@ -283,13 +251,10 @@ impl Api for Controller {
     async fn upload_blob(&self, call: Call<Caller, (), NoQuery, Upload>) -> Result<Created<Blob>, Problem> {
         services::blobs::upload_blob(self, call).await
     }
-    async fn create_image(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateImage>>,
-    ) -> Result<Created<Image>, Problem> {
+    async fn create_image(&self, call: New<CreateImage>) -> Result<Created<Image>, Problem> {
         services::images::create_image(self, call).await
     }
-    async fn list_images(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Image>>, Problem> {
+    async fn list_images(&self, call: Listing) -> Result<Json<Page<Image>>, Problem> {
         services::images::list_images(self, call).await
     }
     async fn get_image(&self, call: Of<ImageId>) -> Result<Json<Image>, Problem> {
@@ -307,13 +272,10 @@ impl Api for Controller {
     async fn delete_image(&self, call: Of<ImageId>) -> Result<Done, Problem> {
         services::images::delete_image(self, call).await
     }
-    async fn create_volume(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateVolume>>,
-    ) -> Result<Created<Volume>, Problem> {
+    async fn create_volume(&self, call: New<CreateVolume>) -> Result<Created<Volume>, Problem> {
         services::volumes::create_volume(self, call).await
     }
-    async fn list_volumes(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Volume>>, Problem> {
+    async fn list_volumes(&self, call: Listing) -> Result<Json<Page<Volume>>, Problem> {
         services::volumes::list_volumes(self, call).await
     }
     async fn get_volume(&self, call: Of<VolumeId>) -> Result<Json<Volume>, Problem> {
@@ -331,16 +293,10 @@ impl Api for Controller {
     async fn detach_volume(&self, call: Of<VolumeId>) -> Result<Json<Volume>, Problem> {
         services::attachments::detach_volume(self, call).await
     }
-    async fn create_snapshot(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateSnapshot>>,
-    ) -> Result<Created<Snapshot>, Problem> {
+    async fn create_snapshot(&self, call: New<CreateSnapshot>) -> Result<Created<Snapshot>, Problem> {
         services::snapshots::create_snapshot(self, call).await
     }
-    async fn list_snapshots(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<Snapshot>>, Problem> {
+    async fn list_snapshots(&self, call: Listing) -> Result<Json<Page<Snapshot>>, Problem> {
         services::snapshots::list_snapshots(self, call).await
     }
     async fn get_snapshot(&self, call: Of<SnapshotId>) -> Result<Json<Snapshot>, Problem> {
@@ -349,16 +305,10 @@ impl Api for Controller {
     async fn delete_snapshot(&self, call: Of<SnapshotId>) -> Result<Done, Problem> {
         services::snapshots::delete_snapshot(self, call).await
     }
-    async fn launch_instances(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<LaunchInstances>>,
-    ) -> Result<Created<Launched>, Problem> {
+    async fn launch_instances(&self, call: New<LaunchInstances>) -> Result<Created<Launched>, Problem> {
         services::instances::launch_instances(self, call).await
     }
-    async fn list_instances(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<Instance>>, Problem> {
+    async fn list_instances(&self, call: Listing) -> Result<Json<Page<Instance>>, Problem> {
         services::instances::list_instances(self, call).await
     }
     async fn get_instance(&self, call: Of<InstanceId>) -> Result<Json<Instance>, Problem> {
@@ -433,13 +383,10 @@ impl Api for Controller {
     async fn explain_flow(&self, call: Call<Caller, (), WhyQuery, Nothing>) -> Result<Json<Explanation>, Problem> {
         services::why::explain_flow(self, call).await
     }
-    async fn query_flows(&self, call: Call<Caller, (), NoQuery, Json<AskSql>>) -> Result<Json<SqlAnswer>, Problem> {
+    async fn query_flows(&self, call: New<AskSql>) -> Result<Json<SqlAnswer>, Problem> {
         services::flow_questions::query_flows(self, call).await
     }
-    async fn get_flow_progress(
-        &self,
-        call: Call<Caller, (String,), NoQuery, Nothing>,
-    ) -> Result<Json<SqlProgress>, Problem> {
+    async fn get_flow_progress(&self, call: Of<String>) -> Result<Json<SqlProgress>, Problem> {
         services::flow_questions::get_flow_progress(self, call).await
     }
     async fn list_flow_tables(
@@ -487,22 +434,16 @@ impl Api for Controller {
     ) -> Result<Json<Page<ShownFinding>>, Problem> {
         services::findings::list_findings(self, call).await
     }
-    async fn get_finding(
-        &self,
-        call: Call<Caller, (FindingId,), NoQuery, Nothing>,
-    ) -> Result<Json<ShownFinding>, Problem> {
+    async fn get_finding(&self, call: Of<FindingId>) -> Result<Json<ShownFinding>, Problem> {
         services::findings::get_finding(self, call).await
     }
-    async fn create_flow_log(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateFlowLog>>,
-    ) -> Result<Created<FlowLog>, Problem> {
+    async fn create_flow_log(&self, call: New<CreateFlowLog>) -> Result<Created<FlowLog>, Problem> {
         services::flow_logs::create_flow_log(self, call).await
     }
-    async fn list_flow_logs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<FlowLog>>, Problem> {
+    async fn list_flow_logs(&self, call: Listing) -> Result<Json<Page<FlowLog>>, Problem> {
         services::flow_logs::list_flow_logs(self, call).await
     }
-    async fn get_flow_log(&self, call: Call<Caller, (FlowLogId,), NoQuery, Nothing>) -> Result<Json<FlowLog>, Problem> {
+    async fn get_flow_log(&self, call: Of<FlowLogId>) -> Result<Json<FlowLog>, Problem> {
         services::flow_logs::get_flow_log(self, call).await
     }
     async fn edit_flow_log(
@@ -511,80 +452,47 @@ impl Api for Controller {
     ) -> Result<Json<FlowLog>, Problem> {
         services::flow_logs::edit_flow_log(self, call).await
     }
-    async fn delete_flow_log(&self, call: Call<Caller, (FlowLogId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_flow_log(&self, call: Of<FlowLogId>) -> Result<Done, Problem> {
         services::flow_logs::delete_flow_log(self, call).await
     }
-    async fn start_recording(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<StartRecording>>,
-    ) -> Result<Created<Recording>, Problem> {
+    async fn start_recording(&self, call: New<StartRecording>) -> Result<Created<Recording>, Problem> {
         services::recordings::start_recording(self, call).await
     }
-    async fn list_recordings(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<Recording>>, Problem> {
+    async fn list_recordings(&self, call: Listing) -> Result<Json<Page<Recording>>, Problem> {
         services::recordings::list_recordings(self, call).await
     }
-    async fn get_recording(
-        &self,
-        call: Call<Caller, (RecordingId,), NoQuery, Nothing>,
-    ) -> Result<Json<Recording>, Problem> {
+    async fn get_recording(&self, call: Of<RecordingId>) -> Result<Json<Recording>, Problem> {
         services::recordings::get_recording(self, call).await
     }
-    async fn stop_recording(
-        &self,
-        call: Call<Caller, (RecordingId,), NoQuery, Nothing>,
-    ) -> Result<Json<Recording>, Problem> {
+    async fn stop_recording(&self, call: Of<RecordingId>) -> Result<Json<Recording>, Problem> {
         services::recordings::stop_recording(self, call).await
     }
-    async fn delete_recording(&self, call: Call<Caller, (RecordingId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_recording(&self, call: Of<RecordingId>) -> Result<Done, Problem> {
         services::recordings::delete_recording(self, call).await
     }
-    async fn export_recording(
-        &self,
-        call: Call<Caller, (RecordingId,), NoQuery, Nothing>,
-    ) -> Result<Download, Problem> {
+    async fn export_recording(&self, call: Of<RecordingId>) -> Result<Download, Problem> {
         services::recordings::export_recording(self, call).await
     }
-    async fn create_price_book(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreatePriceBook>>,
-    ) -> Result<Created<PriceBook>, Problem> {
+    async fn create_price_book(&self, call: New<CreatePriceBook>) -> Result<Created<PriceBook>, Problem> {
         services::price_books::create_price_book(self, call).await
     }
-    async fn list_price_books(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<PriceBook>>, Problem> {
+    async fn list_price_books(&self, call: Listing) -> Result<Json<Page<PriceBook>>, Problem> {
         services::price_books::list_price_books(self, call).await
     }
-    async fn get_price_book(
-        &self,
-        call: Call<Caller, (PriceBookId,), NoQuery, Nothing>,
-    ) -> Result<Json<PriceBook>, Problem> {
+    async fn get_price_book(&self, call: Of<PriceBookId>) -> Result<Json<PriceBook>, Problem> {
         services::price_books::get_price_book(self, call).await
     }
-    async fn end_price_book(&self, call: Call<Caller, (PriceBookId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn end_price_book(&self, call: Of<PriceBookId>) -> Result<Done, Problem> {
         services::price_books::end_price_book(self, call).await
     }
 
-    async fn get_attestation(
-        &self,
-        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
-    ) -> Result<Json<ShownAttestation>, Problem> {
+    async fn get_attestation(&self, call: Of<InstanceId>) -> Result<Json<ShownAttestation>, Problem> {
         services::attestations::get_attestation(self, call).await
     }
-    async fn get_evidence(
-        &self,
-        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
-    ) -> Result<Json<Evidence>, Problem> {
+    async fn get_evidence(&self, call: Of<InstanceId>) -> Result<Json<Evidence>, Problem> {
         services::attestations::get_evidence(self, call).await
     }
-    async fn get_attested_manifest(
-        &self,
-        call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
-    ) -> Result<Download, Problem> {
+    async fn get_attested_manifest(&self, call: Of<InstanceId>) -> Result<Download, Problem> {
         services::attestations::get_attested_manifest(self, call).await
     }
     async fn approve_attestation(
@@ -605,100 +513,61 @@ impl Api for Controller {
     ) -> Result<Json<ChallengedHost>, Problem> {
         services::tpms::challenge_host(self, call).await
     }
-    async fn add_measurements(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<AddMeasurements>>,
-    ) -> Result<Created<AddedMeasurements>, Problem> {
+    async fn add_measurements(&self, call: New<AddMeasurements>) -> Result<Created<AddedMeasurements>, Problem> {
         services::measurements::add_measurements(self, call).await
     }
-    async fn list_measurements(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<KnownMeasurement>>, Problem> {
+    async fn list_measurements(&self, call: Listing) -> Result<Json<Page<KnownMeasurement>>, Problem> {
         services::measurements::list_measurements(self, call).await
     }
-    async fn get_measurement(
-        &self,
-        call: Call<Caller, (KnownMeasurementId,), NoQuery, Nothing>,
-    ) -> Result<Json<KnownMeasurement>, Problem> {
+    async fn get_measurement(&self, call: Of<KnownMeasurementId>) -> Result<Json<KnownMeasurement>, Problem> {
         services::measurements::get_measurement(self, call).await
     }
-    async fn remove_measurement(
-        &self,
-        call: Call<Caller, (KnownMeasurementId,), NoQuery, Nothing>,
-    ) -> Result<Done, Problem> {
+    async fn remove_measurement(&self, call: Of<KnownMeasurementId>) -> Result<Done, Problem> {
         services::measurements::remove_measurement(self, call).await
     }
-    async fn create_notary(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateNotary>>,
-    ) -> Result<Created<Notary>, Problem> {
+    async fn create_notary(&self, call: New<CreateNotary>) -> Result<Created<Notary>, Problem> {
         services::notaries::create_notary(self, call).await
     }
-    async fn list_notaries(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Notary>>, Problem> {
+    async fn list_notaries(&self, call: Listing) -> Result<Json<Page<Notary>>, Problem> {
         services::notaries::list_notaries(self, call).await
     }
-    async fn get_notary(&self, call: Call<Caller, (NotaryId,), NoQuery, Nothing>) -> Result<Json<Notary>, Problem> {
+    async fn get_notary(&self, call: Of<NotaryId>) -> Result<Json<Notary>, Problem> {
         services::notaries::get_notary(self, call).await
     }
-    async fn delete_notary(&self, call: Call<Caller, (NotaryId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_notary(&self, call: Of<NotaryId>) -> Result<Done, Problem> {
         services::notaries::delete_notary(self, call).await
     }
-    async fn create_publisher(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreatePublisher>>,
-    ) -> Result<Created<Publisher>, Problem> {
+    async fn create_publisher(&self, call: New<CreatePublisher>) -> Result<Created<Publisher>, Problem> {
         services::publishers::create_publisher(self, call).await
     }
-    async fn list_publishers(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<Publisher>>, Problem> {
+    async fn list_publishers(&self, call: Listing) -> Result<Json<Page<Publisher>>, Problem> {
         services::publishers::list_publishers(self, call).await
     }
-    async fn get_publisher(
-        &self,
-        call: Call<Caller, (PublisherId,), NoQuery, Nothing>,
-    ) -> Result<Json<Publisher>, Problem> {
+    async fn get_publisher(&self, call: Of<PublisherId>) -> Result<Json<Publisher>, Problem> {
         services::publishers::get_publisher(self, call).await
     }
-    async fn remove_publisher(&self, call: Call<Caller, (PublisherId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn remove_publisher(&self, call: Of<PublisherId>) -> Result<Done, Problem> {
         services::publishers::remove_publisher(self, call).await
     }
-    async fn create_mitigation(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateMitigation>>,
-    ) -> Result<Created<Mitigation>, Problem> {
+    async fn create_mitigation(&self, call: New<CreateMitigation>) -> Result<Created<Mitigation>, Problem> {
         services::mitigations::create_mitigation(self, call).await
     }
-    async fn list_mitigations(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<Mitigation>>, Problem> {
+    async fn list_mitigations(&self, call: Listing) -> Result<Json<Page<Mitigation>>, Problem> {
         services::mitigations::list_mitigations(self, call).await
     }
-    async fn get_mitigation(
-        &self,
-        call: Call<Caller, (MitigationId,), NoQuery, Nothing>,
-    ) -> Result<Json<Mitigation>, Problem> {
+    async fn get_mitigation(&self, call: Of<MitigationId>) -> Result<Json<Mitigation>, Problem> {
         services::mitigations::get_mitigation(self, call).await
     }
-    async fn delete_mitigation(&self, call: Call<Caller, (MitigationId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn delete_mitigation(&self, call: Of<MitigationId>) -> Result<Done, Problem> {
         services::mitigations::delete_mitigation(self, call).await
     }
-    async fn plan_replica(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<PlanReplica>>,
-    ) -> Result<Json<ReplicaPlan>, Problem> {
+    async fn plan_replica(&self, call: New<PlanReplica>) -> Result<Json<ReplicaPlan>, Problem> {
         services::replicas::plan_replica(self, call).await
     }
-    async fn create_replica(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<CreateReplica>>,
-    ) -> Result<Created<Replica>, Problem> {
+    async fn create_replica(&self, call: New<CreateReplica>) -> Result<Created<Replica>, Problem> {
         services::replicas::create_replica(self, call).await
     }
-    async fn list_replicas(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Replica>>, Problem> {
+    async fn list_replicas(&self, call: Listing) -> Result<Json<Page<Replica>>, Problem> {
         services::replicas::list_replicas(self, call).await
     }
     async fn get_replica(&self, call: Of<ReplicaId>) -> Result<Json<Replica>, Problem> {
@@ -716,31 +585,22 @@ impl Api for Controller {
     async fn list_events(&self, call: Call<Caller, (), EventsQuery, Nothing>) -> Result<Json<Page<Event>>, Problem> {
         services::events::list_events(self, call).await
     }
-    async fn list_jobs(&self, call: Call<Caller, (), ListQuery, Nothing>) -> Result<Json<Page<Job>>, Problem> {
+    async fn list_jobs(&self, call: Listing) -> Result<Json<Page<Job>>, Problem> {
         services::jobs::list_jobs(self, call).await
     }
-    async fn get_job(&self, call: Call<Caller, (JobId,), NoQuery, Nothing>) -> Result<Json<Job>, Problem> {
+    async fn get_job(&self, call: Of<JobId>) -> Result<Json<Job>, Problem> {
         services::jobs::get_job(self, call).await
     }
-    async fn add_tpm_maker(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<AddTpmMaker>>,
-    ) -> Result<Created<TpmMaker>, Problem> {
+    async fn add_tpm_maker(&self, call: New<AddTpmMaker>) -> Result<Created<TpmMaker>, Problem> {
         services::tpm_makers::add_tpm_maker(self, call).await
     }
-    async fn list_tpm_makers(
-        &self,
-        call: Call<Caller, (), ListQuery, Nothing>,
-    ) -> Result<Json<Page<TpmMaker>>, Problem> {
+    async fn list_tpm_makers(&self, call: Listing) -> Result<Json<Page<TpmMaker>>, Problem> {
         services::tpm_makers::list_tpm_makers(self, call).await
     }
-    async fn get_tpm_maker(
-        &self,
-        call: Call<Caller, (TpmMakerId,), NoQuery, Nothing>,
-    ) -> Result<Json<TpmMaker>, Problem> {
+    async fn get_tpm_maker(&self, call: Of<TpmMakerId>) -> Result<Json<TpmMaker>, Problem> {
         services::tpm_makers::get_tpm_maker(self, call).await
     }
-    async fn remove_tpm_maker(&self, call: Call<Caller, (TpmMakerId,), NoQuery, Nothing>) -> Result<Done, Problem> {
+    async fn remove_tpm_maker(&self, call: Of<TpmMakerId>) -> Result<Done, Problem> {
         services::tpm_makers::remove_tpm_maker(self, call).await
     }
     async fn submit_sealed_request(
@@ -773,7 +633,7 @@ impl Api for Controller {
     async fn get_seal_log(&self, call: Call<Caller, (), SealLogQuery, Nothing>) -> Result<Json<SealLog>, Problem> {
         services::sealing::get_seal_log(self, call).await
     }
-    async fn publish_seal_policy(&self, call: Call<Caller, (), NoQuery, Json<SealPolicy>>) -> Result<Done, Problem> {
+    async fn publish_seal_policy(&self, call: New<SealPolicy>) -> Result<Done, Problem> {
         services::seal_policy::publish_seal_policy(self, call).await
     }
     async fn get_seal_policy(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<SealPolicy>, Problem> {
@@ -782,16 +642,13 @@ impl Api for Controller {
     async fn fetch_seal_policy(&self, call: Call<Caller, (), NoQuery, Nothing>) -> Result<Json<SealPolicy>, Problem> {
         services::seal_policy::get_seal_policy(self, call).await
     }
-    async fn enrol_host(&self, call: Call<Caller, (), NoQuery, Json<EnrolHost>>) -> Result<Created<Enrolled>, Problem> {
+    async fn enrol_host(&self, call: New<EnrolHost>) -> Result<Created<Enrolled>, Problem> {
         services::hosts::enrol_host(self, call).await
     }
-    async fn hello_host(
-        &self,
-        call: Call<Caller, (), NoQuery, Json<HostDescription>>,
-    ) -> Result<Json<HostSettings>, Problem> {
+    async fn hello_host(&self, call: New<HostDescription>) -> Result<Json<HostSettings>, Problem> {
         services::hosts::hello_host(self, call).await
     }
-    async fn present_tpm(&self, call: Call<Caller, (), NoQuery, Json<PresentedTpm>>) -> Result<Done, Problem> {
+    async fn present_tpm(&self, call: New<PresentedTpm>) -> Result<Done, Problem> {
         services::tpms::present_tpm(self, call).await
     }
     async fn answer_challenge(
@@ -800,13 +657,13 @@ impl Api for Controller {
     ) -> Result<Done, Problem> {
         services::tpms::answer_challenge(self, call).await
     }
-    async fn report_host(&self, call: Call<Caller, (), NoQuery, Json<Report>>) -> Result<Done, Problem> {
+    async fn report_host(&self, call: New<Report>) -> Result<Done, Problem> {
         services::hosts::report_host(self, call).await
     }
     async fn get_desired(&self, call: Call<Caller, (), DesiredQuery, Nothing>) -> Result<Json<DesiredAnswer>, Problem> {
         services::hosts::get_desired(self, call).await
     }
-    async fn download_blob(&self, call: Call<Caller, (Digest,), NoQuery, Nothing>) -> Result<Download, Problem> {
+    async fn download_blob(&self, call: Of<Digest>) -> Result<Download, Problem> {
         services::blobs::download_blob(self, call).await
     }
     async fn upload_host_blob(&self, call: Call<Caller, (), NoQuery, Upload>) -> Result<Created<Blob>, Problem> {

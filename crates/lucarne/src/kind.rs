@@ -101,6 +101,10 @@ fn no_such(code: ErrorCode, id: &str) -> Failure {
     Failure::problem(code, format!("`{id}` is not an id of this kind"))
 }
 
+mod duplicated;
+
+pub(crate) use duplicated::{RECORDING, REPLICA};
+
 pub(crate) static ACCOUNT: Kind = Kind {
     noun: "account",
     prefix: "",
@@ -377,28 +381,6 @@ pub(crate) static JOB: Kind = Kind {
     delete: None,
 };
 
-pub(crate) static REPLICA: Kind = Kind {
-    noun: "replica",
-    prefix: "rep-",
-    names: BY_NAME,
-    not_found: ErrorCode::InvalidReplicaNotFound,
-    columns: &[
-        ("ID", "id"),
-        ("NAME", "name"),
-        ("SOURCE", "source"),
-        ("VPC", "vpc"),
-        ("COPY", "terms.copy"),
-        ("MEMORY", "terms.memory"),
-        ("STATE", "state"),
-        ("COPIED", "copied"),
-        ("EXPIRES", "expires"),
-        ("REASON", "state_reason.message"),
-    ],
-    list: list!(list_replicas),
-    show: show!(get_replica, InvalidReplicaNotFound),
-    delete: None,
-};
-
 pub(crate) static FLOW_LOG: Kind = Kind {
     noun: "flow log",
     prefix: "fl-",
@@ -417,28 +399,6 @@ pub(crate) static FLOW_LOG: Kind = Kind {
     list: list!(list_flow_logs),
     show: show!(get_flow_log, InvalidFlowLogNotFound),
     delete: delete!(delete_flow_log, InvalidFlowLogNotFound),
-};
-
-pub(crate) static RECORDING: Kind = Kind {
-    noun: "recording",
-    prefix: "rec-",
-    names: BY_TAG,
-    not_found: ErrorCode::InvalidRecordingNotFound,
-    columns: &[
-        ("ID", "id"),
-        ("NAME", "tags.Name"),
-        ("VPC", "vpc"),
-        ("STATE", "state"),
-        ("FRAMES", "recorded.frames"),
-        ("SIZE", "recorded.size"),
-        ("LOST", "recorded.lost"),
-        ("FULL", "recorded.full"),
-        ("STARTED", "started"),
-        ("UNTIL", "until"),
-    ],
-    list: list!(list_recordings),
-    show: show!(get_recording, InvalidRecordingNotFound),
-    delete: delete!(delete_recording, InvalidRecordingNotFound),
 };
 
 pub(crate) static MITIGATION: Kind = Kind {

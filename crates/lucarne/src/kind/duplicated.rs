@@ -1,0 +1,52 @@
+//! The rows of what is made of running networks: their duplicates, and what was recorded of them.
+//!
+//! Owns these rows of the table; what a row is, is [`super::Kind`]'s word.
+
+use lucarne_model::ErrorCode;
+
+use super::{BY_NAME, BY_TAG, Kind, no_such};
+use crate::session::answer;
+
+pub(crate) static REPLICA: Kind = Kind {
+    noun: "replica",
+    prefix: "rep-",
+    names: BY_NAME,
+    not_found: ErrorCode::InvalidReplicaNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("SOURCE", "source"),
+        ("VPC", "vpc"),
+        ("COPY", "terms.copy"),
+        ("MEMORY", "terms.memory"),
+        ("STATE", "state"),
+        ("COPIED", "copied"),
+        ("EXPIRES", "expires"),
+        ("REASON", "state_reason.message"),
+    ],
+    list: list!(list_replicas),
+    show: show!(get_replica, InvalidReplicaNotFound),
+    delete: None,
+};
+
+pub(crate) static RECORDING: Kind = Kind {
+    noun: "recording",
+    prefix: "rec-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidRecordingNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("VPC", "vpc"),
+        ("STATE", "state"),
+        ("FRAMES", "recorded.frames"),
+        ("SIZE", "recorded.size"),
+        ("LOST", "recorded.lost"),
+        ("FULL", "recorded.full"),
+        ("STARTED", "started"),
+        ("UNTIL", "until"),
+    ],
+    list: list!(list_recordings),
+    show: show!(get_recording, InvalidRecordingNotFound),
+    delete: delete!(delete_recording, InvalidRecordingNotFound),
+};
