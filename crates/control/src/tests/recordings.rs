@@ -81,7 +81,7 @@ async fn a_host_that_has_something_of_a_recording_is_told_what_becomes_of_it() {
     }
     let told = async || {
         let asked = cloud.request(Method::GET, "/v1/host/desired?wait_millis=20000", &hosts[0].key);
-        let (_, desired) = cloud.send(asked).await;
+        let desired = cloud.send(asked).await.1["desired"].clone();
         let mut states = desired["recordings"].as_array().unwrap().clone();
         states.sort_by_key(|recording| recording["id"] != stray);
         let state = |recording: &Value| recording["state"]["kind"].as_str().unwrap().to_owned();
