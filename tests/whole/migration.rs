@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use lucarne_tests::{
     api::Api,
     cloud::{Cloud, Driver},
+    download::{self, FETCHES, SERVES},
     eventually, image,
 };
 use serde_json::{Value, json};
@@ -25,37 +26,9 @@ fn other_host(operator: &Api, host: &str) -> anyhow::Result<String> {
     other.map(Into::into).context("there is no other host")
 }
 
-/// Serves numbered lines without end.
-const SERVES: &str = "#!/bin/sh
-mkdir -p /srv/www/cgi-bin
-cat > /srv/www/cgi-bin/lines <<'END'
-#!/bin/sh
-printf 'Content-Type: text/plain\r\n\r\n'
-n=0
-while :; do n=$((n+1)); echo \"line $n of a page that has no end, and whose lines are long enough to be sent at once\"; usleep 50000; done
-END
-chmod +x /srv/www/cgi-bin/lines
-echo page > /srv/www/index.html
-httpd -p 80 -h /srv/www
-";
-
-/// Fetches them over one connection, and checks that none is missing.
-const FETCHES: &str = "#!/bin/sh
-(until timeout 3 wget -q -O /dev/null http://10.0.1.10/; do sleep 1; done
-wget -q -O - http://10.0.1.10/cgi-bin/lines | (last=0; while read -r _ n _; do
-    [ \"$n\" = $((last + 1)) ] || echo \"probe: WRONG $n after $last\"
-    last=$n
-    [ $((n % 20)) = 0 ] && echo \"probe: came $n\"
-done)
-echo 'probe: CLOSED') > /dev/console 2>&1 &
-";
-
-/// How many lines the one that fetches has said to have; an error if the connection has not held.
+/// How many lines the one that fetches has said to have last.
 fn came(tenant: &Api, fetches: &str) -> anyhow::Result<u64> {
-    let log = tenant.log(fetches)?;
-    ensure!(!log.contains("probe: WRONG") && !log.contains("probe: CLOSED"), "the connection broke:\n{log}");
-    let mut told = log.lines().filter_map(|line| line.trim().strip_prefix("probe: came ")?.parse().ok());
-    Ok(told.next_back().unwrap_or_default())
+    Ok(download::came(tenant, fetches)?.pop().unwrap_or_default())
 }
 
 fn await_more(cloud: &Cloud, tenant: &Api, fetches: &str, more: u64) -> anyhow::Result<()> {
