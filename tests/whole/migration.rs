@@ -42,7 +42,14 @@ fn await_more(cloud: &Cloud, tenant: &Api, fetches: &str, more: u64) -> anyhow::
 
 #[test]
 fn a_download_goes_on_while_the_machine_that_serves_it_moves() -> anyhow::Result<()> {
-    let cloud = Cloud::start(Driver::Qemu, 2)?;
+    let mut cloud = Cloud::start(Driver::Qemu, 2)?;
+    // So slowly that they are seen on their way, however fast this machine is.
+    for host in 0..2 {
+        cloud.kill_host(host);
+        cloud.start_host(host, |command| {
+            command.args(["--move-rate", "8MiB"]);
+        })?;
+    }
     let (operator, image, tenant) = (cloud.operator()?, cloud.tiny()?, cloud.tenant("first")?);
     let (_, subnet) = tenant.network()?;
     let launch = |address: &str, user_data: &str| {

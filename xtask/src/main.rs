@@ -9,6 +9,7 @@ mod deny;
 mod fuzz;
 mod openapi;
 mod program;
+mod real_vms;
 mod setup;
 mod test;
 mod tidy;

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::{
     deny, openapi,
-    program::{build, cargo, run},
-    setup, tidy,
+    program::{cargo, run},
+    real_vms, setup, tidy,
 };
 
 struct Step {
@@ -72,13 +72,7 @@ const STEPS: [Step; 9] = [
         name: "tests on real VMs",
         remedy: "run the failed one alone with `cargo test -p lucarne-tests NAME`",
         needs_vms: true,
-        act: || {
-            build("lucarne")?;
-            // One after the other: each has the machine to itself, and its VMs share two cores with nobody.
-            run(&mut cargo("test --workspace --test whole -- --test-threads=1"))?;
-            // These need an image that those have built.
-            run(&mut cargo("test --workspace --test machines -- --ignored --test-threads=1"))
-        },
+        act: real_vms::test,
     },
 ];
 

@@ -61,7 +61,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let layout = folder.layout().clone();
     let mut identity = Identity::read_or_make(&layout)?;
     let key = ExportKey::read_or_make(&layout.export_key())?;
-    let driver = driver(settings.driver, &layout)?;
+    let driver = driver(&settings, &layout)?;
     let peers_failed = |cause| Error::PeerAddress { address: settings.address, cause };
     let door = TcpListener::bind((settings.address, settings.peer_port)).await.map_err(peers_failed)?;
     let tools = paging_tools(&settings, &layout);
@@ -206,10 +206,10 @@ fn budget(settings: &Settings, tools: &Result<Tools, String>) -> Result<Budget, 
     })
 }
 
-fn driver(kind: DriverKind, layout: &Layout) -> Result<Arc<dyn Driver>, Error> {
-    Ok(match kind {
+fn driver(settings: &Settings, layout: &Layout) -> Result<Arc<dyn Driver>, Error> {
+    Ok(match settings.driver {
         DriverKind::Qemu => {
-            let settings = qemu::Settings::new(layout.machines());
+            let settings = qemu::Settings { move_rate: settings.move_rate, ..qemu::Settings::new(layout.machines()) };
             Arc::new(Qemu::new(settings).map_err(|cause| Error::Driver { cause })?)
         }
         DriverKind::Simulated { .. } => Arc::new(Simulated::new(simulated::Settings {

@@ -37,6 +37,8 @@ pub struct Settings {
     pub memory_pool: Bytes,
     /// The most of it that is lent to other hosts while nobody here uses it; none: nothing, and no port is open for it.
     pub memory_lend: Option<Bytes>,
+    /// What the memory and each volume of an instance that moves from here may take a second; none: no limit.
+    pub move_rate: Option<Bytes>,
     /// How much more than the rest may be promised, where pages can leave.
     pub oversubscription: OversubscriptionFactor,
     /// The program that is a pager when it is told so: `lucarne` itself. None: nothing is paged.
@@ -74,6 +76,7 @@ impl Settings {
             memory: None,
             memory_pool: Bytes::ZERO,
             memory_lend: None,
+            move_rate: None,
             pager: None,
             oversubscription: OversubscriptionFactor::NONE,
             disk: None,

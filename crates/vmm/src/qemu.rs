@@ -78,6 +78,8 @@ pub struct Settings {
     pub detach_patience: Duration,
     /// How long the copy of a disk may take.
     pub copy_patience: Duration,
+    /// What the memory and each disk of a VM that moves may take a second on their way; none: no limit.
+    pub move_rate: Option<Bytes>,
 }
 
 impl Settings {
@@ -92,6 +94,7 @@ impl Settings {
             patience: Duration::from_secs(30),
             detach_patience: Duration::from_secs(20),
             copy_patience: Duration::from_secs(3600),
+            move_rate: None,
         }
     }
 }
@@ -311,7 +314,7 @@ impl Driver for Qemu {
         let _turn = slot.turn.lock().await;
         let vm = slot.running().ok_or(Error::NotRunning { instance })?;
         let user = self.shared.acceleration().await.user(self.shared.settings.user);
-        vm.send(to, user).await
+        vm.send(to, user, self.shared.settings.move_rate).await
     }
 
     async fn progress(&self, instance: InstanceId) -> Option<MoveProgress> {

@@ -12,7 +12,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use lucarne_host::{AtEnd, DriverKind, SealRecipient, TpmChoice};
-use lucarne_model::{Bytes, OversubscriptionFactor, flow::Location};
+use lucarne_model::{Bytes, OversubscriptionFactor, flow::Location, units::ParseBytesError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -143,7 +143,10 @@ pub(crate) struct AgentArgs {
     memory_pool: Bytes,
     /// Memory that other hosts may keep copies of pages in while nobody here uses it, such as 4GiB
     #[arg(long, default_value = "none", value_name = "AMOUNT|none")]
-    memory_lend: MemoryLend,
+    memory_lend: Limit,
+    /// What the memory and each volume of an instance that moves from here may take a second, such as 100MiB
+    #[arg(long, default_value = "none", value_name = "AMOUNT|none", value_parser = parse_move_rate)]
+    move_rate: Limit,
     /// Disk that may be promised; found from the machine if not given
     #[arg(long)]
     disk: Option<Bytes>,
@@ -172,11 +175,11 @@ pub(crate) struct AgentArgs {
     die_with_parent: bool,
 }
 
-/// How much a host lends at most; none: nothing.
+/// The most of something, where there may be none said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct MemoryLend(Option<Bytes>);
+struct Limit(Option<Bytes>);
 
-impl FromStr for MemoryLend {
+impl FromStr for Limit {
     type Err = <Bytes as FromStr>::Err;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -231,6 +234,14 @@ fn parse_seal_after(text: &str) -> Result<Duration, String> {
     if allowed.contains(&span) { Ok(span) } else { Err("it is 1s to 1h".into()) }
 }
 
+/// With less than this a guest that does anything at all would never have come.
+const LEAST_MOVE_RATE: Bytes = Bytes::mib(1);
+
+fn parse_move_rate(text: &str) -> Result<Limit, String> {
+    let limit: Limit = text.parse().map_err(|error: ParseBytesError| error.to_string())?;
+    if limit.0.is_some_and(|rate| rate < LEAST_MOVE_RATE) { Err("it is 1MiB or more".into()) } else { Ok(limit) }
+}
+
 impl AgentArgs {
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         begin(self.die_with_parent)?;
@@ -251,6 +262,7 @@ impl AgentArgs {
         settings.pager = std::env::current_exe().ok();
         settings.memory_pool = self.memory_pool;
         settings.memory_lend = self.memory_lend.0;
+        settings.move_rate = self.move_rate.0;
         settings.oversubscription = self.memory_oversubscription;
         settings.disk = self.disk;
         settings.spool = self.spool;

@@ -35,21 +35,22 @@ const RECEIVING: &str = "taking it in from another host";
 const LOOK: Duration = Duration::from_millis(5);
 /// How long the VM may stand still, as QEMU reckons it, in milliseconds.
 const DOWNTIME: u64 = 100;
-/// No limit of ours, in bytes a second.
-const BANDWIDTH: u64 = 1 << 40;
+/// More than there is, in a second.
+const NO_LIMIT: Bytes = Bytes(1 << 40);
 /// How long all of its memory may take.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// Where QEMU waits, the VM standing still, for its disks.
 const BEFORE_THE_SWITCH: &str = "pre-switchover";
 
 impl Vm {
-    /// Brings the VM to the other end of `to`. On an error it runs here as before, and the other end is told why.
-    pub(super) async fn send(&self, to: Ways, user: Option<User>) -> Result<(), Error> {
+    /// Brings the VM to the other end of `to`, its memory and each disk with at most `rate` a second. On an error it runs here as
+    /// before, and the other end is told why.
+    pub(super) async fn send(&self, to: Ways, user: Option<User>, rate: Option<Bytes>) -> Result<(), Error> {
         let Ways { mut machine, disks } = to;
         let sent = async {
-            let _carriers = self.begin_mirrors(disks, user).await?;
+            let _carriers = self.begin_mirrors(disks, user, rate).await?;
             self.await_mirrors(&mut *machine).await?;
-            self.send_memory(&mut *machine, user).await
+            self.send_memory(&mut *machine, user, rate.unwrap_or(NO_LIMIT)).await
         };
         let sent = sent.await;
         let said = match &sent {
@@ -67,7 +68,7 @@ impl Vm {
     }
 
     /// Returns for how long the VM had stood still when all of it was sent.
-    async fn send_memory(&self, to: &mut dyn Passage, user: Option<User>) -> Result<Duration, Error> {
+    async fn send_memory(&self, to: &mut dyn Passage, user: Option<User>, rate: Bytes) -> Result<Duration, Error> {
         let socket = self.directory.run().join("away.sock");
         files::remove(&socket)?;
         let listener = UnixListener::bind(&socket).map_err(|error| Error::file("make", &socket, error))?;
@@ -77,7 +78,7 @@ impl Vm {
         let capabilities = [("auto-converge", true), ("pause-before-switchover", !self.disks().is_empty())];
         let capabilities = capabilities.map(|(capability, state)| json!({ "capability": capability, "state": state }));
         self.ask(SENDING, "migrate-set-capabilities", json!({ "capabilities": capabilities })).await?;
-        let parameters = json!({ "max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME });
+        let parameters = json!({ "max-bandwidth": rate.0, "downtime-limit": DOWNTIME });
         self.ask(SENDING, "migrate-set-parameters", parameters).await?;
         self.ask(SENDING, "migrate", json!({ "uri": format!("unix:{}", socket.display()) })).await?;
         let carried = async {

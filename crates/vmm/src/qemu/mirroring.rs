@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, io};
 
-use lucarne_model::VolumeId;
+use lucarne_model::{Bytes, VolumeId};
 use serde_json::{Value, json};
 use tokio::{
     io::copy_bidirectional,
@@ -61,11 +61,12 @@ impl Coming {
 }
 
 impl Vm {
-    /// Begins to mirror all disks, each by its way.
+    /// Begins to mirror all disks, each by its way and with at most `rate` a second.
     pub(super) async fn begin_mirrors(
         &self,
         mut ways: BTreeMap<VolumeId, Box<dyn Passage>>,
         user: Option<User>,
+        rate: Option<Bytes>,
     ) -> Result<Carriers, Error> {
         self.drop_mirrors().await?;
         let mut carriers = Carriers::new();
@@ -85,7 +86,7 @@ impl Vm {
             let sync = if disk.base.is_some() { "top" } else { "full" };
             let device = self.top_of(disk.volume);
             let job = json!({ "job-id": mirror, "device": device, "target": mirror, "sync": sync,
-                "copy-mode": "background", "auto-dismiss": false });
+                "speed": rate.unwrap_or_default().0, "copy-mode": "background", "auto-dismiss": false });
             self.ask(MIRRORING, "blockdev-mirror", job).await?;
         }
         Ok(carriers)
