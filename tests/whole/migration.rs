@@ -47,7 +47,7 @@ fn a_download_goes_on_while_the_machine_that_serves_it_moves() -> anyhow::Result
     for host in 0..2 {
         cloud.kill_host(host);
         cloud.start_host(host, |command| {
-            command.args(["--move-rate", "8MiB"]);
+            command.args(["--move-rate", "32MiB"]);
         })?;
     }
     let (operator, image, tenant) = (cloud.operator()?, cloud.tiny()?, cloud.tenant("first")?);
