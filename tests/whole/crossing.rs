@@ -51,6 +51,13 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let target = json!({"kind": "subnet", "subnet": subnet});
     let flow_log = api.make("/v1/flow-logs", json!({"target": target}), "/id")?;
     let recording = api.make("/v1/recordings", json!({"vpc": vpc}), "/id")?;
+    let replica = api.make("/v1/replicas", json!({"vpc": vpc}), "/id")?;
+    api.await_state(&format!("/v1/replicas/{replica}"), "state", "available", PATIENCE)
+        .with_context(|| cloud.logs())?;
+    api.post(&format!("/v1/recordings/{recording}/stop"), &json!({}))?.ok()?;
+    let replay = api.make("/v1/replays", json!({"recording": recording, "replica": replica}), "/id")?;
+    // Nothing was recorded. What is over does not change any more.
+    api.await_state(&format!("/v1/replays/{replay}"), "state", "failed", PATIENCE).with_context(|| cloud.logs())?;
     let image_shown = api.get(&format!("/v1/images/{image}"))?.ok()?;
     let notary = json!({"name": vpc.replace("vpc-", "notary "), "url": "http://127.0.0.1:1"});
     let notary = cloud.operator()?.make("/v1/notaries", notary, "/id")?;
@@ -74,7 +81,8 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("FlowLogId", flow_log),
         ("RecordingId", recording),
         ("PublisherId", api.make("/v1/publishers", publisher, "/id")?),
-        ("ReplicaId", api.make("/v1/replicas", json!({"vpc": vpc}), "/id")?),
+        ("ReplicaId", replica),
+        ("ReplayId", replay),
         ("JobId", text(&launched, "/jobs/0")?),
         ("access_key", api.key.clone()),
     ]))
@@ -335,6 +343,7 @@ fn everything(api: &Api) -> anyhow::Result<Vec<Value>> {
         "interfaces",
         "flow-logs",
         "recordings",
+        "replays",
         "publishers",
     ];
     lists.into_iter().map(|list| Ok(Value::from(api.list(&format!("/v1/{list}"))?))).collect()

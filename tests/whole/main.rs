@@ -18,6 +18,7 @@ mod recordings;
 mod records;
 mod refusals;
 mod remote_memory;
+mod replays;
 mod replicas;
 mod seals;
 mod warm;

@@ -7,9 +7,9 @@
 use axum::http::Method;
 use lucarne_model::{
     AccountId, ErrorCode, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplicaId,
-    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId,
-    VpcId,
+    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
+    ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId,
+    VolumeId, VpcId,
     actual::{Host, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -22,6 +22,7 @@ use lucarne_model::{
     price::PriceBook,
     publisher::{Notary, Publisher},
     recording::Recording,
+    replay::Replay,
     replication::{Replica, ReplicaPlan},
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
@@ -35,7 +36,7 @@ use crate::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, recording::*, replica::*, sealing::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -368,6 +369,16 @@ routes! {
     Administer DELETE "/v1/replicas/{replica}" delete_replica((ReplicaId,), NoQuery, Nothing) -> Json<Replica>;
     /// Makes a replica that draws on nothing a network in its own right.
     Administer POST "/v1/replicas/{replica}/promote" promote_replica((ReplicaId,), NoQuery, Nothing) -> Json<Replica>;
+    /// Begins to play a recording into a duplicate of its network.
+    Administer POST "/v1/replays" start_replay((), NoQuery, Json<StartReplay>) -> Created<Replay>;
+    /// Lists replays, without the differences that their reports tell.
+    Read GET "/v1/replays" list_replays((), ListQuery, Nothing) -> Json<Page<Replay>>;
+    /// Shows a replay and its reports.
+    Read GET "/v1/replays/{replay}" get_replay((ReplayId,), NoQuery, Nothing) -> Json<Replay>;
+    /// Ends a replay that is not over; it has no report then.
+    Administer POST "/v1/replays/{replay}/stop" stop_replay((ReplayId,), NoQuery, Nothing) -> Json<Replay>;
+    /// Deletes a replay and its reports.
+    Administer DELETE "/v1/replays/{replay}" delete_replay((ReplayId,), NoQuery, Nothing) -> Done;
     /// Says what differs between a replica and its source now.
     Read GET "/v1/replicas/{replica}/differences"
         compare_replica((ReplicaId,), NoQuery, Nothing) -> Json<ReplicaDifferences>;
@@ -420,6 +431,8 @@ routes! {
     Host GET "/v1/host/seal-policy" fetch_seal_policy((), NoQuery, Nothing) -> Json<SealPolicy>;
     /// Gives a host a blob that its desired state names.
     Host GET "/v1/host/blobs/{digest}" download_blob((Digest,), NoQuery, Nothing) -> Download;
+    /// Gives a host the recording that it is to play.
+    Host GET "/v1/host/replays/{replay}/frames" fetch_replayed_frames((ReplayId,), NoQuery, Nothing) -> Download;
     /// Takes a blob that a host made: a snapshot.
     Host POST "/v1/host/blobs" upload_host_blob((), NoQuery, Upload) -> Created<Blob>;
     /// Opens the host's end of a stream that the desired state asks for.

@@ -9,15 +9,15 @@ use lucarne_api::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, recording::*, replica::*, sealing::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
     AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplicaId,
-    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId,
-    VpcId,
+    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
+    ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId,
+    VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -30,6 +30,7 @@ use lucarne_model::{
     price::PriceBook,
     publisher::{Notary, Publisher},
     recording::Recording,
+    replay::Replay,
     replication::{Replica, ReplicaPlan},
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
@@ -472,6 +473,24 @@ impl Api for Controller {
     }
     async fn export_recording(&self, call: Of<RecordingId>) -> Result<Download, Problem> {
         services::recordings::export_recording(self, call).await
+    }
+    async fn start_replay(&self, call: New<StartReplay>) -> Result<Created<Replay>, Problem> {
+        services::replays::start_replay(self, call).await
+    }
+    async fn list_replays(&self, call: Listing) -> Result<Json<Page<Replay>>, Problem> {
+        services::replays::list_replays(self, call).await
+    }
+    async fn get_replay(&self, call: Of<ReplayId>) -> Result<Json<Replay>, Problem> {
+        services::replays::get_replay(self, call).await
+    }
+    async fn stop_replay(&self, call: Of<ReplayId>) -> Result<Json<Replay>, Problem> {
+        services::replays::stop_replay(self, call).await
+    }
+    async fn delete_replay(&self, call: Of<ReplayId>) -> Result<Done, Problem> {
+        services::replays::delete_replay(self, call).await
+    }
+    async fn fetch_replayed_frames(&self, call: Of<ReplayId>) -> Result<Download, Problem> {
+        services::replays::fetch_replayed_frames(self, call).await
     }
     async fn create_price_book(&self, call: New<CreatePriceBook>) -> Result<Created<PriceBook>, Problem> {
         services::price_books::create_price_book(self, call).await

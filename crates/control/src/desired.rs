@@ -13,7 +13,7 @@ use std::{
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    DesiredLease, HostId, HostName, InstanceId, InterfaceId, RecordingId, SubnetId, VolumeId, VpcId,
+    DesiredLease, HostId, HostName, InstanceId, InterfaceId, RecordingId, ReplayId, SubnetId, VolumeId, VpcId,
     actual::HostDescription,
     desired::{
         Desired, DesiredAttestation, DesiredGroup, DesiredInstance, DesiredMigration, DesiredNetwork, DesiredSnapshot,
@@ -31,8 +31,10 @@ use serde::Serialize;
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
+    replay_records::ReplayRecord,
     services::{
-        flow_logs, images, memory, mitigations, network_acls::enforced, price_books, recordings, replicas, seal_policy,
+        flow_logs, images, memory, mitigations, network_acls::enforced, price_books, recordings, replays, replicas,
+        seal_policy,
     },
     store::{Changes, Scope, Tx},
 };
@@ -55,6 +57,7 @@ pub(crate) struct Mentioned {
     pub(crate) instances: Vec<InstanceId>,
     pub(crate) volumes: Vec<VolumeId>,
     pub(crate) recordings: Vec<RecordingId>,
+    pub(crate) replays: Vec<ReplayId>,
 }
 
 /// Everything that `host` should be, but for its version, and a fingerprint of it. `mentioned` is what it speaks of.
@@ -71,8 +74,9 @@ pub(crate) fn compute(
     // What is to be made of a cut begins when the cut is there.
     placed.retain(|record| replicas.tells_of(record) || power(record) == Power::Absent);
     volumes.retain(|record| replicas.tells_of_volume(record) || record.volume.state == VolumeState::Deleting);
-    let vpcs: BTreeSet<VpcId> =
-        placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc).collect();
+    let played = tx.referring::<ReplayRecord>(ALL, host)?;
+    let of_instances = placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc);
+    let vpcs: BTreeSet<VpcId> = of_instances.chain(played.iter().map(|record| record.replay.vpc)).collect();
     let networks = vpcs.into_iter().map(|vpc| cache.network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
     let named: Vec<InstanceId> = placed.iter().map(|record| record.instance.id).collect();
     let strays = strays(tx, host, &named, &mentioned.instances)?;
@@ -92,6 +96,7 @@ pub(crate) fn compute(
         instances,
         mitigations,
         recordings,
+        replays: replays::desired(&played, &mentioned.replays),
         warm_states: images::desired_warm_states(tx)?,
         snapshots: snapshots(tx, &volumes)?,
         volumes: volumes.into_iter().map(volume).chain(stray_volumes).collect(),
@@ -346,7 +351,7 @@ fn network(tx: &Tx<'_>, id: VpcId) -> Result<DesiredNetwork, Problem> {
         acl: acls.get(&subnet.network_acl).cloned().unwrap_or_default(),
     };
     let group = |group: SecurityGroup| DesiredGroup { id: group.id, rules: group.rules };
-    Ok(DesiredNetwork {
+    let mut network = DesiredNetwork {
         vpc: id,
         account: vpc.account,
         vni: vpc.vni,
@@ -354,7 +359,9 @@ fn network(tx: &Tx<'_>, id: VpcId) -> Result<DesiredNetwork, Problem> {
         subnets: tx.referring::<Subnet>(ALL, id)?.into_iter().map(subnet).collect(),
         groups: tx.referring::<SecurityGroup>(ALL, id)?.into_iter().map(group).collect(),
         endpoints: endpoints(tx, id)?,
-    })
+    };
+    tx.referring::<ReplayRecord>(ALL, id)?.iter().for_each(|replay| replay.join(&mut network));
+    Ok(network)
 }
 
 /// The VPC's interfaces whose instances have a host and are let in: no host takes a frame from any other, nor brings it one.

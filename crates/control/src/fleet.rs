@@ -10,7 +10,7 @@ use std::{
 };
 
 use lucarne_model::{
-    HostId, ImageId, InstanceId, Moment, RecordingId, ReplicaId, VolumeId,
+    HostId, ImageId, InstanceId, Moment, RecordingId, ReplayId, ReplicaId, VolumeId,
     actual::{ActualInstance, HostState, Report},
     memory_move::{MoveProgress, MoveWish},
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
@@ -134,6 +134,13 @@ impl Fleet {
         spoken.map(|spoken| spoken.report.recordings.iter().map(|told| told.id).collect()).unwrap_or_default()
     }
 
+    /// The replays of which a host has something.
+    pub(crate) fn replays_at(&self, host: HostId) -> Vec<ReplayId> {
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
+        spoken.map(|spoken| spoken.report.replays.iter().map(|told| told.id).collect()).unwrap_or_default()
+    }
+
     /// What hosts say of the image's warm state of this size.
     pub(crate) fn warm_states(&self, image: ImageId, size: WarmSize) -> Vec<WarmProgress> {
         let all = self.lock();
@@ -179,6 +186,7 @@ impl Fleet {
                 && old.instances == report.instances
                 && old.volumes == report.volumes
                 && old.snapshots == report.snapshots
+                && old.replays == report.replays
         };
         let mut all = self.lock();
         match all.get_mut(&host).and_then(|heard| heard.report.as_mut()) {
@@ -323,6 +331,7 @@ mod tests {
             snapshots: Vec::new(),
             dropped_frames: Default::default(),
             recordings: Vec::new(),
+            replays: Vec::new(),
             memory: None,
             warm_states: Vec::new(),
             cuts: Vec::new(),

@@ -34,6 +34,7 @@ mod quota;
 mod random;
 mod rechecking;
 mod records;
+mod replay_records;
 mod replica_records;
 mod rule_words;
 mod secrets;

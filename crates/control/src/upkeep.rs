@@ -65,6 +65,7 @@ async fn look_at_hosts(controller: &Controller) -> Result<(), Problem> {
     lending::settle(controller).await?;
     moves::settle(controller).await?;
     services::mitigations::end_expired(controller).await?;
+    services::replays::end_lost(controller).await?;
     services::replicas::end_expired(controller).await
 }
 

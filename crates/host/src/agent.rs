@@ -41,7 +41,7 @@ use crate::{
         Activity, Failure, Known, Ledger, Product, Proof, Prospect, Running, Standing, Step, is_vain, next_look,
         next_steps, report,
     },
-    recordings,
+    recordings, replays,
     sealing::Present,
     settings::{AtEnd, Pace},
     virtual_tpms::VirtualTpms,
@@ -141,10 +141,12 @@ impl Agent {
         let (present, are_present) = watch::channel(Arc::new(self::present(&desired, &known)));
         let (memory_reports, memory_reported) = watch::channel(None);
         let (recorded, recordings_reported) = watch::channel(Vec::new());
+        let (replayed, replays_reported) = watch::channel(Vec::new());
         let hello_again = Arc::new(Notify::new());
         let word = Word { desired: wished.clone(), settings: settings.clone() };
         let (layout, asked, also) = (folder.layout().clone(), wished.clone(), wished.clone());
         let (to_record, record_to) = (wished.clone(), layout.recordings());
+        let (to_replay, replay_in) = (wished.clone(), layout.clone());
         let owner = Owner {
             hands: Hands {
                 driver,
@@ -185,10 +187,11 @@ impl Agent {
                 recorded,
                 shutdown.clone(),
             )),
+            tokio::spawn(replays::follow(controller.clone(), replay_in, to_replay, replayed, shutdown.clone())),
             tokio::spawn(links::send_reports(
                 (controller, network),
                 reported,
-                (memory_reported, recordings_reported),
+                (memory_reported, recordings_reported, replays_reported),
                 settings.clone(),
                 pace.coalesce,
                 shutdown.clone(),

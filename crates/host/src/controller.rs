@@ -12,7 +12,7 @@ use lucarne_api::{
     bodies::host::{EnrolHost, Enrolled, HostSettings},
 };
 use lucarne_model::{
-    Octets,
+    Octets, ReplayId,
     actual::{HostDescription, Report},
     desired::Desired,
     storage::{Blob, Digest},
@@ -38,6 +38,8 @@ pub trait Controller: Send + Sync + std::fmt::Debug {
     async fn seal_policy(&self) -> Result<Octets, Problem>;
     /// The bytes of a blob, as they come.
     async fn download(&self, digest: &Digest) -> Result<BoxStream<'static, io::Result<Bytes>>, Problem>;
+    /// What is played by a replay of this host, as it comes.
+    async fn replayed_frames(&self, replay: ReplayId) -> Result<BoxStream<'static, io::Result<Bytes>>, Problem>;
     /// Stores a file as a blob.
     async fn upload(&self, file: &Path) -> Result<Blob, Problem>;
     /// The host's end of the stream that `token` names.

@@ -14,7 +14,7 @@ use lucarne_api::{
     client::{ByteStream, Client, Error as ClientError, ResponseValue, problem_of, types::EnrolHostIdempotencyKey},
 };
 use lucarne_model::{
-    ErrorCode, Octets,
+    ErrorCode, Octets, ReplayId,
     actual::{HostDescription, Report},
     desired::Desired,
     storage::{Blob, Digest},
@@ -133,6 +133,11 @@ impl Controller for HttpController {
 
     async fn download(&self, digest: &Digest) -> Result<BoxStream<'static, io::Result<Bytes>>, Problem> {
         let bytes = within(ANSWER_TIMEOUT, self.client.download_blob(digest)).await?;
+        Ok(bytes.into_inner().map_err(io::Error::other).boxed())
+    }
+
+    async fn replayed_frames(&self, replay: ReplayId) -> Result<BoxStream<'static, io::Result<Bytes>>, Problem> {
+        let bytes = within(2 * ANSWER_TIMEOUT, self.client.fetch_replayed_frames(&replay)).await?;
         Ok(bytes.into_inner().map_err(io::Error::other).boxed())
     }
 

@@ -154,6 +154,11 @@ impl Layout {
         self.root.join("recordings")
     }
 
+    /// Replays that this host plays, each a folder.
+    pub fn replays(&self) -> PathBuf {
+        self.root.join("replays")
+    }
+
     /// What the volume held when it was frozen for the replica.
     pub fn frozen(&self, volume: VolumeId, replica: ReplicaId) -> PathBuf {
         self.volumes().join(format!("{volume}.{replica}.frozen"))

@@ -28,6 +28,7 @@ mod perform;
 mod prover;
 pub mod reconcile;
 mod recordings;
+mod replays;
 mod run;
 mod sealing;
 mod settings;

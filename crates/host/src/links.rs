@@ -15,6 +15,7 @@ use lucarne_model::{
     desired::Desired,
     memory_report::MemoryReport,
     recording::ActualRecording,
+    replay::ActualReplay,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -105,12 +106,16 @@ async fn keep(layout: &Layout, desired: &Desired) {
     }
 }
 
+/// What others tell of memory, of recordings and of replays.
+type Told =
+    (watch::Receiver<Option<MemoryReport>>, watch::Receiver<Vec<ActualRecording>>, watch::Receiver<Vec<ActualReplay>>);
+
 /// Sends reports: soon after each change, in the long run a few in a second, at each heartbeat, and while an instance is on its
-/// way to another host whenever it is known how far.
+/// way to another host whenever it is known how far; and whenever a replay has come further.
 pub(crate) async fn send_reports(
     (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
     mut reports: watch::Receiver<Report>,
-    (mut memory, recordings): (watch::Receiver<Option<MemoryReport>>, watch::Receiver<Vec<ActualRecording>>),
+    (mut memory, recordings, mut replays): Told,
     settings: watch::Receiver<Option<HostSettings>>,
     coalesce: Duration,
     shutdown: CancellationToken,
@@ -122,6 +127,7 @@ pub(crate) async fn send_reports(
             report.dropped_frames = network.dropped_frames().await;
             report.memory = memory.borrow_and_update().clone();
             report.recordings.clone_from(&recordings.borrow());
+            report.replays.clone_from(&replays.borrow_and_update());
             let sent = Instant::now();
             match controller.report(&report).await {
                 Ok(()) => patience.answered(),
@@ -137,11 +143,19 @@ pub(crate) async fn send_reports(
                     Err(_) => return,
                 },
                 () = something_moves(&mut memory) => {}
+                () = is_told_anew(&mut replays) => {}
                 () = sleep_until(sent + heartbeat) => {}
             }
         }
     };
     shutdown.run_until_cancelled(send).await;
+}
+
+/// Returns when there is something new; never when there will be no more.
+async fn is_told_anew<T>(told: &mut watch::Receiver<T>) {
+    if told.changed().await.is_err() {
+        std::future::pending().await
+    }
 }
 
 /// Returns when it is told anew how far instances have come on their way to other hosts.

@@ -34,6 +34,7 @@ use crate::{
         process::{CollectorArgs, ControllerArgs},
         publisher::PublisherCommand,
         recording::RecordingCommand,
+        replay::ReplayCommand,
         replica::ReplicaCommand,
         route_table::RouteTableCommand,
         seal::SealCommand,
@@ -194,6 +195,9 @@ pub(crate) enum Command {
     /// Replicas: running networks duplicated, with what their instances have in memory and on disk
     #[command(subcommand)]
     Replica(ReplicaCommand),
+    /// Replays: recordings played into duplicates, and the answers compared with the recorded ones
+    #[command(subcommand)]
+    Replay(ReplayCommand),
     /// Jobs: the workflows of launches, moves, replicas and terminations
     #[command(subcommand)]
     Job(Reads),
@@ -314,6 +318,7 @@ impl Command {
             Self::Flow(command) => command.run(context).await,
             Self::FlowLog(command) => command.run(context).await,
             Self::Recording(command) => command.run(context).await,
+            Self::Replay(command) => command.run(context).await,
             Self::Event(command) => command.run(context).await,
             Self::Finding(command) => command.run(context).await,
             Self::Mitigation(command) => command.run(context).await,

@@ -103,7 +103,7 @@ fn no_such(code: ErrorCode, id: &str) -> Failure {
 
 mod duplicated;
 
-pub(crate) use duplicated::{RECORDING, REPLICA};
+pub(crate) use duplicated::{RECORDING, REPLAY, REPLICA};
 
 pub(crate) static ACCOUNT: Kind = Kind {
     noun: "account",
@@ -755,6 +755,7 @@ pub(crate) static ALL: &[&Kind] = &[
     &INSTANCE,
     &FLOW_LOG,
     &RECORDING,
+    &REPLAY,
     &MITIGATION,
     &PRICE_BOOK,
     &MEASUREMENT,
@@ -798,6 +799,7 @@ mod tests {
             ("Instance", &INSTANCE),
             ("FlowLog", &FLOW_LOG),
             ("Recording", &RECORDING),
+            ("Replay", &REPLAY),
             ("Mitigation", &MITIGATION),
             ("PriceBook", &PRICE_BOOK),
             ("KnownMeasurement", &MEASUREMENT),

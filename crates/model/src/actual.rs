@@ -14,6 +14,7 @@ use crate::{
     instance::{Attachment, StateReason},
     memory_report::{HostMemory, MemoryReport},
     recording::ActualRecording,
+    replay::ActualReplay,
     replica::ActualCut,
     storage::Blob,
     tpm::HostTpm,
@@ -144,6 +145,8 @@ pub struct Report {
     pub cuts: Vec<ActualCut>,
     #[serde(default)]
     pub recordings: Vec<ActualRecording>,
+    #[serde(default)]
+    pub replays: Vec<ActualReplay>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -18,6 +18,7 @@ use crate::{
     network::Route,
     network_acl::AclEntry,
     recording::DesiredRecording,
+    replay::DesiredReplay,
     replica::{CopyType, DesiredCut, DesiredDuplicate},
     security_group::Rule,
     storage::{Blob, BootSource, Digest},
@@ -63,6 +64,9 @@ pub struct Desired {
     /// Recordings of networks. One that is left out stays as it is.
     #[serde(default)]
     pub recordings: Vec<DesiredRecording>,
+    /// Replays that this host plays. One that is left out stays as it is.
+    #[serde(default)]
+    pub replays: Vec<DesiredReplay>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

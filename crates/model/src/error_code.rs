@@ -57,6 +57,7 @@ error_codes! {
     InvalidImageNotFound = "InvalidImageId.NotFound", 404, "No such image";
     InvalidFlowLogNotFound = "InvalidFlowLogId.NotFound", 404, "No such flow log";
     InvalidRecordingNotFound = "InvalidRecordingId.NotFound", 404, "No such recording";
+    InvalidReplayNotFound = "InvalidReplayId.NotFound", 404, "No such replay";
     InvalidMitigationNotFound = "InvalidMitigationId.NotFound", 404, "No such mitigation";
     InvalidFindingNotFound = "InvalidFindingId.NotFound", 404, "No such finding";
     InvalidPriceBookNotFound = "InvalidPriceBookId.NotFound", 404, "No such price book";
@@ -84,6 +85,7 @@ error_codes! {
     ReplicaDuplicate = "ReplicaAlreadyExists", 409, "The account has a replica of this name";
     ReplicaDependsOnSource = "ReplicaDependsOnSource", 409, "A replica still draws on what was duplicated";
     ReplicaNotPossible = "ReplicaNotPossible", 409, "The network cannot be duplicated as asked";
+    RecordingUnplayable = "RecordingUnplayable", 409, "Nothing of the recording can be played as asked";
     AclEntryExists = "NetworkAclEntryAlreadyExists", 409, "The network ACL has an entry of this number and direction";
     RouteExists = "RouteAlreadyExists", 409, "The route table has a route for this destination";
     VolumeInUse = "VolumeInUse", 409, "The volume is attached";

@@ -1,23 +1,74 @@
 //! Replays: what was recorded of a network, played into a duplicate of it.
 //!
-//! Owns the words for what is played and how, and the shape of the report. Reading recordings, playing them and comparing the
-//! answers is the business of the room `replica`.
+//! Owns the words for what is played and how, a replay and its states, what hosts are told of it and tell, and the shape of the
+//! report. Reading recordings, playing them and comparing the answers is the business of the room `replica`.
 
-use std::{fmt, net::SocketAddrV4, str::FromStr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddrV4},
+    str::FromStr,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    AccountId, Cidr, InstanceId, InterfaceId, MacAddress, Moment, RecordingId, ReplayId, ReplicaId, Tags, VpcId,
+    instance::StateReason, replication::AddressMapping,
+};
+
 /// Whose side of the recorded sessions is played. The other side is the duplicate's to play.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[serde(into = "String", try_from = "String")]
+#[schemars(with = "String")]
 pub enum ReplayFrom {
     /// Of clients outside the network.
     #[default]
     Internet,
-    /// Of clients that were instances of it.
-    Instance,
+    /// Of clients that were instances of it and served nobody: what others asked, they ask again by themselves.
+    Instances,
+    /// Of both.
     All,
+    /// Of this instance of the recorded network, whatever it served.
+    Instance(InstanceId),
+}
+
+/// Why a text does not say who is played.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither `internet`, `instances` nor `all`, nor the id of an instance")]
+pub struct NoReplayFrom(String);
+
+impl FromStr for ReplayFrom {
+    type Err = NoReplayFrom;
+    fn from_str(text: &str) -> Result<Self, NoReplayFrom> {
+        match text {
+            "internet" => Ok(Self::Internet),
+            "instances" => Ok(Self::Instances),
+            "all" => Ok(Self::All),
+            id => id.parse().map(Self::Instance).map_err(|_| NoReplayFrom(text.chars().take(64).collect())),
+        }
+    }
+}
+impl TryFrom<String> for ReplayFrom {
+    type Error = NoReplayFrom;
+    fn try_from(text: String) -> Result<Self, NoReplayFrom> {
+        text.parse()
+    }
+}
+impl From<ReplayFrom> for String {
+    fn from(from: ReplayFrom) -> Self {
+        from.to_string()
+    }
+}
+impl fmt::Display for ReplayFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Internet => f.pad("internet"),
+            Self::Instances => f.pad("instances"),
+            Self::All => f.pad("all"),
+            Self::Instance(id) => id.fmt(f),
+        }
+    }
 }
 
 /// How fast, beside the recording.
@@ -81,6 +132,149 @@ impl fmt::Display for ReplaySpeed {
             }
         }
     }
+}
+
+/// What is played, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayTerms {
+    pub from: ReplayFrom,
+    pub speed: ReplaySpeed,
+    /// How often, one after the other.
+    pub times: u32,
+    /// By how many clients for each that was recorded.
+    pub amplify: u32,
+}
+
+impl ReplayTerms {
+    pub const MOST_TIMES: u32 = 100;
+    pub const MOST_AMPLIFIED: u32 = 1000;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplayState {
+    /// A host fetches the recording and reads who is to be played.
+    Preparing,
+    Playing,
+    /// All was played, and the reports are there.
+    Done,
+    Stopped,
+    Failed,
+}
+
+impl ReplayState {
+    pub const fn is_over(self) -> bool {
+        match self {
+            Self::Preparing | Self::Playing => false,
+            Self::Done | Self::Stopped | Self::Failed => true,
+        }
+    }
+}
+
+/// Somebody who asked in the recording, and is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayClient {
+    pub recorded: Ipv4Addr,
+    /// From which it is played.
+    pub address: Ipv4Addr,
+    /// Whose network it has meanwhile: this instance of the duplicate is without one until the replay is over.
+    #[serde(default)]
+    pub instance: Option<InstanceId>,
+}
+
+/// An instance that asked in the recording, and is not played, because its duplicate serves others and asks by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayBystander {
+    pub recorded: Ipv4Addr,
+    pub sessions: u64,
+}
+
+/// A recording played into a duplicate of the network that it is of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Replay {
+    pub id: ReplayId,
+    pub account: AccountId,
+    pub recording: RecordingId,
+    pub replica: ReplicaId,
+    /// The duplicate.
+    pub vpc: VpcId,
+    pub terms: ReplayTerms,
+    pub state: ReplayState,
+    pub state_reason: Option<StateReason>,
+    pub clients: Vec<ReplayClient>,
+    pub bystanders: Vec<ReplayBystander>,
+    /// The lowest of those of the reports.
+    pub score: Option<u8>,
+    /// One for each time.
+    pub reports: Vec<ReplayReport>,
+    pub created: Moment,
+    pub began: Option<Moment>,
+    pub ended: Option<Moment>,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// What a host should do for a replay. Nothing is given up by being left out: an end is said with
+/// [`DesiredReplayState::Absent`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredReplay {
+    pub id: ReplayId,
+    pub state: DesiredReplayState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum DesiredReplayState {
+    /// The recording is fetched and read, and played as soon as there are ports.
+    Played {
+        account: AccountId,
+        vpc: VpcId,
+        terms: ReplayTerms,
+        /// The addresses of the recorded network.
+        network: Cidr,
+        /// The address that [`ReplayFrom::Instance`] had there.
+        client: Option<Ipv4Addr>,
+        /// What they are in the duplicate.
+        map: Vec<AddressMapping>,
+        /// One for each client that was told; none before.
+        ports: Vec<ReplayPort>,
+    },
+    /// Nothing of it is kept.
+    Absent,
+}
+
+/// The interface that a played client has in the duplicate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayPort {
+    pub interface: InterfaceId,
+    pub instance: InstanceId,
+    pub address: Ipv4Addr,
+    pub mac: MacAddress,
+}
+
+/// What a host tells of a replay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ActualReplay {
+    pub id: ReplayId,
+    pub stage: ReplayStage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum ReplayStage {
+    Fetching,
+    /// It was read, and waits for its ports.
+    Read {
+        clients: Vec<Ipv4Addr>,
+        bystanders: Vec<ReplayBystander>,
+    },
+    Playing,
+    Played {
+        reports: Vec<ReplayReport>,
+    },
+    Failed {
+        reason: StateReason,
+    },
 }
 
 /// How the duplicate's answers compare with the recorded ones. The same answers give the same report, but for times.
@@ -204,6 +398,15 @@ pub enum SessionOpening {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_played_is_read_as_it_is_written() {
+        let instance = ReplayFrom::Instance(InstanceId::from_bits(7));
+        for from in [ReplayFrom::Internet, ReplayFrom::Instances, ReplayFrom::All, instance] {
+            assert_eq!(from.to_string().parse(), Ok(from));
+        }
+        assert!("everybody".parse::<ReplayFrom>().is_err() && "i-7".parse::<ReplayFrom>().is_err());
+    }
 
     #[test]
     fn a_speed_is_read_as_it_is_written() {

@@ -50,6 +50,7 @@ kinds! {
     Job = "job";
     Replica = "replica";
     Recording = "recording";
+    Replay = "replay";
 }
 
 impl fmt::Display for ResourceKind {

@@ -61,7 +61,8 @@ pub struct PortPlan {
     pub socket: PathBuf,
     /// Where QEMU binds its own, to which frames for the VM are sent.
     pub guest_socket: PathBuf,
-    pub metadata: InstanceMetadata,
+    /// None: nobody asks there.
+    pub metadata: Option<InstanceMetadata>,
     /// How often a flow that goes on is reported; none leaves it to the flow table's settings.
     pub flow_interval: Option<Duration>,
 }

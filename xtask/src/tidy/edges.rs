@@ -30,7 +30,21 @@ const EDGES: [(&str, &[&str]); 22] = [
     ("sealer", &["model", "statement", "seal", "vmm", "pager"]),
     (
         "host",
-        &["model", "statement", "flows", "memory", "attest", "seal", "api", "switch", "vmm", "pager", "tpm", "sealer"],
+        &[
+            "model",
+            "statement",
+            "flows",
+            "memory",
+            "attest",
+            "replica",
+            "seal",
+            "api",
+            "switch",
+            "vmm",
+            "pager",
+            "tpm",
+            "sealer",
+        ],
     ),
     // the binary
     (

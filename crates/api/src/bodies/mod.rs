@@ -18,6 +18,7 @@ pub mod price_book;
 pub mod publisher;
 pub mod receipt;
 pub mod recording;
+pub mod replay;
 pub mod replica;
 pub mod sealing;
 pub mod storage;

@@ -29,7 +29,7 @@ use lucarne_model::{
 };
 use subtle::ConstantTimeEq;
 
-use super::{checks::refuse, rechecks::ASKED, tpms};
+use super::{checks::refuse, rechecks::ASKED, replays, tpms};
 use crate::{
     Caller, Controller,
     auth::secret,
@@ -237,7 +237,7 @@ fn settle_report(tx: &mut Tx<'_>, host: HostId, report: &Report) -> Result<(), P
     for actual in &report.snapshots {
         settle_snapshot(tx, host, actual)?;
     }
-    Ok(())
+    replays::settle(tx, host, &report.replays)
 }
 
 /// Only of a volume that is on this host, and only with bytes that this host has brought.
@@ -352,6 +352,7 @@ async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Probl
         instances: controller.fleet.mentioned(host),
         volumes: controller.fleet.volumes_at(host),
         recordings: controller.fleet.recordings_at(host),
+        replays: controller.fleet.replays_at(host),
     };
     let streams = controller.streams.of(host);
     let leases = controller.lending.of(host);

@@ -38,6 +38,7 @@ pub(crate) mod publishers;
 pub(crate) mod receipts;
 pub(crate) mod rechecks;
 pub(crate) mod recordings;
+pub(crate) mod replays;
 pub(crate) mod replicas;
 pub(crate) mod route_tables;
 pub(crate) mod seal_policy;

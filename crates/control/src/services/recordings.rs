@@ -204,7 +204,8 @@ fn beside<T: Serialize>(kind: &'static str, at: Moment, what: T) -> Option<(Mome
 }
 
 /// A recording and what is needed to fetch it.
-struct Fetched {
+pub(super) struct Fetched {
+    recording: RecordingId,
     vpc: VpcId,
     hosts: BTreeSet<HostId>,
     beside: Vec<(Moment, Vec<u8>)>,
@@ -230,7 +231,14 @@ fn look(tx: &Tx<'_>, caller: &Caller, fleet: &Fleet, id: RecordingId) -> Result<
             found.extend(beside("event", event.at, event));
         }
     }
-    Ok(Fetched { vpc, hosts, beside: found })
+    Ok(Fetched { recording: id, vpc, hosts, beside: found })
+}
+
+/// A recording of which the frames alone are wanted.
+pub(super) fn without_events(tx: &Tx<'_>, recording: &Recording) -> Result<Fetched, Problem> {
+    let of_network = tx.referring::<InstanceRecord>(Scope::Account(recording.account), recording.vpc)?;
+    let hosts = of_network.iter().filter_map(|record| record.instance.host).collect();
+    Ok(Fetched { recording: recording.id, vpc: recording.vpc, hosts, beside: Vec::new() })
 }
 
 pub(crate) async fn export_recording(
@@ -239,7 +247,13 @@ pub(crate) async fn export_recording(
 ) -> Result<Download, Problem> {
     let (caller, id) = (call.caller, call.path.0);
     let fleet = controller.fleet.clone();
-    let Fetched { vpc, mut hosts, beside } = controller.store.read(move |tx| look(tx, &caller, &fleet, id)).await?;
+    let found = controller.store.read(move |tx| look(tx, &caller, &fleet, id)).await?;
+    fetch(controller, found).await
+}
+
+/// Asks the hosts for their files, and gives them as one.
+pub(super) async fn fetch(controller: &Controller, found: Fetched) -> Result<Download, Problem> {
+    let Fetched { recording: id, vpc, mut hosts, beside } = found;
     hosts.extend(controller.fleet.recorded(id).into_keys());
     // A tenant does not hear how hosts are called.
     let named = format!("a host that has recorded {vpc}");

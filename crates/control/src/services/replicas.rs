@@ -33,7 +33,7 @@ use lucarne_replica::{
 };
 
 use self::source::Source;
-use super::checks::refuse;
+use super::{checks::refuse, replays};
 use crate::{
     Caller, Controller,
     fleet::Fleet,
@@ -117,6 +117,7 @@ fn end(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Problem>
         return Ok(record.replica);
     }
     standing::check_may_end(tx, &record)?;
+    replays::end_with(tx, &record.replica)?;
     record.replica.changed = tx.now();
     let unfinished = tx.referring::<JobRecord>(Scope::Everything, id)?.into_iter().find(|job| !job.is_finished());
     if let Some(mut making) = unfinished {

@@ -9,8 +9,8 @@ use lucarne_api::{
 };
 use lucarne_model::{
     FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, NotaryId, PublisherId,
-    RecordingId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId,
-    VpcId,
+    RecordingId, ReplayId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId,
+    VolumeId, VpcId,
     flow_log::FlowLog,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
@@ -26,6 +26,7 @@ use crate::{
     Caller, Controller,
     attestation_records::PublisherRecord,
     records::{HostRecord, InstanceRecord, JobRecord, VolumeRecord},
+    replay_records::ReplayRecord,
     replica_records::ReplicaRecord,
     store::{Resource, Scope, Tx, not_found},
 };
@@ -49,6 +50,7 @@ const KINDS: &[(&str, Change)] = &[
     (FlowLogId::PREFIX, change::<FlowLog>),
     (RecordingId::PREFIX, change::<Recording>),
     (PublisherId::PREFIX, change::<PublisherRecord>),
+    (ReplayId::PREFIX, change::<ReplayRecord>),
     (ReplicaId::PREFIX, change::<ReplicaRecord>),
     // Mitigations, notaries and hosts are the operator account's, so no other finds one.
     (NotaryId::PREFIX, change::<Notary>),

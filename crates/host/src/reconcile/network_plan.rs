@@ -1,7 +1,7 @@
 //! What the switch should do, from the desired state and what runs.
 //!
-//! Owns the choice of ports: one for each instance that runs or is about to, and for no other, so that a port is there
-//! before its VM and goes after it. Carrying the plan out is the switch's work.
+//! Owns the choice of ports: one for each instance that runs or is about to, so that a port is there before its VM and goes
+//! after it, and one for each client that a replay plays. Carrying the plan out is the switch's work.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use lucarne_model::{
     InterfaceId, Moment,
     desired::{Desired, DesiredInstance, Endpoint, Power},
+    replay::DesiredReplayState,
 };
 use lucarne_switch::{
     Plan,
@@ -25,9 +26,10 @@ use crate::layout::Layout;
 pub(crate) fn network_plan(desired: &Desired, known: &Known, layout: &Layout) -> Plan {
     let is_in_network = |instance: &DesiredInstance| endpoint_of(desired, instance.interface).is_some();
     let with_port = desired.instances.iter().filter(|instance| needs_port(instance, known) && is_in_network(instance));
+    let of_instances = with_port.map(|instance| port(instance, known, layout));
     Plan {
         networks: desired.networks.clone(),
-        ports: with_port.map(|instance| port(instance, known, layout)).collect(),
+        ports: of_instances.chain(played_ports(desired, layout)).collect(),
         peers: desired.peers.clone(),
         mitigations: desired.mitigations.clone(),
         // What the plan itself tells is all that is known here.
@@ -56,7 +58,29 @@ fn port(instance: &DesiredInstance, known: &Known, layout: &Layout) -> PortPlan 
         vpc: instance.vpc,
         socket: layout.switch_socket(instance.interface),
         guest_socket: layout.guest_socket(instance.interface),
-        metadata: InstanceMetadata { image: instance.image, user_data: instance.user_data.clone(), launched },
+        metadata: Some(InstanceMetadata { image: instance.image, user_data: instance.user_data.clone(), launched }),
         flow_interval: instance.flow_interval_millis.map(Duration::from_millis),
     }
+}
+
+/// The ports of clients that a replay plays.
+fn played_ports(desired: &Desired, layout: &Layout) -> impl Iterator<Item = PortPlan> {
+    desired.replays.iter().flat_map(|replay| {
+        let (account, vpc, ports) = match &replay.state {
+            DesiredReplayState::Played { account, vpc, ports, .. } => (*account, *vpc, ports.as_slice()),
+            DesiredReplayState::Absent => return Vec::new(),
+        };
+        let in_network = ports.iter().filter(|port| endpoint_of(desired, port.interface).is_some());
+        let plan = in_network.map(|port| PortPlan {
+            interface: port.interface,
+            instance: port.instance,
+            account,
+            vpc,
+            socket: layout.switch_socket(port.interface),
+            guest_socket: layout.guest_socket(port.interface),
+            metadata: None,
+            flow_interval: None,
+        });
+        plan.collect()
+    })
 }

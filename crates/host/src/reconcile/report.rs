@@ -31,6 +31,7 @@ pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
         snapshots: known.snapshots.iter().map(|(snapshot, progress)| self::snapshot(*snapshot, progress)).collect(),
         dropped_frames: BTreeMap::new(),
         recordings: Vec::new(),
+        replays: Vec::new(),
         memory: None,
         warm_states: super::warm::report(desired, known),
         cuts: super::cuts::report(desired, known),

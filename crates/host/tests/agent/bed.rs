@@ -27,7 +27,7 @@ use lucarne_host::{
 };
 use lucarne_model::{
     AccountId, ErrorCode, Evidence, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Measurement, Moment, Octets,
-    SubnetId, Vcpus, VpcId,
+    ReplayId, SubnetId, Vcpus, VpcId,
     actual::{ActualInstance, ActualState, Capacity, HostDescription, Report},
     desired::{Desired, DesiredInstance, DesiredNetwork, Endpoint, Power},
     instance::Attachment,
@@ -183,6 +183,9 @@ impl Controller for MemoryController {
         let bytes = self.blobs.lock().unwrap()[digest].clone();
         let bytes = if damage { Bytes::from(vec![0; bytes.len()]) } else { bytes };
         Ok(futures::stream::iter([Ok(bytes)]).boxed())
+    }
+    async fn replayed_frames(&self, _: ReplayId) -> Result<BoxStream<'static, io::Result<Bytes>>, Problem> {
+        Err(Problem::new(ErrorCode::InvalidReplayNotFound, "no replays here"))
     }
     async fn upload(&self, file: &Path) -> Result<Blob, Problem> {
         self.answer(blob_of(&std::fs::read(file).unwrap()))

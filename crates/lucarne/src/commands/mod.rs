@@ -41,6 +41,7 @@ pub(crate) mod process;
 pub(crate) mod publisher;
 pub(crate) mod receipt_audit;
 pub(crate) mod recording;
+pub(crate) mod replay;
 pub(crate) mod replica;
 mod replica_plan;
 pub(crate) mod route_table;

@@ -1,4 +1,4 @@
-//! The rows of what is made of running networks: their duplicates, and what was recorded of them.
+//! The rows of what is made of running networks: their duplicates, what was recorded of them, and what of that was played.
 //!
 //! Owns these rows of the table; what a row is, is [`super::Kind`]'s word.
 
@@ -49,4 +49,28 @@ pub(crate) static RECORDING: Kind = Kind {
     list: list!(list_recordings),
     show: show!(get_recording, InvalidRecordingNotFound),
     delete: delete!(delete_recording, InvalidRecordingNotFound),
+};
+
+pub(crate) static REPLAY: Kind = Kind {
+    noun: "replay",
+    prefix: "play-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidReplayNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("RECORDING", "recording"),
+        ("REPLICA", "replica"),
+        ("FROM", "terms.from"),
+        ("SPEED", "terms.speed"),
+        ("TIMES", "terms.times"),
+        ("AMPLIFY", "terms.amplify"),
+        ("STATE", "state"),
+        ("SCORE", "score"),
+        ("CREATED", "created"),
+        ("REASON", "state_reason.message"),
+    ],
+    list: list!(list_replays),
+    show: show!(get_replay, InvalidReplayNotFound),
+    delete: delete!(delete_replay, InvalidReplayNotFound),
 };

@@ -1,4 +1,4 @@
-//! From which address and port a recorded client is played.
+//! From which port a recorded client is played.
 //!
 //! Owns the choice: its own port where that is free, else the next one that is. What was used once is not used again for as long
 //! as can be, so that no server takes a new connection for one that it has not yet forgotten.
@@ -14,36 +14,22 @@ const PORTS: usize = (u16::MAX - FIRST_PORT) as usize + 1;
 /// Ends that are remembered; then all are forgotten.
 const REMEMBERED: usize = 1 << 20;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ClientEnds {
-    sources: Vec<Ipv4Addr>,
-    /// The recorded clients, numbered in the order in which they are played.
-    clients: HashMap<Ipv4Addr, usize>,
     used: HashSet<[SocketAddrV4; 2]>,
     /// Where the next free port to a server is looked for.
     cursors: HashMap<(Ipv4Addr, SocketAddrV4), u16>,
 }
 
 impl ClientEnds {
-    /// From these addresses; if there are none, from the clients' own.
-    pub(super) fn new(sources: Vec<Ipv4Addr>) -> Self {
-        let (clients, used, cursors) = Default::default();
-        Self { sources, clients, used, cursors }
-    }
-
-    /// The end for the `copy` of the client with the recorded address, which would be `own` in the duplicate.
+    /// The end for a session of the client whose end would be `own` in the duplicate.
     pub(super) fn choose(
         &mut self,
-        recorded: Ipv4Addr,
         own: SocketAddrV4,
-        copy: u32,
         server: SocketAddrV4,
         taken: impl Fn([SocketAddrV4; 2]) -> bool,
     ) -> SocketAddrV4 {
-        let next = self.clients.len();
-        let client = *self.clients.entry(recorded).or_insert(next);
-        let chosen = (client + copy as usize).checked_rem(self.sources.len()).map(|at| self.sources[at]);
-        let address = chosen.unwrap_or(*own.ip());
+        let address = *own.ip();
         if self.used.len() >= REMEMBERED {
             self.used.clear();
         }

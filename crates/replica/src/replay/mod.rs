@@ -3,11 +3,12 @@
 //! Pure: recordings come as octets, frames are taken and given, and time is told. Read it in this order:
 //! - [`capture`], frames out of pcapng; `packet`, what a frame carries;
 //! - [`recorded`], frames as sessions: `stream` and [`connection`] put TCP together, [`http`] tells requests and answers apart;
-//! - [`player`], which sessions are played when, from which `ends`; `timing`, when something is due;
+//! - [`cast`], who is played; [`player`], which sessions are played when, from which `ends`; `timing`, when something is due;
 //! - `conversation`, one connection played, with `tcp_client` as its kernel and a `link`; `datagrams`, what has no connection;
 //! - `hearing`, what is answered, exchange by exchange; `verdict`, what an answer is worth; `tally`, the report.
 
 pub mod capture;
+pub mod cast;
 pub mod connection;
 mod conversation;
 mod datagrams;

@@ -17,7 +17,7 @@ use std::{
 
 use lucarne_model::{
     MacAddress, Moment,
-    replay::{ReplayFrom, ReplayReport, ReplaySpeed},
+    replay::{ReplayReport, ReplaySpeed},
 };
 
 use super::{
@@ -39,7 +39,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What is played, and how.
 #[derive(Clone, Debug)]
 pub struct Play {
-    pub from: ReplayFrom,
+    /// The recorded clients that are played.
+    pub clients: BTreeSet<Ipv4Addr>,
     pub speed: ReplaySpeed,
     /// How often, one after the other.
     pub times: u32,
@@ -47,8 +48,6 @@ pub struct Play {
     pub amplify: u32,
     /// What the recorded addresses are in the duplicate.
     pub addresses: AddressMap,
-    /// Addresses that clients are played from. None: from their own, as the duplicate has them.
-    pub sources: Vec<Ipv4Addr>,
     /// The player's own on its link.
     pub mac: MacAddress,
     /// The largest packet that the network carries.
@@ -63,9 +62,10 @@ pub struct Play {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlayError {
     #[error(
-        "the recording has no session of those clients; {already_open} were open before it began, and {to_outside} went to outside"
+        "the recording has no session of such clients: {already_open} connections were open before it began, {to_outside} sessions \
+         went to outside, and {bystanders} clients serve others, so that their duplicates ask by themselves"
     )]
-    Nothing { already_open: u64, to_outside: u64 },
+    Nothing { already_open: u64, to_outside: u64, bystanders: usize },
     #[error("a replay is played at least once, by at least one client for each that was recorded")]
     NoTimes,
 }
@@ -81,7 +81,8 @@ pub struct Player {
     /// When each of those that live is to be polled.
     timers: BTreeSet<(Moment, u64)>,
     begun: u64,
-    tally: Tally,
+    /// Of each round.
+    tallies: Vec<Tally>,
     leaving: Vec<Vec<u8>>,
 }
 
@@ -120,15 +121,15 @@ impl Player {
         if play.times == 0 || play.amplify == 0 {
             return Err(PlayError::NoTimes);
         }
-        let programme = Programme::new(&recorded.sessions, play.from);
+        let programme = Programme::new(&recorded.sessions, &play.clients);
         if programme.sessions.is_empty() {
             let left_out = recorded.left_out;
-            return Err(PlayError::Nothing { already_open: left_out.already_open, to_outside: left_out.to_outside });
+            let (already_open, to_outside) = (left_out.already_open, left_out.to_outside);
+            return Err(PlayError::Nothing { already_open, to_outside, bystanders: 0 });
         }
-        let tally = Tally::new(&recorded.left_out);
-        let ends = ClientEnds::new(play.sources.clone());
-        let (live, by_ends, timers, leaving) = Default::default();
-        Ok(Self { recorded, play, programme, ends, live, by_ends, timers, begun: 0, tally, leaving })
+        let tallies = (0..play.times).map(|_| Tally::new(&recorded.left_out, play.times)).collect();
+        let (live, by_ends, timers, leaving, ends) = Default::default();
+        Ok(Self { recorded, play, programme, ends, live, by_ends, timers, begun: 0, tallies, leaving })
     }
 
     /// Everything was played.
@@ -136,9 +137,9 @@ impl Player {
         self.programme.round == self.play.times
     }
 
-    /// Of what is over by now.
-    pub fn report(&self) -> ReplayReport {
-        self.tally.report()
+    /// Of what is over by now: one for each round.
+    pub fn reports(&self) -> Vec<ReplayReport> {
+        self.tallies.iter().map(Tally::report).collect()
     }
 
     /// Frames to be sent, in order.
@@ -186,7 +187,7 @@ impl Player {
         }
         let take = self.programme.take(self.play.amplify);
         self.programme.begun += 1;
-        self.tally.timing_error.add(now.since(due).as_micros() as u64);
+        self.tallies[take.round as usize].timing_error.add(now.since(due).as_micros() as u64);
         self.begin(now, due, take);
         true
     }
@@ -217,7 +218,7 @@ impl Player {
         let server = SocketAddrV4::new(self.play.addresses.address(*session.server.ip()), session.server.port());
         let protocol = session.protocol;
         let taken = |ends| self.by_ends.contains_key(&(protocol, ends));
-        let client = self.ends.choose(*session.client.ip(), own, take.copy, server, taken);
+        let client = self.ends.choose(own, server, taken);
         let (id, ends) = (self.begun, [client, server]);
         self.begun += 1;
         let part = match &session.talk {
@@ -237,12 +238,13 @@ impl Player {
     fn move_on(&mut self, now: Moment, id: u64) {
         let Some(live) = self.live.get_mut(&id) else { return };
         let session = &self.recorded.sessions[live.take.session];
-        live.part.poll(now, session, &mut self.tally);
+        let tally = &mut self.tallies[live.take.round as usize];
+        live.part.poll(now, session, tally);
         let mac = self.play.mac;
         live.part.take_packets(|packet| self.leaving.push(packet::frame(mac, &packet)));
         if live.over.is_none() && live.part.is_over() {
             live.over = Some(now);
-            self.tally.add(live.take, session, &live.part.judge(session));
+            tally.add(live.take, session, &live.part.judge(session));
             self.programme.ended += 1;
         }
         let next = live.part.next_poll(now, session);
@@ -276,8 +278,9 @@ impl Player {
 }
 
 impl Programme {
-    fn new(sessions: &[Session], from: ReplayFrom) -> Self {
-        let played: Vec<usize> = (0..sessions.len()).filter(|at| sessions[*at].is_from(from)).collect();
+    fn new(sessions: &[Session], clients: &BTreeSet<Ipv4Addr>) -> Self {
+        let is_played = |at: &usize| clients.contains(sessions[*at].client.ip());
+        let played: Vec<usize> = (0..sessions.len()).filter(is_played).collect();
         let mut ends: Vec<Moment> = played.iter().map(|at| sessions[*at].ended).collect();
         ends.sort_unstable();
         let after = |at: &usize| ends.partition_point(|ended| *ended < sessions[*at].began);

@@ -11,7 +11,7 @@ use std::{
     net::SocketAddrV4,
 };
 
-use lucarne_model::{Cidr, Moment, flow::Direction, replay::ReplayFrom};
+use lucarne_model::{Cidr, Moment, flow::Direction};
 
 use super::{
     capture::{Capture, CaptureError, Frame},
@@ -80,16 +80,6 @@ pub struct AnsweredDatagram {
     pub octets: Vec<u8>,
     /// How many the client had sent before.
     pub after: usize,
-}
-
-impl Session {
-    pub fn is_from(&self, from: ReplayFrom) -> bool {
-        match from {
-            ReplayFrom::All => true,
-            ReplayFrom::Internet => self.origin == Origin::Internet,
-            ReplayFrom::Instance => self.origin == Origin::Instance,
-        }
-    }
 }
 
 /// Reads a recording of a network whose instances have their addresses in `network`.

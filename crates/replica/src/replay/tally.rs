@@ -12,7 +12,7 @@ use super::{
     verdict::Judged,
 };
 
-/// Differences that a report tells.
+/// Differences that the reports of a replay tell together.
 const DIFFERENCES: usize = 1000;
 
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub(super) struct Tally {
     latency: Times,
     pub(super) timing_error: Times,
     differences: BTreeSet<ReplayDifference>,
+    /// Differences that are told.
+    told: usize,
 }
 
 /// Which session was played, the how manieth time, and by which of the amplified clients.
@@ -34,14 +36,16 @@ pub(super) struct Take {
 }
 
 impl Tally {
-    pub(super) fn new(left_out: &LeftOut) -> Self {
+    /// Of one of so many rounds.
+    pub(super) fn new(left_out: &LeftOut, rounds: u32) -> Self {
         let sessions = ReplayedSessions {
             already_open: left_out.already_open,
             to_outside: left_out.to_outside,
             packets_left_out: left_out.packets,
             ..ReplayedSessions::default()
         };
-        Self { report: ReplayReport { sessions, ..ReplayReport::default() }, ..Self::default() }
+        let told = (DIFFERENCES / rounds.max(1) as usize).max(1);
+        Self { report: ReplayReport { sessions, ..ReplayReport::default() }, told, ..Self::default() }
     }
 
     /// Takes a session that is over.
@@ -60,7 +64,7 @@ impl Tally {
                 exchange: exchange as u32,
                 what,
             });
-            if self.differences.len() > DIFFERENCES {
+            if self.differences.len() > self.told {
                 self.differences.pop_last();
                 self.report.differences_left_out += 1;
             }

@@ -48,18 +48,20 @@ impl Facts {
         port.interface
     }
 
-    /// None when the plan's networks do not know the port's interface: then it has no address to be asked from.
+    /// None when the plan has nothing to tell at the port, or its networks do not know the port's interface: then it has no
+    /// address to be asked from.
     pub(super) fn of(port: &PortPlan, plan: &Plan) -> Option<Self> {
+        let metadata = port.metadata.as_ref()?;
         let network = plan.networks.iter().find(|network| network.vpc == port.vpc)?;
         let endpoint = network.endpoints.iter().find(|endpoint| endpoint.interface == port.interface)?;
         let subnet = network.subnets.iter().find(|subnet| subnet.id == endpoint.subnet)?;
         Some(Self {
             interface: port.interface,
             mac: endpoint.mac,
-            user_data: port.metadata.user_data.clone(),
+            user_data: metadata.user_data.clone(),
             account: port.account,
             instance: port.instance,
-            image: port.metadata.image,
+            image: metadata.image,
             vpc: port.vpc,
             subnet: subnet.id,
             address: endpoint.address,
@@ -67,7 +69,7 @@ impl Facts {
             subnet_cidr: subnet.cidr,
             groups: endpoint.groups.clone(),
             host_name: endpoint.host_name(),
-            launched: port.metadata.launched,
+            launched: metadata.launched,
         })
     }
 

@@ -56,7 +56,7 @@ fn plan(user_data: &str) -> Plan {
             vpc,
             socket: "unused".into(),
             guest_socket: "unused".into(),
-            metadata,
+            metadata: Some(metadata),
             flow_interval: None,
         }],
         networks: vec![DesiredNetwork {

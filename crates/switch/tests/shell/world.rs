@@ -191,11 +191,11 @@ impl World {
             vpc: vpc(guest),
             socket: self.path("switch", guest),
             guest_socket: self.path("guest", guest),
-            metadata: InstanceMetadata {
+            metadata: Some(InstanceMetadata {
                 image: ImageId::from_bits(1),
                 user_data: Some(USER_DATA.to_owned()),
                 launched: Moment::EPOCH,
-            },
+            }),
             flow_interval: None,
         }
     }

@@ -1,17 +1,22 @@
 //! Recordings played.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use lucarne_model::{
     MacAddress, Moment,
     flow::Direction,
-    replay::{ReplayFrom, ReplayReport, ReplaySpeed},
+    replay::{ReplayReport, ReplaySpeed},
     replication::AddressMapping,
 };
 use proptest::prelude::*;
 
 use super::{
     super::{
+        cast::{Cast, Wanted},
         packet,
         player::{Play, PlayError, Player},
         recorded::{self, Recorded},
@@ -25,12 +30,11 @@ pub(super) const SERVER: &str = "10.0.0.10:80";
 
 pub(super) fn play() -> Play {
     Play {
-        from: ReplayFrom::All,
+        clients: BTreeSet::new(),
         speed: ReplaySpeed::AS_RECORDED,
         times: 1,
         amplify: 1,
         addresses: AddressMap::default(),
-        sources: Vec::new(),
         mac: MacAddress::from_bits(5),
         mtu: 1400,
         patience: Duration::from_secs(5),
@@ -98,15 +102,28 @@ pub(super) fn recording(scenes: Vec<Scene>) -> Arc<Recorded> {
     Arc::new(recorded)
 }
 
+/// All clients are played where none are named.
+fn everybody(recorded: &Recorded, play: Play) -> Play {
+    let clients = recorded.sessions.iter().map(|session| *session.client.ip()).collect();
+    if play.clients.is_empty() { Play { clients, ..play } } else { play }
+}
+
+fn reports(recorded: &Arc<Recorded>, play: Play, script: Script, weather: Weather) -> (Vec<ReplayReport>, Duration) {
+    let mut player = Player::new(Arc::clone(recorded), everybody(recorded, play)).unwrap();
+    let mut server = Server::new(script);
+    world::play(&mut player, &mut server, weather)
+}
+
+/// Of what is played once.
 pub(super) fn report(
     recorded: &Arc<Recorded>,
     play: Play,
     script: Script,
     weather: Weather,
 ) -> (ReplayReport, Duration) {
-    let mut player = Player::new(Arc::clone(recorded), play).unwrap();
-    let mut server = Server::new(script);
-    world::play(&mut player, &mut server, weather)
+    let (mut reports, took) = reports(recorded, play, script, weather);
+    assert_eq!(reports.len(), 1);
+    (reports.remove(0), took)
 }
 
 /// The same but for times, which are never the same twice.
@@ -149,13 +166,16 @@ proptest! {
         let recorded = recording(scenes);
         prop_assert_eq!(recorded.sessions.len(), sessions.len());
         let play = Play { speed, amplify, times, patience: Duration::from_secs(600), ..play() };
-        let (report, _) = report(&recorded, play, script, weather);
-        prop_assert_eq!(report.score, Some(100), "{:?}", report);
-        prop_assert!(report.differences.is_empty());
-        let played = sessions.len() as u64 * u64::from(amplify * times);
-        prop_assert_eq!((report.sessions.played, report.sessions.as_recorded), (played, played));
+        let reports = reports(&recorded, play, script, weather).0;
+        prop_assert_eq!(reports.len(), times as usize);
+        let played = sessions.len() as u64 * u64::from(amplify);
         let asked: usize = sessions.iter().map(Vec::len).sum::<usize>() + if greeting.is_empty() { 0 } else { sessions.len() };
-        prop_assert_eq!(report.exchanges.compared, asked as u64 * u64::from(amplify * times));
+        for report in reports {
+            prop_assert_eq!(report.score, Some(100), "{:?}", report);
+            prop_assert!(report.differences.is_empty());
+            prop_assert_eq!((report.sessions.played, report.sessions.as_recorded), (played, played));
+            prop_assert_eq!(report.exchanges.compared, asked as u64 * u64::from(amplify));
+        }
     }
 
     #[test]
@@ -185,7 +205,7 @@ fn three_requests() -> Arc<Recorded> {
 fn what_is_due_is_sent_when_it_is_due() {
     let recorded = three_requests();
     let took = |speed: &str| {
-        let play = Play { speed: speed.parse().unwrap(), from: ReplayFrom::Internet, ..play() };
+        let play = Play { speed: speed.parse().unwrap(), ..play() };
         let (report, took) = report(&recorded, play, Script { answers: answer_both, until: b"\n", ..HTTP }, FAIR);
         assert_eq!((report.score, report.timing_error.most_micros), (Some(100), 0), "{report:?}");
         // Two starts, four requests, two ends.
@@ -240,56 +260,66 @@ fn clients_are_played_from_where_it_is_asked_and_each_has_its_own_ends() {
     let recorded = recording(scenes);
     let to_other = "10.0.0.0/16=10.9.0.0/16".split_once('=').unwrap();
     let mapping = AddressMapping { from: to_other.0.parse().unwrap(), to: to_other.1.parse().unwrap() };
-    let sources = vec!["10.9.7.1".parse().unwrap(), "10.9.7.2".parse().unwrap()];
     let addresses = AddressMap::new(&[mapping]).unwrap();
-    for sources in [sources, Vec::new()] {
-        let play = Play {
-            amplify: 50,
-            speed: ReplaySpeed::Max,
-            addresses: addresses.clone(),
-            sources: sources.clone(),
-            ..play()
-        };
-        let mut player = Player::new(Arc::clone(&recorded), play).unwrap();
-        player.poll(START);
-        let frames: Vec<_> = player.frames().collect();
-        let packets: Vec<_> = frames.iter().map(|frame| packet::parse(frame).unwrap()).collect();
-        let ends: BTreeSet<_> = packets.iter().map(|packet| packet.source).collect();
-        // The first session and those that began before it ended.
-        assert_eq!((ends.len(), packets.len()), (100, 100));
-        assert!(packets.iter().all(|packet| packet.destination == end("10.9.0.10:80")));
-        let addresses: BTreeSet<_> = ends.iter().map(|end| *end.ip()).collect();
-        let own = vec!["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
-        assert_eq!(addresses.into_iter().collect::<Vec<_>>(), if sources.is_empty() { own } else { sources });
-        assert!(
-            frames.iter().all(|frame| frame[..6] == MacAddress::ROUTER.0 && frame[6..12] == MacAddress::from_bits(5).0)
-        );
-    }
+    let play = everybody(&recorded, Play { amplify: 50, speed: ReplaySpeed::Max, addresses, ..play() });
+    let mut player = Player::new(Arc::clone(&recorded), play).unwrap();
+    player.poll(START);
+    let frames: Vec<_> = player.frames().collect();
+    let packets: Vec<_> = frames.iter().map(|frame| packet::parse(frame).unwrap()).collect();
+    let ends: BTreeSet<_> = packets.iter().map(|packet| packet.source).collect();
+    // The first session and those that began before it ended.
+    assert_eq!((ends.len(), packets.len()), (100, 100));
+    assert!(packets.iter().all(|packet| packet.destination == end("10.9.0.10:80")));
+    let addresses: BTreeSet<_> = ends.iter().map(|end| end.ip().to_string()).collect();
+    assert_eq!(addresses.into_iter().collect::<Vec<_>>(), ["192.0.2.1", "192.0.2.2"]);
+    assert!(
+        frames.iter().all(|frame| frame[..6] == MacAddress::ROUTER.0 && frame[6..12] == MacAddress::from_bits(5).0)
+    );
 }
 
 #[test]
 fn only_those_clients_are_played_that_are_asked_for() {
     let inside = Scene::new(end("10.0.3.3:5000"), end(SERVER), 0, START).accept();
     let recorded = recording(vec![inside, session(0, &LINES, line, &[20], 10)]);
-    let played = |from| {
-        let play = Play { from, ..play() };
+    let played = |wanted| {
+        let play = Play { clients: Cast::new(&recorded, wanted).unwrap().clients, ..play() };
         report(&recorded, play, LINES, FAIR).0.sessions.played
     };
-    assert_eq!([ReplayFrom::All, ReplayFrom::Internet, ReplayFrom::Instance].map(played), [2, 1, 1]);
+    assert_eq!([Wanted::All, Wanted::Internet, Wanted::Instances].map(played), [2, 1, 1]);
     let outside_only = recording(vec![session(0, &LINES, line, &[20], 10)]);
-    let none = Player::new(Arc::clone(&outside_only), Play { from: ReplayFrom::Instance, ..play() }).unwrap_err();
-    assert_eq!(none, PlayError::Nothing { already_open: 0, to_outside: 0 });
-    assert_eq!(Player::new(outside_only, Play { times: 0, ..play() }).unwrap_err(), PlayError::NoTimes);
+    let none = Cast::new(&outside_only, Wanted::Instances).unwrap_err();
+    assert_eq!(none, PlayError::Nothing { already_open: 0, to_outside: 0, bystanders: 0 });
+    let play = everybody(&outside_only, Play { times: 0, ..play() });
+    assert_eq!(Player::new(outside_only, play).unwrap_err(), PlayError::NoTimes);
+}
+
+/// What it asked then it asks again by itself, when those whom it serves ask it.
+#[test]
+fn who_serves_others_is_played_only_by_name() {
+    let through = Scene::new(end(SERVER), end("10.0.3.3:5432"), 0, START).accept();
+    let recorded = recording(vec![through, session(0, &LINES, line, &[20], 10)]);
+    let server = *end(SERVER).ip();
+    let cast = Cast::new(&recorded, Wanted::All).unwrap();
+    assert_eq!(cast.clients, BTreeSet::from(["192.0.2.1".parse().unwrap()]));
+    assert_eq!(cast.bystanders, BTreeMap::from([(server, 1)]));
+    assert_eq!(
+        Cast::new(&recorded, Wanted::Instances).unwrap_err(),
+        PlayError::Nothing { already_open: 0, to_outside: 0, bystanders: 1 }
+    );
+    let named = Cast::new(&recorded, Wanted::One(server)).unwrap();
+    assert_eq!((named.clients, named.bystanders), (BTreeSet::from([server]), BTreeMap::new()));
 }
 
 #[test]
 fn a_client_that_reset_its_connection_resets_it_again() {
     let scene = Scene::new(end("192.0.2.1:4000"), end(SERVER), 0, START).accept().say(Side::Client, 10, b"ask 1 5\n");
     let scene = scene.say(Side::Server, 10, &content(1, 5)).reset(Side::Client);
-    let mut player = Player::new(recording(vec![scene]), play()).unwrap();
+    let recorded = recording(vec![scene]);
+    let play = everybody(&recorded, play());
+    let mut player = Player::new(recorded, play).unwrap();
     let mut server = Server::new(LINES);
-    let (report, took) = world::play(&mut player, &mut server, FAIR);
-    assert_eq!(report.score, Some(100));
+    let (reports, took) = world::play(&mut player, &mut server, FAIR);
+    assert_eq!(reports[0].score, Some(100));
     assert!(took < Duration::from_millis(5), "nobody waits for an end that was not recorded: {took:?}");
     assert!(server.saw_reset);
 }

@@ -134,7 +134,7 @@ fn what_comes_behind_the_end_of_a_recording_is_not_held_against_the_duplicate() 
 #[test]
 fn of_very_many_differences_the_first_are_told_and_the_others_counted() {
     let scenes = (0..3).map(|at| session(at, &HTTP, request, &[10; 4], 10)).collect();
-    let play = Play { amplify: 10, times: 12, speed: ReplaySpeed::Max, ..play() };
+    let play = Play { amplify: 120, speed: ReplaySpeed::Max, ..play() };
     let script = Script { answers: |_| Some(http_answer(404, b"")), ..HTTP };
     let (report, _) = report(&recording(scenes), play, script, FAIR);
     assert_eq!((report.differences.len(), report.differences_left_out), (1000, 3 * 4 * 120 - 1000));

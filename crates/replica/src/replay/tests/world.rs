@@ -210,7 +210,7 @@ impl Air {
 }
 
 /// Plays everything, and tells how it went and how long it took.
-pub(super) fn play(player: &mut Player, server: &mut Server, weather: Weather) -> (ReplayReport, Duration) {
+pub(super) fn play(player: &mut Player, server: &mut Server, weather: Weather) -> (Vec<ReplayReport>, Duration) {
     let start = Moment::from_secs(1_768_500_000);
     let mut now = start;
     let mut air = Air { weather, flying: BTreeMap::new(), sent: 0, chance: weather.seed };
@@ -222,7 +222,7 @@ pub(super) fn play(player: &mut Player, server: &mut Server, weather: Weather) -
             // What was sent last arrives too.
             let last = std::mem::take(&mut air.flying).into_values().filter(|(to_player, _)| !to_player);
             last.for_each(|(_, frame)| drop(server.handle(now, &frame)));
-            return (player.report(), now.since(start));
+            return (player.reports(), now.since(start));
         };
         air.send(now, true, framed(server.work(now)));
         let asked = asked.plus(Duration::from_micros(weather.asked_late_micros));
