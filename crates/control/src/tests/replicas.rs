@@ -47,6 +47,10 @@ async fn host(cloud: &Cloud, name: &str) -> Host {
     Host { id, key, until: Until::Running, fails: false, silent: false, snapshot: 0 }
 }
 
+fn id_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap()
+}
+
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
@@ -281,6 +285,11 @@ async fn a_running_network_is_duplicated_and_its_duplicate_goes_on_at_once() {
             all.iter().all(begun).then_some(())
         })
         .await;
+    let told_of = told(&scene, 0).await["instances"].clone();
+    let twin = items(&told_of).find(|one| !one["duplicate"].is_null()).unwrap();
+    let origin = json!({"source": twin["duplicate"]["source"], "replica": id_of(&replica), "cut": 1_000_000});
+    assert_eq!(twin["origin"], origin);
+    assert!(items(&told_of).any(|one| one["origin"].is_null()), "a source is no duplicate");
     scene.hosts.iter_mut().for_each(|host| host.until = Until::Running);
     let shown = scene.reaches(&replica, "available").await;
     scene.until(async |scene| (scene.job(&shown).await["state"] == "done").then_some(())).await;

@@ -42,6 +42,7 @@ pub(crate) mod publisher;
 pub(crate) mod receipt_audit;
 pub(crate) mod recording;
 pub(crate) mod replica;
+mod replica_graph;
 mod replica_plan;
 pub(crate) mod route_table;
 pub(crate) mod seal;
