@@ -51,6 +51,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let target = json!({"kind": "subnet", "subnet": subnet});
     let flow_log = api.make("/v1/flow-logs", json!({"target": target}), "/id")?;
     let recording = api.make("/v1/recordings", json!({"vpc": vpc}), "/id")?;
+    let trigger = json!({"name": "own", "vpc": vpc, "on": "schedule:1d"});
     let image_shown = api.get(&format!("/v1/images/{image}"))?.ok()?;
     let notary = json!({"name": vpc.replace("vpc-", "notary "), "url": "http://127.0.0.1:1"});
     let notary = cloud.operator()?.make("/v1/notaries", notary, "/id")?;
@@ -75,6 +76,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("RecordingId", recording),
         ("PublisherId", api.make("/v1/publishers", publisher, "/id")?),
         ("ReplicaId", api.make("/v1/replicas", json!({"vpc": vpc}), "/id")?),
+        ("TriggerId", api.make("/v1/triggers", trigger, "/id")?),
         ("JobId", text(&launched, "/jobs/0")?),
         ("access_key", api.key.clone()),
     ]))
@@ -139,6 +141,7 @@ impl Builder<'_> {
             return self.id(name).map(Value::from);
         }
         match name {
+            "TriggerOn" => Some(json!("schedule:1d")),
             "Cidr" => Some(json!("10.0.200.0/24")),
             "Bytes" => None,
             // Its digest is what somebody expects, and no blob that somebody has.
@@ -335,6 +338,7 @@ fn everything(api: &Api) -> anyhow::Result<Vec<Value>> {
         "interfaces",
         "flow-logs",
         "recordings",
+        "triggers",
         "publishers",
     ];
     lists.into_iter().map(|list| Ok(Value::from(api.list(&format!("/v1/{list}"))?))).collect()

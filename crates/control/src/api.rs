@@ -9,15 +9,15 @@ use lucarne_api::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, recording::*, replica::*, sealing::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, recording::*, replica::*, sealing::*, storage::*, tpm::*, trigger::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
     AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
     KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplicaId,
-    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId, VolumeId,
-    VpcId,
+    RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, TriggerId, UserId,
+    VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -35,6 +35,7 @@ use lucarne_model::{
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
     tpm::{ChallengeAnswer, PresentedTpm, TpmMaker},
+    trigger::Trigger,
 };
 
 use crate::{Caller, Controller, auth, services};
@@ -472,6 +473,18 @@ impl Api for Controller {
     }
     async fn export_recording(&self, call: Of<RecordingId>) -> Result<Download, Problem> {
         services::recordings::export_recording(self, call).await
+    }
+    async fn create_trigger(&self, call: New<CreateTrigger>) -> Result<Created<Trigger>, Problem> {
+        services::triggers::create_trigger(self, call).await
+    }
+    async fn list_triggers(&self, call: Listing) -> Result<Json<Page<Trigger>>, Problem> {
+        services::triggers::list_triggers(self, call).await
+    }
+    async fn get_trigger(&self, call: Of<TriggerId>) -> Result<Json<Trigger>, Problem> {
+        services::triggers::get_trigger(self, call).await
+    }
+    async fn delete_trigger(&self, call: Of<TriggerId>) -> Result<Done, Problem> {
+        services::triggers::delete_trigger(self, call).await
     }
     async fn create_price_book(&self, call: New<CreatePriceBook>) -> Result<Created<PriceBook>, Problem> {
         services::price_books::create_price_book(self, call).await

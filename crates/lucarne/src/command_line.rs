@@ -41,6 +41,7 @@ use crate::{
         storage::{SnapshotCommand, VolumeCommand},
         tag::TagCommand,
         tpm_maker::TpmMakerCommand,
+        trigger::TriggerCommand,
         usage::UsageCommand,
     },
     configuration::{ConfigFile, Configuration},
@@ -194,6 +195,9 @@ pub(crate) enum Command {
     /// Replicas: running networks duplicated, with what their instances have in memory and on disk
     #[command(subcommand)]
     Replica(ReplicaCommand),
+    /// Triggers: networks duplicated and recorded when something happens to them
+    #[command(subcommand)]
+    Trigger(TriggerCommand),
     /// Jobs: the workflows of launches, moves, replicas and terminations
     #[command(subcommand)]
     Job(Reads),
@@ -319,6 +323,7 @@ impl Command {
             Self::Mitigation(command) => command.run(context).await,
             Self::PriceBook(command) => command.run(context).await,
             Self::Replica(command) => command.run(context).await,
+            Self::Trigger(command) => command.run(context).await,
             Self::Job(reads) => reads.run(context, &JOB).await,
             // Those that ask no controller were taken care of before.
             _ => Ok(()),

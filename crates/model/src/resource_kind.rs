@@ -50,6 +50,7 @@ kinds! {
     Job = "job";
     Replica = "replica";
     Recording = "recording";
+    Trigger = "trigger";
 }
 
 impl fmt::Display for ResourceKind {

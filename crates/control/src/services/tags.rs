@@ -9,8 +9,8 @@ use lucarne_api::{
 };
 use lucarne_model::{
     FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, NotaryId, PublisherId,
-    RecordingId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId, VolumeId,
-    VpcId,
+    RecordingId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TriggerId, UserId,
+    VolumeId, VpcId,
     flow_log::FlowLog,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
@@ -28,6 +28,7 @@ use crate::{
     records::{HostRecord, InstanceRecord, JobRecord, VolumeRecord},
     replica_records::ReplicaRecord,
     store::{Resource, Scope, Tx, not_found},
+    trigger_records::TriggerRecord,
 };
 
 type Change = fn(&mut Tx<'_>, Scope, &str, &ChangeTags) -> Result<Tags, Problem>;
@@ -48,6 +49,7 @@ const KINDS: &[(&str, Change)] = &[
     (JobId::PREFIX, change::<JobRecord>),
     (FlowLogId::PREFIX, change::<FlowLog>),
     (RecordingId::PREFIX, change::<Recording>),
+    (TriggerId::PREFIX, change::<TriggerRecord>),
     (PublisherId::PREFIX, change::<PublisherRecord>),
     (ReplicaId::PREFIX, change::<ReplicaRecord>),
     // Mitigations, notaries and hosts are the operator account's, so no other finds one.

@@ -1,5 +1,7 @@
 //! Replicas as their users meet them; the hosts here are this test, which plays what it is told.
 
+mod triggers;
+
 use super::{memory::image, *};
 
 const MIB: u64 = 1 << 20;
@@ -24,6 +26,8 @@ struct Host {
     silent: bool,
     /// Pages that its duplicates still draw from their sources.
     snapshot: u64,
+    /// How full its instances' buckets are, in thousandths.
+    bucket: u64,
 }
 
 struct Scene {
@@ -44,7 +48,7 @@ async fn host(cloud: &Cloud, name: &str) -> Host {
     assert_eq!(status, 201, "{enrolled}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (id, key) = (text(&enrolled["host"]), text(&enrolled["host_key"]));
-    Host { id, key, until: Until::Running, fails: false, silent: false, snapshot: 0 }
+    Host { id, key, until: Until::Running, fails: false, silent: false, snapshot: 0, bucket: 0 }
 }
 
 fn id_of(path: &str) -> &str {
@@ -92,7 +96,7 @@ impl Host {
         let pages = json!({"untouched": 100, "same_filled": 0, "resident": 10, "compressed": 0, "ssd": 0, "remote": 0,
             "snapshot": if wanted["duplicate"].is_null() { 0 } else { self.snapshot }});
         json!({"instance": wanted["id"], "at": 1, "mode": "generic", "state": "active", "pages": pages, "target": null,
-            "bucket": 0, "faults": [], "evictions": 0, "refaults": 0, "pager_restarts": 0, "trouble": null})
+            "bucket": self.bucket, "faults": [], "evictions": 0, "refaults": 0, "pager_restarts": 0, "trouble": null})
     }
 
     async fn report(&self, cloud: &Cloud) {

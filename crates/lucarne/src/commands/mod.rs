@@ -62,6 +62,7 @@ pub(crate) mod security_group;
 pub(crate) mod storage;
 pub(crate) mod tag;
 pub(crate) mod tpm_maker;
+pub(crate) mod trigger;
 pub(crate) mod usage;
 
 use clap::{Args, Subcommand};

@@ -149,7 +149,7 @@ fn parse_override(text: &str) -> Result<ReplicaOverride, String> {
 }
 
 impl TermArgs {
-    async fn terms(&self, session: &Session) -> Result<ReplicaTerms, Failure> {
+    pub(super) async fn terms(&self, session: &Session) -> Result<ReplicaTerms, Failure> {
         Ok(ReplicaTerms {
             subnets: resolve_all(session, &SUBNET, &self.subnets).await?,
             include_tags: self.include_tags.clone(),

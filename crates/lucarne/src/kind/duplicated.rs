@@ -1,4 +1,4 @@
-//! The rows of what is made of running networks: their duplicates, and what was recorded of them.
+//! The rows of what is made of running networks: their duplicates, what was recorded of them, and the orders for both.
 //!
 //! Owns these rows of the table; what a row is, is [`super::Kind`]'s word.
 
@@ -45,8 +45,29 @@ pub(crate) static RECORDING: Kind = Kind {
         ("FULL", "recorded.full"),
         ("STARTED", "started"),
         ("UNTIL", "until"),
+        ("EXPIRES", "expires"),
     ],
     list: list!(list_recordings),
     show: show!(get_recording, InvalidRecordingNotFound),
     delete: delete!(delete_recording, InvalidRecordingNotFound),
+};
+
+pub(crate) static TRIGGER: Kind = Kind {
+    noun: "trigger",
+    prefix: "trig-",
+    names: BY_NAME,
+    not_found: ErrorCode::InvalidTriggerNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("VPC", "vpc"),
+        ("ON", "on"),
+        ("MADE", "made"),
+        ("NOT MADE", "not_made"),
+        ("DUE", "due"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_triggers),
+    show: show!(get_trigger, InvalidTriggerNotFound),
+    delete: delete!(delete_trigger, InvalidTriggerNotFound),
 };
