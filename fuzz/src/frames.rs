@@ -222,7 +222,12 @@ fn port(address: Ipv4Addr) -> PortPlan {
         vpc: VpcId::from_bits(1),
         socket: "unused".into(),
         guest_socket: "unused".into(),
-        metadata: Some(InstanceMetadata { image: ImageId::from_bits(1), user_data: None, launched: Moment::EPOCH }),
+        metadata: Some(InstanceMetadata {
+            image: ImageId::from_bits(1),
+            user_data: None,
+            launched: Moment::EPOCH,
+            origin: None,
+        }),
         flow_interval: None,
     }
 }

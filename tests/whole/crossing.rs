@@ -58,6 +58,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let replay = api.make("/v1/replays", json!({"recording": recording, "replica": replica}), "/id")?;
     // Nothing was recorded. What is over does not change any more.
     api.await_state(&format!("/v1/replays/{replay}"), "state", "failed", PATIENCE).with_context(|| cloud.logs())?;
+    let trigger = json!({"name": "own", "vpc": vpc, "on": "schedule:1d"});
     let image_shown = api.get(&format!("/v1/images/{image}"))?.ok()?;
     let notary = json!({"name": vpc.replace("vpc-", "notary "), "url": "http://127.0.0.1:1"});
     let notary = cloud.operator()?.make("/v1/notaries", notary, "/id")?;
@@ -83,6 +84,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("PublisherId", api.make("/v1/publishers", publisher, "/id")?),
         ("ReplicaId", replica),
         ("ReplayId", replay),
+        ("TriggerId", api.make("/v1/triggers", trigger, "/id")?),
         ("JobId", text(&launched, "/jobs/0")?),
         ("access_key", api.key.clone()),
     ]))
@@ -147,6 +149,7 @@ impl Builder<'_> {
             return self.id(name).map(Value::from);
         }
         match name {
+            "TriggerOn" => Some(json!("schedule:1d")),
             "Cidr" => Some(json!("10.0.200.0/24")),
             "Bytes" => None,
             // Its digest is what somebody expects, and no blob that somebody has.
@@ -344,6 +347,7 @@ fn everything(api: &Api) -> anyhow::Result<Vec<Value>> {
         "flow-logs",
         "recordings",
         "replays",
+        "triggers",
         "publishers",
     ];
     lists.into_iter().map(|list| Ok(Value::from(api.list(&format!("/v1/{list}"))?))).collect()

@@ -8,8 +8,8 @@ use axum::http::Method;
 use lucarne_model::{
     AccountId, ErrorCode, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
     KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
-    ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId,
-    VolumeId, VpcId,
+    ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId,
+    TriggerId, UserId, VolumeId, VpcId,
     actual::{Host, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -28,6 +28,7 @@ use lucarne_model::{
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
     tpm::{ChallengeAnswer, PresentedTpm, TpmMaker},
+    trigger::Trigger,
 };
 
 use crate::{
@@ -36,7 +37,8 @@ use crate::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*, trigger::*,
+        usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -382,6 +384,14 @@ routes! {
     /// Says what differs between a replica and its source now.
     Read GET "/v1/replicas/{replica}/differences"
         compare_replica((ReplicaId,), NoQuery, Nothing) -> Json<ReplicaDifferences>;
+    /// Makes a standing order: to duplicate and record a network when something happens to it.
+    Administer POST "/v1/triggers" create_trigger((), NoQuery, Json<CreateTrigger>) -> Created<Trigger>;
+    /// Lists triggers.
+    Read GET "/v1/triggers" list_triggers((), ListQuery, Nothing) -> Json<Page<Trigger>>;
+    /// Shows a trigger: what it made, what not, and why.
+    Read GET "/v1/triggers/{trigger}" get_trigger((TriggerId,), NoQuery, Nothing) -> Json<Trigger>;
+    /// Deletes a trigger; what it made stays.
+    Administer DELETE "/v1/triggers/{trigger}" delete_trigger((TriggerId,), NoQuery, Nothing) -> Done;
     /// Lists events, newest first: what happened to the account's things without anybody asking for it.
     Read GET "/v1/events" list_events((), EventsQuery, Nothing) -> Json<Page<Event>>;
     /// Lists jobs: the workflows of launches and terminations.

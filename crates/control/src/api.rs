@@ -9,15 +9,16 @@ use lucarne_api::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*, usage::*,
+        publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*, trigger::*,
+        usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
     AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
     KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
-    ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId, UserId,
-    VolumeId, VpcId,
+    ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId,
+    TriggerId, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -36,6 +37,7 @@ use lucarne_model::{
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
     tpm::{ChallengeAnswer, PresentedTpm, TpmMaker},
+    trigger::Trigger,
 };
 
 use crate::{Caller, Controller, auth, services};
@@ -491,6 +493,18 @@ impl Api for Controller {
     }
     async fn fetch_replayed_frames(&self, call: Of<ReplayId>) -> Result<Download, Problem> {
         services::replays::fetch_replayed_frames(self, call).await
+    }
+    async fn create_trigger(&self, call: New<CreateTrigger>) -> Result<Created<Trigger>, Problem> {
+        services::triggers::create_trigger(self, call).await
+    }
+    async fn list_triggers(&self, call: Listing) -> Result<Json<Page<Trigger>>, Problem> {
+        services::triggers::list_triggers(self, call).await
+    }
+    async fn get_trigger(&self, call: Of<TriggerId>) -> Result<Json<Trigger>, Problem> {
+        services::triggers::get_trigger(self, call).await
+    }
+    async fn delete_trigger(&self, call: Of<TriggerId>) -> Result<Done, Problem> {
+        services::triggers::delete_trigger(self, call).await
     }
     async fn create_price_book(&self, call: New<CreatePriceBook>) -> Result<Created<PriceBook>, Problem> {
         services::price_books::create_price_book(self, call).await

@@ -85,6 +85,7 @@ pub(crate) fn compute(
     let books = price_books::books(tx)?;
     for one in &mut instances {
         one.duplicate = replicas.duplicate(one);
+        one.origin = replicas.origin(one);
         one.memory_settings = memory::told(one.memory_settings, one.memory, books.at(one.account, tx.now()));
     }
     log_flows(tx, &networks, &mut instances)?;
@@ -258,6 +259,7 @@ fn instance(record: InstanceRecord) -> DesiredInstance {
             nonce: attestation.nonce,
         }),
         duplicate: None,
+        origin: None,
         mac: Some(instance.mac),
         vcpus: instance.vcpus,
         memory: instance.memory,

@@ -44,6 +44,7 @@ mod settle;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trigger_records;
 mod upkeep;
 mod usage;
 mod workflow;
@@ -190,10 +191,12 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let upkeep = tokio::spawn(upkeep::run(controller.clone(), shutdown.clone()));
     let instructions = tokio::spawn(instructions::run(controller.clone(), shutdown.clone()));
     let rechecks = tokio::spawn(services::rechecks::run(controller.clone(), shutdown.clone()));
+    let triggers = tokio::spawn(services::triggers::firing::run(controller.clone(), shutdown.clone()));
     let collection = tokio::spawn(collect_regularly(controller.clone()));
     tracing::info!(endpoint, "the controller answers");
     http::serve(listener, lucarne_api::router(controller, Limits::default()), shutdown).await;
     collection.abort();
+    triggers.abort();
     rechecks.abort();
     instructions.abort();
     upkeep.abort();

@@ -42,6 +42,7 @@ use crate::{
         storage::{SnapshotCommand, VolumeCommand},
         tag::TagCommand,
         tpm_maker::TpmMakerCommand,
+        trigger::TriggerCommand,
         usage::UsageCommand,
     },
     configuration::{ConfigFile, Configuration},
@@ -198,6 +199,9 @@ pub(crate) enum Command {
     /// Replays: recordings played into duplicates, and the answers compared with the recorded ones
     #[command(subcommand)]
     Replay(ReplayCommand),
+    /// Triggers: networks duplicated and recorded when something happens to them
+    #[command(subcommand)]
+    Trigger(TriggerCommand),
     /// Jobs: the workflows of launches, moves, replicas and terminations
     #[command(subcommand)]
     Job(Reads),
@@ -324,6 +328,7 @@ impl Command {
             Self::Mitigation(command) => command.run(context).await,
             Self::PriceBook(command) => command.run(context).await,
             Self::Replica(command) => command.run(context).await,
+            Self::Trigger(command) => command.run(context).await,
             Self::Job(reads) => reads.run(context, &JOB).await,
             // Those that ask no controller were taken care of before.
             _ => Ok(()),

@@ -103,7 +103,7 @@ fn no_such(code: ErrorCode, id: &str) -> Failure {
 
 mod duplicated;
 
-pub(crate) use duplicated::{RECORDING, REPLAY, REPLICA};
+pub(crate) use duplicated::{RECORDING, REPLAY, REPLICA, TRIGGER};
 
 pub(crate) static ACCOUNT: Kind = Kind {
     noun: "account",

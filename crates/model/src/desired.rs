@@ -19,7 +19,7 @@ use crate::{
     network_acl::AclEntry,
     recording::DesiredRecording,
     replay::DesiredReplay,
-    replica::{CopyType, DesiredCut, DesiredDuplicate},
+    replica::{CopyType, DesiredCut, DesiredDuplicate, DuplicateOrigin},
     security_group::Rule,
     storage::{Blob, BootSource, Digest},
     tpm::DesiredChallenge,
@@ -136,6 +136,9 @@ pub struct DesiredInstance {
     /// What its first start goes on from; none: it boots.
     #[serde(default)]
     pub duplicate: Option<DesiredDuplicate>,
+    /// What it is a duplicate of, whichever start it is.
+    #[serde(default)]
+    pub origin: Option<DuplicateOrigin>,
     pub interface: InterfaceId,
     /// The interface's; it has it also while it is no part of its network.
     #[serde(default)]

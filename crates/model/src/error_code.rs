@@ -58,6 +58,7 @@ error_codes! {
     InvalidFlowLogNotFound = "InvalidFlowLogId.NotFound", 404, "No such flow log";
     InvalidRecordingNotFound = "InvalidRecordingId.NotFound", 404, "No such recording";
     InvalidReplayNotFound = "InvalidReplayId.NotFound", 404, "No such replay";
+    InvalidTriggerNotFound = "InvalidTriggerId.NotFound", 404, "No such trigger";
     InvalidMitigationNotFound = "InvalidMitigationId.NotFound", 404, "No such mitigation";
     InvalidFindingNotFound = "InvalidFindingId.NotFound", 404, "No such finding";
     InvalidPriceBookNotFound = "InvalidPriceBookId.NotFound", 404, "No such price book";
@@ -83,6 +84,7 @@ error_codes! {
     NotaryDuplicate = "NotaryAlreadyExists", 409, "A notary of this name exists";
     PublisherDuplicate = "PublisherAlreadyExists", 409, "The account has a publisher of this name";
     ReplicaDuplicate = "ReplicaAlreadyExists", 409, "The account has a replica of this name";
+    TriggerDuplicate = "TriggerAlreadyExists", 409, "The account has a trigger of this name";
     ReplicaDependsOnSource = "ReplicaDependsOnSource", 409, "A replica still draws on what was duplicated";
     ReplicaNotPossible = "ReplicaNotPossible", 409, "The network cannot be duplicated as asked";
     RecordingUnplayable = "RecordingUnplayable", 409, "Nothing of the recording can be played as asked";

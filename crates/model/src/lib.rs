@@ -49,6 +49,7 @@ pub mod storage;
 pub mod tag;
 pub mod time;
 pub mod tpm;
+pub mod trigger;
 pub mod units;
 pub mod warm;
 

@@ -112,6 +112,9 @@ pub struct Recording {
     pub started: Moment,
     /// When it stops by itself, or did.
     pub until: Option<Moment>,
+    /// When it and its files are deleted by themselves.
+    #[serde(default)]
+    pub expires: Option<Moment>,
     /// What hosts have told of it so far.
     #[serde(default)]
     pub recorded: Recorded,

@@ -101,6 +101,16 @@ pub struct ActualCut {
     pub progress: CutProgress,
 }
 
+/// What an instance is the duplicate of, for its guest to be told as long as it is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DuplicateOrigin {
+    /// The instance that was duplicated.
+    pub source: InstanceId,
+    pub replica: ReplicaId,
+    /// When the source stood still.
+    pub cut: Option<Moment>,
+}
+
 /// What an instance is the duplicate of, for the host that is to run it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DesiredDuplicate {

@@ -167,6 +167,9 @@ pub struct ReplicaPlan {
     pub objects: Vec<PlannedObject>,
     /// Each stage needs those before it; what is in one can be made at the same time.
     pub stages: Vec<Vec<ReplicaStep>>,
+    /// Of each step the steps that it needs done before.
+    #[serde(default)]
+    pub needs: Vec<StepNeeds>,
     pub left_out: Vec<LeftOut>,
     /// What the duplicate would lack, because of what was left out or cannot be.
     pub broken: Vec<Broken>,
@@ -225,6 +228,13 @@ pub enum ReplicaStep {
     Routes {
         route_table: RouteTableId,
     },
+}
+
+/// What must be done before a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StepNeeds {
+    pub step: ReplicaStep,
+    pub needs: Vec<ReplicaStep>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

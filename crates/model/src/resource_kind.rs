@@ -51,6 +51,7 @@ kinds! {
     Replica = "replica";
     Recording = "recording";
     Replay = "replay";
+    Trigger = "trigger";
 }
 
 impl fmt::Display for ResourceKind {

@@ -48,6 +48,8 @@ pub const fn treatment(kind: ResourceKind) -> Treatment {
         Kind::Mitigation => Treatment::LeftOut,
         // Records of what was done, and of other duplicates.
         Kind::Job | Kind::Replica | Kind::Recording | Kind::Replay => Treatment::LeftOut,
+        // Made anew, it would duplicate duplicates whenever these are due or found out again.
+        Kind::Trigger => Treatment::LeftOut,
     }
 }
 

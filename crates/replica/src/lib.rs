@@ -7,6 +7,7 @@
 //! - [`address_map`], whose addresses are others in the duplicate;
 //! - [`order`], what must be there before what; [`estimate`], what it costs; [`plan`](mod@plan), all of this as one answer;
 //! - [`difference`], what has come apart since;
+//! - [`trigger`], when a network is duplicated without anybody asking;
 //! - [`replay`], recorded traffic played into a duplicate, and what its answers are worth.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -25,6 +26,7 @@ pub mod selection;
 mod test_networks;
 #[cfg(test)]
 mod tests;
+pub mod trigger;
 pub mod wishes;
 
 pub use address_map::{AddressMap, MapError};

@@ -2,13 +2,13 @@
 //!
 //! Owns the plan's making out of the other modules' words. Carrying it out is `control`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lucarne_model::{
     Bytes, HostId, ImageId,
     instance::{Instance, InstanceState},
     replica::{Fidelity, MemoryCopy},
-    replication::{Breakage, Broken, ObjectId, PlannedObject, ReplicaPlan, ReplicaTerms},
+    replication::{Breakage, Broken, ObjectId, PlannedObject, ReplicaPlan, ReplicaStep, ReplicaTerms, StepNeeds},
 };
 
 use crate::{
@@ -68,9 +68,15 @@ pub fn plan(network: &Network, terms: &ReplicaTerms, around: &Surroundings) -> R
     let objects = objects(network, terms, around, (&selection, &map));
     let mut broken = breakage::broken(network, &selection, terms, &map);
     broken.extend(objects.iter().filter_map(unlike));
+    let dependencies = order::dependencies(network, &selection);
+    let needs = |(step, needs): (&ReplicaStep, &BTreeSet<ReplicaStep>)| StepNeeds {
+        step: *step,
+        needs: needs.iter().copied().collect(),
+    };
     Ok(ReplicaPlan {
         vpc: network.vpc.id,
-        stages: order::stages(&order::dependencies(network, &selection)),
+        stages: order::stages(&dependencies),
+        needs: dependencies.iter().map(needs).collect(),
         left_out: selection.left_out,
         broken,
         other_kinds: kinds::other_kinds(),

@@ -8,6 +8,7 @@ use lucarne_model::{
     AccountId, EndReason, ImageId, InstanceId, InterfaceId, Moment, VpcId,
     desired::{DesiredNetwork, TunnelPeer},
     mitigation::DesiredMitigation,
+    replica::DuplicateOrigin,
 };
 
 /// The whole of what the switch should do; applying the same plan twice changes nothing.
@@ -73,4 +74,6 @@ pub struct InstanceMetadata {
     pub image: ImageId,
     pub user_data: Option<String>,
     pub launched: Moment,
+    /// What it is a duplicate of.
+    pub origin: Option<DuplicateOrigin>,
 }

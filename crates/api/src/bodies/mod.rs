@@ -23,6 +23,7 @@ pub mod replica;
 pub mod sealing;
 pub mod storage;
 pub mod tpm;
+pub mod trigger;
 pub mod usage;
 
 use schemars::JsonSchema;

@@ -20,6 +20,9 @@ pub struct StartRecording {
     /// For how long, in seconds, at most a day; until it is stopped if not given.
     #[serde(default)]
     pub seconds: Option<u64>,
+    /// After how long it and its files are deleted by themselves, in seconds, at most a year; never if not given.
+    #[serde(default)]
+    pub lasts_seconds: Option<u64>,
     #[serde(default)]
     pub tags: Tags,
 }

@@ -9,7 +9,7 @@ pub(crate) mod unused;
 use std::time::Duration;
 
 use lucarne_api::bodies::flow_question::Measure;
-use lucarne_model::{InstanceId, Moment, VpcId};
+use lucarne_model::{InstanceId, Moment, VpcId, flow::Verdict};
 
 /// How long a flow may be silent before its first report, which is the last one then (other protocols than TCP, UDP and ICMP
 /// for a minute), and what a record takes on its way. Before, the other direction or the other end may not have told yet.
@@ -276,6 +276,20 @@ impl Question {
 /// takes other parameters.
 pub fn named_question_sql(name: &str, since: Moment, until: Moment, instance: Option<InstanceId>) -> Option<String> {
     Question::of_name(name)?.sql(&Asked { since, until, instance, vpc: None, by: None }).ok()
+}
+
+/// The SQL that counts the flows that were let through, or refused, at the instances that are asked about: each once at each of
+/// them, in the column `flows`.
+pub(crate) fn flows_by_verdict(asked: &Asked, verdict: Verdict) -> String {
+    let verdict = match verdict {
+        Verdict::Accept => "accept",
+        Verdict::Reject => "reject",
+    };
+    format!(
+        "SELECT count(*) AS flows FROM (SELECT 1 FROM flows WHERE {} AND side = 'initiator' AND verdict = '{verdict}' \
+         GROUP BY instance, source, destination, protocol, source_port, destination_port)",
+        which(asked)
+    )
 }
 
 /// The condition on records: what parts are found by, and an instance's rows in them.

@@ -251,6 +251,7 @@ mod tests {
             power: Power::Running,
             migration: None,
             duplicate: None,
+            origin: None,
             generation: 1,
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel: blob(), initramfs: blob(), command_line: String::new() },

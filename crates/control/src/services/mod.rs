@@ -51,6 +51,7 @@ pub(crate) mod subnets;
 pub(crate) mod tags;
 pub(crate) mod tpm_makers;
 pub(crate) mod tpms;
+pub(crate) mod triggers;
 pub(crate) mod usage;
 pub(crate) mod users;
 pub(crate) mod volumes;

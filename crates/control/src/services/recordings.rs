@@ -48,7 +48,8 @@ use crate::{
 
 const RECORDINGS_OF_AN_ACCOUNT: usize = 20;
 const DEFAULT_ROOM: RecordingRoom = RecordingRoom::Ring { size: Octets::mib(64) };
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const LONGEST_KEPT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Events that go into a file.
 const MOST_EVENTS: usize = 1000;
 
@@ -60,8 +61,8 @@ pub(crate) async fn start_recording(
     controller.change(&call, move |tx| start(tx, account, request)).await.map(Created)
 }
 
-fn start(tx: &mut Tx<'_>, account: AccountId, request: StartRecording) -> Result<Recording, Problem> {
-    let StartRecording { vpc, filter, room, seconds, tags } = request;
+pub(super) fn start(tx: &mut Tx<'_>, account: AccountId, request: StartRecording) -> Result<Recording, Problem> {
+    let StartRecording { vpc, filter, room, seconds, lasts_seconds, tags } = request;
     let scope = Scope::Account(account);
     check_tags(&tags)?;
     tx.get::<Vpc>(scope, vpc)?;
@@ -73,6 +74,10 @@ fn start(tx: &mut Tx<'_>, account: AccountId, request: StartRecording) -> Result
     let span = seconds.map(Duration::from_secs);
     if span.is_some_and(|span| span.is_zero() || span > LONGEST) {
         return Err(refuse("a recording that stops by itself does within a second and a day"));
+    }
+    let lasts = lasts_seconds.map(Duration::from_secs);
+    if lasts.is_some_and(|lasts| lasts.is_zero() || lasts > LONGEST_KEPT) {
+        return Err(refuse("a recording that is deleted by itself is within a second and a year"));
     }
     if tx.list::<Recording>(scope)?.len() >= RECORDINGS_OF_AN_ACCOUNT {
         let detail = format!("an account can have {RECORDINGS_OF_AN_ACCOUNT} recordings");
@@ -87,6 +92,7 @@ fn start(tx: &mut Tx<'_>, account: AccountId, request: StartRecording) -> Result
         state: RecordingState::Recording,
         started: tx.now(),
         until: span.map(|span| tx.now().plus(span)),
+        expires: lasts.map(|lasts| tx.now().plus(lasts)),
         recorded: Recorded::default(),
         tags,
     };
@@ -156,6 +162,27 @@ pub(crate) async fn delete_recording(
         tx.delete(&recording)
     };
     controller.change(&call, delete).await.map(|()| Done)
+}
+
+/// Deletes those whose time is over.
+pub(crate) async fn end_expired(controller: &Controller) -> Result<(), Problem> {
+    if controller.store.read(expired).await?.is_empty() {
+        return Ok(());
+    }
+    let end = |tx: &mut Tx<'_>| {
+        for recording in expired(tx)? {
+            tracing::info!(recording = %recording.id, "a recording's time is over");
+            tx.delete(&recording)?;
+        }
+        Ok(())
+    };
+    controller.store.write(end).await
+}
+
+fn expired(tx: &Tx<'_>) -> Result<Vec<Recording>, Problem> {
+    let mut all = tx.list::<Recording>(Scope::Everything)?;
+    all.retain(|recording| recording.expires.is_some_and(|expires| expires <= tx.now()));
+    Ok(all)
 }
 
 /// What a host is told: of the recordings of its networks, and of those of which it says that it has something. Those that are

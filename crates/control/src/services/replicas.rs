@@ -23,9 +23,9 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    ErrorCode, Pages, ReplicaId,
+    AccountId, ErrorCode, Pages, ReplicaId, VpcId,
     instance::StateReason,
-    replication::{ObjectId, Replica, ReplicaPlan, ReplicaState},
+    replication::{ObjectId, Replica, ReplicaPlan, ReplicaState, ReplicaTerms},
 };
 use lucarne_replica::{
     AddressMap,
@@ -44,6 +44,7 @@ use crate::{
     workflow::{engine, steps},
 };
 
+pub(super) use self::admission::{LONGEST, admit};
 pub(crate) use self::standing::{Stages, check_free, check_rooted, desired_cuts};
 
 pub(crate) async fn plan_replica(
@@ -51,11 +52,12 @@ pub(crate) async fn plan_replica(
     call: Call<Caller, (), NoQuery, Json<PlanReplica>>,
 ) -> Result<Json<ReplicaPlan>, Problem> {
     let (account, PlanReplica { vpc, terms }) = (call.caller.account, call.body.0);
-    let plan = move |tx: &Tx<'_>| {
-        let source = Source::load(tx, account, vpc)?;
-        admission::plan(tx, account, &source, &terms)
-    };
-    controller.store.read(plan).await.map(Json)
+    controller.store.read(move |tx| plan(tx, account, vpc, &terms)).await.map(Json)
+}
+
+pub(super) fn plan(tx: &Tx<'_>, account: AccountId, vpc: VpcId, terms: &ReplicaTerms) -> Result<ReplicaPlan, Problem> {
+    let source = Source::load(tx, account, vpc)?;
+    admission::plan(tx, account, &source, terms)
 }
 
 pub(crate) async fn create_replica(
@@ -63,7 +65,7 @@ pub(crate) async fn create_replica(
     call: Call<Caller, (), NoQuery, Json<CreateReplica>>,
 ) -> Result<Created<Replica>, Problem> {
     let (account, request, fleet) = (call.caller.account, call.body.0.clone(), controller.fleet.clone());
-    let replica = controller.change(&call, move |tx| admission::admit(tx, &fleet, account, &request)).await?;
+    let replica = controller.change(&call, move |tx| admit(tx, &fleet, account, &request)).await?;
     engine::hold_at("replicate.admit.after").await;
     controller.workflows.follow(replica.job);
     Ok(Created(replica))

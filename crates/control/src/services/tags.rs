@@ -9,8 +9,8 @@ use lucarne_api::{
 };
 use lucarne_model::{
     FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, NotaryId, PublisherId,
-    RecordingId, ReplayId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, UserId,
-    VolumeId, VpcId,
+    RecordingId, ReplayId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TriggerId,
+    UserId, VolumeId, VpcId,
     flow_log::FlowLog,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
@@ -29,6 +29,7 @@ use crate::{
     replay_records::ReplayRecord,
     replica_records::ReplicaRecord,
     store::{Resource, Scope, Tx, not_found},
+    trigger_records::TriggerRecord,
 };
 
 type Change = fn(&mut Tx<'_>, Scope, &str, &ChangeTags) -> Result<Tags, Problem>;
@@ -49,6 +50,7 @@ const KINDS: &[(&str, Change)] = &[
     (JobId::PREFIX, change::<JobRecord>),
     (FlowLogId::PREFIX, change::<FlowLog>),
     (RecordingId::PREFIX, change::<Recording>),
+    (TriggerId::PREFIX, change::<TriggerRecord>),
     (PublisherId::PREFIX, change::<PublisherRecord>),
     (ReplayId::PREFIX, change::<ReplayRecord>),
     (ReplicaId::PREFIX, change::<ReplicaRecord>),

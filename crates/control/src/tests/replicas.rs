@@ -1,5 +1,7 @@
 //! Replicas as their users meet them; the hosts here are this test, which plays what it is told.
 
+mod triggers;
+
 use super::{memory::image, *};
 
 const MIB: u64 = 1 << 20;
@@ -24,6 +26,8 @@ struct Host {
     silent: bool,
     /// Pages that its duplicates still draw from their sources.
     snapshot: u64,
+    /// How full its instances' buckets are, in thousandths.
+    bucket: u64,
 }
 
 struct Scene {
@@ -44,7 +48,11 @@ async fn host(cloud: &Cloud, name: &str) -> Host {
     assert_eq!(status, 201, "{enrolled}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (id, key) = (text(&enrolled["host"]), text(&enrolled["host_key"]));
-    Host { id, key, until: Until::Running, fails: false, silent: false, snapshot: 0 }
+    Host { id, key, until: Until::Running, fails: false, silent: false, snapshot: 0, bucket: 0 }
+}
+
+fn id_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap()
 }
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
@@ -88,7 +96,7 @@ impl Host {
         let pages = json!({"untouched": 100, "same_filled": 0, "resident": 10, "compressed": 0, "ssd": 0, "remote": 0,
             "snapshot": if wanted["duplicate"].is_null() { 0 } else { self.snapshot }});
         json!({"instance": wanted["id"], "at": 1, "mode": "generic", "state": "active", "pages": pages, "target": null,
-            "bucket": 0, "faults": [], "evictions": 0, "refaults": 0, "pager_restarts": 0, "trouble": null})
+            "bucket": self.bucket, "faults": [], "evictions": 0, "refaults": 0, "pager_restarts": 0, "trouble": null})
     }
 
     async fn report(&self, cloud: &Cloud) {
@@ -281,6 +289,11 @@ async fn a_running_network_is_duplicated_and_its_duplicate_goes_on_at_once() {
             all.iter().all(begun).then_some(())
         })
         .await;
+    let told_of = told(&scene, 0).await["instances"].clone();
+    let twin = items(&told_of).find(|one| !one["duplicate"].is_null()).unwrap();
+    let origin = json!({"source": twin["duplicate"]["source"], "replica": id_of(&replica), "cut": 1_000_000});
+    assert_eq!(twin["origin"], origin);
+    assert!(items(&told_of).any(|one| one["origin"].is_null()), "a source is no duplicate");
     scene.hosts.iter_mut().for_each(|host| host.until = Until::Running);
     let shown = scene.reaches(&replica, "available").await;
     scene.until(async |scene| (scene.job(&shown).await["state"] == "done").then_some(())).await;

@@ -58,7 +58,12 @@ fn port(instance: &DesiredInstance, known: &Known, layout: &Layout) -> PortPlan 
         vpc: instance.vpc,
         socket: layout.switch_socket(instance.interface),
         guest_socket: layout.guest_socket(instance.interface),
-        metadata: Some(InstanceMetadata { image: instance.image, user_data: instance.user_data.clone(), launched }),
+        metadata: Some(InstanceMetadata {
+            image: instance.image,
+            user_data: instance.user_data.clone(),
+            launched,
+            origin: instance.origin,
+        }),
         flow_interval: instance.flow_interval_millis.map(Duration::from_millis),
     }
 }

@@ -85,6 +85,7 @@ pub(super) fn instance(n: u128, power: Power, generation: u64, volumes: Vec<Atta
         power,
         migration: None,
         duplicate: None,
+        origin: None,
         generation,
         image: ImageId::from_bits(1),
         boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },

@@ -366,6 +366,7 @@ impl Bed {
             power,
             migration: None,
             duplicate: None,
+            origin: None,
             generation,
             image: ImageId::from_bits(1),
             boot: BootSource::Kernel { kernel, initramfs, command_line: String::new() },

@@ -43,6 +43,7 @@ pub(crate) mod receipt_audit;
 pub(crate) mod recording;
 pub(crate) mod replay;
 pub(crate) mod replica;
+mod replica_graph;
 mod replica_plan;
 pub(crate) mod route_table;
 pub(crate) mod seal;
@@ -62,6 +63,7 @@ pub(crate) mod security_group;
 pub(crate) mod storage;
 pub(crate) mod tag;
 pub(crate) mod tpm_maker;
+pub(crate) mod trigger;
 pub(crate) mod usage;
 
 use clap::{Args, Subcommand};

@@ -26,7 +26,7 @@ use crate::{
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum RecordingCommand {
     /// Begin to record a network's frames, and print the recording's id
-    Start(StartArgs),
+    Start(Box<StartArgs>),
     /// End recordings; what was recorded stays
     Stop {
         /// Ids or names
@@ -61,6 +61,9 @@ pub(crate) struct StartArgs {
     /// For how long, such as 60s, at most a day; until it is stopped if not given
     #[arg(long = "for", value_name = "SPAN", value_parser = parse_span)]
     span: Option<Duration>,
+    /// Delete it and its files after this time, such as 30m or 2d
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    expires: Option<Duration>,
     #[command(flatten)]
     naming: Naming,
 }
@@ -142,6 +145,7 @@ impl RecordingCommand {
                     room: args.room(),
                     // Part of a second is one.
                     seconds: args.span.map(|span| span.as_millis().div_ceil(1000) as u64),
+                    lasts_seconds: args.expires.map(|span| span.as_secs()),
                     tags: args.naming.tags(),
                 };
                 let call = async |client: Client| answer(client.start_recording(None, None, &body)).await;

@@ -16,7 +16,9 @@ use lucarne_model::{
 use super::{
     Context, Reads, TagArgs,
     flow::{parse_span, parse_word},
-    parse_tag, replica_plan,
+    parse_tag,
+    replica_graph::GraphForm,
+    replica_plan,
 };
 use crate::{
     failure::Failure,
@@ -35,6 +37,9 @@ pub(crate) enum ReplicaCommand {
         vpc: String,
         #[command(flatten)]
         terms: TermArgs,
+        /// Show what needs what: as a tree, or with =dot for Graphviz
+        #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "tree")]
+        graph: Option<GraphForm>,
     },
     /// Duplicate a running network, and print the replica's id
     Create(Box<CreateArgs>),
@@ -144,7 +149,7 @@ fn parse_override(text: &str) -> Result<ReplicaOverride, String> {
 }
 
 impl TermArgs {
-    async fn terms(&self, session: &Session) -> Result<ReplicaTerms, Failure> {
+    pub(super) async fn terms(&self, session: &Session) -> Result<ReplicaTerms, Failure> {
         Ok(ReplicaTerms {
             subnets: resolve_all(session, &SUBNET, &self.subnets).await?,
             include_tags: self.include_tags.clone(),
@@ -163,13 +168,14 @@ impl ReplicaCommand {
     pub(crate) async fn run(&self, context: &Context) -> Result<(), Failure> {
         let session = &context.session;
         match self {
-            Self::Plan { vpc, terms } => {
+            Self::Plan { vpc, terms, graph } => {
                 let body = PlanReplica { vpc: resolve(session, &VPC, vpc).await?, terms: terms.terms(session).await? };
                 let call = async |client: Client| answer(client.plan_replica(&body)).await;
                 let plan: ReplicaPlan = session.read(call).await?;
-                match context.format {
-                    Format::Table => output::print(&replica_plan::text(&plan)),
-                    format => format.print_value(&json_of(&plan)?),
+                match (context.format, graph) {
+                    (Format::Table, Some(form)) => output::print(&form.text(&plan)),
+                    (Format::Table, None) => output::print(&replica_plan::text(&plan)),
+                    (format, _) => format.print_value(&json_of(&plan)?),
                 }
             }
             Self::Create(args) => args.run(context).await,

@@ -53,7 +53,7 @@ fn write_all(text: &mut String, title: &str, lines: impl Iterator<Item = String>
     lines.try_for_each(|line| writeln!(text, "  {line}"))
 }
 
-fn named(id: ObjectId, name: Option<&String>) -> String {
+pub(super) fn named(id: ObjectId, name: Option<&String>) -> String {
     name.map_or_else(|| id.to_string(), |name| format!("{id} ({name})"))
 }
 
@@ -68,7 +68,7 @@ fn described(object: &PlannedObject) -> String {
     words.join(" ")
 }
 
-fn words_of(kind: ResourceKind) -> String {
+pub(super) fn words_of(kind: ResourceKind) -> String {
     kind.name().replace('-', " ")
 }
 
@@ -159,6 +159,7 @@ mod tests {
                 vec![ReplicaStep::Object { object: vpc.into() }],
                 vec![ReplicaStep::Routes { route_table: table }],
             ],
+            needs: Vec::new(),
             left_out: vec![LeftOut { id: table.into(), name: None, cause: LeftOutCause::Excluded { tag } }],
             broken: vec![Broken { id: vpc.into(), prevents: true, breakage: Breakage::OwnTpm }],
             other_kinds: Vec::new(),

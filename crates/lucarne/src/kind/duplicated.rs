@@ -1,4 +1,5 @@
-//! The rows of what is made of running networks: their duplicates, what was recorded of them, and what of that was played.
+//! The rows of what is made of running networks: their duplicates, what was recorded of them, what of that was played, and the
+//! orders for duplicates and recordings.
 //!
 //! Owns these rows of the table; what a row is, is [`super::Kind`]'s word.
 
@@ -45,6 +46,7 @@ pub(crate) static RECORDING: Kind = Kind {
         ("FULL", "recorded.full"),
         ("STARTED", "started"),
         ("UNTIL", "until"),
+        ("EXPIRES", "expires"),
     ],
     list: list!(list_recordings),
     show: show!(get_recording, InvalidRecordingNotFound),
@@ -73,4 +75,24 @@ pub(crate) static REPLAY: Kind = Kind {
     list: list!(list_replays),
     show: show!(get_replay, InvalidReplayNotFound),
     delete: delete!(delete_replay, InvalidReplayNotFound),
+};
+
+pub(crate) static TRIGGER: Kind = Kind {
+    noun: "trigger",
+    prefix: "trig-",
+    names: BY_NAME,
+    not_found: ErrorCode::InvalidTriggerNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("VPC", "vpc"),
+        ("ON", "on"),
+        ("MADE", "made"),
+        ("NOT MADE", "not_made"),
+        ("DUE", "due"),
+        ("CREATED", "created"),
+    ],
+    list: list!(list_triggers),
+    show: show!(get_trigger, InvalidTriggerNotFound),
+    delete: delete!(delete_trigger, InvalidTriggerNotFound),
 };

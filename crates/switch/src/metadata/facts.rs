@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use jiff::Timestamp;
 use lucarne_model::{
     AccountId, Cidr, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId, SubnetId, VpcId,
+    replica::DuplicateOrigin,
 };
 use serde::Serialize;
 
@@ -33,6 +34,7 @@ pub(super) struct Facts {
     groups: Vec<SecurityGroupId>,
     host_name: HostName,
     launched: Moment,
+    origin: Option<DuplicateOrigin>,
 }
 
 /// What a path names.
@@ -70,6 +72,7 @@ impl Facts {
             groups: endpoint.groups.clone(),
             host_name: endpoint.host_name(),
             launched: metadata.launched,
+            origin: metadata.origin,
         })
     }
 
@@ -124,26 +127,39 @@ impl Facts {
             ("vpc-ipv4-cidr-blocks", self.vpc_cidr.to_string()),
         ];
         let interface = interface.map(|(leaf, value)| (format!("network/interfaces/macs/{mac}/{leaf}"), value));
-        instance.map(|(leaf, value)| (leaf.to_owned(), value)).into_iter().chain(interface).collect()
+        let instance = instance.into_iter().chain(self.origin()).map(|(leaf, value)| (leaf.to_owned(), value));
+        instance.chain(interface).collect()
+    }
+
+    /// What a duplicate learns of itself; of what is none these names are not there.
+    fn origin(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let leaves = self.origin.map(|DuplicateOrigin { source, replica, cut }| {
+            let cut = cut.map(|cut| ("duplicate/cut", time(cut).to_string()));
+            [("duplicate/of", source.to_string()), ("duplicate/replica", replica.to_string())].into_iter().chain(cut)
+        });
+        leaves.into_iter().flatten()
     }
 
     /// The instance identity document, as JSON.
     pub(super) fn identity_document(&self) -> String {
-        let micros = i64::try_from(self.launched.as_micros()).unwrap_or(i64::MAX);
-        let launched = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX);
         let document = IdentityDocument {
             account_id: self.account,
             architecture: "x86_64",
             availability_zone: ZONE,
             image_id: self.image,
             instance_id: self.instance,
-            pending_time: launched.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            pending_time: time(self.launched).strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             private_ip: self.address,
             region: REGION,
             version: "2017-09-30",
         };
         serde_json::to_string_pretty(&document).unwrap_or_default()
     }
+}
+
+fn time(moment: Moment) -> Timestamp {
+    let micros = i64::try_from(moment.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX)
 }
 
 #[derive(Serialize)]

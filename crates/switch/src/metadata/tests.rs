@@ -3,9 +3,10 @@
 use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
 
 use lucarne_model::{
-    AccountId, HostId, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Moment, SecurityGroupId, SubnetId,
-    VpcId,
+    AccountId, HostId, HostName, ImageId, InstanceId, InterfaceId, MacAddress, Moment, ReplicaId, SecurityGroupId,
+    SubnetId, VpcId,
     desired::{DesiredNetwork, DesiredSubnet, Endpoint},
+    replica::DuplicateOrigin,
 };
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
@@ -41,6 +42,7 @@ fn plan(user_data: &str) -> Plan {
         image: ImageId::from_bits(3),
         user_data: Some(user_data.to_owned()),
         launched: Moment::from_secs(1_000),
+        origin: None,
     };
     let subnet = DesiredSubnet {
         id: endpoint.subnet,
@@ -90,8 +92,12 @@ impl Scene {
     }
 
     fn with(user_data: &str) -> Self {
+        Self::of(&plan(user_data))
+    }
+
+    fn of(plan: &Plan) -> Self {
         let mut metadata = Metadata::new(&[7; 32], 1, 1400);
-        metadata.apply(&plan(user_data), |_| Some(PORT));
+        metadata.apply(plan, |_| Some(PORT));
         let mut link = Link { arrived: VecDeque::new(), leaving: Vec::new(), mtu: 1400 };
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut link, Instant::ZERO);
         interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
@@ -209,6 +215,26 @@ fn with_a_token_an_instance_reads_its_own_facts_and_user_data() {
     assert!(body(&document).contains(&format!("\"instanceId\": \"{instance}\"")), "{document}");
     let listing = scene.get("/latest/meta-data/", &token);
     assert!(body(&listing).lines().any(|line| line == "network/"), "{listing}");
+}
+
+#[test]
+fn a_duplicate_is_told_whose_it_is_and_nobody_else_is() {
+    let mut plan = plan(USER_DATA);
+    let (source, replica) = (InstanceId::from_bits(0xdef), ReplicaId::from_bits(9));
+    plan.ports[0].metadata.origin = Some(DuplicateOrigin { source, replica, cut: Some(Moment(1_500_000_250_000)) });
+    let mut duplicate = Scene::of(&plan);
+    let token = duplicate.token();
+    let listing = duplicate.get("/latest/meta-data/duplicate/", &token);
+    assert_eq!(body(&listing), "cut\nof\nreplica");
+    for (leaf, value) in
+        [("of", source.to_string()), ("replica", replica.to_string()), ("cut", "1970-01-18T08:40:00.25Z".into())]
+    {
+        assert_eq!(body(&duplicate.get(&format!("/latest/meta-data/duplicate/{leaf}"), &token)), value);
+    }
+    let mut other = Scene::new();
+    let token = other.token();
+    assert!(other.get("/latest/meta-data/duplicate/", &token).starts_with("HTTP/1.1 404 "));
+    assert!(!body(&other.get("/latest/meta-data/", &token)).contains("duplicate"));
 }
 
 #[test]

@@ -155,7 +155,12 @@ fn port_plan(machine: u128) -> PortPlan {
         vpc: vpc(machine),
         socket: "unused".into(),
         guest_socket: "unused".into(),
-        metadata: Some(InstanceMetadata { image: ImageId::from_bits(1), user_data: None, launched: Moment::EPOCH }),
+        metadata: Some(InstanceMetadata {
+            image: ImageId::from_bits(1),
+            user_data: None,
+            launched: Moment::EPOCH,
+            origin: None,
+        }),
         flow_interval: None,
     }
 }

@@ -195,6 +195,7 @@ impl World {
                 image: ImageId::from_bits(1),
                 user_data: Some(USER_DATA.to_owned()),
                 launched: Moment::EPOCH,
+                origin: None,
             }),
             flow_interval: None,
         }

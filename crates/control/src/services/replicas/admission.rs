@@ -35,7 +35,7 @@ use crate::{
     workflow::engine,
 };
 
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(in crate::services) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Filters, mappings and overrides of one request, each.
 const TERMS_AT_ONCE: usize = 200;
 /// Of what stands against a duplicate, so much is told at once.
@@ -79,7 +79,7 @@ fn check_terms(terms: &ReplicaTerms) -> Result<(), Problem> {
     Ok(())
 }
 
-pub(super) fn admit(
+pub(in crate::services) fn admit(
     tx: &mut Tx<'_>,
     fleet: &Fleet,
     account: AccountId,

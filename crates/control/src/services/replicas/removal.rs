@@ -10,6 +10,7 @@ use lucarne_model::{
     flow_log::FlowLog,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
+    recording::Recording,
     replication::{ObjectId, Replica, ReplicaState},
     security_group::{Peer, SecurityGroup},
     storage::VolumeState,
@@ -20,6 +21,7 @@ use crate::{
     records::{FlowLogCredentials, InstanceRecord, VolumeRecord},
     replica_records::{ReplicaRecord, Stage},
     store::{Resource, Scope, Tx},
+    trigger_records::TriggerRecord,
 };
 
 const ALL: Scope = Scope::Everything;
@@ -58,6 +60,8 @@ fn remove_network(tx: &mut Tx<'_>, id: VpcId) -> Result<(), Problem> {
             tx.delete(&kept)?;
         }
     }
+    delete_all::<TriggerRecord>(tx, id)?;
+    delete_all::<Recording>(tx, id)?;
     delete_all::<FlowLog>(tx, id)?;
     delete_all::<NetworkInterface>(tx, id)?;
     delete_all::<Subnet>(tx, id)?;

@@ -9,9 +9,9 @@ use std::{
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    ErrorCode, HostId, ReplicaId,
+    ErrorCode, HostId, Moment, ReplicaId,
     desired::{DesiredInstance, VolumeContent},
-    replica::{DesiredCut, DesiredDuplicate},
+    replica::{DesiredCut, DesiredDuplicate, DuplicateOrigin},
     replication::ObjectId,
 };
 
@@ -76,9 +76,17 @@ pub(crate) fn desired_cuts(tx: &Tx<'_>, host: HostId) -> Result<Vec<DesiredCut>,
 /// How far the replicas are whose duplicates a host has.
 #[derive(Debug, Default)]
 pub(crate) struct Stages {
-    replicas: BTreeMap<ReplicaId, Stage>,
+    replicas: BTreeMap<ReplicaId, Reached>,
     /// By duplicate.
     of: BTreeMap<ObjectId, DuplicateOf>,
+}
+
+/// How far one replica is.
+#[derive(Clone, Copy, Debug)]
+struct Reached {
+    stage: Stage,
+    /// When its sources had stood still.
+    cut: Option<Moment>,
 }
 
 impl Stages {
@@ -90,7 +98,7 @@ impl Stages {
         let mut replicas = BTreeMap::new();
         for id in ids {
             if let Some(record) = tx.find::<ReplicaRecord>(ALL, id)?.filter(|record| record.replica.state.lives()) {
-                replicas.insert(id, record.stage);
+                replicas.insert(id, Reached { stage: record.stage, cut: record.replica.taken });
             }
         }
         Ok(Self { replicas, of })
@@ -98,7 +106,7 @@ impl Stages {
 
     /// What is no duplicate is told of, and so is one whose replica is no more.
     fn is_told(&self, replica: Option<ReplicaId>) -> bool {
-        replica.and_then(|id| self.replicas.get(&id)).is_none_or(|stage| *stage >= Stage::Standing)
+        replica.and_then(|id| self.replicas.get(&id)).is_none_or(|reached| reached.stage >= Stage::Standing)
     }
 
     pub(crate) fn tells_of(&self, record: &InstanceRecord) -> bool {
@@ -112,7 +120,14 @@ impl Stages {
     /// What the instance's first start goes on from. Later ones boot.
     pub(crate) fn duplicate(&self, wanted: &DesiredInstance) -> Option<DesiredDuplicate> {
         let of = self.of.get(&wanted.id.into()).filter(|_| wanted.generation == FIRST)?;
-        of.desired(wanted.power, *self.replicas.get(&of.replica)?)
+        of.desired(wanted.power, self.replicas.get(&of.replica)?.stage)
+    }
+
+    /// What the instance is told of itself, at every start.
+    pub(crate) fn origin(&self, wanted: &DesiredInstance) -> Option<DuplicateOrigin> {
+        let of = self.of.get(&wanted.id.into())?;
+        let cut = self.replicas.get(&of.replica)?.cut;
+        Some(DuplicateOrigin { source: of.source, replica: of.replica, cut })
     }
 }
 
