@@ -11,7 +11,7 @@ use std::{
 use lucarne_api::{Problem, bodies::host::HostSettings};
 use lucarne_model::{
     Moment,
-    actual::{HostDescription, Report},
+    actual::{AskedStart, HostDescription, Report},
     desired::Desired,
     memory_report::MemoryReport,
     recording::ActualRecording,
@@ -105,12 +105,16 @@ async fn keep(layout: &Layout, desired: &Desired) {
     }
 }
 
+/// What is told beside what the owner of the loop knows.
+pub(crate) type Told =
+    (watch::Receiver<Option<MemoryReport>>, watch::Receiver<Vec<ActualRecording>>, watch::Receiver<Vec<AskedStart>>);
+
 /// Sends reports: soon after each change, in the long run a few in a second, at each heartbeat, and while an instance is on its
 /// way to another host whenever it is known how far.
 pub(crate) async fn send_reports(
     (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
     mut reports: watch::Receiver<Report>,
-    (mut memory, recordings): (watch::Receiver<Option<MemoryReport>>, watch::Receiver<Vec<ActualRecording>>),
+    (mut memory, recordings, mut starts): Told,
     settings: watch::Receiver<Option<HostSettings>>,
     coalesce: Duration,
     shutdown: CancellationToken,
@@ -122,6 +126,7 @@ pub(crate) async fn send_reports(
             report.dropped_frames = network.dropped_frames().await;
             report.memory = memory.borrow_and_update().clone();
             report.recordings.clone_from(&recordings.borrow());
+            report.starts.clone_from(&starts.borrow_and_update());
             let sent = Instant::now();
             match controller.report(&report).await {
                 Ok(()) => patience.answered(),
@@ -137,6 +142,7 @@ pub(crate) async fn send_reports(
                     Err(_) => return,
                 },
                 () = something_moves(&mut memory) => {}
+                () = something_is_asked(&mut starts) => {}
                 () = sleep_until(sent + heartbeat) => {}
             }
         }
@@ -153,6 +159,12 @@ async fn something_moves(memory: &mut watch::Receiver<Option<MemoryReport>>) {
         if memory.borrow_and_update().as_ref().is_some_and(|told| !told.moving.is_empty()) {
             return;
         }
+    }
+}
+
+async fn something_is_asked(starts: &mut watch::Receiver<Vec<AskedStart>>) {
+    if starts.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -144,6 +144,16 @@ pub struct Report {
     pub cuts: Vec<ActualCut>,
     #[serde(default)]
     pub recordings: Vec<ActualRecording>,
+    /// What this host was asked to start, by sealed requests that it judged; told until the controller wants it too.
+    #[serde(default)]
+    pub starts: Vec<AskedStart>,
+}
+
+/// An instance that is stopped, and the generation that another start is to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AskedStart {
+    pub instance: InstanceId,
+    pub generation: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

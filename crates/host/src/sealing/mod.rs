@@ -3,7 +3,7 @@
 //! In reading order: [`office`], which takes, refuses and remembers; what it keeps, in [`register`] over a [`journal`], on the
 //! [`shelf`], and as its [`standing_policy`], [`standing_requests`], [`owners`] and [`keys`] with [`reading`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
 //! which others speak with it; [`conversation`], [`errands`] and [`socket`], which bring what carriers ask; and [`machines`],
-//! which has the work done. [`watching`] says when something is unusual.
+//! which has the work done, a start of a guest by [`starting`]. [`watching`] says when something is unusual.
 
 mod beacons;
 mod conversation;
@@ -21,6 +21,7 @@ mod shelf;
 mod socket;
 mod standing_policy;
 mod standing_requests;
+mod starting;
 mod watching;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub(crate) use reading::AgreeingTpm;
 #[cfg(test)]
 pub(crate) use reading::ReadingKey;
 pub use socket::LocalOffice;
+pub(crate) use starting::Starting;
 
 use crate::controller::Controller;
 

@@ -20,7 +20,7 @@ use lucarne_model::{
 use lucarne_seal::{
     bounded::Whole,
     card::Beacon,
-    judge::{self, Held, Site},
+    judge::{self, Held, Life, Site},
     ledger::Mark,
     log::{Asked, BLINDING, Content, Opening, Record, Verdict},
     operation::{Layer, Operation, OperationName},
@@ -76,12 +76,13 @@ pub(crate) enum OfficeError {
     Policy(#[from] lucarne_seal::policy::PolicyError),
 }
 
-/// An instance that is here, by this host's own word.
+/// An instance that runs here or is stopped here, by this host's own word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Present {
     pub(crate) instance: InstanceId,
     pub(crate) account: AccountId,
     pub(crate) generation: u64,
+    pub(crate) life: Life,
 }
 
 /// What is to be done for a request that was taken.
@@ -339,7 +340,12 @@ impl Office {
         let present = self.instances.iter().find(|present| present.instance == instance)?;
         let is_its = self.owners.of(instance) == Some(present.account);
         let cosigned = self.policy.cosigned().contains(&present.account);
-        is_its.then_some(Held { account: present.account, generation: present.generation, cosigned })
+        is_its.then_some(Held {
+            account: present.account,
+            generation: present.generation,
+            life: present.life,
+            cosigned,
+        })
     }
 
     fn site(&self) -> Site {

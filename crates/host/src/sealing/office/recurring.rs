@@ -5,7 +5,7 @@
 
 use lucarne_model::{AccountId, Moment, Octets, sealing::SealStanding, storage::Digest};
 use lucarne_seal::{
-    judge::Admitted,
+    judge::{Admitted, Life},
     log::{Asked, Verdict},
     operation::Layer,
     receipt::{Outcome, Receipt},
@@ -165,7 +165,8 @@ impl Office {
         if standing.operation().name().layer() == Layer::Host {
             return vec![None];
         }
-        let here = self.instances.iter().filter(|one| standing.concerns(one.instance, one.account));
+        let runs = self.instances.iter().filter(|one| one.life == Life::Runs);
+        let here = runs.filter(|one| standing.concerns(one.instance, one.account));
         let target = |one: &super::Present| TargetInstance {
             id: one.instance,
             generation: one.generation,

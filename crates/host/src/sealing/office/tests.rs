@@ -85,7 +85,8 @@ impl Bed {
         let place = tempfile::tempdir().unwrap();
         let mut office = open_at(&place, clocks).unwrap();
         office.take_policy(&octets(&key(90).sign(&policy).unwrap()).into());
-        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]), NOW);
+        office
+            .see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2, life: Life::Runs }]), NOW);
         Self { place, office, now: clocks.now }
     }
 
@@ -94,7 +95,8 @@ impl Bed {
         let Self { place, office, now } = self;
         drop(office);
         let mut office = open(&place, NOW).unwrap();
-        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]), NOW);
+        office
+            .see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2, life: Life::Runs }]), NOW);
         Self { place, office, now }
     }
 
@@ -450,7 +452,8 @@ fn an_older_or_foreign_policy_changes_nothing() {
 #[test]
 fn whose_an_instance_is_does_not_change_while_it_is_here() {
     let mut bed = Bed::new();
-    bed.office.see(Arc::new(vec![Present { instance: INSTANCE, account: OTHER, generation: 2 }]), NOW);
+    bed.office
+        .see(Arc::new(vec![Present { instance: INSTANCE, account: OTHER, generation: 2, life: Life::Runs }]), NOW);
     let claimed = |it: &mut Terms| {
         if let Some(instance) = &mut it.target.instance {
             instance.account = OTHER;
