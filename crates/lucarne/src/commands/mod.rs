@@ -56,6 +56,7 @@ mod seal_result;
 mod seal_samples;
 mod seal_standing;
 mod seal_submit;
+mod seal_store;
 mod seal_way;
 pub(crate) mod security_group;
 pub(crate) mod storage;
