@@ -135,6 +135,23 @@ impl Scene {
         Ok(())
     }
 
+    /// The host's TPM said of which host a result is: by the key on the card that the operator vouches for.
+    fn check_quote(&self, verify: &[&str]) -> anyhow::Result<()> {
+        let (tenant, card) = (&self.tenants[0], "carrier/card");
+        let ask = ["seal", "host-key", "--instance", &self.instance, "--card-out", card, "--output", "json"];
+        let host: Value = serde_json::from_str(&self.cloud.run(tenant, &ask)?)?;
+        ensure!(host["quote"]["registers"].is_array() && host["tpm"]["endorsement_certificates"].is_array(), "{host}");
+        let quoted = ["--require-quote", card, "--authority", "authoriser/policy.pub", "--output", "json"];
+        let told: Value = serde_json::from_str(&self.cloud.run(tenant, &[verify, &quoted].concat())?)?;
+        let checked = &told["quote_checked"];
+        ensure!(checked["vouched"] == true && checked["tpm"] == "software" && checked["host"] == self.host, "{told}");
+        ensure!(checked["registers"].as_array().is_some_and(|registers| registers.len() == 7), "{told}");
+        // A card that another key vouches for is none.
+        let other = [&verify[..], &["--require-quote", card, "--authority", "authoriser/alice.pub"]].concat();
+        ensure!(self.cloud.run(tenant, &other).is_err(), "anybody may vouch for a card");
+        Ok(())
+    }
+
     /// The tenant's own sealed requests take its instance's power away and have it started again, by its controller's wish.
     fn stop_and_start(&self) -> anyhow::Result<()> {
         let (tenant, path) = (&self.tenants[0], format!("/v1/instances/{}", self.instance));
@@ -215,6 +232,7 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     );
     let verify = ["seal", "verify", &result, "--request", &good, "--host-key", "authoriser/guest.pub"];
     scene.cloud.run(&second, &verify)?;
+    scene.check_quote(&verify)?;
     // Attacks: replay, another host's, another tenant's key, and another tenant as the carrier.
     scene.refused(&scene.operator, &good, &[])?;
     let elsewhere = scene.request("elsewhere", "tina", "host-00000000000000001")?;

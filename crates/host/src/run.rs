@@ -38,7 +38,7 @@ use crate::{
     network::{Network, NoNetwork},
     peers::Peers,
     prover::Prover,
-    sealing::{AgreeingTpm, Heard, Machines, Reading, SealSettings, Sealing, Starting},
+    sealing::{AgreeingTpm, Heard, Machines, Quoting, Reading, SealSettings, Sealing, Starting},
     settings::{DriverKind, SealRecipient, Settings},
     simulated_network::SimulatedNetwork,
     spool,
@@ -154,10 +154,12 @@ fn seal_settings(settings: &Settings, measuring: Option<&Arc<Measuring>>) -> Sea
         SealRecipient::File => false,
     };
     let tpm = measuring.filter(|_| in_tpm).map(|measuring| measuring.clone() as Arc<dyn AgreeingTpm>);
+    let quoting = measuring.map(|measuring| Quoting::by(measuring.clone()));
     SealSettings {
         policy_key: settings.seal_policy_key.clone(),
         space: settings.seal_space,
         reading: Reading { epoch: settings.seal_epoch, tpm },
+        quoting: quoting.unwrap_or_default(),
     }
 }
 

@@ -51,7 +51,8 @@ impl Office {
         // Its place in the log is the next one: nothing else is entered in between.
         let log_index = self.register.head(self.host, now).size;
         let (request, outcome) = (id.clone(), Outcome::Stands);
-        let receipt = Receipt { request, host: self.host, time: now, log_index, occurrence: None, outcome };
+        let (occurrence, quote) = (None, None);
+        let receipt = Receipt { request, host: self.host, time: now, log_index, occurrence, outcome, quote };
         let receipt = match signed(self.keys.of(standing.operation().name().layer()), &receipt) {
             Ok(receipt) => receipt,
             Err(error) => return self.unavailable(&error),

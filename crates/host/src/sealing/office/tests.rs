@@ -179,7 +179,7 @@ fn open(place: &TempDir, now: Moment) -> Result<Office, OfficeError> {
     open_at(place, clocks_at(now))
 }
 fn open_at(place: &TempDir, clocks: Clocks) -> Result<Office, OfficeError> {
-    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public())), Reading::default(), SPACE, clocks)
+    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public()), None), Reading::default(), SPACE, clocks)
 }
 fn octets(envelope: &Envelope) -> Vec<u8> {
     canonical::write(envelope).unwrap()
@@ -211,7 +211,7 @@ fn a_good_request_has_a_result_with_a_receipt_and_its_place_in_the_log() {
     );
     let done = seal(&work, &work.out, b"a secret");
     let result = tally(&work.out).unwrap();
-    bed.office.end(&work.id, Ok((done, result)), NOW);
+    bed.office.end(&work.id, Ok(Carried::unquoted(&work, done, result)), NOW);
     let (receipt, length) = bed.over(&work.id);
     let envelope: Envelope = canonical::read(&request).unwrap();
     assert_eq!((receipt.request.clone(), receipt.log_index), (RequestId::of(&envelope), 0));

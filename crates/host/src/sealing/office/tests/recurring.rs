@@ -52,7 +52,7 @@ fn times(bed: &Bed, id: &RequestId, carrier: Carrier) -> Option<Vec<Digest>> {
 fn finish(bed: &mut Bed, work: &Work, after: Duration) {
     let done = seal(work, &work.out, b"a secret");
     let result = tally(&work.out).unwrap();
-    bed.office.end(&work.id, Ok((done, result)), NOW.plus(after));
+    bed.office.end(&work.id, Ok(Carried::unquoted(work, done, result)), NOW.plus(after));
 }
 
 #[test]
