@@ -8,6 +8,7 @@ mod frames;
 mod proofs;
 mod records;
 mod seals;
+mod walks;
 
 /// A reader, and what it is tried with.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +20,7 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "ipfix", run: records::ipfix, seeds: records::ipfix_seeds },
     Target { name: "foreign-flows", run: records::foreign, seeds: records::foreign_seeds },
     Target { name: "switch", run: frames::switch, seeds: frames::seeds },
@@ -32,6 +33,8 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "sealed-requests", run: seals::requests, seeds: seals::request_seeds },
     Target { name: "ssh-signatures", run: seals::ssh, seeds: seals::ssh_seeds },
     Target { name: "age-files", run: seals::age, seeds: seals::age_seeds },
+    Target { name: "seal-statements", run: seals::statements, seeds: seals::statement_seeds },
+    Target { name: "page-tables", run: walks::page_tables, seeds: walks::page_table_seeds },
 ];
 
 /// The target of that name.

@@ -1,19 +1,25 @@
-//! What sealed operations read of strangers: requests, SSH signatures and keys, headers of age files.
+//! What sealed operations read of strangers: requests, SSH signatures and keys, headers of age files, and what hosts and operators signed.
 
 use lucarne_attest::{
     canonical,
-    signing::{Envelope, SigningKey},
+    signing::{Envelope, SigningKey, Statement},
 };
 use lucarne_model::{AccountId, HostId, InstanceId, Moment};
 use lucarne_seal::{
     age::{Header, Identity, Recipient, Seed, reader::Reader, writer::Writer},
+    card::{Beacon, Card},
+    judge,
     key::VerifyingKey,
     operation::{Operation, OperationName},
     padding::Padding,
+    policy::Policy,
+    receipt::{Outcome, Receipt},
     request::{Nonce, Request, ResultTerms, Target, TargetInstance, Terms},
     sshsig,
+    standing::Standing,
     trust::{Channel, Enrolled, Trust, read_envelope},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 const NOW: Moment = Moment::from_secs(1500);
@@ -121,4 +127,70 @@ pub(crate) fn age_seeds() -> Vec<Vec<u8>> {
         Some(out)
     };
     [&b""[..], b"a secret"].into_iter().filter_map(file).collect()
+}
+
+/// What readers, carriers and hosts believe: receipts, cards, beacons, standing requests and policies. None has a second text, none is
+/// two of them, and what opens by a key is what its text says.
+pub(crate) fn statements(octets: &[u8]) -> bool {
+    let Ok(envelope) = canonical::read::<Envelope>(octets) else { return false };
+    let Some(key) = key() else { return false };
+    let receipt = statement::<Receipt>(&envelope);
+    if let (Some(said), Some(asked)) = (&receipt, asked())
+        && let Ok(opened) = Receipt::open(&envelope, &key.public(), &asked)
+    {
+        assert_eq!(opened, *said);
+        assert_eq!(opened.request, judge::name(&canonical::write(&asked).unwrap_or_default()));
+    }
+    let card = statement::<Card>(&envelope);
+    if let (Some(said), Ok(opened)) = (&card, Card::open(&envelope, None)) {
+        assert_eq!(opened, *said);
+    }
+    let policy = statement::<Policy>(&envelope);
+    if let Ok((taken, _)) = Policy::accept(octets, &key.public(), 0) {
+        assert_eq!(Some(taken), policy);
+    }
+    let understood = [
+        receipt.is_some(),
+        card.is_some(),
+        policy.is_some(),
+        statement::<Beacon>(&envelope).is_some(),
+        statement::<Standing>(&envelope).is_some(),
+    ];
+    let count = understood.iter().filter(|it| **it).count();
+    assert!(count <= 1, "one text is several statements");
+    count == 1
+}
+
+/// The payload as that statement, if it is one; another parser, that knows nothing of ours, understands the same.
+fn statement<T: Statement + DeserializeOwned + Serialize>(envelope: &Envelope) -> Option<T> {
+    let said = canonical::read::<T>(&envelope.payload).ok()?;
+    let loose: Result<serde_json::Value, _> = serde_json::from_slice(&envelope.payload);
+    assert_eq!(loose.ok(), serde_json::to_value(&said).ok(), "another parser understands something else");
+    Some(said)
+}
+
+/// The request that receipts are of.
+fn asked() -> Option<Envelope> {
+    canonical::read(request_seeds().first()?).ok()
+}
+
+pub(crate) fn statement_seeds() -> Vec<Vec<u8>> {
+    let made = || -> Option<Vec<Vec<u8>>> {
+        let (key, host) = (key()?, HostId::from_bits(1));
+        let receipt = Receipt {
+            request: judge::name(request_seeds().first()?),
+            host,
+            time: NOW,
+            log_index: 7,
+            occurrence: None,
+            outcome: Outcome::Refused,
+            quote: None,
+        };
+        let beacon = Beacon { host, nonce: Nonce::new([3; 16]), time: NOW };
+        let card = Card::make(host, (&key, &key), (recipients()[0].clone(), 1), None).ok()?;
+        let policy = Policy { version: 3, ..Policy::default() };
+        let envelopes = [key.sign(&receipt).ok()?, key.sign(&beacon).ok()?, card, key.sign(&policy).ok()?];
+        envelopes.iter().map(|envelope| canonical::write(envelope).ok()).collect()
+    };
+    made().unwrap_or_default()
 }

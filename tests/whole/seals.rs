@@ -135,6 +135,42 @@ impl Scene {
         Ok(())
     }
 
+    /// The host's TPM said of which host a result is: by the key on the card that the operator vouches for.
+    fn check_quote(&self, verify: &[&str]) -> anyhow::Result<()> {
+        let (tenant, card) = (&self.tenants[0], "carrier/card");
+        let ask = ["seal", "host-key", "--instance", &self.instance, "--card-out", card, "--output", "json"];
+        let host: Value = serde_json::from_str(&self.cloud.run(tenant, &ask)?)?;
+        ensure!(host["quote"]["registers"].is_array() && host["tpm"]["endorsement_certificates"].is_array(), "{host}");
+        let quoted = ["--require-quote", card, "--authority", "authoriser/policy.pub", "--output", "json"];
+        let told: Value = serde_json::from_str(&self.cloud.run(tenant, &[verify, &quoted].concat())?)?;
+        let checked = &told["quote_checked"];
+        ensure!(checked["vouched"] == true && checked["tpm"] == "software" && checked["host"] == self.host, "{told}");
+        ensure!(checked["registers"].as_array().is_some_and(|registers| registers.len() == 7), "{told}");
+        // A card that another key vouches for is none.
+        let other = [&verify[..], &["--require-quote", card, "--authority", "authoriser/alice.pub"]].concat();
+        ensure!(self.cloud.run(tenant, &other).is_err(), "anybody may vouch for a card");
+        Ok(())
+    }
+
+    /// The tenant's own sealed requests take its instance's power away and have it started again, by its controller's wish.
+    fn stop_and_start(&self) -> anyhow::Result<()> {
+        let (tenant, path) = (&self.tenants[0], format!("/v1/instances/{}", self.instance));
+        let generation = self.generation.to_string();
+        let target = ["--instance", &self.instance, "--generation", &generation, "--account", &tenant.account];
+        let target = [&target[..], &["--host", &self.host, "--host-key", "authoriser/guest.pub"]].concat();
+        self.submit(tenant, &self.write("stop", "tina", "guest.stop", &target)?, &[])?;
+        tenant.await_state(&path, "state", "stopped", PATIENCE).with_context(|| self.cloud.logs())?;
+        // Of what does not run nothing else is asked.
+        self.refused(tenant, &self.request("stopped", "tina", &self.host)?, &[])?;
+        let started = self.submit(tenant, &self.write("start", "tina", "guest.start", &target)?, &[])?;
+        let told: Value = serde_json::from_slice(&decrypt(&self.path(&started), &self.path("reader/key"))?)?;
+        ensure!(told["result"] == json!({"changed": true, "generation": self.generation + 1}), "{told}");
+        let running = tenant.await_state(&path, "state", "running", PATIENCE).with_context(|| self.cloud.logs())?;
+        ensure!(running["generation"] == self.generation + 1, "{running}");
+        // It was started once, and what started it starts nothing more.
+        self.refused(tenant, "carrier/start.json", &[])
+    }
+
     /// Entries of the log, with proofs.
     fn log(&self, by: &Api, of: &[&str]) -> anyhow::Result<Vec<Value>> {
         let fixed = ["seal", "log", "--verify", "--host-key", "authoriser/guest.pub", "--output", "json"];
@@ -196,6 +232,7 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     );
     let verify = ["seal", "verify", &result, "--request", &good, "--host-key", "authoriser/guest.pub"];
     scene.cloud.run(&second, &verify)?;
+    scene.check_quote(&verify)?;
     // Attacks: replay, another host's, another tenant's key, and another tenant as the carrier.
     scene.refused(&scene.operator, &good, &[])?;
     let elsewhere = scene.request("elsewhere", "tina", "host-00000000000000001")?;
@@ -245,6 +282,7 @@ fn a_tenants_sealed_request_is_carried_out_once_and_only_its_reader_opens_what_c
     let snapshot = eventually("what is unusual is answered", PATIENCE, snapshot).with_context(|| scene.cloud.logs())?;
     let health: Value = serde_json::from_slice(&decrypt(&snapshot, &scene.path("reader/key"))?)?;
     ensure!(health["operation"] == "host.health", "{health}");
+    scene.stop_and_start()?;
     // With the controller away, on the host itself.
     let local = scene.health("local")?;
     scene.cloud.kill_controller();

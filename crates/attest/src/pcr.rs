@@ -30,6 +30,9 @@ pub const GUEST: u8 = 23;
 /// What a quote of ours is taken over.
 pub const QUOTED: [u8; 8] = [FIRMWARE, HARDWARE, OPTION_ROMS, KERNEL_COMMAND_LINE, KERNEL, HYPERVISOR, AGENT, GUEST];
 
+/// What a quote of the host alone is taken over.
+pub const HOST: [u8; 7] = [FIRMWARE, HARDWARE, OPTION_ROMS, KERNEL_COMMAND_LINE, KERNEL, HYPERVISOR, AGENT];
+
 /// The register that a component is extended into.
 pub const fn of(component: Component) -> u8 {
     match component {

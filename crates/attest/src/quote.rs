@@ -75,9 +75,20 @@ impl Quote<'_> {
         values: &Values,
         registers: &[u8],
     ) -> Result<Attest, QuoteError> {
+        self.verify_for(ak, &purpose.qualifying_data(), values, registers)
+    }
+
+    /// The same of a quote that is for something else than a launch.
+    pub fn verify_for(
+        &self,
+        ak: &Public,
+        qualifying_data: &[u8; 32],
+        values: &Values,
+        registers: &[u8],
+    ) -> Result<Attest, QuoteError> {
         let attest = self.verify_signature(ak)?;
         check_generated(&attest)?;
-        check_purpose(&attest, purpose)?;
+        check_qualifying(&attest, qualifying_data)?;
         check_values(&attest, values, registers)?;
         Ok(attest)
     }
@@ -113,7 +124,11 @@ pub fn check_generated(attest: &Attest) -> Result<(), QuoteError> {
 
 /// Whether it answers this question.
 pub fn check_purpose(attest: &Attest, purpose: &Purpose<'_>) -> Result<(), QuoteError> {
-    if attest.qualifying == purpose.qualifying_data() { Ok(()) } else { Err(QuoteError::OtherPurpose) }
+    check_qualifying(attest, &purpose.qualifying_data())
+}
+
+fn check_qualifying(attest: &Attest, qualifying_data: &[u8; 32]) -> Result<(), QuoteError> {
+    if attest.qualifying == qualifying_data { Ok(()) } else { Err(QuoteError::OtherPurpose) }
 }
 
 /// Whether it is over these values in the SHA-256 bank, and over all of `registers`.

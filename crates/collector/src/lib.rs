@@ -81,6 +81,7 @@ pub use pace::Pace;
 pub use part::{Effort, Writer};
 pub use receipts::{ReceiptPage, ReceiptsError};
 pub use recovery::RecoveryError;
+pub use s3::{UploadError, Uploads};
 pub use secret_box::{SealedSecret, SecretBox, SecretError};
 pub use shelf::{PartStore, ShelfError};
 pub use sql::{EngineError, SqlError};

@@ -181,7 +181,9 @@ impl Fleet {
     /// Whether `report` says anything that changes records, and that the last one did not. What it counts is taken note of.
     pub(crate) fn is_news(&self, host: HostId, report: &Report) -> bool {
         let same = |old: &Report| {
-            old.version == report.version
+            // As long as a host asks for something, what became of it is looked at anew.
+            report.starts.is_empty()
+                && old.version == report.version
                 && old.capacity == report.capacity
                 && old.instances == report.instances
                 && old.volumes == report.volumes
@@ -335,6 +337,7 @@ mod tests {
             memory: None,
             warm_states: Vec::new(),
             cuts: Vec::new(),
+            starts: Vec::new(),
         };
         let first = report(vec![actual(1, ActualState::Preparing), actual(2, ActualState::Running)]);
         assert!(fleet.is_news(HOST, &first));

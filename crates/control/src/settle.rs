@@ -6,7 +6,7 @@
 
 use lucarne_model::{
     ErrorCode,
-    actual::{ActualInstance, ActualSnapshot, ActualState, ActualVolume},
+    actual::{ActualInstance, ActualSnapshot, ActualState, ActualVolume, AskedStart},
     instance::{Instance, InstanceState, StateReason},
     storage::{Snapshot, SnapshotState, Volume, VolumeState},
 };
@@ -25,6 +25,11 @@ pub(crate) fn instance(instance: &Instance, actual: &ActualInstance) -> Option<(
         (State::Stopping, Is::Stopped | Is::Failed) => Some((State::Stopped, None)),
         _ => None,
     }
+}
+
+/// Whether another start follows from what the host was asked: the generation that was meant is over, and stopped it still is.
+pub(crate) fn is_to_start(instance: &Instance, asked: &AskedStart) -> bool {
+    instance.state == InstanceState::Stopped && instance.generation == asked.generation
 }
 
 fn why_failed(actual: &ActualInstance) -> StateReason {

@@ -13,10 +13,11 @@ use futures::future::join_all;
 use lucarne_api::bodies::host::HostSettings;
 use lucarne_model::{
     ErrorCode, InstanceId, Moment,
-    actual::{HostDescription, Report},
-    desired::{Desired, DesiredInstance, DesiredMigration},
+    actual::{AskedStart, HostDescription, Report},
+    desired::{Desired, DesiredInstance, DesiredMigration, Power},
     warm::Began,
 };
+use lucarne_seal::judge::Life;
 use lucarne_vmm::driver::{Driver, Machine, MachineEvent, MachineSpec, Origin, Stop};
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -72,6 +73,7 @@ pub struct Agent {
     settings: watch::Receiver<Option<HostSettings>>,
     desired: watch::Receiver<Arc<Desired>>,
     present: watch::Receiver<Arc<Vec<Present>>>,
+    starts: Arc<watch::Sender<Vec<AskedStart>>>,
     hello_again: Arc<Notify>,
 }
 
@@ -142,6 +144,7 @@ impl Agent {
         let (memory_reports, memory_reported) = watch::channel(None);
         let (recorded, recordings_reported) = watch::channel(Vec::new());
         let (replayed, replays_reported) = watch::channel(Vec::new());
+        let (starts, asked_starts) = watch::channel(Vec::new());
         let hello_again = Arc::new(Notify::new());
         let word = Word { desired: wished.clone(), settings: settings.clone() };
         let (layout, asked, also) = (folder.layout().clone(), wished.clone(), wished.clone());
@@ -191,14 +194,14 @@ impl Agent {
             tokio::spawn(links::send_reports(
                 (controller, network),
                 reported,
-                (memory_reported, recordings_reported, replays_reported),
+                (memory_reported, recordings_reported, replays_reported, asked_starts),
                 settings.clone(),
                 pace.coalesce,
                 shutdown.clone(),
             )),
         ];
         let owner = tokio::spawn(owner.run(shutdown));
-        Self { owner, links, settings, desired: also, present: are_present, hello_again }
+        Self { owner, links, settings, desired: also, present: are_present, starts: Arc::new(starts), hello_again }
     }
 
     /// What the controller says to this host; none until it has answered.
@@ -211,9 +214,14 @@ impl Agent {
         self.desired.clone()
     }
 
-    /// The instances that run here, whose they are, and in which start.
+    /// The instances that run here or are stopped here, whose they are, and in which start.
     pub(crate) fn present(&self) -> watch::Receiver<Arc<Vec<Present>>> {
         self.present.clone()
+    }
+
+    /// What the controller is to be asked to start.
+    pub(crate) fn starts(&self) -> Arc<watch::Sender<Vec<AskedStart>>> {
+        self.starts.clone()
     }
 
     /// Notified, it makes the agent say hello again, by which [`settings`](Self::settings) become what they are by now.
@@ -457,13 +465,27 @@ fn governed(desired: &Desired, known: &Known) -> Vec<Governed> {
     here.map(governed).collect()
 }
 
-/// What runs here and nowhere else.
+/// What runs here and nowhere else, or is stopped here.
 fn present(desired: &Desired, known: &Known) -> Vec<Present> {
     let present = |wanted: &DesiredInstance| {
-        let running = known.running.get(&wanted.id).filter(|running| running.standing == Standing::Runs)?;
-        Some(Present { instance: wanted.id, account: wanted.account, generation: running.generation })
+        let (generation, life) = match known.running.get(&wanted.id) {
+            Some(running) if running.standing == Standing::Runs => (running.generation, Life::Runs),
+            None if is_stopped(wanted, known) => (wanted.generation, Life::Stopped),
+            Some(_) | None => return None,
+        };
+        Some(Present { instance: wanted.id, account: wanted.account, generation, life })
     };
     desired.instances.iter().filter_map(present).collect()
+}
+
+/// Of one that does not run: whether that is as it should be, by its controller's wish or because its generation is over.
+fn is_stopped(wanted: &DesiredInstance, known: &Known) -> bool {
+    wanted.migration.is_none()
+        && match wanted.power {
+            Power::Stopped | Power::Off => true,
+            Power::Running => known.ledger.is_over(wanted.id, wanted.generation),
+            Power::Absent => false,
+        }
 }
 
 async fn until(look: Option<Instant>) {

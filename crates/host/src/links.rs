@@ -11,7 +11,7 @@ use std::{
 use lucarne_api::{Problem, bodies::host::HostSettings};
 use lucarne_model::{
     Moment,
-    actual::{HostDescription, Report},
+    actual::{AskedStart, HostDescription, Report},
     desired::Desired,
     memory_report::MemoryReport,
     recording::ActualRecording,
@@ -106,16 +106,20 @@ async fn keep(layout: &Layout, desired: &Desired) {
     }
 }
 
-/// What others tell of memory, of recordings and of replays.
-type Told =
-    (watch::Receiver<Option<MemoryReport>>, watch::Receiver<Vec<ActualRecording>>, watch::Receiver<Vec<ActualReplay>>);
+/// What others tell of memory, of recordings and of replays, and what the host was asked to start.
+pub(crate) type Told = (
+    watch::Receiver<Option<MemoryReport>>,
+    watch::Receiver<Vec<ActualRecording>>,
+    watch::Receiver<Vec<ActualReplay>>,
+    watch::Receiver<Vec<AskedStart>>,
+);
 
 /// Sends reports: soon after each change, in the long run a few in a second, at each heartbeat, and while an instance is on its
 /// way to another host whenever it is known how far; and whenever a replay has come further.
 pub(crate) async fn send_reports(
     (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
     mut reports: watch::Receiver<Report>,
-    (mut memory, recordings, mut replays): Told,
+    (mut memory, recordings, mut replays, mut starts): Told,
     settings: watch::Receiver<Option<HostSettings>>,
     coalesce: Duration,
     shutdown: CancellationToken,
@@ -128,6 +132,7 @@ pub(crate) async fn send_reports(
             report.memory = memory.borrow_and_update().clone();
             report.recordings.clone_from(&recordings.borrow());
             report.replays.clone_from(&replays.borrow_and_update());
+            report.starts.clone_from(&starts.borrow_and_update());
             let sent = Instant::now();
             match controller.report(&report).await {
                 Ok(()) => patience.answered(),
@@ -144,6 +149,7 @@ pub(crate) async fn send_reports(
                 },
                 () = something_moves(&mut memory) => {}
                 () = is_told_anew(&mut replays) => {}
+                () = is_told_anew(&mut starts) => {}
                 () = sleep_until(sent + heartbeat) => {}
             }
         }

@@ -38,7 +38,7 @@ use crate::{
     network::{Network, NoNetwork},
     peers::Peers,
     prover::Prover,
-    sealing::{AgreeingTpm, Heard, Machines, Reading, SealSettings, Sealing},
+    sealing::{AgreeingTpm, Heard, Machines, Quoting, Reading, SealSettings, Sealing, Starting},
     settings::{DriverKind, SealRecipient, Settings},
     simulated_network::SimulatedNetwork,
     spool,
@@ -97,10 +97,10 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let seals = seal_settings(&settings, measuring.as_ref());
     let prover = measuring.clone().map(|measuring| measuring as Arc<dyn Prover>);
     let parts = Parts { driver, network: network.clone(), memory, prover, unwoken, controller, peers, host };
-    let machines =
-        Machines { host: id, driver: parts.driver.clone(), layout: layout.clone(), network: network.clone() };
-    let carrier = parts.controller.clone();
+    let (driver, carrier) = (parts.driver.clone(), parts.controller.clone());
     let agent = Agent::start(parts, folder, settings.pace, settings.at_end, shutdown.clone()).await?;
+    let starting = Starting::new(agent.starts(), agent.present());
+    let machines = Machines { host: id, driver, layout: layout.clone(), network: network.clone(), starting };
     let heard = Heard { present: agent.present(), desired: agent.desired() };
     let sealing = Sealing::start(machines, seals, heard, carrier, shutdown).await;
     let end_of_export = CancellationToken::new();
@@ -154,10 +154,12 @@ fn seal_settings(settings: &Settings, measuring: Option<&Arc<Measuring>>) -> Sea
         SealRecipient::File => false,
     };
     let tpm = measuring.filter(|_| in_tpm).map(|measuring| measuring.clone() as Arc<dyn AgreeingTpm>);
+    let quoting = measuring.map(|measuring| Quoting::by(measuring.clone()));
     SealSettings {
         policy_key: settings.seal_policy_key.clone(),
         space: settings.seal_space,
         reading: Reading { epoch: settings.seal_epoch, tpm },
+        quoting: quoting.unwrap_or_default(),
     }
 }
 

@@ -611,8 +611,14 @@ pub(crate) const SEALED_RESULT_COLUMNS: &[Column] = &[
     ("DETAIL", "detail"),
 ];
 
-pub(crate) const SEALED_FLEET_COLUMNS: &[Column] =
-    &[("HOST", "host"), ("OUTCOME", "outcome"), ("RESULT", "result"), ("OCTETS", "octets"), ("DETAIL", "detail")];
+pub(crate) const SEALED_FLEET_COLUMNS: &[Column] = &[
+    ("HOST", "host"),
+    ("OUTCOME", "outcome"),
+    ("RESULT", "result"),
+    ("OCTETS", "octets"),
+    ("DELIVERED", "delivered"),
+    ("DETAIL", "detail"),
+];
 
 pub(crate) const SEAL_LOG_COLUMNS: &[Column] = &[
     ("INDEX", "index"),

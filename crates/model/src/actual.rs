@@ -147,6 +147,16 @@ pub struct Report {
     pub recordings: Vec<ActualRecording>,
     #[serde(default)]
     pub replays: Vec<ActualReplay>,
+    /// What this host was asked to start, by sealed requests that it judged; told until the controller wants it too.
+    #[serde(default)]
+    pub starts: Vec<AskedStart>,
+}
+
+/// An instance that is stopped, and the generation that another start is to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AskedStart {
+    pub instance: InstanceId,
+    pub generation: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -17,6 +17,18 @@ pub struct PcrValue {
     pub value: Digest,
 }
 
+/// What a host's TPM said of its registers, bound to what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterQuote {
+    /// TPMS_ATTEST of the kind quote.
+    pub message: Octets,
+    /// TPMT_SIGNATURE over `message` by the attestation key.
+    pub signature: Octets,
+    /// The registers that were quoted, ascending.
+    pub registers: Vec<PcrValue>,
+}
+
 /// How the attestation key was proved to live in the TPM that the endorsement key names: what was asked with
 /// `MakeCredential` and what the host answered after `ActivateCredential`. It binds whoever believes the asker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

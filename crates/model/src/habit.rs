@@ -12,6 +12,12 @@ pub struct Habit {
 }
 
 impl Habit {
+    /// The one that was learnt before, if it could have been.
+    pub fn of(mean: f64, variance: f64, count: u32) -> Option<Self> {
+        let is_one = mean.is_finite() && variance.is_finite() && variance >= 0.0;
+        is_one.then_some(Self { mean, variance, count })
+    }
+
     /// Takes one more figure, which weighs so much beside all before it.
     pub fn learn(&mut self, figure: f64, weight: f64) {
         self.count = self.count.saturating_add(1);
@@ -24,6 +30,9 @@ impl Habit {
 
     pub const fn mean(&self) -> f64 {
         self.mean
+    }
+    pub const fn variance(&self) -> f64 {
+        self.variance
     }
     /// The standard deviation.
     pub fn deviation(&self) -> f64 {

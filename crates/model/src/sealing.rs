@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, InstanceId, Moment, Octets, storage::Digest};
+use crate::{AccountId, InstanceId, Moment, Octets, evidence::RegisterQuote, storage::Digest};
 
 /// The longest question, in octets: a policy of 512 KiB in base64, and some.
 pub const MOST_QUESTION: usize = 768 << 10;
@@ -118,6 +118,9 @@ pub struct SealHost {
     pub policy: u64,
     /// Whether it takes only requests that name a beacon, since its clock was moved.
     pub clock_doubtful: bool,
+    /// What its TPM says of it since the beacon, which it is asked for with; none where there is no TPM that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<RegisterQuote>,
 }
 
 /// A part of a host's log.

@@ -6,13 +6,16 @@
 
 use std::collections::BTreeMap;
 
-use lucarne_model::{HostId, Moment};
-use lucarne_statement::signing::{Envelope, EnvelopeSignature, PublicKey, SigningError, SigningKey, Statement};
+use lucarne_model::{HostId, Moment, tpm::PresentedTpm};
+use lucarne_statement::{
+    sha256,
+    signing::{Envelope, EnvelopeSignature, PublicKey, SigningError, SigningKey, Statement},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{age::Recipient, key::VerifyingKey, operation::Layer, request::Nonce};
 
-/// A host, the key that answers for each of its layers, and how what only it can read is sealed.
+/// A host, the key that answers for each of its layers, how what only it can read is sealed, and its TPM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
@@ -22,6 +25,9 @@ pub struct Card {
     pub recipient: Recipient,
     /// Which of the recipients that follow each other: what was sealed to one before opens no more.
     pub epoch: u32,
+    /// Its TPM, whose attestation key signs quotes, with what its maker says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<PresentedTpm>,
 }
 
 impl Statement for Card {
@@ -34,11 +40,12 @@ impl Card {
         host: HostId,
         (guest, own): (&SigningKey, &SigningKey),
         (recipient, epoch): (Recipient, u32),
+        tpm: Option<PresentedTpm>,
     ) -> Result<Envelope, SigningError> {
         let key = |key: &SigningKey| VerifyingKey::Ed25519(key.public());
         let keys =
             BTreeMap::from([(Layer::Guest, key(guest)), (Layer::Hypervisor, key(guest)), (Layer::Host, key(own))]);
-        Ok(own.sign_too(guest.sign(&Self { host, keys, recipient, epoch })?))
+        Ok(own.sign_too(guest.sign(&Self { host, keys, recipient, epoch, tpm })?))
     }
 
     /// The card, if each of its keys signed it; and, where `authority` is given, if that key signed it too.
@@ -68,6 +75,12 @@ impl Card {
     }
 }
 
+/// What a TPM is given to sign with the registers so that its host is known to be so since a beacon: SHA-256 over a domain and the
+/// beacon as it is carried.
+pub fn qualifying_data(beacon: &[u8]) -> [u8; 32] {
+    sha256(&[b"lucarne seal beacon v1\n", beacon])
+}
+
 /// Octets that a host said at a time, and nobody could know before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_card_is_believed_when_all_its_keys_signed_it_and_the_operators_where_that_is_pinned() {
-        let card = Card::make(HOST, (&key(1), &key(2)), (recipient(), 0)).expect("a card");
+        let card = Card::make(HOST, (&key(1), &key(2)), (recipient(), 0), None).expect("a card");
         assert_eq!(Card::open(&card, None).map(|card| card.host), Ok(HOST));
         assert!(Card::open(&card, Some(&key(3).public())).is_err());
         let vouched = key(3).sign_too(card.clone());
@@ -98,7 +111,7 @@ mod tests {
         let word = vouched.signatures.last().expect("it was signed");
         assert_eq!(Card::with_word(card.clone(), word, &key(3).public()), Some(vouched.clone()));
         assert_eq!(Card::with_word(card.clone(), word, &key(4).public()), None);
-        let later = Card::make(HOST, (&key(1), &key(2)), (recipient(), 1)).expect("a card");
+        let later = Card::make(HOST, (&key(1), &key(2)), (recipient(), 1), None).expect("a card");
         assert_eq!(Card::with_word(later, word, &key(3).public()), None);
         let mut half = card;
         half.signatures.pop();

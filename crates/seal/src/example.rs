@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{
     age::{Identity, Recipient},
     grant::Grants,
-    judge::{Held, Rules, Site},
+    judge::{Held, Life, Rules, Site},
     key::VerifyingKey,
     operation::{Layer, Operation, OperationName},
     padding::Padding,
@@ -76,7 +76,7 @@ pub(crate) fn rules() -> Rules {
 }
 
 pub(crate) fn site() -> Site {
-    let held = Held { account: TENANT, generation: 2, cosigned: false };
+    let held = Held { account: TENANT, generation: 2, life: Life::Runs, cosigned: false };
     Site {
         host: HOST,
         keys: BTreeMap::from([

@@ -1,9 +1,11 @@
 //! How hosts and guests do: what is measured of them, what each is used to, and when something is unusual.
 //!
-//! Owns the table of measures, the baselines and the comparison with them. Measuring is the host's. What comes of something unusual is
+//! Owns the table of measures, the baselines and the comparison with them; as a text that outlives an agent they are [`kept`]. Measuring is the host's. What comes of something unusual is
 //! for those who signed a standing request that watches for it: its operation is carried out at once, and its result is sealed.
 
-use std::collections::BTreeMap;
+pub mod kept;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use lucarne_model::Habit;
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,8 @@ use crate::bounded::Whole;
 /// The most that a threshold says: more than any measure has.
 pub const MOST_VALUE: u64 = 1 << 53;
 const DAY: u64 = 86_400;
+/// More kinds of guests than a host has.
+const MOST_CLASSES: usize = 256;
 /// Measurements that a baseline is learnt from before anything deviates from it: two minutes of them.
 const LEARN: u32 = 120;
 /// The weight of a new one: of what is measured each second, an hour ago counts about a third.
@@ -93,7 +97,7 @@ impl std::fmt::Display for Figure {
 }
 
 /// What hosts and guests are used to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Baselines(BTreeMap<(Class, Measure), Habit>);
 
 impl Baselines {
@@ -112,9 +116,13 @@ impl Baselines {
         }
     }
 
-    /// Forgets the classes that nothing is of any more.
-    pub fn retain(&mut self, is_there: impl Fn(&Class) -> bool) {
-        self.0.retain(|(class, _), _| is_there(class));
+    /// Where there are more classes than a host has, forgets those that nothing is of any more. Else they stay: what is usual of
+    /// a kind is so again when the next guest of it comes.
+    pub fn bound(&mut self, is_there: impl Fn(&Class) -> bool) {
+        let classes: BTreeSet<&Class> = self.0.keys().map(|(class, _)| class).collect();
+        if classes.len() > MOST_CLASSES {
+            self.0.retain(|(class, _), _| is_there(class));
+        }
     }
 }
 
@@ -182,7 +190,12 @@ mod tests {
         assert!(watch(None, None).unusual(&[spike]).is_none());
         let kind = baselines.take(&Class::Kind("another".to_owned()), Measure::Processors, 900);
         assert!(watch(None, Some(2)).unusual(&[kind]).is_none());
-        baselines.retain(|class| *class != Class::Host);
+        baselines.bound(|class| *class != Class::Host);
+        assert!(baselines.take(&Class::Host, Measure::Processors, 900).usual.is_some(), "there are not many");
+        for number in 0..MOST_CLASSES {
+            baselines.take(&Class::Kind(number.to_string()), Measure::Processors, 1);
+        }
+        baselines.bound(|class| *class != Class::Host);
         assert_eq!(baselines.take(&Class::Host, Measure::Processors, 900).usual, None);
     }
 

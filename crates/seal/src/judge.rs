@@ -12,7 +12,7 @@ use crate::{
     ledger::{Ledger, Mark},
     operation::{Layer, OperationName},
     refusal::Refusal,
-    request::{Nonce, Request, RequestId, Target, TargetInstance},
+    request::{Nonce, Request, RequestId, TargetInstance},
     standing::{Occurrence, Scope, Standing},
     trust::{Channel, Opened, Person, Signer, Trust},
 };
@@ -35,8 +35,17 @@ pub struct Site {
 pub struct Held {
     pub account: AccountId,
     pub generation: u64,
+    pub life: Life,
     /// Whether its account wants to sign itself what is done to it.
     pub cosigned: bool,
+}
+
+/// Whether a generation of an instance has its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Runs,
+    /// It is over, and its disks are on the host. All that can be asked of it is another one.
+    Stopped,
 }
 
 /// A request that may be carried out, or may stand, once its mark is on disk.
@@ -144,7 +153,7 @@ impl Rules {
 
     /// What is checked of every single request, once its host and time are right.
     fn check(&self, opened: &Opened, site: &Site, ledger: &Ledger, now: Moment) -> Result<Mark, Refusal> {
-        let account = check_instance(opened.request.target(), opened, site)?;
+        let account = check_instance(opened, site)?;
         let (wanted, own) = (opened.request.terms().lowest_policy, self.grants.version());
         if own < wanted {
             return Err(Refusal::PolicyOld { wanted, own });
@@ -200,8 +209,9 @@ fn check_time(
 }
 
 /// Whose the target is: what the request says of it must be what the host knows of it, and tenants stay with their own.
-fn check_instance(target: &Target, opened: &Opened, site: &Site) -> Result<AccountId, Refusal> {
-    let account = match &target.instance {
+fn check_instance(opened: &Opened, site: &Site) -> Result<AccountId, Refusal> {
+    let is_start = opened.request.operation().name() == OperationName::GuestStart;
+    let account = match &opened.request.target().instance {
         None => AccountId::OPERATOR,
         Some(asked) => {
             let held = site.instances.get(&asked.id).ok_or(Refusal::NoInstance(asked.id))?;
@@ -215,6 +225,9 @@ fn check_instance(target: &Target, opened: &Opened, site: &Site) -> Result<Accou
                     asked: asked_generation,
                     held: held_generation,
                 });
+            }
+            if held.life == Life::Stopped && !is_start {
+                return Err(Refusal::Stopped(asked.id));
             }
             if held.cosigned && !opened.signers.values().any(|signer| signer.account == held.account) {
                 return Err(Refusal::Cosignature(held.account));

@@ -181,7 +181,7 @@ operations! {
     GuestResume("guest.resume", Guest, Controls, Json) {}
     /// Take the guest's power away.
     GuestStop("guest.stop", Guest, Controls, Json) {}
-    /// Start a guest that is stopped: its controller's to do, since a host starts nothing that is not its desired state. So a host refuses it of a guest that does not run, and of one that runs it changes nothing.
+    /// Start a guest that is stopped: its host asks its controller to want that. Of one that runs it changes nothing.
     GuestStart("guest.start", Guest, Controls, Json) {}
     /// Press the guest's reset button.
     GuestReset("guest.reset", Guest, Controls, Json) {}

@@ -4,9 +4,10 @@
 //! Owns what a receipt says and the comparison of a result with it. Encryption alone says nothing of the sender: whoever
 //! knows a reader's public key can make a result for it.
 
-use lucarne_model::{ErrorCode, HostId, Moment, storage::Digest};
+use lucarne_model::{ErrorCode, HostId, Moment, evidence::RegisterQuote, storage::Digest};
 use lucarne_statement::{
-    canonical, sha256,
+    canonical::{self, CanonicalError},
+    sha256,
     signing::{Envelope, PublicKey, SigningError, Statement},
 };
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,9 @@ pub struct Receipt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub occurrence: Option<Occurrence>,
     pub outcome: Outcome,
+    /// What the host's TPM said of the host when it was done, over [`qualifying_data`]; none where there is no TPM that answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<RegisterQuote>,
 }
 
 impl Statement for Receipt {
@@ -82,6 +86,17 @@ pub enum Outcome {
         /// For how long the guest stood still for it.
         paused_nanoseconds: u64,
     },
+}
+
+/// What a TPM is given to sign with the registers: SHA-256 over a domain and the canonical text of what a receipt says was done.
+pub fn qualifying_data(request: &RequestId, host: HostId, outcome: &Outcome) -> Result<[u8; 32], CanonicalError> {
+    #[derive(Serialize)]
+    struct Deed<'a> {
+        request: &'a RequestId,
+        host: HostId,
+        outcome: &'a Outcome,
+    }
+    Ok(sha256(&[b"lucarne seal receipt v1\n", &canonical::write(&Deed { request, host, outcome })?]))
 }
 
 /// In how far all of a result is of one instant.

@@ -59,6 +59,8 @@ pub enum Refusal {
     OtherLayer { operation: OperationName, own: Digest },
     #[error("{0} is not on this host")]
     NoInstance(InstanceId),
+    #[error("{0} is stopped: it can be started, and nothing else")]
+    Stopped(InstanceId),
     #[error("the standing request is not of {0}")]
     OutOfScope(InstanceId),
     #[error("{instance} is in generation {held}; the request is for {asked}")]
@@ -98,6 +100,7 @@ impl Refusal {
             Self::OtherHost { .. }
             | Self::OtherLayer { .. }
             | Self::NoInstance(_)
+            | Self::Stopped(_)
             | Self::OutOfScope(_)
             | Self::OtherGeneration { .. }
             | Self::OtherAccount { .. } => ErrorCode::SealOtherTarget,

@@ -1,4 +1,4 @@
-//! Others' tools and ours agree: what we seal `age` opens, what it seals we open, and `ssh-keygen` and `openssl` sign what we
+//! Others' tools and ours agree: what we seal `age` and `rage` open, what `age` seals we open, and `ssh-keygen` and `openssl` sign what we
 //! believe.
 #![allow(clippy::unwrap_used)] // a test says by it what must not fail
 
@@ -20,6 +20,12 @@ fn run(folder: &Path, line: &str) -> Output {
     output.unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask setup` installs it", words[0]))
 }
 
+/// What opens age files here: `age` always, and `rage`, which is in no Debian package, where somebody installed it.
+fn openers() -> impl Iterator<Item = &'static str> {
+    let is_there = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
+    ["age", "rage"].into_iter().filter(move |tool| *tool == "age" || is_there(tool))
+}
+
 fn succeed(folder: &Path, line: &str) -> Vec<u8> {
     let output = run(folder, line);
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
@@ -34,7 +40,7 @@ const LENGTHS: [usize; 6] = [0, 1, 65_535, 65_536, 65_537, 300_000];
 
 /// The reader needs nothing of ours.
 #[test]
-fn age_opens_what_we_seal_for_each_reader() {
+fn age_and_rage_open_what_we_seal_for_each_reader() {
     let folder = tempfile::tempdir().unwrap();
     let keys = [[1; 32], [2; 32]];
     let readers = keys.map(Identity::from_octets);
@@ -51,11 +57,16 @@ fn age_opens_what_we_seal_for_each_reader() {
         writer.finish(&mut file).unwrap();
         fs::write(folder.path().join("result.age"), &file).unwrap();
         for number in 0..readers.len() {
-            assert!(succeed(folder.path(), &format!("age -d -i {number}.key result.age")) == content, "{length}");
+            for tool in openers() {
+                let opened = succeed(folder.path(), &format!("{tool} -d -i {number}.key result.age"));
+                assert!(opened == content, "{tool}: {length}");
+            }
         }
         file.pop();
         fs::write(folder.path().join("cut.age"), &file).unwrap();
-        assert!(!run(folder.path(), "age -d -i 0.key cut.age").status.success(), "{length}");
+        for tool in openers() {
+            assert!(!run(folder.path(), &format!("{tool} -d -i 0.key cut.age")).status.success(), "{tool}: {length}");
+        }
     }
 }
 

@@ -18,7 +18,7 @@ mod memory_map;
 mod monitor;
 mod operations;
 mod order;
-mod page_tables;
+pub mod page_tables;
 mod process;
 mod process_memory;
 mod processors;

@@ -90,7 +90,7 @@ impl Reached {
             Operation::HostHealth(_) => host(health::needs()),
             Operation::HostKernelRead(_) => host(kernel::needs()),
             Operation::HostSample(_) => host(sample::needs()),
-            Operation::HostFlows(_) => host(Needs::default()),
+            Operation::HostFlows(_) | Operation::GuestStart(_) => host(Needs::default()),
             operation => Self::open_machine(operation, machine(order)?),
         }
     }
@@ -177,6 +177,10 @@ fn on_host(order: &Order, given: &mut dyn Read, content: &mut Content) -> Result
         Operation::HostSample(sample) => document(order, content, &sample::take(sample)?)?,
         Operation::HostKernelRead(read) => content.push(&kernel::read(read)?)?,
         Operation::HostFlows(_) => given_document(order, given, content)?,
+        Operation::GuestStart(_) => {
+            given_document(order, given, content)?;
+            return Ok(Found::at_once(0));
+        }
         other => return Err(not_carried_out(other.name())),
     }
     Ok(Found::while_it_runs())

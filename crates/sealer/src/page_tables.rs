@@ -17,7 +17,7 @@ const EFER_LONG_MODE: u64 = 1 << 10;
 
 /// Why there is no memory at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NoMemory {
+pub enum NoMemory {
     #[error("no processor of the guest is in 64-bit mode: a kernel's addresses are not known")]
     OtherMode,
     #[error("{0:#x} is no address of that kernel's width")]
@@ -28,14 +28,14 @@ pub(crate) enum NoMemory {
 
 /// How the guest's kernel addresses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Paging {
+pub struct Paging {
     root: u64,
     levels: u32,
 }
 
 impl Paging {
     /// As said by these registers of one of its processors.
-    pub(crate) const fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Result<Self, NoMemory> {
+    pub const fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Result<Self, NoMemory> {
         if cr0 & CR0_PAGING == 0 || efer & EFER_LONG_MODE == 0 {
             return Err(NoMemory::OtherMode);
         }
@@ -45,7 +45,7 @@ impl Paging {
 
     /// Where `address` is in physical memory, and how many octets from there on are mapped as one. `entry` reads eight octets of
     /// physical memory.
-    pub(crate) fn find<E: From<NoMemory>>(
+    pub fn find<E: From<NoMemory>>(
         self,
         address: u64,
         mut entry: impl FnMut(u64) -> Result<u64, E>,
@@ -74,7 +74,7 @@ impl Paging {
     }
 
     /// All pieces of physical memory that `length` octets from `address` on are in, in order; neighbours are one piece.
-    pub(crate) fn pieces<E: From<NoMemory>>(
+    pub fn pieces<E: From<NoMemory>>(
         self,
         address: u64,
         length: u64,

@@ -72,7 +72,7 @@ const EDGES: [(&str, &[&str]); 22] = [
             "host",
         ],
     ),
-    ("fuzz", &["model", "flows", "attest", "seal", "switch", "bench"]),
+    ("fuzz", &["model", "flows", "attest", "seal", "sealer", "switch", "bench"]),
     ("xtask", &[]),
 ];
 

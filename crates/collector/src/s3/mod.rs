@@ -2,10 +2,12 @@
 //!
 //! Owns the connection, one for each request, and what an answer means. It connects to the addresses that it is given and
 //! follows no redirection, so that an answer leads nowhere else; of an error only the store's own code is shown. Whom to
-//! connect to is decided by whoever asks: tenants' buckets by [`crate::delivery`], the collector's own by [`crate::shelf`].
+//! connect to is decided by whoever asks: tenants' buckets by [`crate::delivery`], the collector's own by [`crate::shelf`],
+//! and who runs a command says it for [`Uploads`].
 
 mod listing;
 pub(crate) mod signature;
+mod upload;
 
 use std::{
     io,
@@ -17,9 +19,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Incoming,
+    body::{Body, Incoming},
     client::conn::http1,
     header::{AUTHORIZATION, CONTENT_LENGTH, HOST},
+    http::request,
 };
 use hyper_util::rt::TokioIo;
 use lucarne_model::{
@@ -36,6 +39,7 @@ use tokio_rustls::{
 };
 
 pub(crate) use listing::Listing;
+pub use upload::{UploadError, Uploads};
 
 /// Octets of an error's text that are read.
 const LONGEST_ERROR: usize = 64 * 1024;
@@ -133,8 +137,16 @@ impl Client {
         ask: Ask<'_>,
         now: Moment,
     ) -> Result<Response<Incoming>, BucketError> {
-        let (is_secure, host, _) = self.endpoint_parts()?;
         let request = self.request(ask, now).map_err(BucketError::Request)?;
+        self.send(addresses, request).await
+    }
+
+    /// Sends a request to one of the addresses; gives the answer if the store did it.
+    async fn send<B>(&self, addresses: &[SocketAddr], request: Request<B>) -> Result<Response<Incoming>, BucketError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Send + Unpin + 'static,
+    {
+        let (is_secure, host, _) = self.endpoint_parts()?;
         let stream = TcpStream::connect(addresses).await.map_err(BucketError::Connect)?;
         let answer = if is_secure {
             let connector = AUTHORITIES.as_ref().ok_or(BucketError::NoAuthorities)?;
@@ -145,40 +157,47 @@ impl Client {
         done(answer).await
     }
 
-    /// In the path's style, which every store knows: the bucket is the path's first part.
     fn request(&self, ask: Ask<'_>, now: Moment) -> hyper::http::Result<Request<Full<Bytes>>> {
-        let Bucket { name, endpoint, region, .. } = &self.bucket;
         let method = ask.method();
         let (path, query, octets) = match ask {
-            Ask::Put { key, octets } => (format!("/{name}/{}", self.bucket_key(key)), String::new(), octets),
-            Ask::Get { key } | Ask::Delete { key } => {
-                (format!("/{name}/{}", self.bucket_key(key)), String::new(), Bytes::new())
-            }
+            Ask::Put { key, octets } => (self.object_path(key), String::new(), octets),
+            Ask::Get { key } | Ask::Delete { key } => (self.object_path(key), String::new(), Bytes::new()),
             Ask::List { prefix, from } => {
-                (format!("/{name}"), listing::query(&self.bucket_key(prefix), from), Bytes::new())
+                (format!("/{}", self.bucket.name), listing::query(&self.bucket_key(prefix), from), Bytes::new())
             }
         };
-        let path = signature::encoded(&path);
+        let payload = (octets.len() as u64, &*signature::sha256(&octets));
+        self.head(&method, (&path, &query), payload, now).body(Full::new(octets))
+    }
+
+    /// In the path's style, which every store knows: the bucket is the path's first part.
+    fn object_path(&self, key: &str) -> String {
+        format!("/{}/{}", self.bucket.name, self.bucket_key(key))
+    }
+
+    /// A signed request for so many octets of this SHA-256, which follow.
+    fn head(
+        &self,
+        method: &Method,
+        (path, query): (&str, &str),
+        (length, payload): (u64, &str),
+        now: Moment,
+    ) -> request::Builder {
+        let Bucket { endpoint, region, .. } = &self.bucket;
+        let path = signature::encoded(path);
         let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, host)| host);
-        let (payload, time) = (signature::sha256(&octets), signature::time(now));
-        let headers = [("host", host), ("x-amz-content-sha256", payload.as_str()), ("x-amz-date", time.as_str())];
-        let signed = signature::Request {
-            method: method.as_str(),
-            path: &path,
-            query: &query,
-            headers: &headers,
-            payload: &payload,
-        };
+        let time = signature::time(now);
+        let headers = [("host", host), ("x-amz-content-sha256", payload), ("x-amz-date", time.as_str())];
+        let signed = signature::Request { method: method.as_str(), path: &path, query, headers: &headers, payload };
         let uri = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
-        let mut request =
-            Request::builder().method(&method).uri(uri).header(HOST, host).header(CONTENT_LENGTH, octets.len());
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, host).header(CONTENT_LENGTH, length);
         for (name, value) in &headers[1..] {
             request = request.header(*name, *value);
         }
         if let Some(credentials) = &self.credentials {
             request = request.header(AUTHORIZATION, signature::authorization(&signed, credentials, region, now));
         }
-        request.body(Full::new(octets))
+        request
     }
 
     /// All names lie below the prefix.
@@ -199,10 +218,13 @@ async fn secured(
     connector.connect(name, stream).await.map_err(BucketError::Tls)
 }
 
-async fn exchange(
+async fn exchange<B>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, BucketError> {
+    request: Request<B>,
+) -> Result<Response<Incoming>, BucketError>
+where
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Send + Unpin + 'static,
+{
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(BucketError::Exchange)?;
     // It ends with the sender or with the answer's body, and what fails on it is told there.
     tokio::spawn(connection);

@@ -20,8 +20,8 @@ use lucarne_api::{
 use lucarne_model::{
     AccountId, ErrorCode, HostId, InstanceId, Moment, ReplicaId,
     actual::{
-        ActualInstance, ActualSnapshot, ActualState, Capacity, DeployedVersion, Host, HostDescription, HostState,
-        Report,
+        ActualInstance, ActualSnapshot, ActualState, AskedStart, Capacity, DeployedVersion, Host, HostDescription,
+        HostState, Report,
     },
     desired::Desired,
     instance::{InstanceState, StateReason},
@@ -29,7 +29,7 @@ use lucarne_model::{
 };
 use subtle::ConstantTimeEq;
 
-use super::{checks::refuse, rechecks::ASKED, replays, tpms};
+use super::{checks::refuse, instances, rechecks::ASKED, replays, tpms};
 use crate::{
     Caller, Controller,
     auth::secret,
@@ -233,11 +233,34 @@ fn settle_report(tx: &mut Tx<'_>, host: HostId, report: &Report) -> Result<(), P
             settle_instance(tx, record, actual)?;
         }
     }
+    for asked in &report.starts {
+        start_as_asked(tx, host, asked)?;
+    }
     settle_volumes(tx, host, report, &actual)?;
     for actual in &report.snapshots {
         settle_snapshot(tx, host, actual)?;
     }
     replays::settle(tx, host, &report.replays)
+}
+
+/// What a host was asked to start, and by its word may, its controller wants too, as if it had been asked itself.
+fn start_as_asked(tx: &mut Tx<'_>, host: HostId, asked: &AskedStart) -> Result<(), Problem> {
+    let Some(mut record) = tx.find::<InstanceRecord>(Scope::Everything, asked.instance)? else { return Ok(()) };
+    if record.instance.host != Some(host)
+        || !settle::is_to_start(&record.instance, asked)
+        || engine::unfinished(tx, record.instance.id)?.is_some()
+    {
+        return Ok(());
+    }
+    tracing::info!(%host, instance = %asked.instance, "a host was asked by a sealed request to start this");
+    match instances::start_again(tx, &mut record) {
+        // What forbids it to everybody forbids it here, and is no fault of the report.
+        Err(problem) if problem.code == ErrorCode::IncorrectState => {
+            tracing::warn!(instance = %asked.instance, %problem, "it is not started");
+            Ok(())
+        }
+        started => started,
+    }
 }
 
 /// Only of a volume that is on this host, and only with bytes that this host has brought.

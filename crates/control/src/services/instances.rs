@@ -151,13 +151,18 @@ async fn begin_next_generation(
             let detail = format!("the host of {id} does not answer; try again when it is back");
             return Err(Problem::new(ErrorCode::HostUnreachable, detail));
         }
-        attest_policies::check_start(tx, &record.instance)?;
-        record.instance.generation += 1;
-        attestations::begin_again(&mut record.instance, tx.now());
-        enter(&mut record, InstanceState::Pending, tx.now());
-        tx.put(&record)?;
+        start_again(tx, &mut record)?;
         Ok(record)
     };
     let record = controller.change(&call, begin).await?;
     Ok(show(controller, &call.caller, record))
+}
+
+/// Wants another start of the instance.
+pub(super) fn start_again(tx: &mut Tx<'_>, record: &mut InstanceRecord) -> Result<(), Problem> {
+    attest_policies::check_start(tx, &record.instance)?;
+    record.instance.generation += 1;
+    attestations::begin_again(&mut record.instance, tx.now());
+    enter(record, InstanceState::Pending, tx.now());
+    tx.put(record)
 }

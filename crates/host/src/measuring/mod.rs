@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use lucarne_attest::{spki, wire::Key};
 use lucarne_model::{
     ErrorCode, Evidence, InstanceId, Measurement, Octets,
+    evidence::RegisterQuote,
     storage::Digest,
     tpm::{DesiredChallenge, PresentedTpm},
 };
@@ -33,7 +34,7 @@ use self::platform::{Files, Host, Platform, PlatformError, Wanted, Which};
 pub(crate) use self::survey::Own;
 use crate::{
     prover::{Prover, ProverError},
-    sealing::AgreeingTpm,
+    sealing::{AgreeingTpm, QuotingTpm},
     settings::TpmChoice,
 };
 
@@ -55,6 +56,16 @@ pub(crate) enum NoProof {
     Ending,
     #[error(transparent)]
     Platform(#[from] PlatformError),
+}
+
+impl NoProof {
+    /// With its cause.
+    fn in_full(&self) -> String {
+        match self.source() {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
+        }
+    }
 }
 
 impl From<NoProof> for ProverError {
@@ -128,10 +139,7 @@ impl Measuring {
         act: impl FnOnce(&mut Platform) -> Result<T, PlatformError> + Send + 'static,
     ) -> Result<T, String> {
         let answered = self.put(act).and_then(|answered| answered.blocking_recv().map_err(|_| NoProof::Ending)?);
-        answered.map_err(|error| match error.source() {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        })
+        answered.map_err(|error| error.in_full())
     }
 }
 
@@ -152,6 +160,17 @@ impl AgreeingTpm for Measuring {
 
 fn point_of(point: &agreement::Point) -> Result<Point, String> {
     Point::of_coordinates(&point.x, &point.y).ok_or_else(|| "what the TPM says is no point of its curve".to_owned())
+}
+
+#[async_trait]
+impl QuotingTpm for Measuring {
+    async fn present(&self) -> Result<PresentedTpm, String> {
+        self.ask(|platform| Ok(platform.presented())).await.map_err(|error| error.in_full())
+    }
+
+    async fn quote(&self, qualifying: [u8; 32]) -> Result<RegisterQuote, String> {
+        self.ask(move |platform| platform.quote_host(&qualifying)).await.map_err(|error| error.in_full())
+    }
 }
 
 #[async_trait]
@@ -276,6 +295,11 @@ fn fingerprint(point: &[u8]) -> Option<Digest> {
 mod tests {
     use std::sync::Arc;
 
+    use lucarne_attest::{
+        pcr::{self, Values},
+        quote,
+    };
+    use lucarne_model::evidence::PcrValue;
     use lucarne_seal::{age::Seed, sealed_request};
 
     use super::*;
@@ -311,6 +335,28 @@ mod tests {
         let measuring = begin();
         assert_eq!(sealed_request::open(&request, &key(1, measuring.clone())).unwrap(), b"{}", "after another start");
         assert!(sealed_request::open(&request, &key(2, measuring)).is_err());
+    }
+
+    /// With a real swtpm: what it says of the host is bound to what was asked, and judged as whoever reads a receipt does.
+    #[test]
+    fn a_quote_is_of_this_host_and_for_what_it_was_asked() {
+        let place = tempfile::tempdir().unwrap();
+        let own = Own { shim: None, configuration: String::new() };
+        let measuring =
+            Measuring::begin(&TpmChoice::Software, place.path().join("tpm"), "host-of-a-test", &p256_point(), own);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let presented = runtime.block_on(measuring.present()).unwrap();
+        let quoted = runtime.block_on(QuotingTpm::quote(&measuring, [5; 32])).unwrap();
+        let key = quote::read_public(&presented.identity().unwrap().attestation_public).unwrap();
+        let judged = |asked: [u8; 32], registers: &[PcrValue]| {
+            let quote = quote::Quote { message: &quoted.message, signature: &quoted.signature };
+            quote.verify_for(&key, &asked, &Values::from(registers), &pcr::HOST)
+        };
+        assert!(judged([5; 32], &quoted.registers).is_ok());
+        assert_eq!(judged([6; 32], &quoted.registers), Err(quote::QuoteError::OtherPurpose));
+        let mut others = quoted.registers.clone();
+        others[0].value = Digest::from_bytes([0; 32]);
+        assert_eq!(judged([5; 32], &others), Err(quote::QuoteError::OtherValues));
     }
 
     fn p256_point() -> Vec<u8> {

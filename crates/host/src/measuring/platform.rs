@@ -17,6 +17,7 @@ use lucarne_attest::{
 };
 use lucarne_model::{
     ErrorCode, Evidence, InstanceId, Measurement, Octets,
+    evidence::RegisterQuote,
     storage::Digest,
     tpm::{DesiredChallenge, PresentedTpm, TpmIdentity, TpmModel},
 };
@@ -275,6 +276,14 @@ impl Platform {
         tpm.extend(pcr::GUEST, &measure::guest_digest(guest))?;
         let quote = self.keys.quote(tpm, qualifying_data, &pcr::QUOTED)?;
         Ok((quote, values(tpm.read_pcrs(&pcr::QUOTED)?)))
+    }
+
+    /// What the host alone is, as it is now, for what was hashed so.
+    pub(super) fn quote_host(&mut self, qualifying_data: &[u8; 32]) -> Result<RegisterQuote, PlatformError> {
+        self.measure_again()?;
+        let quote = self.keys.quote(&mut self.tpm, qualifying_data, &pcr::HOST).map_err(PlatformError::Tpm)?;
+        let registers = values(self.tpm.read_pcrs(&pcr::HOST).map_err(PlatformError::Tpm)?).to_evidence();
+        Ok(RegisterQuote { message: quote.attest.into(), signature: quote.signature.into(), registers })
     }
 
     /// The public half of the key to which what only this TPM may read is sealed.

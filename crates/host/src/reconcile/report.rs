@@ -18,7 +18,7 @@ use super::{
     step::{Activity, Subject},
 };
 
-/// The report of this moment; dropped frames, memory and recordings are filled in by whoever knows them.
+/// The report of this moment; dropped frames, memory, recordings and asked starts are filled in by whoever knows them.
 pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
     let named: BTreeSet<_> = desired.instances.iter().map(|instance| instance.id).collect();
     let unnamed = known.running.keys().filter(|instance| !named.contains(instance));
@@ -32,6 +32,7 @@ pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
         dropped_frames: BTreeMap::new(),
         recordings: Vec::new(),
         replays: Vec::new(),
+        starts: Vec::new(),
         memory: None,
         warm_states: super::warm::report(desired, known),
         cuts: super::cuts::report(desired, known),

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use lucarne_model::{HostId, storage::Digest};
+use lucarne_model::{HostId, storage::Digest, tpm::PresentedTpm};
 use lucarne_seal::{card::Card, operation::Layer, refusal::Refusal, sealed_request};
 use lucarne_statement::{
     canonical,
@@ -89,8 +89,8 @@ impl HostKeys {
         if asked == Some(&self.own.public().id()) { &self.own } else { &self.guest }
     }
 
-    pub(crate) fn card(&self, host: HostId) -> Result<Envelope, SigningError> {
-        Card::make(host, (&self.guest, &self.own), (self.reading.identity.recipient(), self.reading.epoch))
+    pub(crate) fn card(&self, host: HostId, tpm: Option<PresentedTpm>) -> Result<Envelope, SigningError> {
+        Card::make(host, (&self.guest, &self.own), (self.reading.identity.recipient(), self.reading.epoch), tpm)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Has work done by a sealing process, which reaches this host's machines by itself.
 //!
-//! Owns how a machine is found for it, and what only the agent has to give: the flows of its switch. What the process does, and that nothing of what it reads comes through here, is the
+//! Owns how a machine is found for it, and what only the agent has to give: the flows of its switch, and that
+//! a guest was [`Starting`]ed. What the process does, and that nothing of what it reads comes through here, is the
 //! crate `sealer`'s.
 
 use std::{fs::File, sync::Arc, time::Duration};
@@ -16,6 +17,7 @@ use tokio::task::spawn_blocking;
 use super::{
     office::{Present, Work},
     owner::Executor,
+    starting::Starting,
 };
 use crate::{
     agent,
@@ -37,6 +39,7 @@ pub(crate) struct Machines {
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) layout: Layout,
     pub(crate) network: Arc<dyn Network>,
+    pub(crate) starting: Starting,
 }
 
 impl Machines {
@@ -64,7 +67,7 @@ impl Machines {
 
     /// Mends what sealing processes that an earlier agent had started left behind.
     pub(crate) async fn recover(&self, present: &[Present]) {
-        for Present { instance, account, generation } in present {
+        for Present { instance, account, generation, .. } in present {
             let Some(machine) = self.find(*instance, *generation, *account).await else { continue };
             if let Err(error) = lucarne_sealer::recover(machine).await {
                 tracing::warn!(%instance, %error, "what a sealed operation left of an instance could not be mended");
@@ -73,10 +76,17 @@ impl Machines {
     }
 }
 
+fn json(given: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    let broken = |error: serde_json::Error| Failure::Broken { doing: "write the result", cause: error.to_string() };
+    serde_json::to_vec(given).map_err(broken)
+}
+
 #[async_trait]
 impl Executor for Machines {
     async fn carry_out(&self, work: &Work, out: File) -> Result<Done, Failure> {
         let machine = match &work.instance {
+            // Where there is none there is to be one.
+            Some(_) if matches!(work.operation, Operation::GuestStart(_)) => None,
             Some(target) => {
                 let found = self.find(target.id, target.generation, target.account).await;
                 Some(found.ok_or_else(|| Failure::Impossible("no process plays its machine now".to_owned()))?)
@@ -84,8 +94,9 @@ impl Executor for Machines {
             None => None,
         };
         let Work { id, operation, terms, .. } = work;
-        let given = match operation {
-            Operation::HostFlows(asked) => self.flows(asked).await?,
+        let given = match (operation, &work.instance) {
+            (Operation::HostFlows(asked), _) => self.flows(asked).await?,
+            (Operation::GuestStart(_), Some(target)) => json(&self.starting.start(target).await?)?,
             _ => Vec::new(),
         };
         let order = Order {

@@ -1,9 +1,9 @@
 //! Sealed operations on this host: from octets that somebody brings to a receipt, and the result that belongs to it.
 //!
 //! In reading order: [`office`], which takes, refuses and remembers; what it keeps, in [`register`] over a [`journal`], on the
-//! [`shelf`], and as its [`standing_policy`], [`standing_requests`], [`owners`] and [`keys`] with [`reading`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
+//! [`shelf`], and as its [`standing_policy`], [`standing_requests`], [`owners`] and [`keys`] with [`reading`]; what its TPM adds, [`quoting`]; [`beacons`] and the clock; the [`desk`] and the [`owner`], through
 //! which others speak with it; [`conversation`], [`errands`] and [`socket`], which bring what carriers ask; and [`machines`],
-//! which has the work done. [`watching`] says when something is unusual.
+//! which has the work done, a start of a guest by [`starting`]. [`watching`] says when something is unusual.
 
 mod beacons;
 mod conversation;
@@ -15,12 +15,14 @@ mod machines;
 mod office;
 mod owner;
 mod owners;
+mod quoting;
 mod reading;
 mod register;
 mod shelf;
 mod socket;
 mod standing_policy;
 mod standing_requests;
+mod starting;
 mod watching;
 
 use std::sync::Arc;
@@ -35,10 +37,12 @@ pub(crate) use machines::Machines;
 use office::Office;
 pub(crate) use office::Present;
 use owner::{Counter, Owner, clocks};
+pub(crate) use quoting::{Quoting, QuotingTpm};
 pub(crate) use reading::AgreeingTpm;
 #[cfg(test)]
 pub(crate) use reading::ReadingKey;
 pub use socket::LocalOffice;
+pub(crate) use starting::Starting;
 
 use crate::controller::Controller;
 
@@ -49,6 +53,7 @@ pub(crate) struct SealSettings {
     /// How much results may take on disk.
     pub(crate) space: Bytes,
     pub(crate) reading: Reading,
+    pub(crate) quoting: Quoting,
 }
 
 /// What the office hears of the agent.
@@ -70,21 +75,24 @@ impl Sealing {
     /// cannot be read or kept.
     pub(crate) async fn start(
         machines: Machines,
-        SealSettings { policy_key, space, reading }: SealSettings,
+        SealSettings { policy_key, space, reading, quoting }: SealSettings,
         heard: Heard,
         controller: Arc<dyn Controller>,
         shutdown: CancellationToken,
     ) -> Option<Self> {
         let (folder, host) = (machines.layout.seals(), machines.host);
-        let opened =
-            tokio::task::spawn_blocking(move || Office::open(&folder, (host, policy_key), reading, space.0, clocks()));
+        let made = office::make_folder(&folder);
+        made.inspect_err(no_office).ok()?;
+        let tpm = quoting.identity(&folder).await;
+        let by = (host, policy_key, tpm.clone());
+        let opened = tokio::task::spawn_blocking(move || Office::open(&folder, by, reading, space.0, clocks()));
         let opened = opened.await.inspect_err(no_office).ok()?.inspect_err(no_office).ok()?;
         let path = machines.layout.seal_socket();
         let listener = socket::bind(&path).inspect_err(|error| {
             tracing::error!(path = %path.display(), %error, "nobody on this host can bring sealed requests");
         });
         let recovering = machines.clone();
-        let owner = Owner::spawn(opened, Arc::new(machines)).inspect_err(no_office).ok()?;
+        let owner = Owner::spawn(opened, Arc::new(machines), quoting.clone()).inspect_err(no_office).ok()?;
         let (counter, mut tasks) = (owner.counter(), JoinSet::new());
         let Heard { present, desired } = heard;
         let left = present.borrow().clone();
@@ -92,6 +100,11 @@ impl Sealing {
         let watching = recovering.clone();
         let told = (present.clone(), desired.clone());
         tasks.spawn(async move { recovering.recover(&left).await });
+        if let Some(tpm) = tpm {
+            let check = quoting.check(tpm);
+            let end = shutdown.clone();
+            tasks.spawn(async move { end.run_until_cancelled(check).await.unwrap_or_default() });
+        }
         tasks.spawn(follow_present(counter.clone(), present, shutdown.clone()));
         tasks.spawn(watching::follow(watching, counter.clone(), told, shutdown.clone()));
         tasks.spawn(errands::follow(controller, counter.clone(), desired, shutdown.clone()));

@@ -14,13 +14,15 @@ use std::{
 
 use lucarne_model::{
     AccountId, HostId, InstanceId, Moment, Octets,
+    evidence::RegisterQuote,
     sealing::{SealAnswer, SealHost, SealStanding},
     storage::Digest,
+    tpm::PresentedTpm,
 };
 use lucarne_seal::{
     bounded::Whole,
     card::Beacon,
-    judge::{self, Held, Site},
+    judge::{self, Held, Life, Site},
     ledger::Mark,
     log::{Asked, BLINDING, Content, Opening, Record, Verdict},
     operation::{Layer, Operation, OperationName},
@@ -76,12 +78,13 @@ pub(crate) enum OfficeError {
     Policy(#[from] lucarne_seal::policy::PolicyError),
 }
 
-/// An instance that is here, by this host's own word.
+/// An instance that runs here or is stopped here, by this host's own word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Present {
     pub(crate) instance: InstanceId,
     pub(crate) account: AccountId,
     pub(crate) generation: u64,
+    pub(crate) life: Life,
 }
 
 /// What is to be done for a request that was taken.
@@ -113,7 +116,22 @@ pub(crate) enum Taken {
 }
 
 /// How the work on a request ended.
-pub(crate) type Ended = Result<(Done, SealedResult), Failure>;
+pub(crate) type Ended = Result<Carried, Failure>;
+
+/// What was carried out, and what this host's TPM said of the host then.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    pub(crate) outcome: Outcome,
+    pub(crate) quote: Option<RegisterQuote>,
+}
+
+impl Carried {
+    pub(crate) const fn unquoted(work: &Work, done: Done, result: SealedResult) -> Self {
+        let Done { consistency, paused_nanoseconds } = done;
+        let outcome = Outcome::Done { operation: work.operation.name(), result, consistency, paused_nanoseconds };
+        Self { outcome, quote: None }
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Office {
@@ -135,7 +153,7 @@ impl Office {
     /// Begins where the office before ended: what a kill cut off gets the receipt of a failure.
     pub(crate) fn open(
         folder: &Path,
-        (host, policy_key): (HostId, Option<PublicKey>),
+        (host, policy_key, tpm): (HostId, Option<PublicKey>, Option<PresentedTpm>),
         reading: Reading,
         space: u64,
         clocks: Clocks,
@@ -143,7 +161,7 @@ impl Office {
         let failed = |cause| OfficeError::Folder { path: folder.to_owned(), cause };
         make_folder(folder).map_err(failed)?;
         let keys = HostKeys::read_or_make(folder, reading)?;
-        let card = keys.card(host)?;
+        let card = keys.card(host, tpm)?;
         let register = Register::open(&folder.join("register"), clocks.now)?;
         let (stands, seed) = (|id: &RequestId| register.taken(id).is_some(), |id: &RequestId| seed(&keys, id));
         let standing = StandingRequests::open(&folder.join("standing"), clocks.now, stands, seed).map_err(failed)?;
@@ -174,6 +192,10 @@ impl Office {
             self.under_way.insert(id.clone(), (operation, log_index));
             self.end(&id, Err(Failure::Broken { doing: "go on", cause: "the host agent ended".to_owned() }), now);
         }
+    }
+
+    pub(crate) const fn host(&self) -> HostId {
+        self.host
     }
 
     /// What is here now.
@@ -286,6 +308,8 @@ impl Office {
             log_index,
             occurrence: None,
             outcome: Outcome::Refused,
+            // Whoever sends bad requests does not make the TPM work.
+            quote: None,
         };
         match signed(self.keys.named(asked.as_ref()), &receipt) {
             Ok(receipt) => Taken::Refused { request, receipt: receipt.into() },
@@ -339,7 +363,12 @@ impl Office {
         let present = self.instances.iter().find(|present| present.instance == instance)?;
         let is_its = self.owners.of(instance) == Some(present.account);
         let cosigned = self.policy.cosigned().contains(&present.account);
-        is_its.then_some(Held { account: present.account, generation: present.generation, cosigned })
+        is_its.then_some(Held {
+            account: present.account,
+            generation: present.generation,
+            life: present.life,
+            cosigned,
+        })
     }
 
     fn site(&self) -> Site {
@@ -355,18 +384,13 @@ impl Office {
     /// The work on a request is over: its receipt is made, and kept with its result.
     pub(crate) fn end(&mut self, id: &RequestId, ended: Ended, now: Moment) {
         let Some((operation, log_index)) = self.under_way.remove(id) else { return };
-        let (outcome, length) = match ended {
-            Ok((Done { consistency, paused_nanoseconds }, result)) => {
-                let length = result.length;
-                (Outcome::Done { operation, result, consistency, paused_nanoseconds }, Some(length))
-            }
-            Err(failure) => {
-                tracing::warn!(request = %id, %operation, "a sealed operation failed: {failure}");
-                (Outcome::Failed, None)
-            }
-        };
-        let occurrence = self.shelf.occurrence(id);
-        let receipt = Receipt { request: id.clone(), host: self.host, time: now, log_index, occurrence, outcome };
+        let Carried { outcome, quote } = ended.unwrap_or_else(|failure| {
+            tracing::warn!(request = %id, %operation, "a sealed operation failed: {failure}");
+            Carried { outcome: Outcome::Failed, quote: None }
+        });
+        let (occurrence, request) = (self.shelf.occurrence(id), id.clone());
+        let receipt = Receipt { request, host: self.host, time: now, log_index, occurrence, outcome, quote };
+        let length = receipt.result().map(|result| result.length).ok();
         let kept = match signed(self.keys.of(operation.layer()), &receipt) {
             Ok(receipt) => self.shelf.finish(id, receipt.into(), length, now),
             Err(error) => Err(io::Error::other(error)),
@@ -422,6 +446,8 @@ impl Office {
                     beacon: beacon.into(),
                     policy: self.policy.policy().version,
                     clock_doubtful: self.beacons.is_doubtful(),
+                    // It is not waited for here.
+                    quote: None,
                 },
             },
             Err(error) => self.untold(&error),
@@ -496,7 +522,7 @@ fn asked_key(octets: &[u8], host: HostId) -> Option<Digest> {
 }
 
 /// For nobody but the agent.
-fn make_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }

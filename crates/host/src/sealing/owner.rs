@@ -33,7 +33,8 @@ use tokio::{
 use super::{
     beacons::Clocks,
     desk::{Carrier, Desk},
-    office::{Ended, MOST_QUEUED, MOST_RUNNING, Office, Present, Taken, Work, tally},
+    office::{Carried, Ended, MOST_QUEUED, MOST_RUNNING, Office, Present, Taken, Work, tally},
+    quoting::Quoting,
     watching::Figures,
 };
 
@@ -88,6 +89,7 @@ struct Brought {
 pub(crate) struct Counter {
     commands: SyncSender<Command>,
     desk: Arc<Mutex<Desk<Brought>>>,
+    quoting: Quoting,
     /// Rises whenever something is over.
     over: watch::Receiver<u64>,
 }
@@ -107,15 +109,16 @@ pub(crate) struct Owner {
 
 impl Owner {
     /// Begins to serve. Work is done as tasks of this runtime.
-    pub(crate) fn spawn(office: Office, executor: Arc<dyn Executor>) -> std::io::Result<Self> {
+    pub(crate) fn spawn(office: Office, executor: Arc<dyn Executor>, quoting: Quoting) -> std::io::Result<Self> {
         let (commands, received) = sync_channel(MOST_COMMANDS);
         let (over, heard) = watch::channel(0);
         let desk = Arc::<Mutex<Desk<Brought>>>::default();
-        let counter = Counter { commands, desk: desk.clone(), over: heard };
+        let counter = Counter { commands, desk: desk.clone(), quoting: quoting.clone(), over: heard };
         let inner = Inner {
             office,
             desk,
             executor,
+            quoting,
             queue: VecDeque::new(),
             busy: BTreeSet::new(),
             running: 0,
@@ -169,6 +172,13 @@ impl Counter {
                     }
                 }
             }
+            SealQuestion::Describe => {
+                let mut answered = self.put(carrier, SealQuestion::Describe).await;
+                if let SealAnswer::Host { host } = &mut answered.answer {
+                    host.quote = self.quoting.of_beacon(&host.beacon).await;
+                }
+                answered
+            }
             other => self.put(carrier, other).await,
         }
     }
@@ -218,6 +228,7 @@ struct Inner {
     office: Office,
     desk: Arc<Mutex<Desk<Brought>>>,
     executor: Arc<dyn Executor>,
+    quoting: Quoting,
     queue: VecDeque<Work>,
     /// Guests with which something is being done.
     busy: BTreeSet<InstanceId>,
@@ -349,9 +360,13 @@ impl Inner {
             self.busy.extend(instance);
             self.running += 1;
             let (executor, commands) = (self.executor.clone(), self.commands.clone());
+            let (quoting, host) = (self.quoting.clone(), self.office.host());
             self.tasks.spawn_on(
                 async move {
-                    let ended = carry_out(executor.as_ref(), &work).await;
+                    let ended = match carry_out(executor.as_ref(), &work).await {
+                        Ok(carried) => Ok(quoting.complete(host, &work, carried).await),
+                        Err(failure) => Err(failure),
+                    };
                     let told = Command::Ended(work.id, instance, ended);
                     // After the office has ended, the next one finds that it was cut off.
                     let _ = tokio::task::spawn_blocking(move || commands.send(told).is_ok()).await;
@@ -372,7 +387,7 @@ async fn carry_out(executor: &dyn Executor, work: &Work) -> Ended {
     let result = copy()?;
     let told = tokio::task::spawn_blocking(move || tally(&result)).await;
     let told = told.map_err(|error| broken("read the result", error.to_string()))?;
-    Ok((done, told?))
+    Ok(Carried::unquoted(work, done, told?))
 }
 
 fn now() -> Moment {
@@ -391,9 +406,14 @@ pub(crate) fn clocks() -> Clocks {
 #[cfg(test)]
 mod tests {
     use lucarne_model::AccountId;
+    use lucarne_seal::receipt::{self, Receipt};
+    use lucarne_statement::{canonical, signing::Envelope};
 
     use super::*;
-    use crate::sealing::office::tests::{Bed, seal};
+    use crate::sealing::{
+        office::tests::{Bed, seal},
+        quoting::tests::Echo,
+    };
 
     /// Seals a word for the readers, after a while.
     #[derive(Debug)]
@@ -423,7 +443,7 @@ mod tests {
         let bed = Bed::now(clocks());
         let good: Vec<_> = (0..20).map(|_| bed.health(1)).collect();
         let bad = bed.health(99);
-        let owner = Owner::spawn(bed.office, Arc::new(Sealer(Duration::ZERO))).unwrap();
+        let owner = Owner::spawn(bed.office, Arc::new(Sealer(Duration::ZERO)), Quoting::by(Arc::new(Echo))).unwrap();
         let counter = owner.counter();
         let mut flood = JoinSet::new();
         for _ in 0..10_000 {
@@ -438,7 +458,11 @@ mod tests {
             };
             let look = SealQuestion::Look { request, wait_millis: 20_000 };
             let over = standing(counter.ask(Some(AccountId::OPERATOR), look).await.answer);
-            assert!(matches!(over, SealStanding::Over { result: Some(_), .. }), "{over:?}");
+            let SealStanding::Over { result: Some(_), receipt, .. } = over else { panic!("{over:?}") };
+            let receipt: Envelope = canonical::read(&receipt).unwrap();
+            let receipt: Receipt = canonical::read(&receipt.payload).unwrap();
+            let asked = receipt::qualifying_data(&receipt.request, receipt.host, &receipt.outcome).unwrap();
+            assert_eq!(receipt.quote.unwrap().message.to_vec(), asked, "it is a quote of something else");
         }
         let answers = flood.join_all().await;
         let judged = answers.iter().filter(|answer| **answer != SealAnswer::Busy).count();
@@ -451,7 +475,7 @@ mod tests {
     async fn work_is_done_side_by_side_and_cut_off_at_the_end() {
         let bed = Bed::now(clocks());
         let [one, other] = [bed.health(1), bed.health(1)];
-        let owner = Owner::spawn(bed.office, Arc::new(Sealer(Duration::from_secs(3600)))).unwrap();
+        let owner = Owner::spawn(bed.office, Arc::new(Sealer(Duration::from_secs(3600))), Quoting::default()).unwrap();
         let counter = owner.counter();
         for request in [one, other] {
             let taken = standing(submit(&counter, None, request).await);

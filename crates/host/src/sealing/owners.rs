@@ -78,6 +78,8 @@ impl Owners {
 
 #[cfg(test)]
 mod tests {
+    use lucarne_seal::judge::Life;
+
     use super::*;
 
     const FIRST: AccountId = AccountId::from_bits(5);
@@ -85,7 +87,7 @@ mod tests {
     const NOW: Moment = Moment::from_secs(1_800_000_000);
 
     fn here(account: AccountId) -> Present {
-        Present { instance: InstanceId::from_bits(7), account, generation: 1 }
+        Present { instance: InstanceId::from_bits(7), account, generation: 1, life: Life::Runs }
     }
 
     #[test]

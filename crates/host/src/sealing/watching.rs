@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,8 +17,13 @@ use tokio::{sync::watch, task::spawn_blocking, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{machines::Machines, office::Present, owner::Counter};
+use crate::{
+    agent,
+    durable::{self, Outlives},
+};
 
 const EVERY: Duration = Duration::from_secs(1);
+const KEEP: Duration = Duration::from_secs(60);
 /// Octets of a sector, whatever the disk's own are.
 const SECTOR: u64 = 512;
 
@@ -60,7 +66,9 @@ pub(crate) async fn follow(
     shutdown: CancellationToken,
 ) {
     let follow = async {
-        let mut watcher = Watcher::default();
+        let file = machines.layout.seals().join("baselines");
+        let opened = spawn_blocking(move || Watcher::open(file)).await;
+        let Ok(mut watcher) = opened else { return };
         let mut every = tokio::time::interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -74,6 +82,7 @@ pub(crate) async fn follow(
             }
             let measured = spawn_blocking(move || {
                 let figures = watcher.look(&processes);
+                watcher.keep();
                 (watcher, figures)
             });
             let Ok((back, figures)) = measured.await else { return };
@@ -95,10 +104,41 @@ fn kinds(desired: &Desired) -> BTreeMap<InstanceId, Class> {
 #[derive(Debug, Default)]
 struct Watcher {
     baselines: Baselines,
+    /// Where the baselines outlive the agent, and when they were written there.
+    file: PathBuf,
+    kept: Option<Instant>,
     before: Option<(Instant, BTreeMap<Option<InstanceId>, Counts>)>,
 }
 
 impl Watcher {
+    /// Goes on from what an earlier agent learnt, if that is there, whole and not old.
+    fn open(file: PathBuf) -> Self {
+        let read = match fs::read_to_string(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(Err(error.to_string())),
+            Ok(text) => Some(Baselines::from_text(&text, agent::now()).map_err(|error| error.to_string())),
+        };
+        let baselines = read.and_then(|read| {
+            let why = |why: &String| tracing::warn!(file = %file.display(), why, "what is usual here is learnt anew");
+            read.inspect_err(why).ok()
+        });
+        Self { baselines: baselines.unwrap_or_default(), file, ..Self::default() }
+    }
+
+    /// Writes the baselines down, each minute: more than that is not lost by a kill.
+    fn keep(&mut self) {
+        if self.kept.is_some_and(|kept| kept.elapsed() < KEEP) {
+            return;
+        }
+        self.kept = Some(Instant::now());
+        let text = self.baselines.to_text(agent::now()).map_err(io::Error::other);
+        // One that a power cut tore is found out by its checksum.
+        let kept = text.and_then(|text| durable::replace(&self.file, text.as_bytes(), Outlives::Process));
+        if let Err(error) = kept {
+            tracing::warn!(file = %self.file.display(), %error, "what is usual here could not be written down");
+        }
+    }
+
     fn look(&mut self, guests: &BTreeMap<InstanceId, (u32, Class)>) -> Figures {
         let now = Instant::now();
         let mut counts = BTreeMap::from([(None, host())]);
@@ -118,7 +158,7 @@ impl Watcher {
             }
         }
         self.before = Some((now, counts));
-        self.baselines.retain(|class| *class == Class::Host || guests.values().any(|(_, of)| of == class));
+        self.baselines.bound(|class| *class == Class::Host || guests.values().any(|(_, of)| of == class));
         figures
     }
 }
@@ -241,6 +281,21 @@ mod tests {
             (Some(3), Some(0))
         );
         assert_eq!(per_second(Measure::Disks, 3000, 1500), 2000);
+    }
+
+    #[test]
+    fn what_was_learnt_is_known_to_the_next_agent_and_what_is_damaged_is_learnt_anew() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("baselines");
+        let mut watcher = Watcher::open(file.clone());
+        watcher.look(&BTreeMap::new());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!watcher.look(&BTreeMap::new()).is_empty());
+        watcher.keep();
+        assert_eq!(Watcher::open(file.clone()).baselines, watcher.baselines);
+        assert_ne!(watcher.baselines, Baselines::default());
+        fs::write(&file, "{").unwrap();
+        assert_eq!(Watcher::open(file).baselines, Baselines::default());
     }
 
     /// The load of a process that does nothing else is seen within the next look, and of that process alone.

@@ -58,7 +58,7 @@ impl VerifyArgs {
     }
 
     fn judge(&self) -> Result<Report, Failure> {
-        let files = self.read_folder()?;
+        let files = read_files(&self.folder)?;
         let (evidence, published) =
             from_files(&files).map_err(|error| Failure::problem(error.code(), error.to_string()))?;
         let roots = self.roots.as_ref().map(|path| read_text(path)).transpose()?;
@@ -75,21 +75,21 @@ impl VerifyArgs {
         };
         Ok(verify(&evidence, published.as_ref(), &trust))
     }
+}
 
-    fn read_folder(&self) -> Result<Files, Failure> {
-        let unreadable = |cause: std::io::Error| {
-            Failure::local(LocalCode::FileUnreadable, format!("{}: {cause}", self.folder.display()))
-        };
-        let mut files = Files::new();
-        for entry in fs::read_dir(&self.folder).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let meta = fs::metadata(entry.path()).map_err(unreadable)?;
-            if let (true, Ok(name)) = (meta.is_file() && meta.len() <= LARGEST, entry.file_name().into_string()) {
-                files.insert(name, fs::read(entry.path()).map_err(unreadable)?);
-            }
+/// What is in a folder of evidence.
+pub(crate) fn read_files(folder: &Path) -> Result<Files, Failure> {
+    let unreadable =
+        |cause: std::io::Error| Failure::local(LocalCode::FileUnreadable, format!("{}: {cause}", folder.display()));
+    let mut files = Files::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let meta = fs::metadata(entry.path()).map_err(unreadable)?;
+        if let (true, Ok(name)) = (meta.is_file() && meta.len() <= LARGEST, entry.file_name().into_string()) {
+            files.insert(name, fs::read(entry.path()).map_err(unreadable)?);
         }
-        Ok(files)
     }
+    Ok(files)
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {

@@ -30,7 +30,7 @@ pub(crate) struct PartsArgs {
     cache: Bytes,
 }
 
-fn parse_bucket(text: &str) -> Result<Bucket, String> {
+pub(super) fn parse_bucket(text: &str) -> Result<Bucket, String> {
     match text.parse() {
         Ok(Destination::S3(bucket)) => Ok(bucket),
         Ok(_) => Err("it is s3://BUCKET/PREFIX".into()),
@@ -42,11 +42,16 @@ impl PartsArgs {
     /// None: the disk alone keeps them.
     pub(crate) fn store(&self) -> Result<Option<PartStore>, Failure> {
         let Some(bucket) = self.bucket.clone() else { return Ok(None) };
-        let credentials = match &self.credentials {
-            Some(path) => Some(from_file(path)?),
-            None => from_environment(|name| env::var(name).ok())?,
-        };
+        let credentials = credentials(self.credentials.as_ref())?;
         Ok(Some(PartStore { bucket, credentials, cache: self.cache.0, most_waiting: self.cache.0 }))
+    }
+}
+
+/// Of the file, or else of the environment; none: requests are not signed.
+pub(super) fn credentials(file: Option<&PathBuf>) -> Result<Option<StoreCredentials>, Failure> {
+    match file {
+        Some(path) => from_file(path).map(Some),
+        None => from_environment(|name| env::var(name).ok()),
     }
 }
 

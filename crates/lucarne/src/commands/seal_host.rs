@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use lucarne_attest::{
     canonical,
-    signing::{Envelope, SigningError},
+    signing::{Envelope, PublicKey, SigningError},
 };
 use lucarne_model::{ErrorCode, HostId, InstanceId};
 use lucarne_seal::{
-    card::{Beacon, Card},
+    card::{self, Beacon, Card},
     operation::Layer,
 };
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::{
     attestation_verify::read_key,
     seal::{read_octets, read_signing_key, write_public},
+    seal_quote,
     seal_way::{At, WayArgs},
 };
 use crate::{command_line::Global, failure::Failure};
@@ -92,12 +93,15 @@ impl HostKeyArgs {
         if let Some(path) = &self.card_out {
             write_public(path, &octets)?;
         }
-        let mut shown = json!({"host": card.host, "layer": layer, "key": key.to_pem(), "key_id": key.id(), "recipient": card.recipient, "epoch": card.epoch, "vouched": authority.is_some()});
+        let mut shown = json!({"host": card.host, "layer": layer, "key": key.to_pem(), "key_id": key.id(), "recipient": card.recipient, "epoch": card.epoch, "tpm": card.tpm, "vouched": authority.is_some()});
         if let Some(told) = told {
             let guest = card.key(Layer::Guest).ok_or_else(|| untrusted(SigningError::Key))?;
             let beacon: Beacon = guest.open(&read_envelope(&told.beacon)?).map_err(untrusted)?;
             shown["beacon"] = json!(hex(&lucarne_model::Octets::from(beacon.nonce)));
             shown["beacon_time"] = json!(beacon.time);
+            if let Some(quote) = &told.quote {
+                shown["quote"] = seal_quote::judge(&card, quote, &card::qualifying_data(&told.beacon))?;
+            }
             shown["policy"] = json!(told.policy);
             shown["clock_doubtful"] = Value::Bool(told.clock_doubtful);
         }
@@ -107,8 +111,13 @@ impl HostKeyArgs {
 
 /// A card that its own keys signed, with its envelope.
 pub(super) fn read_card(octets: &[u8]) -> Result<(Card, Envelope), Failure> {
+    read_vouched_card(octets, None)
+}
+
+/// The same, if the operator signed it too, where its key is given.
+pub(super) fn read_vouched_card(octets: &[u8], authority: Option<&PublicKey>) -> Result<(Card, Envelope), Failure> {
     let envelope = read_envelope(octets)?;
-    let card = Card::open(&envelope, None).map_err(untrusted)?;
+    let card = Card::open(&envelope, authority).map_err(untrusted)?;
     Ok((card, envelope))
 }
 

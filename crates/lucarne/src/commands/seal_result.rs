@@ -19,6 +19,7 @@ use lucarne_seal::{
 use super::{
     attestation_verify::{read_key, read_text},
     seal::{read_octets, unreadable, with_end},
+    seal_quote::QuoteArgs,
     seal_request,
 };
 use crate::{
@@ -44,6 +45,8 @@ pub(crate) struct ResultArgs {
     /// The receipt
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
+    #[command(flatten)]
+    quote: QuoteArgs,
 }
 
 impl ResultArgs {
@@ -55,7 +58,11 @@ impl ResultArgs {
             Ok(())
         })?;
         receipt.covers(tally).map_err(|error| Failure::problem(error.code(), error.to_string()))?;
-        format.print_value(&json_of(&receipt)?)
+        let mut shown = json_of(&receipt)?;
+        if let Some(checked) = self.quote.check(&receipt, &read_key(&self.host_key)?)? {
+            shown["quote_checked"] = checked;
+        }
+        format.print_value(&shown)
     }
 
     fn open_receipt(&self) -> Result<Receipt, Failure> {
@@ -93,6 +100,7 @@ impl OpenArgs {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let receipt = self.result.open_receipt()?;
         receipt.result().map_err(|error| Failure::problem(error.code(), error.to_string()))?;
+        self.result.quote.check(&receipt, &read_key(&self.result.host_key)?)?;
         let identity = Identity::from_file(&read_text(&self.key)?).map_err(|error| unreadable(&self.key, error))?;
         let unfinished = with_end(&self.out, ".unproved");
         let opened = self.open_into(&receipt, identity, &unfinished);

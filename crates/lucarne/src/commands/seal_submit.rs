@@ -25,6 +25,7 @@ use super::{
     seal::{read_octets, unreadable, with_end, write_public},
     seal_fleet::Fleet,
     seal_request::envelope_of,
+    seal_store::{Store, StoreArgs},
     seal_way::{At, Way, WayArgs},
 };
 use crate::{
@@ -63,6 +64,8 @@ pub(crate) struct DeliveryArgs {
     /// Of a request for several hosts: for how long one that does not answer is tried again
     #[arg(long = "for", value_name = "SPAN", default_value = "1m", value_parser = parse_span)]
     patience: Duration,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -106,7 +109,7 @@ impl Carried {
 
 impl SubmitArgs {
     pub(crate) async fn run(&self, global: &Global) -> Result<(), Failure> {
-        let way = self.delivery.way.open(global)?;
+        let (way, store) = (self.delivery.way.open(global)?, self.delivery.store.open()?);
         let files = self.files()?;
         if let [file] = files.as_slice() {
             let carried = Carried::read(file)?;
@@ -114,7 +117,8 @@ impl SubmitArgs {
                 return self.delivery.carry(&way, (&carried.octets, fleet), file, global).await;
             }
             let out = self.delivery.out.clone().unwrap_or_else(|| with_end(file, ".age"));
-            let told = self.delivery.submit(&way, file, &out).await?;
+            let mut told = self.delivery.submit(&way, file, &out).await?;
+            self.delivery.bring_on(store.as_ref(), &mut told).await;
             return global.output.print_change(&told, told["request"].as_str().unwrap_or_default());
         }
         if let Some(folder) = &self.delivery.out {
@@ -126,7 +130,10 @@ impl SubmitArgs {
             let name = file.file_name().map(PathBuf::from).unwrap_or_default();
             let place = self.delivery.out.as_ref().map_or_else(|| file.clone(), |folder| folder.join(name));
             let told = self.delivery.submit(&way, file, &with_end(&place, ".age")).await;
-            told.unwrap_or_else(|failure| json!({"file": file, "outcome": "none", "detail": failure.to_string()}))
+            let none = |failure: Failure| json!({"file": file, "outcome": "none", "detail": failure.to_string()});
+            let mut told = told.unwrap_or_else(none);
+            self.delivery.bring_on(store.as_ref(), &mut told).await;
+            told
         });
         let told = futures::future::join_all(all).await;
         global.output.print_list(&told, SEALED_RESULT_COLUMNS)?;
@@ -152,10 +159,13 @@ impl SubmitArgs {
 
 /// What there is of others is there all the same.
 fn all_done(told: &[Value], of: &str) -> Result<(), Failure> {
-    match told.iter().filter(|one| one["outcome"] != "done" && one["outcome"] != "stands").count() {
+    let is_missing = |one: &&Value| {
+        (one["outcome"] != "done" && one["outcome"] != "stands") || one["delivered"] == Value::Bool(false)
+    };
+    match told.iter().filter(is_missing).count() {
         0 => Ok(()),
         missing => {
-            let detail = format!("of {missing} of {} {of} there is no result", told.len());
+            let detail = format!("of {missing} of {} {of} there is no result, or not where it was to go", told.len());
             Err(Failure::problem(ErrorCode::SealRefused, detail))
         }
     }
@@ -163,7 +173,7 @@ fn all_done(told: &[Value], of: &str) -> Result<(), Failure> {
 
 impl CollectArgs {
     pub(crate) async fn run(&self, global: &Global) -> Result<(), Failure> {
-        let way = self.delivery.way.open(global)?;
+        let (way, store) = (self.delivery.way.open(global)?, self.delivery.store.open()?);
         let carried = Carried::read(&self.request)?;
         if let Some(fleet) = &carried.fleet {
             return self.delivery.carry(&way, (&carried.octets, fleet), &self.request, global).await;
@@ -173,7 +183,9 @@ impl CollectArgs {
             || Failure::problem(ErrorCode::SealRequestMalformed, "the request cannot be read, so its id is not known");
         let at = At { host: self.delivery.host.or(carried.host), instance: None };
         let standing = way.look(at, &carried.id.ok_or_else(unread)?).await?;
-        let told = self.delivery.collect(&way, at, standing, (&self.request, &out), &works_on(&self.request)).await?;
+        let progress = works_on(&self.request);
+        let mut told = self.delivery.collect(&way, at, standing, (&self.request, &out), &progress).await?;
+        self.delivery.bring_on(store.as_ref(), &mut told).await;
         global.output.print_change(&told, told["request"].as_str().unwrap_or_default())
     }
 }
@@ -192,9 +204,25 @@ impl DeliveryArgs {
         global: &Global,
     ) -> Result<(), Failure> {
         let folder = self.out.clone().unwrap_or_else(|| with_end(file, ".results"));
-        let told = Fleet { octets, envelope, request }.carry(self, way, (file, &folder)).await?;
+        let store = self.store.open()?;
+        let mut told = Fleet { octets, envelope, request }.carry(self, way, (file, &folder)).await?;
+        for one in &mut told {
+            self.bring_on(store.as_ref(), one).await;
+        }
         global.output.print_list(&told, SEALED_FLEET_COLUMNS)?;
         all_done(&told, "hosts")
+    }
+
+    /// Brings a result, or all of a standing request's, on into the store, if there is one.
+    async fn bring_on(&self, store: Option<&Store>, told: &mut Value) {
+        let Some(store) = store else { return };
+        if let Some(results) = told["results"].as_array_mut() {
+            for one in results {
+                store.take(self.patience, one).await;
+            }
+        } else {
+            store.take(self.patience, told).await;
+        }
     }
 
     async fn submit(&self, way: &Way, file: &Path, out: &Path) -> Result<Value, Failure> {

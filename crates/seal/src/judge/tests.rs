@@ -94,8 +94,25 @@ fn a_request_is_for_one_generation_of_an_instance_that_is_here() {
     moved.instances.clear();
     assert_eq!(judge(&moved, &octets), Err(Refusal::NoInstance(INSTANCE)));
     let mut restarted = site();
-    restarted.instances.insert(INSTANCE, Held { account: TENANT, generation: 3, cosigned: false });
+    restarted.instances.insert(INSTANCE, Held { account: TENANT, generation: 3, life: Life::Runs, cosigned: false });
     assert!(matches!(judge(&restarted, &octets), Err(Refusal::OtherGeneration { asked: 2, held: 3, .. })));
+}
+
+#[test]
+fn of_an_instance_that_is_stopped_nothing_is_asked_but_its_start_and_of_that_generation_alone() {
+    let mut stopped = site();
+    stopped.instances.insert(INSTANCE, Held { account: TENANT, generation: 2, life: Life::Stopped, cosigned: false });
+    let start = || operation(OperationName::GuestStart);
+    assert!(judge(&stopped, &brought(start(), |_| {}, &[3])).is_ok());
+    assert!(judge(&site(), &brought(start(), |_| {}, &[3])).is_ok(), "it runs, and will go on");
+    assert_eq!(judge(&stopped, &brought(read(64), |_| {}, &[3])), Err(Refusal::Stopped(INSTANCE)));
+    assert!(matches!(judge(&stopped, &brought(start(), |_| {}, &[4])), Err(Refusal::ForeignSigner { .. })));
+    let later = |it: &mut Terms| {
+        if let Some(instance) = &mut it.target.instance {
+            instance.generation = 3;
+        }
+    };
+    assert!(matches!(judge(&stopped, &brought(start(), later, &[3])), Err(Refusal::OtherGeneration { .. })));
 }
 
 /// Attack: confused deputy across tenants. Whose an instance is, the host says.
@@ -124,7 +141,7 @@ fn a_tenants_key_acts_on_its_own_instances_only() {
 #[test]
 fn a_tenant_that_demands_it_signs_too() {
     let mut demanding = site();
-    demanding.instances.insert(INSTANCE, Held { account: TENANT, generation: 2, cosigned: true });
+    demanding.instances.insert(INSTANCE, Held { account: TENANT, generation: 2, life: Life::Runs, cosigned: true });
     let refused = Err(Refusal::Cosignature(TENANT));
     assert_eq!(judge(&demanding, &brought(read(64), |_| {}, &[1, 2])), refused);
     assert!(judge(&demanding, &brought(read(64), |_| {}, &[1, 3])).is_ok());

@@ -28,7 +28,15 @@ fn tally(file: &[u8]) -> Tally {
 }
 
 fn receipt(outcome: Outcome) -> Receipt {
-    Receipt { request: RequestId::of(&asked()), host: HOST, time: NOW, log_index: 5, occurrence: None, outcome }
+    Receipt {
+        request: RequestId::of(&asked()),
+        host: HOST,
+        time: NOW,
+        log_index: 5,
+        occurrence: None,
+        outcome,
+        quote: None,
+    }
 }
 
 fn done(file: &[u8]) -> Receipt {
@@ -139,4 +147,20 @@ fn of_a_fleet_each_host_answers_for_itself() {
     assert!(open(HOST, host_key()) && open(HostId::from_bits(2), key(50)));
     assert!(!open(HOST, key(50)) && !open(HostId::from_bits(2), host_key()));
     assert!(!open(HostId::from_bits(3), key(50)));
+}
+
+/// A quote of one deed is none of another: of another request or host, or with another result.
+#[test]
+fn what_a_tpm_signs_with_its_registers_is_of_one_deed() {
+    let of = |receipt: &Receipt| qualifying_data(&receipt.request, receipt.host, &receipt.outcome).expect("data");
+    let good = done(&file());
+    let mut others = vec![receipt(Outcome::Failed), Receipt { host: HostId::from_bits(9), ..good.clone() }];
+    others.push(Receipt { request: RequestId::of_octets(b"another"), ..good.clone() });
+    let mut longer = good.clone();
+    if let Outcome::Done { paused_nanoseconds, .. } = &mut longer.outcome {
+        *paused_nanoseconds += 1;
+    }
+    others.push(longer);
+    assert_eq!(of(&good), of(&Receipt { log_index: 77, ..good.clone() }), "its place in the log is the host's word");
+    assert!(others.iter().all(|other| of(other) != of(&good)));
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     example::{HOUR, INSTANCE, NOW, OTHER_TENANT, TENANT, host_key, key, octets, operation, person, read, rules, site},
-    judge::{Admitted, Held},
+    judge::{Admitted, Held, Life},
     ledger::Ledger,
     refusal::Refusal,
     trust::{Channel, read_envelope},
@@ -107,7 +107,7 @@ fn tenants_stay_with_their_own() {
 fn an_account_that_signs_what_is_done_to_it_is_asked_each_time() {
     let octets = brought(Scope::Host, 1);
     let mut site = site();
-    site.instances.insert(INSTANCE, Held { account: TENANT, generation: 2, cosigned: true });
+    site.instances.insert(INSTANCE, Held { account: TENANT, generation: 2, life: Life::Runs, cosigned: true });
     let occurrence = Occurrence { number: 0, instance: Some(here()) };
     let judged = rules().judge_occurrence(&octets, Channel::Carried, &occurrence, &site, &Ledger::default(), NOW);
     assert!(matches!(judged, Err(Refusal::Cosignature(_))));

@@ -1,7 +1,8 @@
-//! `guest.pause`, `guest.resume`, `guest.stop`, `guest.start`, `guest.reset`.
+//! `guest.pause`, `guest.resume`, `guest.stop`, `guest.reset`.
 //!
 //! Owns what each does to a machine, and in which states it does nothing or is refused. A paused guest stays so until it is
-//! resumed, also when its agent starts anew. That a guest runs at all is its controller's wish: nothing here starts one.
+//! resumed, also when its agent starts anew. A start is the agent's to see to: there is no machine
+//! yet that could be asked.
 
 use lucarne_seal::operation::Operation;
 use serde::Serialize;
@@ -34,8 +35,6 @@ pub(super) fn switch(operation: &Operation, monitor: &mut Monitor, machine: &Mac
             monitor.ask("press the guest's reset button", "system_reset", json!({}))?;
             true
         }
-        // It has a machine, or there would be no order for one.
-        Operation::GuestStart(_) => false,
         other => return Err(Failure::Impossible(format!("this host does not carry out {}", other.name()))),
     };
     Ok(Switched { changed })

@@ -5,7 +5,7 @@
 
 use lucarne_model::{AccountId, Moment, Octets, sealing::SealStanding, storage::Digest};
 use lucarne_seal::{
-    judge::Admitted,
+    judge::{Admitted, Life},
     log::{Asked, Verdict},
     operation::Layer,
     receipt::{Outcome, Receipt},
@@ -51,7 +51,8 @@ impl Office {
         // Its place in the log is the next one: nothing else is entered in between.
         let log_index = self.register.head(self.host, now).size;
         let (request, outcome) = (id.clone(), Outcome::Stands);
-        let receipt = Receipt { request, host: self.host, time: now, log_index, occurrence: None, outcome };
+        let (occurrence, quote) = (None, None);
+        let receipt = Receipt { request, host: self.host, time: now, log_index, occurrence, outcome, quote };
         let receipt = match signed(self.keys.of(standing.operation().name().layer()), &receipt) {
             Ok(receipt) => receipt,
             Err(error) => return self.unavailable(&error),
@@ -165,7 +166,8 @@ impl Office {
         if standing.operation().name().layer() == Layer::Host {
             return vec![None];
         }
-        let here = self.instances.iter().filter(|one| standing.concerns(one.instance, one.account));
+        let runs = self.instances.iter().filter(|one| one.life == Life::Runs);
+        let here = runs.filter(|one| standing.concerns(one.instance, one.account));
         let target = |one: &super::Present| TargetInstance {
             id: one.instance,
             generation: one.generation,

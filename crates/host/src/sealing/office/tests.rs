@@ -85,7 +85,8 @@ impl Bed {
         let place = tempfile::tempdir().unwrap();
         let mut office = open_at(&place, clocks).unwrap();
         office.take_policy(&octets(&key(90).sign(&policy).unwrap()).into());
-        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]), NOW);
+        office
+            .see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2, life: Life::Runs }]), NOW);
         Self { place, office, now: clocks.now }
     }
 
@@ -94,7 +95,8 @@ impl Bed {
         let Self { place, office, now } = self;
         drop(office);
         let mut office = open(&place, NOW).unwrap();
-        office.see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2 }]), NOW);
+        office
+            .see(Arc::new(vec![Present { instance: INSTANCE, account: TENANT, generation: 2, life: Life::Runs }]), NOW);
         Self { place, office, now }
     }
 
@@ -177,7 +179,7 @@ fn open(place: &TempDir, now: Moment) -> Result<Office, OfficeError> {
     open_at(place, clocks_at(now))
 }
 fn open_at(place: &TempDir, clocks: Clocks) -> Result<Office, OfficeError> {
-    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public())), Reading::default(), SPACE, clocks)
+    Office::open(&place.path().join("seals"), (HOST, Some(key(90).public()), None), Reading::default(), SPACE, clocks)
 }
 fn octets(envelope: &Envelope) -> Vec<u8> {
     canonical::write(envelope).unwrap()
@@ -209,7 +211,7 @@ fn a_good_request_has_a_result_with_a_receipt_and_its_place_in_the_log() {
     );
     let done = seal(&work, &work.out, b"a secret");
     let result = tally(&work.out).unwrap();
-    bed.office.end(&work.id, Ok((done, result)), NOW);
+    bed.office.end(&work.id, Ok(Carried::unquoted(&work, done, result)), NOW);
     let (receipt, length) = bed.over(&work.id);
     let envelope: Envelope = canonical::read(&request).unwrap();
     assert_eq!((receipt.request.clone(), receipt.log_index), (RequestId::of(&envelope), 0));
@@ -450,7 +452,8 @@ fn an_older_or_foreign_policy_changes_nothing() {
 #[test]
 fn whose_an_instance_is_does_not_change_while_it_is_here() {
     let mut bed = Bed::new();
-    bed.office.see(Arc::new(vec![Present { instance: INSTANCE, account: OTHER, generation: 2 }]), NOW);
+    bed.office
+        .see(Arc::new(vec![Present { instance: INSTANCE, account: OTHER, generation: 2, life: Life::Runs }]), NOW);
     let claimed = |it: &mut Terms| {
         if let Some(instance) = &mut it.target.instance {
             instance.account = OTHER;

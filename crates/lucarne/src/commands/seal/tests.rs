@@ -7,6 +7,7 @@ use lucarne_attest::canonical;
 use lucarne_model::{ErrorCode, HostId, Moment};
 use lucarne_seal::{
     age::{Recipient, Seed, writer::Writer},
+    card::Card,
     receipt::{Consistency, Outcome, Receipt, Tally},
     request::RequestId,
     sealed_request,
@@ -68,6 +69,7 @@ fn answer(folder: &Path, content: &[u8], recipient: Recipient) {
             consistency: Consistency::Instant,
             paused_nanoseconds: 0,
         },
+        quote: None,
     };
     let signed = read_signing_key(&folder.join("host")).expect("a key").sign(&receipt).expect("an envelope");
     fs::write(folder.join("result.receipt"), canonical::write(&signed).expect("octets")).expect("written");
@@ -87,6 +89,27 @@ fn what_was_asked_on_files_comes_back_to_its_reader() {
     assert!(fs::read(folder.path().join("octets")).expect("octets").starts_with(b"DSSEv1 "));
     run(folder.path(), "lucarne seal operations --output json").expect("a list");
     run(folder.path(), "lucarne seal operations guest.memory.read").expect("one of them");
+}
+
+/// Who wants the host's TPM to have said it takes no receipt without that, and believes no card of another host's.
+#[test]
+fn a_receipt_without_a_quote_is_refused_where_one_is_required() {
+    let (folder, _) = scene();
+    let key = |name: &str| read_signing_key(&folder.path().join(name)).expect("a key");
+    let card = |name: &str| {
+        let recipient = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj".parse().expect("a recipient");
+        let card = Card::make(HostId::from_bits(1), (&key(name), &key(name)), (recipient, 0), None).expect("a card");
+        fs::write(folder.path().join("card"), canonical::write(&card).expect("octets")).expect("written");
+    };
+    let refused = |line: &str| run(folder.path(), line).expect_err("refused").code();
+    card("host");
+    assert_eq!(refused(&format!("{VERIFY} --require-quote @card")), Some(ErrorCode::HostNotProved));
+    assert_eq!(refused(&format!("{OPEN} --require-quote @card")), Some(ErrorCode::HostNotProved));
+    assert!(!folder.path().join("content").exists());
+    let vouched = format!("{VERIFY} --require-quote @card --authority @bob.pub");
+    assert_eq!(refused(&vouched), Some(ErrorCode::SealKeyUntrusted));
+    card("bob");
+    assert_eq!(refused(&format!("{VERIFY} --require-quote @card")), Some(ErrorCode::AttestationKeyUntrusted));
 }
 
 /// Attack: a result that was cut, changed or made by somebody else leaves nothing behind that could be used.

@@ -52,7 +52,7 @@ fn times(bed: &Bed, id: &RequestId, carrier: Carrier) -> Option<Vec<Digest>> {
 fn finish(bed: &mut Bed, work: &Work, after: Duration) {
     let done = seal(work, &work.out, b"a secret");
     let result = tally(&work.out).unwrap();
-    bed.office.end(&work.id, Ok((done, result)), NOW.plus(after));
+    bed.office.end(&work.id, Ok(Carried::unquoted(work, done, result)), NOW.plus(after));
 }
 
 #[test]
@@ -133,9 +133,9 @@ fn of_others_guests_nothing_is_taken_and_what_finds_no_room_is_due_again() {
     let mut bed = Bed::new();
     let stolen = standing(&bed, Scope::Account(TENANT), 4);
     assert!(matches!(bed.office.take(&octets(&stolen), Some(OTHER), clocks()), Taken::Refused { .. }));
-    let second = Present { instance: InstanceId::from_bits(8), account: TENANT, generation: 1 };
-    let foreign = Present { instance: InstanceId::from_bits(9), account: OTHER, generation: 1 };
-    let own = Present { instance: INSTANCE, account: TENANT, generation: 2 };
+    let second = Present { instance: InstanceId::from_bits(8), account: TENANT, generation: 1, life: Life::Runs };
+    let foreign = Present { instance: InstanceId::from_bits(9), account: OTHER, generation: 1, life: Life::Runs };
+    let own = Present { instance: INSTANCE, account: TENANT, generation: 2, life: Life::Runs };
     bed.office.see(Arc::new(vec![own, second, foreign]), NOW);
     let envelope = standing(&bed, Scope::Account(TENANT), 3);
     take(&mut bed, &envelope);
