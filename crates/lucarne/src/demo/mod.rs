@@ -12,6 +12,7 @@ mod own_host;
 mod probes;
 mod publishing;
 mod questions;
+mod replaying;
 mod replicating;
 mod report;
 mod sealing;

@@ -28,6 +28,7 @@ use super::{
     memory::{Cast, launch, look},
     moving::{self, LINES, came, first_came},
     networks::cidr,
+    replaying,
     report::Story,
     tenant::Tenant,
 };
@@ -62,7 +63,9 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     let serves = launch(tenant, (image, subnet), serves).await?.id;
     let downloads = Cast { name: "r2", user_data: moving::downloads(), ..Cast::default() };
     let downloads = launch(tenant, (image, subnet), downloads).await?;
-    for machine in [serves, downloads.id] {
+    let asks = Cast { name: "r3", address: Some(replaying::ADDRESS), user_data: replaying::asks(), ..Cast::default() };
+    let asks = launch(tenant, (image, subnet), asks).await?.id;
+    for machine in [serves, downloads.id, asks] {
         tenant.until_running(machine).await?;
     }
     let before = moving::until_more(tenant, downloads.id, LINES).await?.unwrap_or_default();
@@ -72,14 +75,15 @@ async fn scenes(stage: &Stage, story: &mut Story, tenants: &mut Vec<Tenant>) -> 
     tell_going_on(story, tenant, (&shallow, downloads.id, before), "the duplicate of r2").await?;
     tell_source(story, tenant, downloads.id).await?;
     if let Some(group) = downloads.security_groups.first() {
-        tell_change(story, tenant, &shallow, *group).await?;
+        let twin = tell_change(story, tenant, &shallow, *group).await?;
+        replaying::scenes(story, tenant, &shallow, (asks, twin)).await?;
     }
     tell_dependence(story, tenant, serves).await?;
 
     let before = came(&log(&tenant.session, downloads.id).await?).unwrap_or_default();
     let deep = create(tenant, vpc, ("deep", CopyType::Deep)).await?;
     tenant.end_replica(shallow.id).await?;
-    for machine in [serves, downloads.id] {
+    for machine in [serves, downloads.id, asks] {
         tenant.terminate(machine).await?;
     }
     tell_going_on(story, tenant, (&deep, downloads.id, before), "a deep duplicate, whose source has ended,").await
@@ -101,11 +105,11 @@ fn tell_pauses(story: &mut Story, replica: &Replica) {
         .values()
         .map(|one| format!("{:.1}", Duration::from_micros(one.pause_micros).as_secs_f64() * 1e3))
         .collect();
-    let held = replica.taken.is_some() && pauses.len() == 2;
-    let seen = format!("{} is there; r1 and r2 stood still for {} ms", replica.vpc, pauses.join(" and "));
+    let held = replica.taken.is_some() && pauses.len() == 3;
+    let seen = format!("{} is there; r1, r2 and r3 stood still for {} ms", replica.vpc, pauses.join(", "));
     story.step(
-        "the network of r1 and r2 is duplicated while it runs",
-        "a network with both, cut at one instant",
+        "the network of r1, r2 and r3 is duplicated while it runs",
+        "a network with all three, cut at one instant",
         seen,
         held,
     );
@@ -151,13 +155,13 @@ async fn tell_source(story: &mut Story, tenant: &Tenant, downloads: InstanceId) 
     Ok(())
 }
 
-/// A rule is changed in the duplicate alone.
+/// A rule is changed in the duplicate alone; gives the duplicate's group.
 async fn tell_change(
     story: &mut Story,
     tenant: &Tenant,
     replica: &Replica,
     group: SecurityGroupId,
-) -> Result<(), Failure> {
+) -> Result<SecurityGroupId, Failure> {
     let Some(ObjectId::SecurityGroup(twin)) = replica.objects.get(&ObjectId::SecurityGroup(group)).copied() else {
         return Err(Failure::local(LocalCode::UnexpectedAnswer, format!("{group} has no duplicate")));
     };
@@ -183,7 +187,7 @@ async fn tell_change(
         seen,
         held,
     );
-    Ok(())
+    Ok(twin)
 }
 
 async fn tell_dependence(story: &mut Story, tenant: &Tenant, serves: InstanceId) -> Result<(), Failure> {
