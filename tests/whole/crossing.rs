@@ -51,7 +51,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let target = json!({"kind": "subnet", "subnet": subnet});
     let flow_log = api.make("/v1/flow-logs", json!({"target": target}), "/id")?;
     let recording = api.make("/v1/recordings", json!({"vpc": vpc}), "/id")?;
-    let replica = api.make("/v1/replicas", json!({"vpc": vpc}), "/id")?;
+    let replica = api.make("/v1/replicas", json!({"vpc": vpc, "terms": {"memory": "cold"}}), "/id")?;
     api.await_state(&format!("/v1/replicas/{replica}"), "state", "available", PATIENCE)
         .with_context(|| cloud.logs())?;
     api.post(&format!("/v1/recordings/{recording}/stop"), &json!({}))?.ok()?;
