@@ -6,6 +6,7 @@
 
 mod frames;
 mod proofs;
+mod recordings;
 mod records;
 mod seals;
 mod walks;
@@ -20,12 +21,13 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target { name: "ipfix", run: records::ipfix, seeds: records::ipfix_seeds },
     Target { name: "foreign-flows", run: records::foreign, seeds: records::foreign_seeds },
     Target { name: "switch", run: frames::switch, seeds: frames::seeds },
     Target { name: "geneve", run: frames::geneve, seeds: frames::geneve_seeds },
     Target { name: "pcap", run: frames::pcap, seeds: frames::pcap_seeds },
+    Target { name: "recordings", run: recordings::recording, seeds: recordings::recording_seeds },
     Target { name: "event-log", run: proofs::event_log, seeds: proofs::event_log_seeds },
     Target { name: "tpm-structures", run: proofs::structures, seeds: proofs::structure_seeds },
     Target { name: "certificates", run: proofs::certificates, seeds: proofs::certificate_seeds },

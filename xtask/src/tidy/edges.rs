@@ -72,7 +72,7 @@ const EDGES: [(&str, &[&str]); 22] = [
             "host",
         ],
     ),
-    ("fuzz", &["model", "flows", "attest", "seal", "sealer", "switch", "bench"]),
+    ("fuzz", &["model", "flows", "attest", "replica", "seal", "sealer", "switch", "bench"]),
     ("xtask", &[]),
 ];
 
