@@ -10,6 +10,7 @@ use lucarne_model::{
     flow_log::FlowLog,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
+    recording::Recording,
     replication::{ObjectId, Replica, ReplicaState},
     security_group::{Peer, SecurityGroup},
     storage::VolumeState,
@@ -59,6 +60,7 @@ fn remove_network(tx: &mut Tx<'_>, id: VpcId) -> Result<(), Problem> {
         }
     }
     delete_all::<FlowLog>(tx, id)?;
+    delete_all::<Recording>(tx, id)?;
     delete_all::<NetworkInterface>(tx, id)?;
     delete_all::<Subnet>(tx, id)?;
     delete_all::<RouteTable>(tx, id)?;
