@@ -83,6 +83,24 @@ impl Drop for Process {
     }
 }
 
+/// A process that a test has stopped, until this is dropped or the process is killed.
+#[derive(Debug)]
+pub struct Stopped(Pid);
+
+impl Stopped {
+    pub fn stop(pid: u32) -> anyhow::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process has this id")?;
+        kill_process(pid, Signal::STOP)?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
 /// The processes whose command line names `path`: a folder of this test alone.
 pub fn processes_of(path: &Path) -> Vec<u32> {
     let needle = path.to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! Launch and terminate across a kill -9 of the controller at every step, on hosts that simulate their machines.
+//! Launch, termination and duplication across a kill -9 of the controller at every step, on hosts that simulate their machines.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use lucarne_tests::{
     api::Api,
     cloud::{Cloud, Driver},
     eventually, image,
+    process::Stopped,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -194,4 +195,140 @@ fn a_launch_whose_answer_was_lost_with_the_controller_is_not_done_twice() -> any
     tenant.await_state(&format!("/v1/instances/{instance}"), "state", "running", PATIENCE)?;
     ensure!(tenant.list("/v1/instances")?.len() == 1, "the launch was done twice");
     Ok(())
+}
+
+/// A cloud of two hosts with an instance each, whose network is duplicated by one request, from its disks.
+struct Duplicating {
+    cloud: Cloud,
+    operator: Api,
+    tenant: Api,
+    request: Value,
+    sources: Vec<String>,
+    before: Value,
+}
+
+impl Duplicating {
+    fn new() -> anyhow::Result<Self> {
+        let cloud = Cloud::start(Driver::Simulated, 2)?;
+        let (operator, tenant) = (cloud.operator()?, cloud.tenant("first")?);
+        cloud.hasten(&tenant)?;
+        let (vpc, subnet) = tenant.network()?;
+        let disk = image::one_sector(&tenant)?;
+        let launch =
+            |host: &Value| tenant.launch(json!({"image": disk, "subnet": subnet, "placement": {"host": host["id"]}}));
+        let sources = operator.list("/v1/hosts")?.iter().map(launch).collect::<anyhow::Result<Vec<_>>>()?;
+        for source in &sources {
+            tenant.await_state(&format!("/v1/instances/{source}"), "state", "running", PATIENCE)?;
+        }
+        let before = room_and_leftovers(&operator, &tenant)?;
+        let request = json!({"vpc": vpc, "terms": {"memory": "cold"}});
+        Ok(Self { cloud, operator, tenant, request, sources, before })
+    }
+
+    /// The path of a replica that has just been asked for.
+    fn create(&self) -> anyhow::Result<String> {
+        Ok(format!("/v1/replicas/{}", self.tenant.make("/v1/replicas", self.request.clone(), "/id")?))
+    }
+
+    fn reaches(&self, replica: &str, state: &str) -> anyhow::Result<Value> {
+        self.tenant.await_state(replica, "state", state, PATIENCE)
+    }
+
+    fn delete(&self, replica: &str) -> anyhow::Result<()> {
+        self.tenant.delete(replica)?.ok().map(drop)
+    }
+
+    /// Whatever became of a duplicate, its source is as it was.
+    fn nothing_is_left(&self) -> anyhow::Result<()> {
+        nothing_is_left(&self.operator, &self.tenant, &self.before)?;
+        for source in &self.sources {
+            let shown = self.tenant.get(&format!("/v1/instances/{source}"))?.ok()?;
+            ensure!(shown["state"] == "running", "{shown}");
+        }
+        Ok(())
+    }
+
+    fn hold_at(&mut self, point: &str) -> anyhow::Result<()> {
+        self.cloud.kill_controller();
+        self.cloud.start_controller(Some(point))
+    }
+
+    fn kill_when_held_at(&mut self, point: &str) -> anyhow::Result<()> {
+        let controller = self.cloud.controller.as_mut().context("there is a controller")?;
+        controller.await_log(&format!("holding at {point}"), PATIENCE)?;
+        self.cloud.kill_controller();
+        self.cloud.start_controller(None)
+    }
+}
+
+#[test]
+fn a_duplication_its_end_and_its_undoing_survive_a_kill_of_the_controller_at_every_step() -> anyhow::Result<()> {
+    let mut it = Duplicating::new()?;
+    let points = |steps: &[&str], edges: [&str; 2]| -> Vec<String> {
+        steps.iter().flat_map(|step| edges.map(|edge| format!("{step}.{edge}"))).collect()
+    };
+    let edges = ["before", "after"];
+    let making = ["prepare", "cut", "duplicate", "begin", "copy"].map(|step| format!("replicate.{step}"));
+    for point in points(&making.each_ref().map(String::as_str), edges) {
+        it.hold_at(&point)?;
+        let replica = it.create()?;
+        it.kill_when_held_at(&point)?;
+        let run = || {
+            it.reaches(&replica, "available")?;
+            it.delete(&replica)?;
+            it.reaches(&replica, "deleted")?;
+            it.nothing_is_left()
+        };
+        run().with_context(|| format!("after a kill at {point}")).with_context(|| it.cloud.logs())?;
+    }
+    for point in points(&["end-replica.shut-down", "end-replica.end"], edges) {
+        it.hold_at(&point)?;
+        let replica = it.create()?;
+        it.reaches(&replica, "available").with_context(|| it.cloud.logs())?;
+        it.delete(&replica)?;
+        it.kill_when_held_at(&point)?;
+        let run = || it.reaches(&replica, "deleted").and_then(|_| it.nothing_is_left());
+        run().with_context(|| format!("after a kill at {point}")).with_context(|| it.cloud.logs())?;
+    }
+    for point in points(&["replicate.prepare", "replicate.admit"], ["undo-before", "undo-after"]) {
+        it.hold_at(&point)?;
+        // So that it is not ready before it is given up.
+        let host = it.cloud.hosts[1].as_ref().context("there is a host")?.pid();
+        let stopped = Stopped::stop(host)?;
+        let replica = it.create()?;
+        it.delete(&replica)?;
+        drop(stopped);
+        it.kill_when_held_at(&point)?;
+        let run = || it.reaches(&replica, "failed").and_then(|_| it.nothing_is_left());
+        run().with_context(|| format!("after a kill at {point}")).with_context(|| it.cloud.logs())?;
+    }
+    without_room_or_a_free_name_nothing_is_made(&it)
+}
+
+fn without_room_or_a_free_name_nothing_is_made(it: &Duplicating) -> anyhow::Result<()> {
+    let replica = it.create()?;
+    let name = it.reaches(&replica, "available")?["name"].clone();
+    let mut again = it.request.clone();
+    again["name"] = name;
+    let refused = it.tenant.post("/v1/replicas", &again)?;
+    ensure!(refused.code() == "ReplicaAlreadyExists", "{refused:?}");
+    it.delete(&replica)?;
+    it.reaches(&replica, "deleted")?;
+    it.nothing_is_left()?;
+
+    let of_source = it.tenant.get(&format!("/v1/instances/{}", it.sources[0]))?.ok()?;
+    let host = it.operator.list("/v1/hosts")?.into_iter().next().context("there is a host")?;
+    let amount = |which: &str| host[which]["memory"].as_u64().with_context(|| format!("no memory {which}: {host}"));
+    // All but less than the source has.
+    let rest = (amount("capacity")? - amount("used")? - (64 << 20)) >> 20 << 20;
+    let filler = json!({"image": of_source["image"], "subnet": of_source["subnet"], "memory": rest,
+        "placement": {"host": host["id"]}, "tags": {"filler": "yes"}});
+    let filler = it.tenant.launch(filler)?;
+    it.tenant.await_state(&format!("/v1/instances/{filler}"), "state", "running", PATIENCE)?;
+    let full = room_and_leftovers(&it.operator, &it.tenant)?;
+    let mut without_it = it.request.clone();
+    without_it["terms"]["exclude_tags"] = json!([{"key": "filler", "value": "yes"}]);
+    let refused = it.tenant.post("/v1/replicas", &without_it)?;
+    ensure!(refused.code() == "InsufficientInstanceCapacity", "{refused:?}");
+    nothing_is_left(&it.operator, &it.tenant, &full)
 }

@@ -330,6 +330,7 @@ async fn a_replica_is_deleted_with_all_in_it_and_leaves_its_source_as_it_was() {
     let launch = json!({"image": scene.image, "subnet": subnet["id"], "memory": 128 * MIB});
     let extra = path("instances", &scene.post("/v1/instances", launch).await["instances"][0]);
     scene.until(async |scene| (scene.get(&extra).await["state"] == "running").then_some(())).await;
+    scene.post("/v1/recordings", json!({"vpc": shown["vpc"]})).await;
     let (status, _) = scene.cloud.delete(&scene.tenant, &replica).await;
     assert_eq!(status, 200);
     let gone = scene.reaches(&replica, "deleted").await;
