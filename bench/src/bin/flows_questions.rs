@@ -46,16 +46,22 @@ struct Question {
     nfdump: Option<&'static [&'static str]>,
 }
 
-const QUESTIONS: [Question; 9] = [
+const QUESTIONS: [Question; 15] = [
     Question { name: "peers", is_of_all: false, nfdump: Some(&["-s", "ip/bytes", "ip ADDRESS"]) },
     Question { name: "peers", is_of_all: true, nfdump: Some(&["-s", "ip/bytes", "ip ADDRESS"]) },
     Question { name: "account-peers", is_of_all: false, nfdump: Some(&["-s", "ip/bytes"]) },
+    Question { name: "account-peers", is_of_all: true, nfdump: Some(&["-s", "ip/bytes"]) },
     Question { name: "top-talkers", is_of_all: false, nfdump: Some(&["-s", "srcip/bytes"]) },
     Question { name: "top-talkers", is_of_all: true, nfdump: Some(&["-s", "srcip/bytes"]) },
     Question { name: "top-ports", is_of_all: false, nfdump: Some(&["-s", "dstport/bytes"]) },
+    Question { name: "top-ports", is_of_all: true, nfdump: Some(&["-s", "dstport/bytes"]) },
     Question { name: "top-rejects", is_of_all: false, nfdump: None },
+    Question { name: "top-rejects", is_of_all: true, nfdump: None },
     Question { name: "asymmetric", is_of_all: false, nfdump: None },
+    Question { name: "asymmetric", is_of_all: true, nfdump: None },
     Question { name: "blackholes", is_of_all: false, nfdump: None },
+    Question { name: "blackholes", is_of_all: true, nfdump: None },
+    Question { name: "unused-rules", is_of_all: true, nfdump: None },
 ];
 
 #[tokio::main]
@@ -148,7 +154,7 @@ async fn ask_all(state_dir: &Path, scene: &Scene, peer: Option<&Path>) -> Result
             (Some(dir), Some(arguments)) => Some(ask_nfdump(dir, question, arguments, &scene.address)?),
             _ => None,
         };
-        let seconds = |took: Option<f64>| took.map_or_else(|| "-".into(), |took| format!("{took:.2}"));
+        let seconds = |took: Option<f64>| took.map_or_else(|| "-".into(), |took| format!("{took:.3}"));
         let of = if question.is_of_all { "all" } else { "the last hour" };
         rows.push(vec![question.name.into(), of.into(), said, seconds(median(&took)), seconds(theirs)]);
     }

@@ -35,6 +35,7 @@ fn main() -> Result<()> {
     let mut rows = vec![
         row("lucarne, what accounts see", at_rest.shown, records.len()),
         row("lucarne, the operator's own", at_rest.own, records.len()),
+        row("lucarne, sums of these", at_rest.sums, records.len()),
     ];
     for (name, compress) in [("nfdump, LZ4", "-y"), ("nfdump, bzip2", "-j")] {
         match nfcapd::keep(&records, compress) {

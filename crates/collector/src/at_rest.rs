@@ -57,6 +57,8 @@ pub struct AtRest {
     pub shown: u64,
     /// Of what is the operator's own.
     pub own: u64,
+    /// Of what is added up of them already.
+    pub sums: u64,
     /// Of each column that accounts see, largest first; the rest of [`AtRest::shown`] is bloom filters, indices and footers.
     pub columns: Vec<(String, u64)>,
 }
@@ -211,6 +213,7 @@ impl Sealed {
         for part in &self.0 {
             at_rest.shown += part.size;
             at_rest.own += fs::metadata(&part.own_path)?.len();
+            at_rest.sums += if part.is_summed() { fs::metadata(&part.sums_path)?.len() } else { 0 };
             for (name, octets) in part::column_sizes(part).map_err(io::Error::other)? {
                 *columns.entry(name).or_default() += octets;
             }

@@ -63,12 +63,15 @@ fn temporary(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Removes a file, durably. One that is gone already is well removed.
+/// Removes a file, durably. One that is gone already, with its folder or without, is well removed.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => path.parent().map_or(Ok(()), sync_dir),
+    let removed = fs::remove_file(path);
+    let is_gone = |result: &io::Result<()>| !matches!(result, Err(error) if error.kind() != io::ErrorKind::NotFound);
+    if !is_gone(&removed) {
+        return removed;
     }
+    let synced = path.parent().map_or(Ok(()), sync_dir);
+    if is_gone(&synced) { Ok(()) } else { synced }
 }
 
 /// Takes the folder for this process as long as the file is open; none when another process has it.

@@ -11,8 +11,9 @@
 //!    with a signed receipt ([`receipts`]), then removes the segment; parts of an hour are merged as they become many
 //!    ([`compaction`]);
 //! 4. [`findings`] are told of what stands out while records arrive;
-//! 5. where there is a store for them, the [`shelf`] brings parts there, and the disk is their cache;
-//! 6. [`query`] finds records in the catalog and the parts, [`sql`] answers questions over both, and [`http`] serves that
+//! 5. a merged part has its sums beside it ([`part::sums`]), from which questions that ask for no more are answered;
+//! 6. where there is a store for them, the [`shelf`] brings parts there, and the disk is their cache;
+//! 7. [`query`] finds records in the catalog and the parts, [`sql`] answers questions over both, and [`http`] serves that
 //!    to the controller; [`delivery`] sends what flow logs ask for to tenants' own places.
 //!
 //! The folder needs no list of its files, because the names say everything: segments are numbered, a part is named for the

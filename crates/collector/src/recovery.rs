@@ -41,7 +41,7 @@ pub(crate) struct Recovered {
 /// count.
 pub(crate) fn recover(state_dir: &Path, folders: &Folders) -> Result<Recovered, RecoveryError> {
     let log_dir = state_dir.join(LOG_DIR);
-    for dir in [&log_dir, &folders.shown, &folders.own] {
+    for dir in [&log_dir, &folders.shown, &folders.own, &folders.sums] {
         durable::create_dir(dir).map_err(|source| RecoveryError::Folder { path: dir.clone(), source })?;
     }
     let folder = |path: &Path| {

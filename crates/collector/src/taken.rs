@@ -25,7 +25,8 @@ pub fn is_part_name(name: &str) -> bool {
 /// What is in the copy of a part that lies below `folder` by its name.
 pub fn contents_of(folder: &Path, name: &str) -> Result<PartContents, TakenError> {
     let place = Place::parse(name).ok_or_else(|| TakenError::Name { name: name.to_owned() })?;
-    let folders = Folders { shown: folder.to_owned(), own: folder.to_owned(), shelf: None };
+    let [shown, own, sums] = [(); 3].map(|()| folder.to_owned());
+    let folders = Folders { shown, own, sums, shelf: None };
     let unreadable = |source: Box<dyn Error + Send + Sync>| TakenError::Unreadable { name: name.to_owned(), source };
     let size = fs::metadata(folder.join(name)).map_err(|source| unreadable(source.into()))?.len();
     contents(&Part::new(place, &folders, size)).map_err(|source| unreadable(source.into()))

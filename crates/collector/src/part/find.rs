@@ -23,7 +23,7 @@ use crate::{
 const DEPTH: usize = 8;
 
 /// All files named as parts, here and in the store, with their sizes, in the order of places. Removes half-written ones, and
-/// what is of the operator's own columns without a part.
+/// what is of the operator's own columns, or sums, without a part.
 pub(crate) fn find(folders: &Folders) -> io::Result<Vec<(Place, u64)>> {
     let mut found = Vec::new();
     walk(&folders.shown, "", DEPTH, &mut |name, path| {
@@ -38,17 +38,24 @@ pub(crate) fn find(folders: &Folders) -> io::Result<Vec<(Place, u64)>> {
     })?;
     found.extend(folders.shelf.iter().flat_map(|shelf| shelf.places()));
     found.sort_unstable();
+    walk(&folders.sums, "", DEPTH, &mut |name, path| {
+        let of = Path::new(name).with_extension("parquet");
+        let place = of.to_str().and_then(Place::parse);
+        let is_alone = place.is_some_and(|place| found.binary_search_by(|(other, _)| other.cmp(&place)).is_err());
+        if is_alone { durable::remove(path) } else { Ok(()) }
+    })?;
     // What is in both places is the same file.
     found.dedup_by(|(a, _), (b, _)| a == b);
     Ok(found)
 }
 
-/// Removes both files of a part that does not count.
+/// Removes the files of a part that does not count.
 pub(crate) fn remove(folders: &Folders, place: &Place) -> io::Result<()> {
     let name = place.name();
     folders.shelf.iter().for_each(|shelf| shelf.discard(&name));
     durable::remove(&folders.shown.join(&name))?;
-    durable::remove(&folders.own.join(&name))
+    durable::remove(&folders.own.join(&name))?;
+    durable::remove(&folders.sums_path(place))
 }
 
 fn walk(dir: &Path, name: &str, depth: usize, visit: &mut impl FnMut(&str, &Path) -> io::Result<()>) -> io::Result<()> {

@@ -14,6 +14,7 @@ mod prune;
 mod read;
 mod search;
 pub(crate) mod stored;
+pub(crate) mod sums;
 mod write;
 
 use std::{
@@ -21,11 +22,12 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
+use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
 use lucarne_flows::receipts::PartContents;
 use lucarne_model::{AccountId, flow::Location};
@@ -36,6 +38,7 @@ pub(crate) use fold::APART;
 pub(crate) use merge::merge;
 pub(crate) use read::{PartBatches, PartReader};
 pub(crate) use search::{Found, newest};
+pub(crate) use sums::file::SumsError;
 pub use write::{Effort, Writer};
 pub(crate) use write::{shown_file, shown_rows, write};
 
@@ -78,13 +81,15 @@ impl Half {
     }
 }
 
-/// The two folders of a state folder below which parts lie, by the same names in each.
+/// The folders of a state folder below which parts lie, by the same names in each, and their sums.
 #[derive(Clone, Debug)]
 pub(crate) struct Folders {
     /// Of what accounts may see.
     pub(crate) shown: PathBuf,
     /// Of what is the operator's own.
     pub(crate) own: PathBuf,
+    /// Of what follows from the rows, and is on this disk only.
+    pub(crate) sums: PathBuf,
     /// Where parts are kept beside the disk, if they are.
     pub(crate) shelf: Option<Arc<Shelf>>,
 }
@@ -92,11 +97,16 @@ pub(crate) struct Folders {
 impl Folders {
     pub(crate) fn of(state_dir: &Path) -> Self {
         let [own, shown] = Half::BOTH.map(|half| state_dir.join(half.folder()));
-        Self { shown, own, shelf: None }
+        Self { shown, own, sums: state_dir.join("sums"), shelf: None }
     }
 
     pub(crate) fn both(&self) -> [&Path; 2] {
         [&self.own, &self.shown]
+    }
+
+    /// Where the sums of the part of that place lie, if there are any.
+    fn sums_path(&self, place: &Place) -> PathBuf {
+        self.sums.join(place.name()).with_extension(SUMS)
     }
 }
 
@@ -111,6 +121,8 @@ pub(crate) struct Place {
     pub(crate) to: u64,
 }
 
+/// What a file of sums ends in, in the place of the `parquet` of its part.
+const SUMS: &str = "sums";
 const ROOT: &str = "AWSLogs";
 const SERVICE: &str = "aws-service=vpcflowlogs";
 
@@ -166,12 +178,18 @@ pub(crate) struct Part {
     pub(crate) path: PathBuf,
     /// Of what is the operator's own.
     pub(crate) own_path: PathBuf,
+    /// Of its sums, which may not be there.
+    pub(crate) sums_path: PathBuf,
     /// Octets of the first file.
     pub(crate) size: u64,
     /// Another part covers this one: the files go with its last reader.
     superseded: AtomicBool,
     /// It could not be read when it was to be merged; it is left alone.
     unreadable: AtomicBool,
+    /// Whether there were sums of it when they were first asked for.
+    is_summed: OnceLock<bool>,
+    /// They were, and could not be read later.
+    lost_sums: AtomicBool,
     shelf: Option<Arc<Shelf>>,
 }
 
@@ -186,8 +204,37 @@ impl Part {
     pub(crate) fn new(place: Place, folders: &Folders, size: u64) -> Arc<Self> {
         let name = place.name();
         let (path, own_path) = (folders.shown.join(&name), folders.own.join(&name));
-        let (superseded, unreadable) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { place, path, own_path, size, superseded, unreadable, shelf: folders.shelf.clone() })
+        let sums_path = folders.sums_path(&place);
+        Arc::new(Self {
+            place,
+            path,
+            own_path,
+            sums_path,
+            size,
+            superseded: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
+            is_summed: OnceLock::new(),
+            lost_sums: AtomicBool::new(false),
+            shelf: folders.shelf.clone(),
+        })
+    }
+
+    /// Whether its sums can be asked for in the place of its rows. Reads them once.
+    pub(crate) fn is_summed(&self) -> bool {
+        let check = || match sums::file::check(&self.sums_path, self.size) {
+            Err(SumsError::File(error)) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => {
+                tracing::warn!(path = %self.sums_path.display(), %error, "sums of a part are left aside; its rows answer");
+                false
+            }
+            Ok(()) => true,
+        };
+        *self.is_summed.get_or_init(check) && !self.lost_sums.load(Relaxed)
+    }
+
+    /// The rows of a level of its sums. Where they cannot be had any more, its rows answer the next time.
+    pub(crate) fn sums(&self, level: sums::Level) -> Result<Vec<RecordBatch>, SumsError> {
+        sums::file::read(&self.sums_path, self.size, level).inspect_err(|_| self.lost_sums.store(true, Relaxed))
     }
 
     /// Opens one of its files, which is brought first if it is not on the disk.
@@ -225,7 +272,7 @@ impl Drop for Part {
         if let Some(shelf) = &self.shelf {
             shelf.discard(&self.place.name());
         }
-        for path in [&self.path, &self.own_path] {
+        for path in [&self.path, &self.own_path, &self.sums_path] {
             if let Err(error) = durable::remove(path) {
                 // Nothing is told twice for it: the part that covers it counts, and the next start removes it.
                 tracing::warn!(path = %path.display(), %error, "a merged part could not be removed");

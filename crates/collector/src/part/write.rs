@@ -24,7 +24,13 @@ use parquet::{
     schema::types::ColumnPath,
 };
 
-use super::{Folders, NewPart, Part, PartError, Place, fold::fold, pages::PagesWriter, stored};
+use super::{
+    Folders, NewPart, Part, PartError, Place,
+    fold::fold,
+    pages::PagesWriter,
+    stored,
+    sums::{self, Summing, file::SumsError},
+};
 use crate::{
     chunk::Chunk,
     columns::{Columns, Picked},
@@ -149,7 +155,8 @@ pub(crate) fn shown_file(rows: &[RecordBatch], effort: Effort, writer: Writer) -
 }
 
 /// Writes rows as a part: of each batch what the account sees, and what is the operator's own. After an error there is no
-/// part, or the one that was there. The account's file comes last: with its name the part is there.
+/// part, or the one that was there. The account's file comes last: with its name the part is there. Its sums come after it,
+/// where it is likely to stay; a part without any is as good.
 pub(super) fn write_rows(
     folders: &Folders,
     place: Place,
@@ -161,10 +168,27 @@ pub(super) fn write_rows(
     for path in [&own, &shown] {
         path.parent().map_or(Ok(()), durable::create_dir)?;
     }
+    let mut sums = (effort == Effort::Merged).then(Summing::begin).transpose()?;
+    let batches = batches.inspect(|batch| {
+        let Ok([shown, _]) = batch else { return };
+        if let Some(Err(error)) = sums.as_mut().map(|sums| sums.add(shown)) {
+            tracing::warn!(name, %error, "a part is not added up");
+            sums = None;
+        }
+    });
     let contents = durable::write_whole(&shown, |shown_file| {
-        durable::write_whole(&own, |own_file| write_files(name, effort, shown_file, own_file, batches))
+        durable::write_whole(&own, |own_file| write_files(name.clone(), effort, shown_file, own_file, batches))
     })?;
-    Ok(NewPart { part: Part::new(place, folders, contents.size), contents })
+    let part = Part::new(place, folders, contents.size);
+    if let Some(Err(error)) = sums.map(|sums| write_sums(&part, sums)) {
+        tracing::warn!(name, %error, "the sums of a part are not kept");
+    }
+    Ok(NewPart { part, contents })
+}
+
+fn write_sums(part: &Part, sums: Summing) -> Result<(), SumsError> {
+    let Some(levels) = sums.finish()? else { return Ok(()) };
+    sums::file::write(&part.sums_path, part.size, &levels)
 }
 
 fn write_files(

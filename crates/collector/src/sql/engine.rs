@@ -40,6 +40,7 @@ use super::{
     part_files::PartFiles,
     progress::{Question, Running},
     rows, statement,
+    sums_table::SumsTable,
     table::{self, FlowsTable},
     turns::Turns,
 };
@@ -47,11 +48,11 @@ use crate::{
     catalog::Catalog,
     columns,
     foreign::{self, Foreign},
-    part::Folders,
+    part::{Folders, sums},
 };
 
 /// Into how many streams a question is divided.
-const PARTITIONS: usize = 2;
+pub(super) const PARTITIONS: usize = 2;
 /// Octets of stack of a thread that plans: expressions nest as deep as the text allows.
 const STACK: usize = 8 << 20;
 
@@ -98,7 +99,7 @@ impl Engine {
         Ok(Self { runtime: Some(runtime), parts, foreign_files, catalog, foreign, turns, running, limits })
     }
 
-    /// A session for one question, whose table is `flows`, and for the operator `foreign_flows` too.
+    /// A session for one question, whose tables are `flows` and `flow_sums`, and for the operator `foreign_flows` too.
     pub(super) fn session(&self, account: Option<AccountId>, share: &Share) -> Result<SessionContext, DataFusionError> {
         let mut config = SessionConfig::new()
             .with_target_partitions(PARTITIONS)
@@ -121,7 +122,9 @@ impl Engine {
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .build();
         let context = SessionContext::new_with_state(state);
-        context.register_table("flows", Arc::new(FlowsTable::new(account, self.catalog.everything(account))))?;
+        let flows = Arc::new(FlowsTable::new(account, self.catalog.everything(account)));
+        context.register_table("flows", flows.clone())?;
+        context.register_table("flow_sums", Arc::new(SumsTable(flows)))?;
         if account.is_none() {
             context.register_table("foreign_flows", Arc::new(ForeignTable(self.foreign.snapshot())))?;
         }
@@ -169,8 +172,9 @@ impl FlowStore for Engine {
     fn tables(&self, account: Option<AccountId>) -> Vec<SqlTable> {
         let table = |name: &str, schema| SqlTable { name: name.to_owned(), columns: rows::columns(&schema) };
         let flows = table("flows", columns::schema(table::columns_of(account)));
+        let sums = table("flow_sums", sums::schema());
         let foreign = account.is_none().then(|| table("foreign_flows", foreign::schema()));
-        [Some(flows), foreign].into_iter().flatten().collect()
+        [Some(flows), Some(sums), foreign].into_iter().flatten().collect()
     }
 
     fn progress(&self, name: &str) -> Option<SqlProgress> {

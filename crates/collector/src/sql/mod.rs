@@ -10,16 +10,19 @@ mod bounded_tests;
 mod engine;
 mod error;
 mod foreign_table;
+mod mapped;
 mod part_files;
 mod progress;
 mod pushdown;
 mod rows;
 mod statement;
+mod sums_table;
+#[cfg(test)]
+mod sums_tests;
 mod table;
 #[cfg(test)]
 mod tests;
 mod turns;
-mod unfold;
 
 use std::time::Duration;
 

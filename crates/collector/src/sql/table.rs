@@ -35,8 +35,8 @@ use datafusion::{
 use lucarne_model::AccountId;
 
 use super::{
+    mapped::{Mapped, Mapping},
     pushdown::{on_parts, on_rows},
-    unfold::Unfold,
 };
 use crate::{
     catalog::{Chunks, Everything},
@@ -63,6 +63,16 @@ pub(super) struct FlowsTable {
 impl FlowsTable {
     pub(super) fn new(account: Option<AccountId>, everything: Everything) -> Self {
         Self { account, columns: columns_of(account), everything }
+    }
+
+    pub(super) fn parts(&self) -> &[Arc<Part>] {
+        &self.everything.parts
+    }
+
+    /// The same with no parts but these.
+    pub(super) fn with_parts(&self, parts: Vec<Arc<Part>>) -> Self {
+        let everything = Everything { unsealed: self.everything.unsealed.clone(), parts };
+        Self { account: self.account, columns: self.columns, everything }
     }
 
     fn parts_that_may_match(&self, predicate: Option<&Arc<dyn PhysicalExpr>>) -> Vec<&Arc<Part>> {
@@ -130,7 +140,20 @@ impl FlowsTable {
             .with_projection_indices(Some(halves.read().to_vec()))?
             .with_limit(limit)
             .build();
-        Ok(Arc::new(Unfold::over(halves, DataSourceExec::from_data_source(config))))
+        Ok(Arc::new(Mapped::over(halves, DataSourceExec::from_data_source(config))))
+    }
+}
+
+/// Both directions of a flow lie in one row of a part: of each batch first the forward records, then the reverse ones.
+impl Mapping for Halves {
+    const NAME: &'static str = "Unfold";
+
+    fn schema(&self) -> SchemaRef {
+        self.wanted().clone()
+    }
+
+    fn map(&self, rows: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        Ok(self.records(rows)?.into())
     }
 }
 
@@ -268,11 +291,11 @@ impl PruningStatistics for Names<'_> {
         }
     }
 
-    /// A flow began before it ended.
+    /// A flow began before it ended, and the moment at which an hour ends is of the next one.
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
         match column.name.as_str() {
             "account" => Some(self.accounts()),
-            "start" | "end" => Some(self.times(|part| part.place.hour.end().as_millis())),
+            "start" | "end" => Some(self.times(|part| part.place.hour.end().as_millis().saturating_sub(1))),
             _ => None,
         }
     }

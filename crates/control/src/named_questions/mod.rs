@@ -1,7 +1,8 @@
 //! The questions about flows that have a name: what each takes, what it means, and how it is computed.
 //!
 //! Owns the one table of them, [`QUESTIONS`], and the SQL of each with its parameters filled in. Whose records are asked is
-//! no part of it: the collector's table `flows` has one account's only. Pure.
+//! no part of it: the collector's tables have one account's only. What asks for nothing but sums by what `flow_sums` has
+//! is asked of it, and all else of `flows`. Pure.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub(crate) mod unused;
@@ -89,7 +90,7 @@ pub(crate) const QUESTIONS: &[Question] = &[
         takes: &[OneInstance],
         computation: SqlWithInstances(
             "SELECT vpc, peer, protocol, port, packets_sent, bytes_sent, packets_received, bytes_received, {verdicts}, \
-             first_seen, last_seen FROM (SELECT vpc, {peer} AS peer, protocol, {port} AS port, {both_ways}, {seen} \
+             first_seen, last_seen FROM (SELECT vpc, {peer} AS peer, protocol, {port} AS port, {both_ways}, {counts}, {seen} \
              FROM flows WHERE {which} GROUP BY vpc, {peer}, protocol, {port}) \
              ORDER BY bytes_sent + bytes_received DESC, peer, protocol, port, vpc",
             "peer",
@@ -107,7 +108,7 @@ pub(crate) const QUESTIONS: &[Question] = &[
              sum(bytes_sent) AS bytes_sent, sum(packets_received) AS packets_received, \
              sum(bytes_received) AS bytes_received, sum(accepted) AS accepted, sum(rejected) AS rejected, \
              min(first_seen) AS first_seen, max(last_seen) AS last_seen \
-             FROM (SELECT vpc, {peer} AS peer, instance, {both_ways}, {seen} \
+             FROM (SELECT vpc, {peer} AS peer, instance, {both_ways}, {counts}, {seen} \
              FROM flows WHERE {which} GROUP BY vpc, {peer}, instance) GROUP BY vpc, peer) \
              ORDER BY bytes_sent + bytes_received DESC, peer, vpc",
             "peer",
@@ -120,8 +121,8 @@ pub(crate) const QUESTIONS: &[Question] = &[
         takes: &[Vpc, By],
         computation: Sql(
             "SELECT vpc, instance, packets_sent, bytes_sent, packets_received, bytes_received, flows FROM \
-             (SELECT vpc, instance, {both_ways}, {flows} AS flows, sum(bytes) AS bytes, sum(packets) AS packets \
-             FROM flows WHERE {which} GROUP BY vpc, instance) ORDER BY {by} DESC, instance",
+             (SELECT vpc, instance, {both_ways}, sum(flows) AS flows, sum(bytes) AS bytes, sum(packets) AS packets \
+             FROM flow_sums WHERE {which} GROUP BY vpc, instance) ORDER BY {by} DESC, instance",
         ),
     },
     Question {
@@ -129,12 +130,10 @@ pub(crate) const QUESTIONS: &[Question] = &[
         meaning: "The protocols and ports with the most traffic that was let through, each packet counted where it \
                   entered",
         takes: &[Instance, Vpc, By],
-        computation: Sql(
-            "SELECT protocol, port, instances, packets, bytes, flows FROM (SELECT protocol, {port} AS port, \
-             count(DISTINCT instance) AS instances, sum(packets) AS packets, sum(bytes) AS bytes, {flows} AS flows \
-             FROM flows WHERE {which} AND verdict = 'accept' AND (direction = 'egress' OR path NOT IN {inside}) \
-             GROUP BY protocol, {port}) ORDER BY {by} DESC, protocol, port",
-        ),
+        computation: Sql("SELECT protocol, port, instances, packets, bytes, flows FROM (SELECT protocol, port, \
+             count(DISTINCT instance) AS instances, sum(packets) AS packets, sum(bytes) AS bytes, sum(flows) AS flows \
+             FROM flow_sums WHERE {which} AND verdict = 'accept' AND (direction = 'egress' OR path NOT IN {inside}) \
+             GROUP BY protocol, port) ORDER BY {by} DESC, protocol, port"),
     },
     Question {
         name: "top-rejects",
@@ -155,7 +154,7 @@ pub(crate) const QUESTIONS: &[Question] = &[
         name: "unused-rules",
         meaning: "The rules of security groups, and the entries of network ACLs that reject, that decided no flow",
         takes: &[Vpc],
-        computation: UnusedRules("SELECT rule FROM flows WHERE {which} AND rule IS NOT NULL GROUP BY rule"),
+        computation: UnusedRules("SELECT rule FROM flow_sums WHERE {which} AND rule IS NOT NULL GROUP BY rule"),
     },
     Question {
         name: "asymmetric",
@@ -216,8 +215,11 @@ const PHRASES: &[(&str, &str)] = &[
         "sum(CASE WHEN direction = 'egress' THEN packets ELSE {zero} END) AS packets_sent, \
          sum(CASE WHEN direction = 'egress' THEN bytes ELSE {zero} END) AS bytes_sent, \
          sum(CASE WHEN direction = 'ingress' THEN packets ELSE {zero} END) AS packets_received, \
-         sum(CASE WHEN direction = 'ingress' THEN bytes ELSE {zero} END) AS bytes_received, \
-         sum(CASE WHEN verdict = 'accept' THEN 1 ELSE 0 END) AS accepted, \
+         sum(CASE WHEN direction = 'ingress' THEN bytes ELSE {zero} END) AS bytes_received",
+    ),
+    (
+        "{counts}",
+        "sum(CASE WHEN verdict = 'accept' THEN 1 ELSE 0 END) AS accepted, \
          sum(CASE WHEN verdict = 'reject' THEN 1 ELSE 0 END) AS rejected",
     ),
     (

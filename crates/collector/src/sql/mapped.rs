@@ -1,11 +1,11 @@
-//! Records over a scan of files whose rows are folded: both directions of a flow in one.
+//! A step of the engine's plan that makes other batches of each batch, by a rule of ours.
 //!
-//! Owns the step of the engine's plan that unfolds; what lies in a row is the matter of [`crate::part::stored`].
+//! Owns the step; the rules are the matter of those who state them.
 
 use std::{fmt, sync::Arc};
 
 use datafusion::{
-    arrow::datatypes::SchemaRef,
+    arrow::{array::RecordBatch, datatypes::SchemaRef},
     common::tree_node::TreeNodeRecursion,
     error::{DataFusionError, Result},
     execution::{SendableRecordBatchStream, TaskContext},
@@ -17,41 +17,51 @@ use datafusion::{
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::part::stored::Halves;
+/// What becomes of a batch.
+pub(super) trait Mapping: fmt::Debug + Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// Of what comes out.
+    fn schema(&self) -> SchemaRef;
+    fn map(&self, rows: &RecordBatch) -> Result<Vec<RecordBatch>>;
+}
 
 #[derive(Debug)]
-pub(super) struct Unfold {
-    halves: Halves,
+pub(super) struct Mapped<M> {
+    mapping: Arc<M>,
     rows: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
 }
 
-impl Unfold {
-    /// The wanted columns, over a scan of rows with the columns that are read for them.
-    pub(super) fn over(halves: Halves, rows: Arc<dyn ExecutionPlan>) -> Self {
+impl<M: Mapping> Mapped<M> {
+    pub(super) fn over(mapping: M, rows: Arc<dyn ExecutionPlan>) -> Self {
+        Self::of(Arc::new(mapping), rows)
+    }
+
+    fn of(mapping: Arc<M>, rows: Arc<dyn ExecutionPlan>) -> Self {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(halves.wanted().clone()),
+            EquivalenceProperties::new(mapping.schema()),
             Partitioning::UnknownPartitioning(rows.output_partitioning().partition_count()),
             rows.pipeline_behavior(),
             rows.boundedness(),
         );
-        Self { halves, rows, properties: Arc::new(properties) }
+        Self { mapping, rows, properties: Arc::new(properties) }
     }
 }
 
-impl DisplayAs for Unfold {
+impl<M: Mapping> DisplayAs for Mapped<M> {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Unfold")
+        f.write_str(M::NAME)
     }
 }
 
-impl ExecutionPlan for Unfold {
+impl<M: Mapping> ExecutionPlan for Mapped<M> {
     fn name(&self) -> &str {
-        "Unfold"
+        M::NAME
     }
 
     fn schema(&self) -> SchemaRef {
-        self.halves.wanted().clone()
+        self.mapping.schema()
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -71,18 +81,17 @@ impl ExecutionPlan for Unfold {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match <[_; 1]>::try_from(children) {
-            Ok([rows]) => Ok(Arc::new(Self::over(self.halves.clone(), rows))),
-            Err(_) => Err(DataFusionError::Internal("what is unfolded is one scan".into())),
+            Ok([rows]) => Ok(Arc::new(Self::of(self.mapping.clone(), rows))),
+            Err(_) => Err(DataFusionError::Internal(format!("`{}` is over one step", M::NAME))),
         }
     }
 
-    /// Of each batch first the forward records, then the reverse ones.
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let halves = self.halves.clone();
-        let records = self.rows.execute(partition, context)?.map(move |rows| {
-            let records = halves.records(&rows?)?.into_iter().filter(|records| records.num_rows() > 0);
-            Ok::<_, DataFusionError>(stream::iter(records.map(Ok)))
+        let mapping = self.mapping.clone();
+        let mapped = self.rows.execute(partition, context)?.map(move |rows| {
+            let mapped = mapping.map(&rows?)?.into_iter().filter(|rows| rows.num_rows() > 0);
+            Ok::<_, DataFusionError>(stream::iter(mapped.map(Ok)))
         });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), records.try_flatten())))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), mapped.try_flatten())))
     }
 }
