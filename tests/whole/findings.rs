@@ -1,4 +1,5 @@
-//! What records show, to whom it is shown, and that nothing is taken from them unseen: on real VMs, of which one looks around.
+//! What records show, to whom it is shown, what a trigger makes of it, and that nothing is taken from them unseen: on real VMs, of
+//! which one looks around.
 
 use std::{
     fs,
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 
 const BOOT: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(40);
+/// For a duplicate of both machines to go on, on a machine that has much else to do.
+const DUPLICATE: Duration = Duration::from_secs(180);
 /// The collector seals records a minute after the first at the latest.
 const SEAL: Duration = Duration::from_secs(90);
 
@@ -57,6 +60,8 @@ fn scene() -> anyhow::Result<Scene> {
     };
     let web = launch(WEB, SERVE, json!([group]))?;
     tenant.await_log(&web, "web: serves", BOOT).with_context(|| cloud.logs())?;
+    let order = ["trigger", "create", "intruder", "--on", "finding:sweep", "--replicate", &vpc, "--record", "60s"];
+    cloud.run(&tenant, &[&order[..], &["--expires", "1h", "--at-most", "1/1d"]].concat())?;
     let sweeper = launch(SWEEPER, SWEEP, json!([]))?;
     tenant.await_log(&sweeper, "sweeper: has swept", BOOT).with_context(|| cloud.logs())?;
     Ok(Scene { cloud, tenant, other, operator, web, sweeper })
@@ -66,6 +71,7 @@ fn scene() -> anyhow::Result<Scene> {
 fn a_sweep_is_found_closed_ports_are_known_and_kept_records_cannot_be_changed_unseen() -> anyhow::Result<()> {
     let scene = scene()?;
     the_sweep_is_its_tenants_and_the_operators(&scene).with_context(|| scene.cloud.logs())?;
+    the_network_is_duplicated_and_recorded_because_of_it(&scene).with_context(|| scene.cloud.logs())?;
     closed_ports_are_told_with_the_reason(&scene).with_context(|| scene.cloud.logs())?;
     talkers_are_shown(&scene)?;
     receipts_hold_until_an_octet_is_flipped(&scene)
@@ -90,6 +96,27 @@ fn the_sweep_is_its_tenants_and_the_operators(scene: &Scene) -> anyhow::Result<(
     ensure!(operator.get("/v1/flows/scanners")?.ok()?["items"] == json!([]), "nobody outside can be reached");
     let told = cloud.run(tenant, &["finding", "show", id])?;
     ensure!(told.contains("flow list --instance") && told.contains(SWEEPER), "{told}");
+    Ok(())
+}
+
+/// Nobody asked for it but the trigger that was made before.
+fn the_network_is_duplicated_and_recorded_because_of_it(scene: &Scene) -> anyhow::Result<()> {
+    let Scene { cloud, tenant, sweeper, .. } = scene;
+    let shown = eventually("the trigger fires", PATIENCE, || {
+        let shown: Value =
+            serde_json::from_str(&cloud.run(tenant, &["trigger", "show", "intruder", "--output", "json"]).ok()?)
+                .ok()?;
+        shown["firings"][0].is_object().then_some(shown)
+    })?;
+    let found = tenant.get(&format!("/v1/findings?kind=sweep&instance={sweeper}"))?.ok()?;
+    let Value::Object(outcome) = &shown["firings"][0]["outcome"] else { anyhow::bail!("{shown}") };
+    ensure!(shown["firings"][0]["cause"]["finding"] == found["items"][0]["id"] && outcome["kind"] == "made", "{shown}");
+    let made = |kind: &str, field: &str| outcome[field].as_str().map(|id| format!("/v1/{kind}/{id}")).context("an id");
+    let (replica, recording) = (made("replicas", "replica")?, made("recordings", "recording")?);
+    let replica = tenant.await_state(&replica, "state", "available", DUPLICATE)?;
+    ensure!(replica["objects"][sweeper].is_string() && replica["expires"].is_u64(), "{replica}");
+    let recording = tenant.get(&recording)?.ok()?;
+    ensure!(recording["tags"]["lucarne:trigger"] == shown["id"] && recording["expires"].is_u64(), "{recording}");
     Ok(())
 }
 
