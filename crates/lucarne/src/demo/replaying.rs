@@ -86,7 +86,7 @@ async fn record(tenant: &Tenant, vpc: VpcId) -> Result<RecordingId, Failure> {
     // Not r2, whose connection has no end.
     let addresses = Cidr::around(ADDRESS, 32).into_iter().collect();
     let filter = RecordingFilter { addresses, protocols: vec![6], ..RecordingFilter::default() };
-    let body = StartRecording { vpc, filter, room: None, seconds: None, tags: Tags::default() };
+    let body = StartRecording { vpc, filter, room: None, seconds: None, lasts_seconds: None, tags: Tags::default() };
     let call = async |client: Client| answer::<_, Recording>(client.start_recording(None, None, &body)).await;
     let id = tenant.session.change(call).await?.id;
     let shown = async || {
