@@ -149,13 +149,13 @@ fn instant() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(6))]
 
     /// Of any records, any time, any account: from the log, from parts with sums and without, and while these are merged.
     #[test]
     fn sums_are_the_same_whatever_they_are_made_of(
         numbers in prop::collection::vec(0..LENGTH, 4..200),
-        windows in prop::collection::vec((instant(), instant()), 3),
+        window in (instant(), instant()),
     ) {
         let records: Vec<FlowRecord> = numbers.iter().map(|number| record(*number)).collect();
         let quarter = records.len() / 4;
@@ -170,7 +170,7 @@ proptest! {
         store.catalog.add(4, [Chunk::of(4 << 32, &records[3 * quarter..])]);
         let all = (0, LENGTH + HOUR);
         let mut asked = Vec::new();
-        for window in windows.into_iter().chain([all]) {
+        for window in [window, all] {
             for (by, condition) in CONDITIONS.iter().flat_map(|condition| [(&COARSE[..], condition), (&FINE[..], condition)]) {
                 for account in [Some(tenant()), None] {
                     let [of_sums, of_flows] = questions(by, window, condition);

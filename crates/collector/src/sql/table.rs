@@ -17,11 +17,11 @@ use datafusion::{
     common::{Column, DFSchema, pruning::PruningStatistics},
     datasource::{
         listing::PartitionedFile,
-        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
+        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource, parquet::CachedParquetFileReaderFactory},
         source::DataSourceExec,
     },
     error::{DataFusionError, Result},
-    execution::{SendableRecordBatchStream, TaskContext, object_store::ObjectStoreUrl},
+    execution::{SendableRecordBatchStream, TaskContext, object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
     logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
     physical_expr::PhysicalExpr,
     physical_optimizer::pruning::PruningPredicateBuilder,
@@ -117,6 +117,7 @@ impl FlowsTable {
     /// Reads what accounts may see, which comes first among the columns.
     fn scan_parts(
         &self,
+        environment: &RuntimeEnv,
         parts: &[&Arc<Part>],
         predicate: Option<Arc<dyn PhysicalExpr>>,
         projection: Option<&Vec<usize>>,
@@ -126,7 +127,10 @@ impl FlowsTable {
             Some(wanted) => Halves::of(Columns::Shown, wanted),
             None => Halves::all(Columns::Shown),
         };
+        let footers = environment.cache_manager.get_file_metadata_cache();
+        let readers = CachedParquetFileReaderFactory::new(environment.object_store(parts_url()?)?, footers);
         let mut source = ParquetSource::new(stored::schema(Columns::Shown))
+            .with_parquet_file_reader_factory(Arc::new(readers))
             .with_pushdown_filters(true)
             .with_reorder_filters(true)
             .with_enable_page_index(true)
@@ -199,7 +203,7 @@ impl TableProvider for FlowsTable {
             let rows = DFSchema::try_from(stored::schema(Columns::Shown))?;
             let predicate = conjunction(filters.iter().filter_map(on_rows));
             let predicate = predicate.map(|all| state.create_physical_expr(all, &rows)).transpose()?;
-            self.scan_parts(&parts, predicate, projection, limit)?
+            self.scan_parts(state.runtime_env(), &parts, predicate, projection, limit)?
         };
         UnionExec::try_new(vec![log, parts])
     }
