@@ -2,10 +2,11 @@
 
 use std::{
     fs,
+    io::Write,
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -266,6 +267,20 @@ impl Cloud {
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "lucarne {}: {said}\n{}", arguments.join(" "), self.logs());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Types a line at an instance's serial console, through `lucarne instance console`.
+    pub fn type_line(&self, api: &Api, instance: &str, line: &str) -> anyhow::Result<()> {
+        let mut command = self.cli(api, &["instance", "console", instance])?;
+        let mut console = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let mut input = console.stdin.take().context("the console takes input")?;
+        writeln!(input, "{line}")?;
+        input.flush()?;
+        std::thread::sleep(Duration::from_millis(700));
+        drop(input);
+        let _ = console.kill();
+        console.wait()?;
+        Ok(())
     }
 
     /// Builds the image `tiny` and registers it for everyone; its id.

@@ -1,7 +1,7 @@
 //! What the end-to-end tests stand on: real processes of the `lucarne` binary, real HTTP, and nothing left behind.
 //!
 //! Owns starting, killing and cleaning up ([`process`]), a cloud of such processes ([`cloud`]), a bare HTTP client
-//! ([`api`]), guests that talk ([`download`]), and disks that are soon full ([`small_disk`]). The client is not the generated one: what is tested
+//! ([`api`]), guests that talk ([`download`], [`ring`]), and disks that are soon full ([`small_disk`]). The client is not the generated one: what is tested
 //! should not test itself.
 
 pub mod api;
@@ -9,6 +9,7 @@ pub mod cloud;
 pub mod download;
 pub mod image;
 pub mod process;
+pub mod ring;
 pub mod small_disk;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! What a user does with real VMs: consoles, user-data and metadata, names, volumes and snapshots, stopping and starting.
 
-use std::{io::Write, process::Stdio, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use lucarne_tests::{
@@ -21,23 +21,9 @@ echo \"page of $(metadata meta-data/instance-id)\" > /srv/index.html
 httpd -p 80 -h /srv
 ";
 
-/// Types a line at the serial console, through `lucarne instance console`.
-fn type_line(cloud: &Cloud, api: &Api, instance: &str, line: &str) -> anyhow::Result<()> {
-    let mut command = cloud.cli(api, &["instance", "console", instance])?;
-    let mut console = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    let mut input = console.stdin.take().context("the console takes input")?;
-    writeln!(input, "{line}")?;
-    input.flush()?;
-    std::thread::sleep(Duration::from_millis(700));
-    drop(input);
-    let _ = console.kill();
-    console.wait()?;
-    Ok(())
-}
-
 /// Runs a command in the guest and waits until the console shows what it should print.
 fn in_guest(cloud: &Cloud, api: &Api, instance: &str, line: &str, prints: &str) -> anyhow::Result<()> {
-    type_line(cloud, api, instance, line)?;
+    cloud.type_line(api, instance, line)?;
     api.await_log(instance, prints, PATIENCE).map(drop).with_context(|| format!("`{line}` in the guest"))
 }
 
@@ -60,7 +46,7 @@ impl Guest<'_> {
     /// Types until a shell answers: the console does not say when it listens.
     fn await_shell(&self, word: &str) -> anyhow::Result<()> {
         let answered = || {
-            type_line(self.cloud, self.api, &self.id, &format!("echo {word}-$((1+1))")).ok()?;
+            self.cloud.type_line(self.api, &self.id, &format!("echo {word}-$((1+1))")).ok()?;
             self.api.log(&self.id).ok()?.contains(&format!("{word}-2")).then_some(())
         };
         eventually(&format!("a shell says {word}"), BOOT, answered)
@@ -186,7 +172,7 @@ fn stopped_started_rebooted(api: &Api, guest: &Guest<'_>) -> anyhow::Result<()> 
     guest.await_state("running")?;
     guest.await_shell("rebooted")?;
     // A guest that powers itself off is a stopped instance, not one that is started again.
-    type_line(guest.cloud, api, &guest.id, "poweroff -f")?;
+    guest.cloud.type_line(api, &guest.id, "poweroff -f")?;
     let stopped = guest.await_state("stopped")?;
     ensure!(stopped["state_reason"] != Value::Null, "{stopped}");
     Ok(())

@@ -10,7 +10,7 @@ use std::{
 };
 
 use lucarne_model::{
-    HostId, ImageId, InstanceId, Moment, RecordingId, ReplayId, ReplicaId, VolumeId,
+    Bytes, HostId, ImageId, InstanceId, Moment, RecordingId, ReplayId, ReplicaId, VolumeId,
     actual::{ActualInstance, HostState, Report},
     memory_move::{MoveProgress, MoveWish},
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
@@ -268,6 +268,13 @@ impl Fleet {
             volumes.map(|volume| volume.id).collect()
         };
         spoken.map(present).unwrap_or_default()
+    }
+
+    /// What the host says to have copied for a volume.
+    pub(crate) fn copied_for(&self, host: HostId, volume: VolumeId) -> Option<Bytes> {
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref())?;
+        spoken.report.volumes.iter().find(|one| one.id == volume)?.copied
     }
 
     /// The version of a desired state with this fingerprint: that of what the host was given last if it is the same, else a

@@ -86,16 +86,16 @@ pub(crate) fn volume_of(name: &str) -> Option<VolumeId> {
     name.strip_suffix(FROZEN)?.split('.').next()?.parse().ok()
 }
 
-/// Makes a volume that holds what another held when it was frozen.
+/// Makes a volume that holds what another held when it was frozen; how much was copied for it.
 pub(crate) async fn duplicate(
     driver: &dyn Driver,
     layout: &Layout,
     (replica, source, copy): (ReplicaId, VolumeId, CopyType),
     (volume, size): (VolumeId, Bytes),
-) -> Result<(), Error> {
+) -> Result<Bytes, Error> {
     let (frozen, file) = (layout.frozen(source, replica), layout.volume(volume));
     match copy {
-        CopyType::Deep => driver.snapshot(&frozen, None, &file).await,
+        CopyType::Deep => driver.snapshot(&frozen, None, &file).await?,
         CopyType::Shallow => {
             let base = layout.volume_base(volume);
             match fs::hard_link(&frozen, &base) {
@@ -104,9 +104,13 @@ pub(crate) async fn duplicate(
                 }
                 _ => {}
             }
-            driver.create_volume(&file, size, VolumeSource::Overlay { base: &base, format: DiskFormat::Qcow2 }).await
+            driver.create_volume(&file, size, VolumeSource::Overlay { base: &base, format: DiskFormat::Qcow2 }).await?;
         }
     }
+    let about = fs::metadata(&file);
+    let about = about.map_err(|source| Error::File { doing: "look at", path: file, source })?;
+    // As POSIX counts blocks: a file has holes.
+    Ok(Bytes(about.blocks() * 512))
 }
 
 /// Deletes a volume, and what was below it or another that is not here any more, unless a duplicate depends on it.

@@ -48,7 +48,7 @@ impl Hands {
         match step {
             Step::FetchBlob(blob) => blobs::fetch(self.controller.as_ref(), &self.layout, blob).await?,
             Step::EvictBlob(digest) => delete(self.layout.blob(digest)).await?,
-            Step::CreateVolume(volume) => self.create_volume(volume).await?,
+            Step::CreateVolume(volume) => return self.create_volume(volume).await,
             Step::DeleteVolume(volume) => {
                 let (layout, volume) = (self.layout.clone(), *volume);
                 blocking("delete a volume", move || layers::delete(&layout, volume)).await?;
@@ -180,7 +180,7 @@ impl Hands {
         proved.map(Box::new).map_err(|error| Failure::new(error.code, chain(&error), Prospect::Doubtful))
     }
 
-    async fn create_volume(&self, volume: &DesiredVolume) -> Result<(), Failure> {
+    async fn create_volume(&self, volume: &DesiredVolume) -> Result<Product, Failure> {
         let (path, base) = (self.layout.volume(volume.id), self.layout.volume_base(volume.id));
         let (blob, source) = match &volume.content {
             VolumeContent::Empty => (None, VolumeSource::Empty),
@@ -192,11 +192,12 @@ impl Hands {
             VolumeContent::Duplicate { replica, source, copy } => {
                 let (of, new) = ((*replica, *source, *copy), (volume.id, volume.size));
                 let made = layers::duplicate(self.driver.as_ref(), &self.layout, of, new).await;
-                return made.map_err(|error| driver_failure(&error));
+                return made.map(Product::Copied).map_err(|error| driver_failure(&error));
             }
         };
         let source = blob.as_deref().map_or(source, |from| VolumeSource::Copy { from });
-        self.driver.create_volume(&path, volume.size, source).await.map_err(|error| driver_failure(&error))
+        let made = self.driver.create_volume(&path, volume.size, source).await;
+        made.map(|()| Product::Nothing).map_err(|error| driver_failure(&error))
     }
 
     /// Gives the base of an overlay a name beside it, so that the cache can forget the blob while the overlay lives.

@@ -204,6 +204,9 @@ pub struct ActualVolume {
     pub id: VolumeId,
     pub present: bool,
     pub reason: Option<StateReason>,
+    /// Of one that was made from another's frozen content since this agent was started: what was copied for it.
+    #[serde(default)]
+    pub copied: Option<Bytes>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -446,6 +446,9 @@ pub struct Replica {
     pub instances: BTreeMap<InstanceId, ReplicatedInstance>,
     /// What its instances have of memory by themselves now.
     pub copied: Bytes,
+    /// What was copied of the source's volumes until its instances went on, and until it was whole if it is to be.
+    #[serde(default)]
+    pub copied_of_disks: Bytes,
     /// What of the source was left out.
     pub left_out: Vec<ObjectId>,
     /// Each object of the source, and its duplicate.

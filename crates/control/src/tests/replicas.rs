@@ -102,7 +102,9 @@ impl Host {
     async fn report(&self, cloud: &Cloud) {
         let desired = self.desired(cloud).await;
         let all = &desired["instances"];
-        let volume = |one: &Value| json!({"id": one["id"], "present": one["present"], "reason": null});
+        let copied = |one: &Value| (one["content"]["kind"] == "duplicate").then_some(8192);
+        let volume =
+            |one: &Value| json!({"id": one["id"], "present": one["present"], "reason": null, "copied": copied(one)});
         let memory = json!({"total": MIB, "resident": 0, "compressed": 0, "shared": 0, "overhead": 0, "pool": 0,
             "free": MIB, "paging": {"kind": "available"}, "cpu_weights": {"kind": "available"}});
         let report = json!({"version": desired["version"],
@@ -298,6 +300,7 @@ async fn a_running_network_is_duplicated_and_its_duplicate_goes_on_at_once() {
     let shown = scene.reaches(&replica, "available").await;
     scene.until(async |scene| (scene.job(&shown).await["state"] == "done").then_some(())).await;
     assert_eq!(shown["copied"], 2 * 10 * 4096, "ten resident pages each");
+    assert_eq!(shown["copied_of_disks"], 8192, "of the one volume");
     assert!(shown["instances"].as_object().unwrap().values().all(|one| one["pause_micros"] == 9000));
 
     let (source, duplicate) =

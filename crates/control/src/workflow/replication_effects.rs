@@ -118,9 +118,13 @@ pub(super) fn perform(
         Effect::Begin => record.stage = Stage::Going,
         Effect::MarkRunning => {
             mark_running(tx, &record)?;
+            note_disks(tx, fleet, &mut record)?;
             record.replica.state = ReplicaState::Copying;
         }
-        Effect::Complete => complete(tx, &mut record)?,
+        Effect::Complete => {
+            note_disks(tx, fleet, &mut record)?;
+            complete(tx, &mut record)?;
+        }
         Effect::ShutDown => return shut_down(tx, &record),
         Effect::Remove => {
             let end = if job.job.state == JobState::Undoing { ReplicaState::Failed } else { ReplicaState::Deleted };
@@ -150,6 +154,18 @@ fn note_cut(tx: &Tx<'_>, fleet: &Fleet, record: &mut ReplicaRecord) {
             (source, ReplicatedInstance { pause_micros, devices, copied: Bytes::ZERO })
         }));
     }
+}
+
+/// Notes what was copied of volumes, as far as hosts know: an agent that was started meanwhile has forgotten.
+fn note_disks(tx: &Tx<'_>, fleet: &Fleet, record: &mut ReplicaRecord) -> Result<(), Problem> {
+    let mut copied = Bytes::ZERO;
+    for object in record.replica.objects.values() {
+        let ObjectId::Volume(id) = object else { continue };
+        let host = tx.find::<VolumeRecord>(ALL, *id)?.and_then(|record| record.volume.host);
+        copied = copied + host.and_then(|host| fleet.copied_for(host, *id)).unwrap_or_default();
+    }
+    record.replica.copied_of_disks = record.replica.copied_of_disks.max(copied);
+    Ok(())
 }
 
 /// Reports may have said so already.

@@ -33,6 +33,8 @@ pub struct Known {
     /// Instances of which nothing is here any more, for as long as they are desired to be absent.
     pub forgotten: BTreeSet<InstanceId>,
     pub volumes: BTreeSet<VolumeId>,
+    /// What was copied for those that were made from others' frozen content.
+    pub copied: BTreeMap<VolumeId, Bytes>,
     /// Those that were frozen: what is below them is not what they were made from alone.
     pub layered: BTreeSet<VolumeId>,
     pub snapshots: BTreeMap<SnapshotId, Progress>,
@@ -141,11 +143,15 @@ impl Failure {
 pub enum Product {
     Nothing,
     Uploaded(Blob),
+    /// So much, for a volume.
+    Copied(Bytes),
     Began(Began),
     Held(Began, Vec<Measurement>),
     Proved(Box<Evidence>),
     Saved(WarmState),
-    WentOn { stood_still: Option<Duration> },
+    WentOn {
+        stood_still: Option<Duration>,
+    },
     Cut(CutProgress),
 }
 
@@ -242,10 +248,16 @@ impl Known {
                 self.blobs.insert(blob.digest, Cached { size: blob.size, unused_since: None });
             }
             (Step::EvictBlob(digest), _) => drop(self.blobs.remove(&digest)),
-            (Step::CreateVolume(volume), _) => drop(self.volumes.insert(volume.id)),
+            (Step::CreateVolume(volume), product) => {
+                self.volumes.insert(volume.id);
+                if let Product::Copied(octets) = product {
+                    self.copied.insert(volume.id, octets);
+                }
+            }
             (Step::DeleteVolume(volume), _) => {
                 self.volumes.remove(&volume);
                 self.layered.remove(&volume);
+                self.copied.remove(&volume);
             }
             (Step::ApplyNetwork(plan), _) => {
                 self.applying = None;

@@ -103,10 +103,12 @@ fn volumes(desired: &Desired, known: &Known) -> Vec<ActualVolume> {
         let blob_fault = content.filter(|_| volume.present && !present).and_then(|blob| known.hopeless(&blob));
         // While it is still tried again nothing is said: the controller takes a reason for the end of the matter.
         let fault = known.hopeless(&Subject::Volume(volume.id)).or(blob_fault);
-        ActualVolume { id: volume.id, present, reason: fault.map(|fault| fault.reason.clone()) }
+        let (reason, copied) = (fault.map(|fault| fault.reason.clone()), known.copied.get(&volume.id).copied());
+        ActualVolume { id: volume.id, present, reason, copied }
     });
     let unnamed = known.volumes.iter().filter(|volume| !named.contains(volume));
-    wanted.chain(unnamed.map(|volume| ActualVolume { id: *volume, present: true, reason: None })).collect()
+    let unnamed = unnamed.map(|volume| ActualVolume { id: *volume, present: true, reason: None, copied: None });
+    wanted.chain(unnamed).collect()
 }
 
 fn snapshot(id: lucarne_model::SnapshotId, progress: &Progress) -> ActualSnapshot {

@@ -116,6 +116,7 @@ pub(in crate::services) fn admit(
         taken: None,
         instances: BTreeMap::new(),
         copied: Bytes::ZERO,
+        copied_of_disks: Bytes::ZERO,
         left_out: plan.left_out.iter().map(|left| left.id).collect(),
         objects,
         expires: request.lasts_seconds.map(|seconds| tx.now().plus(Duration::from_secs(seconds))),
