@@ -19,7 +19,7 @@ use lucarne_seal::{
         writer::begin,
     },
     grant::Grants,
-    judge::{Held, Rules, Site},
+    judge::{Held, Life, Rules, Site},
     key::VerifyingKey,
     ledger::Ledger,
     operation::{Layer, Operation, OperationName},
@@ -90,7 +90,7 @@ fn rules(key: &SigningKey) -> Result<Rules> {
 }
 
 fn site(key: &SigningKey) -> Site {
-    let held = Held { account: AccountId::OPERATOR, generation: 1, cosigned: false };
+    let held = Held { account: AccountId::OPERATOR, generation: 1, life: Life::Runs, cosigned: false };
     Site {
         host: HOST,
         keys: [(Layer::Guest, key.public().id())].into(),
