@@ -221,7 +221,8 @@ fn with_a_token_an_instance_reads_its_own_facts_and_user_data() {
 fn a_duplicate_is_told_whose_it_is_and_nobody_else_is() {
     let mut plan = plan(USER_DATA);
     let (source, replica) = (InstanceId::from_bits(0xdef), ReplicaId::from_bits(9));
-    plan.ports[0].metadata.origin = Some(DuplicateOrigin { source, replica, cut: Some(Moment(1_500_000_250_000)) });
+    plan.ports[0].metadata.as_mut().unwrap().origin =
+        Some(DuplicateOrigin { source, replica, cut: Some(Moment(1_500_000_250_000)) });
     let mut duplicate = Scene::of(&plan);
     let token = duplicate.token();
     let listing = duplicate.get("/latest/meta-data/duplicate/", &token);
