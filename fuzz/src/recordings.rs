@@ -83,7 +83,7 @@ pub(crate) fn recording_seeds() -> Vec<Vec<u8>> {
     let section = [&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat();
     let mut file = [block(0x0a0d_0d0a, &section), block(1, &[1, 0, 0, 0, 0, 0, 0, 0])].concat();
     let mut batch = Batch::new(1, 1514);
-    while port.receive(&mut batch).is_ok() && batch.len() > 0 {
+    while port.receive(&mut batch).is_ok() && !batch.is_empty() {
         for frame in batch.iter() {
             let length = (frame.len() as u32).to_le_bytes();
             let micros = (port.captured().as_micros() as u32).to_le_bytes();

@@ -187,7 +187,7 @@ pub(crate) fn statement_seeds() -> Vec<Vec<u8>> {
             quote: None,
         };
         let beacon = Beacon { host, nonce: Nonce::new([3; 16]), time: NOW };
-        let card = Card::make(host, (&key, &key), (recipients()[0].clone(), 1), None).ok()?;
+        let card = Card::make(host, (&key, &key), (recipients()[0], 1), None).ok()?;
         let policy = Policy { version: 3, ..Policy::default() };
         let envelopes = [key.sign(&receipt).ok()?, key.sign(&beacon).ok()?, card, key.sign(&policy).ok()?];
         envelopes.iter().map(|envelope| canonical::write(envelope).ok()).collect()
