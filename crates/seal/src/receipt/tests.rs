@@ -140,6 +140,7 @@ fn of_a_fleet_each_host_answers_for_itself() {
         log_index: 0,
         occurrence: None,
         outcome: Outcome::Refused,
+        quote: None,
     };
     let open = |host, by: SigningKey| {
         Receipt::open(&by.sign(&receipt(host)).expect("an envelope"), &by.public(), &asked).is_ok()
