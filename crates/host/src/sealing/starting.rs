@@ -95,11 +95,10 @@ mod tests {
         Arc::new(vec![Present { instance: TARGET.id, account: TARGET.account, generation, life }])
     }
 
+    type Host = (Starting, watch::Sender<Arc<Vec<Present>>>, watch::Receiver<Vec<AskedStart>>);
+
     /// A host on which the guest is so, and what it asks its controller for.
-    fn host(
-        life: Life,
-        generation: u64,
-    ) -> (Starting, watch::Sender<Arc<Vec<Present>>>, watch::Receiver<Vec<AskedStart>>) {
+    fn host(life: Life, generation: u64) -> Host {
         let ((asked, asks), (tell, present)) = (watch::channel(Vec::new()), watch::channel(is(life, generation)));
         let starting = Starting { patience: Duration::from_millis(300), ..Starting::new(Arc::new(asked), present) };
         (starting, tell, asks)
