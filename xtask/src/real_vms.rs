@@ -18,7 +18,7 @@ pub(crate) fn test() -> Result<()> {
     ensure!(!names.is_empty(), "there are no tests on real VMs: `--list` says {listed:?}");
     let mut unsteady = Unsteady::default();
     for (at, name) in names.iter().enumerate() {
-        println!("-- {} of {}", at + 1, names.len());
+        println!("-- {} of {}: {name}", at + 1, names.len());
         unsteady.judge(name, || run(&mut cargo(&format!("test --quiet --workspace --test whole -- --exact {name}"))));
     }
     unsteady.told()?;
