@@ -6,5 +6,6 @@ mod guest_program;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../images/guest_program.rs");
+    println!("cargo::rerun-if-changed=../images/bare.rs");
     guest_program::compile("guests/ring.rs", "ring");
 }

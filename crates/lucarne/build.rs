@@ -6,6 +6,7 @@ mod guest_program;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../../images/guest_program.rs");
+    println!("cargo::rerun-if-changed=../../images/bare.rs");
     // At a fixed address: the loader would otherwise write 4.6 MiB of addresses into each process of ours, and there is one
     // for each VM.
     println!("cargo::rustc-link-arg-bins=-no-pie");

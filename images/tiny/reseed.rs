@@ -9,12 +9,14 @@
 #![no_std]
 #![no_main]
 
-use core::arch::{asm, global_asm};
+#[path = "../bare.rs"]
+mod bare;
+
+use bare::{call, exit};
 
 const READ: usize = 0;
 const OPEN: usize = 2;
 const IOCTL: usize = 16;
-const EXIT: usize = 60;
 const READ_WRITE: usize = 2;
 /// random(4): adds to the pool and counts it, for root; and draws new keys from the pool.
 const RNDADDENTROPY: usize = 0x4008_5203;
@@ -29,56 +31,23 @@ struct Pool {
     content: [u8; SEED],
 }
 
-// The stack is as the kernel left it; a function wants it so that its own frame is aligned.
-global_asm!(".globl _start", "_start:", "xor ebp, ebp", "and rsp, -16", "call {main}", main = sym main);
-
-extern "C" fn main() -> ! {
-    let ended = if reseed().is_some() { 0 } else { 1 };
-    call(EXIT, ended, 0, 0);
-    loop {}
+extern "C" fn main(_: *const usize) -> ! {
+    exit(if reseed().is_some() { 0 } else { 1 })
 }
 
 fn reseed() -> Option<()> {
-    let host = done(call(OPEN, c"/dev/hwrng".as_ptr() as usize, 0, 0))?;
-    let kernel = done(call(OPEN, c"/dev/random".as_ptr() as usize, READ_WRITE, 0))?;
+    let host = call(OPEN, [c"/dev/hwrng".as_ptr() as usize, 0, 0, 0, 0, 0])?;
+    let kernel = call(OPEN, [c"/dev/random".as_ptr() as usize, READ_WRITE, 0, 0, 0, 0])?;
     let mut pool = Pool { bits: 8 * SEED as i32, octets: SEED as i32, content: [0; SEED] };
     let mut filled = 0;
     while filled < SEED {
         let room = &mut pool.content[filled..];
-        match done(call(READ, host, room.as_mut_ptr() as usize, room.len()))? {
+        match call(READ, [host, room.as_mut_ptr() as usize, room.len(), 0, 0, 0])? {
             0 => return None,
             octets => filled += octets,
         }
     }
-    done(call(IOCTL, kernel, RNDADDENTROPY, &raw const pool as usize))?;
-    done(call(IOCTL, kernel, RNDRESEEDCRNG, 0))?;
+    call(IOCTL, [kernel, RNDADDENTROPY, &raw const pool as usize, 0, 0, 0])?;
+    call(IOCTL, [kernel, RNDRESEEDCRNG, 0, 0, 0, 0])?;
     Some(())
-}
-
-/// None for an error.
-fn done(result: isize) -> Option<usize> {
-    usize::try_from(result).ok()
-}
-
-fn call(number: usize, a: usize, b: usize, c: usize) -> isize {
-    let result;
-    // SAFETY: the callers give what the calls take: paths that end in zero, and memory of their own with its length.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a,
-            in("rsi") b,
-            in("rdx") c,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    result
-}
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    call(EXIT, 1, 0, 0);
-    loop {}
 }

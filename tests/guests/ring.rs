@@ -13,7 +13,12 @@
 #![no_std]
 #![no_main]
 
-use core::arch::{asm, global_asm};
+#[path = "../../images/bare.rs"]
+mod bare;
+
+use core::arch::global_asm;
+
+use bare::{call, exit};
 
 const WRITE: usize = 1;
 const SOCKET: usize = 41;
@@ -21,7 +26,6 @@ const SEND_TO: usize = 44;
 const RECEIVE_FROM: usize = 45;
 const BIND: usize = 49;
 const SET_OPTION: usize = 54;
-const EXIT: usize = 60;
 
 const INTERNET: u16 = 2;
 const DATAGRAM: usize = 2;
@@ -52,14 +56,9 @@ global_asm!(
     "mov rax, r8",
     "ret"
 );
-// The stack is as the kernel left it: the arguments' count, then where they are. A function wants it so that its own frame is
-// aligned.
-global_asm!(".globl _start", "_start:", "mov rdi, rsp", "xor ebp, ebp", "and rsp, -16", "call {main}", main = sym main);
 
 extern "C" fn main(stack: *const usize) -> ! {
-    let ended = if run(stack).is_some() { 0 } else { 1 };
-    call(EXIT, [ended, 0, 0, 0, 0, 0]);
-    loop {}
+    exit(if run(stack).is_some() { 0 } else { 1 })
 }
 
 fn run(stack: *const usize) -> Option<()> {
@@ -112,13 +111,13 @@ struct Node {
 
 impl Node {
     fn new(index: u64, nodes: u64, tokens: u64) -> Option<Self> {
-        let socket = done(call(SOCKET, [INTERNET.into(), DATAGRAM, 0, 0, 0, 0]))?;
+        let socket = call(SOCKET, [INTERNET.into(), DATAGRAM, 0, 0, 0, 0])?;
         // So that who greets can greet again.
         let second: [u64; 2] = [1, 0];
         let timeout = [socket, SOCKET_LEVEL, RECEIVE_TIMEOUT, second.as_ptr() as usize, size_of_val(&second), 0];
-        done(call(SET_OPTION, timeout))?;
+        call(SET_OPTION, timeout)?;
         let own = address(index);
-        done(call(BIND, [socket, own.as_ptr() as usize, own.len(), 0, 0, 0]))?;
+        call(BIND, [socket, own.as_ptr() as usize, own.len(), 0, 0, 0])?;
         let next = address((index + 1) % nodes);
         let stock = Stock::default();
         Some(Self { index, nodes, tokens, socket, next, balance: BALANCE, last: [0; MOST], stock })
@@ -190,7 +189,7 @@ impl Node {
     fn send(&self, token: Token) {
         let [content, next] = [&raw const token as usize, self.next.as_ptr() as usize];
         let sent = call(SEND_TO, [self.socket, content, size_of::<Token>(), 0, next, self.next.len()]);
-        if sent != size_of::<Token>() as isize {
+        if sent != Some(size_of::<Token>()) {
             Line::new(b"ring: WRONG token ").number(token.number).text(b" could not be sent").say();
         }
     }
@@ -199,7 +198,7 @@ impl Node {
     fn receive(&self) -> Option<Token> {
         let mut token = Token { number: 0, hop: 0, amount: 0 };
         let came = call(RECEIVE_FROM, [self.socket, &raw mut token as usize, size_of::<Token>(), 0, 0, 0]);
-        (came == size_of::<Token>() as isize).then_some(token)
+        (came == Some(size_of::<Token>())).then_some(token)
     }
 }
 
@@ -257,35 +256,4 @@ impl Line {
         let line = self.text(b"\n");
         call(WRITE, [1, line.octets.as_ptr() as usize, line.length, 0, 0, 0]);
     }
-}
-
-/// None for an error.
-fn done(result: isize) -> Option<usize> {
-    usize::try_from(result).ok()
-}
-
-fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
-    let result;
-    // SAFETY: the callers give what the calls take: memory of their own with its length.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a,
-            in("rsi") b,
-            in("rdx") c,
-            in("r10") d,
-            in("r8") e,
-            in("r9") f,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    result
-}
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    call(EXIT, [1, 0, 0, 0, 0, 0]);
-    loop {}
 }

@@ -29,6 +29,8 @@ pub enum Driver {
 }
 
 const START: Duration = Duration::from_secs(90);
+/// Until a machine runs, whatever else the processors have to do.
+const RUNNING: Duration = Duration::from_secs(240);
 
 #[derive(Debug)]
 pub struct Cloud {
@@ -281,6 +283,26 @@ impl Cloud {
         let _ = console.kill();
         console.wait()?;
         Ok(())
+    }
+
+    /// A network of the tenant's that lies across the first two hosts: a machine on each, of 128 MiB, with its address and user-data.
+    /// The VPC, and the machines when they run.
+    pub fn network_of_two(&self, tenant: &Api, machines: [(&str, &str); 2]) -> anyhow::Result<(String, [String; 2])> {
+        let (image, hosts) = (self.tiny()?, self.operator()?.list("/v1/hosts")?);
+        let (vpc, subnet) = tenant.network()?;
+        let launch = |host: usize| {
+            let (address, user_data) = machines[host];
+            tenant.launch(json!({
+                "image": image, "subnet": subnet, "address": address, "memory": 128 << 20,
+                "placement": {"host": hosts[host]["id"]}, "user_data": user_data,
+            }))
+        };
+        let launched = [launch(0)?, launch(1)?];
+        for machine in &launched {
+            let path = format!("/v1/instances/{machine}");
+            tenant.await_state(&path, "state", "running", RUNNING).with_context(|| self.logs())?;
+        }
+        Ok((vpc, launched))
     }
 
     /// Builds the image `tiny` and registers it for everyone; its id.

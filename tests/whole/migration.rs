@@ -31,12 +31,12 @@ fn came(tenant: &Api, fetches: &str) -> anyhow::Result<u64> {
     Ok(download::came(tenant, fetches)?.pop().unwrap_or_default())
 }
 
-fn await_more(cloud: &Cloud, tenant: &Api, fetches: &str, more: u64) -> anyhow::Result<()> {
+fn await_more(cloud: &Cloud, tenant: &Api, (serves, fetches): (&str, &str), more: u64) -> anyhow::Result<()> {
     let wanted = came(tenant, fetches)? + more;
     // Whether they have come or never will.
     let is_over = || (!matches!(came(tenant, fetches), Ok(lines) if lines < wanted)).then_some(());
     eventually("more lines come", SLOW, is_over)
-        .with_context(|| format!("{:?}\n{}", tenant.log(fetches), cloud.logs()))?;
+        .with_context(|| format!("{:?}\n{:?}\n{}", tenant.log(serves), tenant.log(fetches), cloud.logs()))?;
     came(tenant, fetches).with_context(|| cloud.logs()).map(drop)
 }
 
@@ -62,14 +62,14 @@ fn a_download_goes_on_while_the_machine_that_serves_it_moves() -> anyhow::Result
             .await_state(&format!("/v1/instances/{instance}"), "state", "running", SLOW)
             .with_context(|| cloud.logs())?;
     }
-    await_more(&cloud, &tenant, &fetches, 20)?;
+    await_more(&cloud, &tenant, (&serves, &fetches), 20)?;
 
     let home = host_of(&operator, &serves)?;
     moves_and_is_seen_to(&cloud, &tenant, &serves)?;
     ensure!(host_of(&operator, &serves)? == other_host(&operator, &home)?, "it is where it was");
     let shown = tenant.get(&format!("/v1/instances/{serves}"))?.ok()?;
     ensure!(shown["state"] == "running" && shown["began"]["from"] == "cold", "{shown}");
-    await_more(&cloud, &tenant, &fetches, 100)?;
+    await_more(&cloud, &tenant, (&serves, &fetches), 100)?;
 
     let moved = || {
         let path = format!("/v1/flows?since=0&limit=1000&instance={serves}&end_reason=instance-migrated&port=80");
@@ -85,7 +85,7 @@ fn a_download_goes_on_while_the_machine_that_serves_it_moves() -> anyhow::Result
     let job: Value = serde_json::from_str(&cloud.run(&operator, &back)?)?;
     ensure!(host_of(&operator, &serves)? == home, "it did not come back");
     ensure!(job["cause"] == "asked" && job["moved"]["to"] == *home, "{job}");
-    await_more(&cloud, &tenant, &fetches, 100)?;
+    await_more(&cloud, &tenant, (&serves, &fetches), 100)?;
     let jobs = tenant.list("/v1/jobs")?;
     let moves: Vec<&Value> = jobs.iter().map(|job| &job["moved"]).filter(|moved| !moved.is_null()).collect();
     ensure!(moves.len() == 2, "{jobs:?}");

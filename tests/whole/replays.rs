@@ -62,16 +62,8 @@ fn replay(cloud: &Cloud, tenant: &Api, recording: &str, more: &[&str]) -> anyhow
 #[test]
 fn recorded_requests_are_played_into_a_duplicate_and_its_answers_compared() -> anyhow::Result<()> {
     let mut cloud = Cloud::start(Driver::Qemu, 2)?;
-    let (image, tenant) = (cloud.tiny()?, cloud.tenant("first")?);
-    let (vpc, subnet) = tenant.network()?;
-    let hosts = cloud.operator()?.list("/v1/hosts")?;
-    let launch = |address: &str, host: usize, user_data: &str| {
-        tenant.launch(json!({
-            "image": image, "subnet": subnet, "address": address, "memory": 128 << 20,
-            "placement": {"host": hosts[host]["id"]}, "user_data": user_data,
-        }))
-    };
-    let (asks, answers) = (launch("10.0.1.10", 0, ASKS)?, launch("10.0.1.20", 1, ANSWERS)?);
+    let tenant = cloud.tenant("first")?;
+    let (vpc, [asks, answers]) = cloud.network_of_two(&tenant, [("10.0.1.10", ASKS), ("10.0.1.20", ANSWERS)])?;
     for machine in [&asks, &answers] {
         tenant.await_log(machine, "lucarne: ready", SLOW).with_context(|| cloud.logs())?;
     }

@@ -28,20 +28,8 @@ impl Scene {
     /// `serves` is at the first host, `fetches` at the second.
     fn new() -> anyhow::Result<Self> {
         let cloud = Cloud::start(Driver::Qemu, 2)?;
-        let (image, tenant) = (cloud.tiny()?, cloud.tenant("first")?);
-        let (vpc, subnet) = tenant.network()?;
-        let hosts = cloud.operator()?.list("/v1/hosts")?;
-        let launch = |address: &str, host: usize, user_data: &str| {
-            tenant.launch(json!({
-                "image": image, "subnet": subnet, "address": address, "memory": 128 << 20,
-                "placement": {"host": hosts[host]["id"]}, "user_data": user_data,
-            }))
-        };
-        let (serves, fetches) = (launch("10.0.1.10", 0, SERVES)?, launch("10.0.1.11", 1, FETCHES)?);
-        for instance in [&serves, &fetches] {
-            let path = format!("/v1/instances/{instance}");
-            tenant.await_state(&path, "state", "running", SLOW).with_context(|| cloud.logs())?;
-        }
+        let tenant = cloud.tenant("first")?;
+        let (vpc, [_, fetches]) = cloud.network_of_two(&tenant, [("10.0.1.10", SERVES), ("10.0.1.11", FETCHES)])?;
         Ok(Self { cloud, tenant, vpc, fetches })
     }
 

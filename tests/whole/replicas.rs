@@ -57,20 +57,8 @@ fn goes_on(cloud: &Cloud, tenant: &Api, replica: &Value, (fetches, before): (&st
 #[test]
 fn a_duplicated_network_goes_on_with_its_connections_and_a_deep_one_outlives_its_source() -> anyhow::Result<()> {
     let cloud = Cloud::start(Driver::Qemu, 2)?;
-    let (image, tenant) = (cloud.tiny()?, cloud.tenant("first")?);
-    let (vpc, subnet) = tenant.network()?;
-    let hosts = cloud.operator()?.list("/v1/hosts")?;
-    let launch = |address: &str, host: usize, user_data: &str| {
-        tenant.launch(json!({
-            "image": image, "subnet": subnet, "address": address, "memory": 128 << 20,
-            "placement": {"host": hosts[host]["id"]}, "user_data": user_data,
-        }))
-    };
-    let (serves, fetches) = (launch("10.0.1.10", 0, SERVES)?, launch("10.0.1.11", 1, FETCHES)?);
-    for instance in [&serves, &fetches] {
-        let path = format!("/v1/instances/{instance}");
-        tenant.await_state(&path, "state", "running", SLOW).with_context(|| cloud.logs())?;
-    }
+    let tenant = cloud.tenant("first")?;
+    let (vpc, [serves, fetches]) = cloud.network_of_two(&tenant, [("10.0.1.10", SERVES), ("10.0.1.11", FETCHES)])?;
     let before = last(&await_lines(&cloud, &tenant, &fetches, 40)?);
 
     let shallow = duplicate(&cloud, &tenant, &vpc, "shallow", &[])?;

@@ -560,6 +560,18 @@ impl Killable {
             ended.await.unwrap();
         }
     }
+
+    /// A network whose hosts do nothing of a cut yet.
+    async fn with_network() -> (Self, Scene) {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, operator) = Killable::start(dir.path()).await;
+        let running = controller.shutdown.clone().drop_guard();
+        let cloud = Cloud { operator, dir, http: Client::new(), _running: running };
+        let mut scene = Scene::bare(cloud).await;
+        scene.furnish().await;
+        scene.hosts.iter_mut().for_each(|host| host.until = Until::Nothing);
+        (controller, scene)
+    }
 }
 
 impl Drop for Killable {
@@ -573,13 +585,7 @@ impl Drop for Killable {
 
 #[tokio::test]
 async fn a_controller_that_is_killed_at_any_step_takes_the_replica_up_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut controller, operator) = Killable::start(dir.path()).await;
-    let running = controller.shutdown.clone().drop_guard();
-    let cloud = Cloud { operator, dir, http: Client::new(), _running: running };
-    let mut scene = Scene::bare(cloud).await;
-    scene.furnish().await;
-    scene.hosts.iter_mut().for_each(|host| host.until = Until::Nothing);
+    let (mut controller, mut scene) = Killable::with_network().await;
     let replica = scene.create("try", json!({})).await;
     let steps =
         [(Until::Ready, "prepare"), (Until::Taken, "cut"), (Until::Standing, "duplicate"), (Until::Running, "begin")];

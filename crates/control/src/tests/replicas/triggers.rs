@@ -91,13 +91,7 @@ async fn a_duplicate_that_then_fails_is_told_with_the_reason() {
 
 #[tokio::test]
 async fn a_controller_that_is_killed_when_a_trigger_fires_has_made_it_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut controller, operator) = Killable::start(dir.path()).await;
-    let running = controller.shutdown.clone().drop_guard();
-    let cloud = Cloud { operator, dir, http: Client::new(), _running: running };
-    let mut scene = Scene::bare(cloud).await;
-    scene.furnish().await;
-    scene.hosts.iter_mut().for_each(|host| host.until = Until::Nothing);
+    let (mut controller, mut scene) = Killable::with_network().await;
     let trigger = scene.trigger(json!({"limit": {"most": 10, "seconds": 60}})).await;
     let shown = scene.pressed(900, &trigger, |shown| shown["made"] == 1).await;
     for _ in 0..2 {
