@@ -75,6 +75,8 @@ async fn take_over(shared: &Shared, instance: InstanceId, process: Process) -> R
         }
         // It was being sent when its agent ended: the other host was not told that it has all of it, and gives it up.
         "finish-migrate" => vm.stay().await,
+        // The same, and what was written to it was not seen yet.
+        "paused" if vm.is_being_sent().await? => vm.stay().await,
         "io-error" => resume_later(vm.qmp().clone()),
         // It sleeps by its agent's wish.
         "paused" | "postmigrate" if vm.is_whole().await? => {}
