@@ -20,7 +20,7 @@ use crate::{
     columns::{Columns, Whole, schema, spelt_out},
     durable,
     log::{self, Log},
-    part::{self, Effort, Folders, NewPart, Part, Writer},
+    part::{self, Effort, Folders, NewPart, Part, Writer, sums::Level},
     received::Received,
     sealer::{self, write_parts},
 };
@@ -213,7 +213,7 @@ impl Sealed {
         for part in &self.0 {
             at_rest.shown += part.size;
             at_rest.own += fs::metadata(&part.own_path)?.len();
-            at_rest.sums += if part.is_summed() { fs::metadata(&part.sums_path)?.len() } else { 0 };
+            at_rest.sums += if part.is_summed(Level::Instance) { fs::metadata(&part.sums_path)?.len() } else { 0 };
             for (name, octets) in part::column_sizes(part).map_err(io::Error::other)? {
                 *columns.entry(name).or_default() += octets;
             }

@@ -38,7 +38,7 @@ pub(crate) use fold::APART;
 pub(crate) use merge::merge;
 pub(crate) use read::{PartBatches, PartReader};
 pub(crate) use search::{Found, newest};
-pub(crate) use sums::file::SumsError;
+pub(crate) use sums::{file::SumsError, peers::PeerSum};
 pub use write::{Effort, Writer};
 pub(crate) use write::{shown_file, shown_rows, write};
 
@@ -186,8 +186,8 @@ pub(crate) struct Part {
     superseded: AtomicBool,
     /// It could not be read when it was to be merged; it is left alone.
     unreadable: AtomicBool,
-    /// Whether there were sums of it when they were first asked for.
-    is_summed: OnceLock<bool>,
+    /// The finest level of its sums that was there when they were first asked for.
+    finest_sums: OnceLock<Option<sums::Level>>,
     /// They were, and could not be read later.
     lost_sums: AtomicBool,
     shelf: Option<Arc<Shelf>>,
@@ -213,28 +213,35 @@ impl Part {
             size,
             superseded: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
-            is_summed: OnceLock::new(),
+            finest_sums: OnceLock::new(),
             lost_sums: AtomicBool::new(false),
             shelf: folders.shelf.clone(),
         })
     }
 
-    /// Whether its sums can be asked for in the place of its rows. Reads them once.
-    pub(crate) fn is_summed(&self) -> bool {
+    /// Whether its sums of the level can be asked for in the place of its rows. Reads them once.
+    pub(crate) fn is_summed(&self, level: sums::Level) -> bool {
         let check = || match sums::file::check(&self.sums_path, self.size) {
-            Err(SumsError::File(error)) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(SumsError::File(error)) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!(path = %self.sums_path.display(), %error, "sums of a part are left aside; its rows answer");
-                false
+                None
             }
-            Ok(()) => true,
+            Ok(finest) => Some(finest),
         };
-        *self.is_summed.get_or_init(check) && !self.lost_sums.load(Relaxed)
+        *self.finest_sums.get_or_init(check) >= Some(level) && !self.lost_sums.load(Relaxed)
     }
 
-    /// The rows of a level of its sums. Where they cannot be had any more, its rows answer the next time.
+    /// The rows of a level of its sums, but for that of peers. Where they cannot be had any more, its rows answer the next
+    /// time.
     pub(crate) fn sums(&self, level: sums::Level) -> Result<Vec<RecordBatch>, SumsError> {
         sums::file::read(&self.sums_path, self.size, level).inspect_err(|_| self.lost_sums.store(true, Relaxed))
+    }
+
+    /// Those of peers that are in a slice, likewise.
+    pub(crate) fn sums_by_peer(&self, slice: usize) -> Result<Vec<PeerSum>, SumsError> {
+        let read = sums::file::read_slice(&self.sums_path, self.size, slice);
+        read.inspect_err(|_| self.lost_sums.store(true, Relaxed))
     }
 
     /// Opens one of its files, which is brought first if it is not on the disk.

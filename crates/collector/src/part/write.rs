@@ -187,8 +187,8 @@ pub(super) fn write_rows(
 }
 
 fn write_sums(part: &Part, sums: Summing) -> Result<(), SumsError> {
-    let Some(levels) = sums.finish()? else { return Ok(()) };
-    sums::file::write(&part.sums_path, part.size, &levels)
+    let Some(summed) = sums.finish()? else { return Ok(()) };
+    sums::file::write(&part.sums_path, part.size, &summed)
 }
 
 fn write_files(

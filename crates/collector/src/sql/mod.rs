@@ -7,6 +7,7 @@
 mod bounded;
 #[cfg(test)]
 mod bounded_tests;
+mod by_peer;
 mod engine;
 mod error;
 mod foreign_table;

@@ -1,8 +1,8 @@
 //! The table `flow_sums` as one question sees it: the records of `flows`, added up where that is known already.
 //!
 //! Owns which parts are answered from their sums: those of which every record is in the time asked for, whatever else is
-//! asked about columns that their rows are told apart by. All others, and the log's records, come as sums of one record each.
-//! So any sum over the table is the one over `flows`, and which rows it is made of is nobody's matter.
+//! asked about columns that their rows are told apart by. All others, and the log's records, come as sums of one record each;
+//! where the address at the other end is wanted, [`AddedUpByPeer`] puts both together. So any sum over the table is the one over `flows`, and which rows it is made of is nobody's matter.
 
 use std::sync::Arc;
 
@@ -13,13 +13,14 @@ use datafusion::{
         datatypes::SchemaRef,
     },
     catalog::{Session, TableProvider},
-    common::ScalarValue,
+    common::{DFSchema, ScalarValue},
     datasource::TableType,
     error::{DataFusionError, Result},
     execution::{SendableRecordBatchStream, TaskContext},
-    logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown},
+    logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, utils::conjunction},
     physical_plan::{
         ExecutionPlan,
+        filter::FilterExec,
         stream::RecordBatchStreamAdapter,
         streaming::{PartitionStream, StreamingTableExec},
         union::UnionExec,
@@ -27,6 +28,7 @@ use datafusion::{
 };
 
 use super::{
+    by_peer::AddedUpByPeer,
     engine::PARTITIONS,
     mapped::{Mapped, Mapping},
     table::FlowsTable,
@@ -73,13 +75,18 @@ impl TableProvider for SumsTable {
             filters.iter().flat_map(|filter| filter.column_refs()).map(|c| c.name.as_str()).collect();
         let level = Level::with(wanted.fields().iter().map(|field| field.name().as_str()).chain(asked));
         for part in self.0.parts() {
-            let is_meant = level.is_some() && filters.iter().all(|filter| is_of_all(filter, part.place.hour));
-            let of = if is_meant && part.is_summed() { &mut added_up } else { &mut others };
+            let is_meant = level.is_some_and(|level| {
+                filters.iter().all(|filter| is_of_all(filter, part.place.hour)) && part.is_summed(level)
+            });
+            let of = if is_meant { &mut added_up } else { &mut others };
             of.push(part.clone());
             // Reading what was not read yet must not hold up whoever stops the question.
             tokio::task::yield_now().await;
         }
         let rows = self.one_by_one(state, others, &wanted, filters, limit).await?;
+        if level == Some(Level::Peer) && filters.iter().all(|filter| About::of(filter).is_some()) {
+            return by_peer(state, added_up, rows, filters);
+        }
         let Some(level) = level.filter(|_| !added_up.is_empty()) else { return Ok(rows) };
         let share = added_up.len().div_ceil(PARTITIONS);
         let streams = added_up.chunks(share).map(|parts| {
@@ -116,26 +123,72 @@ impl SumsTable {
     }
 }
 
+/// The sums of parts and of records, added up by peer. What is asked is asked of each record before: sums do not tell of the
+/// time of one.
+fn by_peer(
+    state: &dyn Session,
+    parts: Vec<Arc<Part>>,
+    records: Arc<dyn ExecutionPlan>,
+    filters: &[Expr],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let condition = |schema: SchemaRef, of: &[Expr]| {
+        let schema = DFSchema::try_from(schema)?;
+        conjunction(of.iter().cloned()).map(|all| state.create_physical_expr(all, &schema)).transpose()
+    };
+    let records = match condition(records.schema(), filters)? {
+        Some(condition) => Arc::new(FilterExec::try_new(condition, records)?),
+        None => records,
+    };
+    let services = Level::Service.schema();
+    let is_theirs = |filter: &&Expr| {
+        matches!(About::of(filter), Some(About::Keys))
+            && filter.column_refs().iter().all(|column| services.index_of(&column.name).is_ok())
+    };
+    let of_services: Vec<Expr> = filters.iter().filter(is_theirs).cloned().collect();
+    let of_services = condition(services.clone(), &of_services)?;
+    Ok(Arc::new(AddedUpByPeer::new(parts, of_services, records)))
+}
+
+/// What a condition is about that can be asked of sums.
+enum About {
+    /// Columns that rows of sums are told apart by.
+    Keys,
+    /// The end of each record: at or after this moment, in milliseconds.
+    Since(u64),
+    /// The start or the end of each record: before this moment.
+    Before(u64),
+}
+
+impl About {
+    fn of(condition: &Expr) -> Option<Self> {
+        if condition.column_refs().iter().all(|column| sums::is_key(&column.name)) {
+            return (!condition.is_volatile()).then_some(Self::Keys);
+        }
+        let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return None };
+        let (Expr::Column(column), Expr::Literal(ScalarValue::TimestampMillisecond(Some(moment), _), _)) =
+            (left.as_ref(), right.as_ref())
+        else {
+            return None;
+        };
+        let moment = u64::try_from(*moment).ok()?;
+        match (column.name.as_str(), op) {
+            ("end", Operator::GtEq) => Some(Self::Since(moment)),
+            ("end", Operator::Gt) => Some(Self::Since(moment.checked_add(1)?)),
+            ("start" | "end", Operator::Lt) => Some(Self::Before(moment)),
+            ("start" | "end", Operator::LtEq) => Some(Self::Before(moment.checked_add(1)?)),
+            _ => None,
+        }
+    }
+}
+
 /// Whether the condition says of a sum of records that ended in the hour what it says of each of them. Such records also began
 /// before the end of the hour: a part with others has no sums.
 fn is_of_all(condition: &Expr, hour: Hour) -> bool {
-    if condition.column_refs().iter().all(|column| sums::is_key(&column.name)) {
-        return !condition.is_volatile();
-    }
-    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return false };
-    let (Expr::Column(column), Expr::Literal(ScalarValue::TimestampMillisecond(Some(moment), _), _)) =
-        (left.as_ref(), right.as_ref())
-    else {
-        return false;
-    };
-    let Ok(moment) = u64::try_from(*moment) else { return false };
-    let (first, behind) = (hour.start().as_millis(), hour.end().as_millis());
-    match (column.name.as_str(), op) {
-        ("end", Operator::GtEq) => first >= moment,
-        ("end", Operator::Gt) => first > moment,
-        ("start" | "end", Operator::Lt) => behind <= moment,
-        ("start" | "end", Operator::LtEq) => behind <= moment.saturating_add(1),
-        _ => false,
+    match About::of(condition) {
+        Some(About::Keys) => true,
+        Some(About::Since(moment)) => hour.start().as_millis() >= moment,
+        Some(About::Before(moment)) => hour.end().as_millis() <= moment,
+        None => false,
     }
 }
 

@@ -90,8 +90,8 @@ pub(crate) const QUESTIONS: &[Question] = &[
         takes: &[OneInstance],
         computation: SqlWithInstances(
             "SELECT vpc, peer, protocol, port, packets_sent, bytes_sent, packets_received, bytes_received, {verdicts}, \
-             first_seen, last_seen FROM (SELECT vpc, {peer} AS peer, protocol, {port} AS port, {both_ways}, {counts}, {seen} \
-             FROM flows WHERE {which} GROUP BY vpc, {peer}, protocol, {port}) \
+             first_seen, last_seen FROM (SELECT vpc, peer, protocol, port, {both_ways}, {counts}, {seen} \
+             FROM flow_sums WHERE {which} GROUP BY vpc, peer, protocol, port) \
              ORDER BY bytes_sent + bytes_received DESC, peer, protocol, port, vpc",
             "peer",
             "peer_instance",
@@ -108,8 +108,8 @@ pub(crate) const QUESTIONS: &[Question] = &[
              sum(bytes_sent) AS bytes_sent, sum(packets_received) AS packets_received, \
              sum(bytes_received) AS bytes_received, sum(accepted) AS accepted, sum(rejected) AS rejected, \
              min(first_seen) AS first_seen, max(last_seen) AS last_seen \
-             FROM (SELECT vpc, {peer} AS peer, instance, {both_ways}, {counts}, {seen} \
-             FROM flows WHERE {which} GROUP BY vpc, {peer}, instance) GROUP BY vpc, peer) \
+             FROM (SELECT vpc, peer, instance, {both_ways}, {counts}, {seen} \
+             FROM flow_sums WHERE {which} GROUP BY vpc, peer, instance) GROUP BY vpc, peer) \
              ORDER BY bytes_sent + bytes_received DESC, peer, vpc",
             "peer",
             "peer_instance",
@@ -141,10 +141,10 @@ pub(crate) const QUESTIONS: &[Question] = &[
         takes: &[Instance, Vpc, By],
         computation: SqlWithInstances(
             "SELECT vpc, instance, direction, peer, protocol, port, end_reason, rule, packets, bytes, flows, \
-             first_seen, last_seen FROM (SELECT vpc, instance, direction, {peer} AS peer, protocol, {port} AS port, \
-             end_reason, rule, sum(packets) AS packets, sum(bytes) AS bytes, {flows} AS flows, {seen} \
-             FROM flows WHERE {which} AND verdict = 'reject' \
-             GROUP BY vpc, instance, direction, {peer}, protocol, {port}, end_reason, rule) \
+             first_seen, last_seen FROM (SELECT vpc, instance, direction, peer, protocol, port, \
+             end_reason, rule, sum(packets) AS packets, sum(bytes) AS bytes, sum(flows) AS flows, {seen} \
+             FROM flow_sums WHERE {which} AND verdict = 'reject' \
+             GROUP BY vpc, instance, direction, peer, protocol, port, end_reason, rule) \
              ORDER BY {by} DESC, instance, direction, peer, protocol, port, end_reason, rule",
             "peer",
             "peer_instance",
@@ -193,14 +193,14 @@ pub(crate) const QUESTIONS: &[Question] = &[
         takes: &[Instance, Vpc],
         computation: SqlWithInstances(
             "SELECT vpc, destination, protocol, port, instances, packets, bytes, no_route_packets, first_seen, \
-             last_seen FROM (SELECT vpc, {peer} AS destination, protocol, {port} AS port, \
+             last_seen FROM (SELECT vpc, peer AS destination, protocol, port, \
              count(DISTINCT instance) AS instances, \
              sum(CASE WHEN direction = 'egress' THEN packets ELSE {zero} END) AS packets, \
              sum(CASE WHEN direction = 'egress' THEN bytes ELSE {zero} END) AS bytes, \
              sum(CASE WHEN direction = 'ingress' THEN packets ELSE {zero} END) AS answers, \
              sum(CASE WHEN end_reason = 'no-route' THEN packets ELSE {zero} END) AS no_route_packets, {seen} \
-             FROM flows WHERE {which} AND {at_initiator} AND (verdict = 'accept' OR end_reason = 'no-route') \
-             GROUP BY vpc, {peer}, protocol, {port}) WHERE answers = 0 AND packets > 0 \
+             FROM flow_sums WHERE {which} AND {at_initiator} AND (verdict = 'accept' OR end_reason = 'no-route') \
+             GROUP BY vpc, peer, protocol, port) WHERE answers = 0 AND packets > 0 \
              ORDER BY packets DESC, destination, protocol, port, vpc",
             "destination",
             "destination_instance",
@@ -219,16 +219,14 @@ const PHRASES: &[(&str, &str)] = &[
     ),
     (
         "{counts}",
-        "sum(CASE WHEN verdict = 'accept' THEN 1 ELSE 0 END) AS accepted, \
-         sum(CASE WHEN verdict = 'reject' THEN 1 ELSE 0 END) AS rejected",
+        "sum(CASE WHEN verdict = 'accept' THEN records ELSE 0 END) AS accepted, \
+         sum(CASE WHEN verdict = 'reject' THEN records ELSE 0 END) AS rejected",
     ),
     (
         "{verdicts}",
         "CASE WHEN rejected = 0 THEN 'accept' WHEN accepted = 0 THEN 'reject' ELSE 'accept,reject' END AS verdicts",
     ),
     ("{seen}", "min(start) AS first_seen, max(\"end\") AS last_seen"),
-    ("{flows}", "sum(CASE WHEN side = 'initiator' AND end_reason <> 'active-slice' THEN 1 ELSE 0 END)"),
-    ("{peer}", "CASE WHEN direction = 'egress' THEN destination ELSE source END"),
     // That of the one who was asked, whoever sent the packets.
     ("{port}", "CASE WHEN side = 'initiator' THEN destination_port ELSE source_port END"),
     ("{at_initiator}", "(side = 'initiator') = (direction = 'egress')"),

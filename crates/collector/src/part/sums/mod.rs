@@ -3,48 +3,70 @@
 //! Owns the [`Level`]s, which say what columns those are, and how records become sums and sums coarser ones. A part has its
 //! sums in a small file beside it ([`file`]), made while it is merged; they follow from its rows, are told by no receipt, and
 //! nothing is lost with them. Who asks for sums gets the same whether a row of them stands for one record or for thousands:
-//! packets, octets, counts, the first start and the last end of any records that are told apart by columns of the level.
+//! packets, octets, counts, the first start and the last end of any records that are told apart by columns of the level. The
+//! rows of the coarser levels are Arrow's; those of the finest are many, and [`peers`] says how they lie.
 
 pub(super) mod file;
+pub(crate) mod peers;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
     sync::{Arc, LazyLock},
 };
 
 use arrow_array::{
-    Array as _, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMillisecondArray,
-    UInt16Array, UInt64Array, cast::AsArray as _,
+    Array as _, ArrayRef, ArrowPrimitiveType, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+    TimestampMillisecondArray, UInt16Array, UInt64Array,
+    cast::AsArray as _,
+    types::{Int64Type, TimestampMillisecondType as Millis, UInt64Type},
 };
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
+use lucarne_flows::columns::address_octets;
 use lucarne_model::EndReason;
 
+use self::peers::{PeerSum, Peers};
 use super::stored::Halves;
 use crate::columns::{self, Columns, column, spelt_out};
 
 /// What a file of sums has rows of, coarsest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     /// For each instance and direction.
     Instance,
     /// For each protocol and port besides, of whatever was decided and why.
     Service,
+    /// For each address at the other end besides, and who of the two sent.
+    Peer,
 }
 
 /// The columns by which rows of sums are told apart.
-const KEYS: [&str; 10] =
-    ["account", "vpc", "instance", "direction", "verdict", "path", "protocol", "port", "end_reason", "rule"];
+const KEYS: [&str; 12] = [
+    "account",
+    "vpc",
+    "instance",
+    "direction",
+    "verdict",
+    "path",
+    "protocol",
+    "port",
+    "end_reason",
+    "rule",
+    "side",
+    "peer",
+];
 /// The columns that are added up, and the two that are the first and the last.
 const SUMS: [&str; 6] = ["packets", "bytes", "records", "flows", "start", "end"];
 
 impl Level {
-    pub(crate) const ALL: [Self; 2] = [Self::Instance, Self::Service];
+    const ALL: [Self; 3] = [Self::Instance, Self::Service, Self::Peer];
 
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Instance => &KEYS[..4],
-            Self::Service => &KEYS,
+            Self::Service => &KEYS[..10],
+            Self::Peer => &KEYS,
         }
     }
 
@@ -55,7 +77,7 @@ impl Level {
         Self::ALL.into_iter().find(has)
     }
 
-    fn schema(self) -> SchemaRef {
+    pub(crate) fn schema(self) -> SchemaRef {
         let names = self.keys().iter().chain(&SUMS);
         Arc::new(Schema::new(names.filter_map(|name| schema().field_with_name(name).ok().cloned()).collect::<Vec<_>>()))
     }
@@ -66,13 +88,15 @@ pub(crate) fn is_key(name: &str) -> bool {
     KEYS.contains(&name)
 }
 
-/// All columns of sums. Those that records have too are as theirs; `port` is that of the one who was asked, `records` says how
-/// many the row stands for, and `flows` how many of them end a flow on the side of who began it.
+/// All columns of sums. Those that records have too are as theirs; `port` is that of the one who was asked, `peer` the address
+/// at the other end, `records` says how many the row stands for, and `flows` how many of them end a flow on the side of who
+/// began it.
 pub(crate) fn schema() -> SchemaRef {
     static ALL: LazyLock<SchemaRef> = LazyLock::new(|| {
         let records = columns::schema(Columns::Shown);
         let field = |name: &&str| match *name {
             "port" => Some(Field::new("port", DataType::UInt16, false)),
+            "peer" => Some(Field::new("peer", DataType::Utf8, false)),
             "records" | "flows" => Some(Field::new(*name, DataType::Int64, false)),
             name => records.field_with_name(name).ok().cloned(),
         };
@@ -85,6 +109,7 @@ pub(crate) fn schema() -> SchemaRef {
 pub(crate) fn grounds(name: &str) -> &[&str] {
     match name {
         "port" => &["side", "source_port", "destination_port"],
+        "peer" => &["direction", "source", "destination"],
         "flows" => &["side", "end_reason"],
         "records" => &[],
         _ => KEYS.iter().chain(&SUMS).position(|known| *known == name).map_or(&[], |at| {
@@ -99,6 +124,7 @@ pub(crate) fn of_records(records: &RecordBatch, wanted: &SchemaRef) -> Result<Re
     let array = |field: &FieldRef| -> Result<ArrayRef, ArrowError> {
         Ok(match field.name().as_str() {
             "port" => Arc::new(ports(records)?),
+            "peer" => Arc::new(peer_addresses(records)?),
             "flows" => Arc::new(flows(records)?),
             "records" => Arc::new(Int64Array::from_value(1, records.num_rows())),
             name => records.column_by_name(name).ok_or_else(|| missing(name))?.clone(),
@@ -131,6 +157,14 @@ fn ports(records: &RecordBatch) -> Result<UInt16Array, ArrowError> {
     Ok(asked.copied().collect::<Vec<u16>>().into())
 }
 
+fn peer_addresses(records: &RecordBatch) -> Result<StringArray, ArrowError> {
+    let directions: &StringArray = typed(records, "direction")?;
+    let (source, destination): (&StringArray, &StringArray) =
+        (typed(records, "source")?, typed(records, "destination")?);
+    let peer = |row| if directions.value(row) == "egress" { destination.value(row) } else { source.value(row) };
+    Ok((0..records.num_rows()).map(|row| Some(peer(row))).collect())
+}
+
 fn flows(records: &RecordBatch) -> Result<Int64Array, ArrowError> {
     let reasons: &StringArray = typed(records, "end_reason")?;
     let goes_on = EndReason::ActiveSlice.name();
@@ -139,12 +173,13 @@ fn flows(records: &RecordBatch) -> Result<Int64Array, ArrowError> {
 }
 
 /// What is known of the records of a row.
-#[derive(Clone, Copy, Debug)]
-struct Sum {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sum {
     packets: u64,
     bytes: u64,
     records: i64,
     flows: i64,
+    /// Milliseconds.
     start: i64,
     end: i64,
 }
@@ -168,57 +203,73 @@ impl Adding {
         Ok(Self { level, converter, places: HashMap::default(), sums: Vec::new() })
     }
 
-    fn add(&mut self, rows: &RecordBatch) -> Result<(), ArrowError> {
+    /// Gives for each of the rows the place of the one that it was added to.
+    fn add(&mut self, rows: &RecordBatch) -> Result<Vec<u32>, ArrowError> {
         let keys = self.level.keys().iter().map(|name| rows.column_by_name(name).cloned().ok_or_else(|| missing(name)));
         let keys = self.converter.convert_columns(&keys.collect::<Result<Vec<_>, _>>()?)?;
-        let (packets, bytes): (&UInt64Array, &UInt64Array) = (typed(rows, "packets")?, typed(rows, "bytes")?);
-        let (records, flows): (&Int64Array, &Int64Array) = (typed(rows, "records")?, typed(rows, "flows")?);
-        let starts: &TimestampMillisecondArray = typed(rows, "start")?;
-        let ends: &TimestampMillisecondArray = typed(rows, "end")?;
-        for (row, key) in keys.iter().enumerate() {
-            let sum = Sum {
-                packets: packets.value(row),
-                bytes: bytes.value(row),
-                records: records.value(row),
-                flows: flows.value(row),
-                start: starts.value(row),
-                end: ends.value(row),
-            };
-            match self.places.get(key.as_ref()) {
-                Some(place) => self.sums[*place].add(sum),
+        let mut taken = Vec::with_capacity(rows.num_rows());
+        for (sum, key) in Sum::all(rows)?.into_iter().zip(&keys) {
+            let place = match self.places.get(key.as_ref()) {
+                Some(place) => {
+                    self.sums[*place].add(sum);
+                    *place
+                }
                 None => {
                     self.places.insert(key.as_ref().into(), self.sums.len());
                     self.sums.push(sum);
+                    self.sums.len() - 1
                 }
-            }
+            };
+            taken.push(place as u32);
         }
-        Ok(())
+        Ok(taken)
     }
 
-    /// The rows, in the order of their keys.
-    fn finish(self) -> Result<RecordBatch, ArrowError> {
+    /// The rows, in the order of their keys, and where each place has come to lie.
+    fn finish(self) -> Result<(RecordBatch, Vec<u32>), ArrowError> {
         let Self { level, converter, places, sums } = self;
         let mut places: Vec<(Box<[u8]>, usize)> = places.into_iter().collect();
         places.sort_unstable();
         let parser = converter.parser();
         let mut arrays = converter.convert_rows(places.iter().map(|(key, _)| parser.parse(key)))?;
-        let sums: Vec<Sum> = places.iter().map(|(_, place)| sums[*place]).collect();
-        let times = |of: fn(&Sum) -> i64| -> ArrayRef {
-            Arc::new(TimestampMillisecondArray::from_iter_values(sums.iter().map(of)).with_timezone("UTC"))
-        };
-        let numbers =
-            |of: fn(&Sum) -> u64| -> ArrayRef { Arc::new(UInt64Array::from_iter_values(sums.iter().map(of))) };
-        let counts = |of: fn(&Sum) -> i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(sums.iter().map(of))) };
-        arrays.extend([numbers(|sum| sum.packets), numbers(|sum| sum.bytes)]);
-        arrays.extend([counts(|sum| sum.records), counts(|sum| sum.flows)]);
-        arrays.extend([times(|sum| sum.start), times(|sum| sum.end)]);
-        RecordBatch::try_new(level.schema(), arrays)
+        let sorted: Vec<Sum> = places.iter().map(|(_, place)| sums[*place]).collect();
+        arrays.extend(SUMS.iter().filter_map(|name| Sum::array(name, sorted.iter().copied())));
+        let mut lies = vec![0; sums.len()];
+        (0..).zip(&places).for_each(|(row, (_, place))| lies[*place] = row);
+        Ok((RecordBatch::try_new(level.schema(), arrays)?, lies))
     }
 }
 
 impl Sum {
+    /// Those of rows; of a column that is not there nothing is known.
+    pub(crate) fn all(rows: &RecordBatch) -> Result<Vec<Self>, ArrowError> {
+        let unknown = Self { packets: 0, bytes: 0, records: 0, flows: 0, start: i64::MAX, end: i64::MIN };
+        let mut all = vec![unknown; rows.num_rows()];
+        fill::<UInt64Type>(rows, "packets", &mut all, |sum, packets| sum.packets = packets)?;
+        fill::<UInt64Type>(rows, "bytes", &mut all, |sum, bytes| sum.bytes = bytes)?;
+        fill::<Int64Type>(rows, "records", &mut all, |sum, records| sum.records = records)?;
+        fill::<Int64Type>(rows, "flows", &mut all, |sum, flows| sum.flows = flows)?;
+        fill::<Millis>(rows, "start", &mut all, |sum, start| sum.start = start)?;
+        fill::<Millis>(rows, "end", &mut all, |sum, end| sum.end = end)?;
+        Ok(all)
+    }
+
+    /// The column of that name; none if it is none of [`SUMS`].
+    pub(crate) fn array(name: &str, sums: impl Iterator<Item = Self>) -> Option<ArrayRef> {
+        let times = |array: TimestampMillisecondArray| -> ArrayRef { Arc::new(array.with_timezone("UTC")) };
+        Some(match name {
+            "packets" => Arc::new(UInt64Array::from_iter_values(sums.map(|sum| sum.packets))),
+            "bytes" => Arc::new(UInt64Array::from_iter_values(sums.map(|sum| sum.bytes))),
+            "records" => Arc::new(Int64Array::from_iter_values(sums.map(|sum| sum.records))),
+            "flows" => Arc::new(Int64Array::from_iter_values(sums.map(|sum| sum.flows))),
+            "start" => times(TimestampMillisecondArray::from_iter_values(sums.map(|sum| sum.start))),
+            "end" => times(TimestampMillisecondArray::from_iter_values(sums.map(|sum| sum.end))),
+            _ => return None,
+        })
+    }
+
     /// Numbers too large go round, as the engine's own sums do.
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.packets = self.packets.wrapping_add(other.packets);
         self.bytes = self.bytes.wrapping_add(other.bytes);
         self.records += other.records;
@@ -228,11 +279,29 @@ impl Sum {
     }
 }
 
+fn fill<T: ArrowPrimitiveType>(
+    rows: &RecordBatch,
+    name: &str,
+    sums: &mut [Sum],
+    set: impl Fn(&mut Sum, T::Native),
+) -> Result<(), ArrowError> {
+    let Some(column) = rows.column_by_name(name) else { return Ok(()) };
+    let values = column.as_primitive_opt::<T>().ok_or_else(|| missing(name))?;
+    sums.iter_mut().zip(values.values()).for_each(|(sum, value)| set(sum, *value));
+    Ok(())
+}
+
+/// An address as sums by peer have it.
+pub(crate) fn peer_of(text: &str) -> Option<u128> {
+    text.parse::<IpAddr>().ok().map(|address| u128::from_be_bytes(address_octets(address)))
+}
+
 /// The rows of a part that is being written, added up.
 #[derive(Debug)]
 pub(super) struct Summing {
     halves: Halves,
-    finest: Adding,
+    services: Adding,
+    peers: Peers,
     /// A record began after it ended: what the part's hour says of ends says nothing of its start then.
     is_odd: bool,
 }
@@ -240,9 +309,9 @@ pub(super) struct Summing {
 impl Summing {
     pub(super) fn begin() -> Result<Self, ArrowError> {
         let sums = schema();
-        let names = sums.fields().iter().flat_map(|field| grounds(field.name()));
-        let halves = Halves::named(Columns::Shown, names.copied());
-        Ok(Self { halves, finest: Adding::of(Level::Service)?, is_odd: false })
+        let names: BTreeSet<&str> = sums.fields().iter().flat_map(|field| grounds(field.name())).copied().collect();
+        let halves = Halves::named(Columns::Shown, names);
+        Ok(Self { halves, services: Adding::of(Level::Service)?, peers: Peers::default(), is_odd: false })
     }
 
     /// Adds rows as the account's file of a part has them; texts may be dictionaries.
@@ -258,21 +327,31 @@ impl Summing {
                 (Some(starts), Some(ends)) => starts.iter().zip(ends).any(|(start, end)| start > end),
                 _ => true,
             };
-            self.finest.add(&of_records(&records, &schema())?)?;
+            let sums = of_records(&records, &schema())?;
+            let places = self.services.add(&sums)?;
+            self.peers.add(&sums, &places)?;
         }
         Ok(())
     }
 
     /// Of each level its rows; none where the part is to be answered from its records.
-    pub(super) fn finish(self) -> Result<Option<[RecordBatch; 2]>, ArrowError> {
+    pub(super) fn finish(self) -> Result<Option<Summed>, ArrowError> {
         if self.is_odd {
             return Ok(None);
         }
-        let finest = self.finest.finish()?;
-        let mut coarse = Adding::of(Level::Instance)?;
-        coarse.add(&finest)?;
-        Ok(Some([coarse.finish()?, finest]))
+        let (services, lies) = self.services.finish()?;
+        let mut instances = Adding::of(Level::Instance)?;
+        instances.add(&services)?;
+        let peers = self.peers.finish(&lies);
+        Ok(Some(Summed { instances: instances.finish()?.0, services, peers }))
     }
 }
 
-type Millis = arrow_array::types::TimestampMillisecondType;
+/// The sums of a part.
+#[derive(Debug)]
+pub(super) struct Summed {
+    instances: RecordBatch,
+    services: RecordBatch,
+    /// In slices; none where they were too many.
+    peers: Option<Vec<Vec<PeerSum>>>,
+}
