@@ -286,9 +286,7 @@ fn exporters_beyond_the_most_push_out_the_silent_ones() {
     assert!(!decoder.exporters.contains_key(&Ipv4Addr::from_bits(0).into()));
 }
 
-/// An independent decoder reads the same of the same octets. There is one and not a second: `netgauze-flow-pkt` 0.13 takes 171 s
-/// of processor time to build at optimisation level 0, with code for every element of the registry, and turns on `serde` in
-/// `chrono`, with which arrow and all of the query engine would be built anew for a test.
+/// An independent decoder reads the same of the same octets.
 #[test]
 fn netflow_parser_agrees() {
     let [_, (_, ipfix), _] = sampling_options();

@@ -7,8 +7,7 @@
 //! `nfdump` and pmacct. So it is asked about records that say something everywhere; those with nothing to say are held
 //! against [`super::by_row_tests`] and those tools.
 //!
-//! `netgauze-flow-pkt` 0.13 is no oracle here: it makes its code from a registry with a generator that needs sixteen more crates, among them
-//! `aws-lc-sys`, a library in C that is built with cmake, for tests alone.
+//! Why `netgauze-flow-pkt` is no second one is told in ARCHITECTURE.md.
 
 use std::net::IpAddr;
 
