@@ -116,8 +116,7 @@ impl Cloud {
 
     /// Starts a host; `change` may change its command.
     pub fn start_host(&mut self, host: usize, change: impl FnOnce(&mut Command)) -> anyhow::Result<()> {
-        let token = self.dir().join("join-token");
-        fs::write(&token, self.operator_file()?["join_token"].as_str().context("no join token")?)?;
+        let token = self.join_token()?;
         let driver = match self.driver {
             Driver::Qemu => "qemu",
             Driver::Simulated => "simulated",
@@ -140,6 +139,16 @@ impl Cloud {
 
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The file with it. A host that was just started may be reading it, so it is never there in part.
+    fn join_token(&self) -> anyhow::Result<PathBuf> {
+        let (token, part) = (self.dir().join("join-token"), self.dir().join("join-token.part"));
+        if !token.exists() {
+            fs::write(&part, self.operator_file()?["join_token"].as_str().context("no join token")?)?;
+            fs::rename(&part, &token)?;
+        }
+        Ok(token)
     }
 
     fn operator_file(&self) -> anyhow::Result<Value> {
