@@ -3,8 +3,9 @@
 //! Owns the process and its pidfd, by which a process is meant and never another that got its number later. What is run
 //! and why is [`crate::qemu`]'s, under which limits [`crate::limits`]'.
 //!
-//! A VM outlives the agent: its process gets no parent-death signal and a process group of its own, so that a Ctrl-C or
-//! a hang-up of the agent's terminal does not reach it.
+//! A VM outlives the agent: its process gets no parent-death signal and a session of its own, so that a Ctrl-C or a hang-up of
+//! the agent's terminal does not reach it. With a process group of its own in the agent's session it would end with the agent whenever
+//! somebody has stopped it (a debugger, `kill -STOP`): the group is an orphan then, and the kernel hangs up on orphans that are stopped.
 
 pub(crate) mod descriptor;
 
@@ -47,7 +48,8 @@ impl Process {
         stdin: impl Into<Stdio>,
     ) -> io::Result<(Self, PipeReader)> {
         let (said, says) = io::pipe()?;
-        command.current_dir("/").process_group(0);
+        command.current_dir("/");
+        descriptor::lead_a_session(&mut command);
         command.stdin(stdin).stdout(says.try_clone()?).stderr(says);
         if let Some(User { uid, gid }) = user {
             // With a uid given, the child also loses root's supplementary groups.
@@ -164,6 +166,15 @@ mod tests {
         said.read_to_string(&mut text).unwrap();
         assert_eq!(text, "word\n");
         assert!(!Path::new(&format!("/proc/{}", process.pid)).exists());
+    }
+
+    #[tokio::test]
+    async fn a_process_is_the_first_of_a_session_so_that_its_starters_end_hangs_up_on_nobody() {
+        let (process, _said) = spawn("sleep", &["60"]);
+        let pid = as_pid(process.pid).unwrap();
+        assert_eq!(rustix::process::getsid(Some(pid)), Ok(pid));
+        process.kill();
+        process.ended().await;
     }
 
     #[tokio::test]

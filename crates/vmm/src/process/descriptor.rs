@@ -1,4 +1,4 @@
-//! Descriptors that the runtime watches, or that a process is born with: where tokio and std ask for `unsafe`.
+//! Descriptors that the runtime watches, and what a process is born with: where tokio and std ask for `unsafe`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -7,7 +7,10 @@ use std::{
     process::Command,
 };
 
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    process::setsid,
+};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -24,4 +27,10 @@ pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
     let keep = move || Ok(descriptors.iter().try_for_each(|descriptor| fcntl_setfd(descriptor, FdFlags::empty()))?);
     // SAFETY: between fork and exec it makes one call of the kernel for each and nothing else: no memory, no locks.
     unsafe { command.pre_exec(keep) };
+}
+
+/// Lets `command`'s process be the first of a session, and so of a process group too.
+pub(super) fn lead_a_session(command: &mut Command) {
+    // SAFETY: between fork and exec it makes one call of the kernel and nothing else: no memory, no locks.
+    unsafe { command.pre_exec(|| Ok(setsid().map(drop)?)) };
 }
