@@ -81,8 +81,13 @@ pub(super) async fn play(
     let (done, reports) = oneshot::channel();
     let performance = Performance::new(player, began);
     let thread = std::thread::Builder::new().name("replay".into());
-    // Whoever waits may have gone: then nobody wants the reports.
-    thread.spawn(move || drop(done.send(performance.run(&ends, &cancel))))?;
+    thread.spawn(move || {
+        let played = performance.run(&ends, &cancel);
+        // Who hears that it is over finds nothing of it.
+        drop(ends);
+        // Whoever waits may have gone: then nobody wants the reports.
+        drop(done.send(played));
+    })?;
     reports.await.map_err(io::Error::other)?
 }
 
