@@ -39,7 +39,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lucarne_flows::columns::address;
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::engine::PARTITIONS;
+use super::{engine::PARTITIONS, mapped::only};
 use crate::part::{
     Part, PeerSum, SumsError,
     sums::{
@@ -128,10 +128,8 @@ impl ExecutionPlan for AddedUpByPeer {
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        match <[_; 1]>::try_from(children) {
-            Ok([rows]) => Ok(Arc::new(Self::over(self.parts.clone(), self.condition.clone(), rows))),
-            Err(_) => Err(DataFusionError::Internal(format!("`{}` is over one step", self.name()))),
-        }
+        let rows = only(children, self.name())?;
+        Ok(Arc::new(Self::over(self.parts.clone(), self.condition.clone(), rows)))
     }
 
     fn execute(&self, slice: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

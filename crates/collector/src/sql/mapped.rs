@@ -49,6 +49,14 @@ impl<M: Mapping> Mapped<M> {
     }
 }
 
+/// The one step that a step of that name is over.
+pub(super) fn only(children: Vec<Arc<dyn ExecutionPlan>>, name: &str) -> Result<Arc<dyn ExecutionPlan>> {
+    match <[_; 1]>::try_from(children) {
+        Ok([rows]) => Ok(rows),
+        Err(_) => Err(DataFusionError::Internal(format!("`{name}` is over one step"))),
+    }
+}
+
 impl<M: Mapping> DisplayAs for Mapped<M> {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(M::NAME)
@@ -80,10 +88,7 @@ impl<M: Mapping> ExecutionPlan for Mapped<M> {
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        match <[_; 1]>::try_from(children) {
-            Ok([rows]) => Ok(Arc::new(Self::of(self.mapping.clone(), rows))),
-            Err(_) => Err(DataFusionError::Internal(format!("`{}` is over one step", M::NAME))),
-        }
+        Ok(Arc::new(Self::of(self.mapping.clone(), only(children, M::NAME)?)))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

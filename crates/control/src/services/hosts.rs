@@ -334,9 +334,11 @@ pub(crate) async fn get_desired(
 ) -> Result<Json<DesiredAnswer>, Problem> {
     let host = call.caller.host()?;
     controller.fleet.heard(host, crate::clock::now());
-    let wait = Duration::from_millis(call.query.wait_millis.unwrap_or(0)).clamp(GATHER, LONGEST_WAIT);
-    // One that has none is told what there is, however long a busy controller takes for that.
-    let wait = if call.query.have.is_none() { LONGEST_WAIT } else { wait };
+    let wait = match call.query.have {
+        Some(_) => Duration::from_millis(call.query.wait_millis.unwrap_or(0)).clamp(GATHER, LONGEST_WAIT),
+        // One that has none is told what there is, however long a busy controller takes for that.
+        None => LONGEST_WAIT,
+    };
     let newer = newer_than(controller, host, call.query.have);
     let desired = match tokio::time::timeout(wait, newer).await {
         Ok(newer) => Some(newer?),

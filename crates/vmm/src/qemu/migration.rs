@@ -94,13 +94,14 @@ impl Vm {
         Ok(stood_still(&told))
     }
 
-    /// Begins the migration to `uri`, and sees to it that QEMU sees all that the guest writes from then on.
+    /// Begins the migration to `uri`, so that QEMU marks what the guest writes from its beginning on.
     ///
     /// Of a guest whose processors it emulates it may not (`physical_memory_sync_dirty_bitmap` in its `migration/ram.c`, 7.2 to 10): as
     /// it begins it takes all marks of what was written away, but leaves alone the translations of addresses through which the guest
     /// writes unmarked, because no page is newly to be sent. A page that is sent and then written to so is stale at the other host: a
     /// lock is held there that was let go here. One that stands still meanwhile has no such translations: they are dropped as the
-    /// marking begins, and those that it makes when it goes on are marked. That takes some 20 ms.
+    /// marking begins, and those that it makes when it goes on are marked. That takes some 20 ms. It is not all: a guest has been seen
+    /// to hang after a slow move even so.
     async fn begin_sending(&self, uri: &str, rate: Bytes) -> Result<(), Error> {
         let limit = async |rate: Bytes| {
             let parameters = json!({ "max-bandwidth": rate.0, "downtime-limit": DOWNTIME });
