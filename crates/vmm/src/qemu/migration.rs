@@ -35,6 +35,8 @@ const RECEIVING: &str = "taking it in from another host";
 const LOOK: Duration = Duration::from_millis(5);
 /// How long the VM may stand still, as QEMU reckons it, in milliseconds.
 const DOWNTIME: u64 = 100;
+/// The one of a guest whose memory is sent once while it runs.
+const ONE_ROUND: u64 = 0;
 /// More than there is, in a second.
 const NO_LIMIT: Bytes = Bytes(1 << 40);
 /// How long all of its memory may take.
@@ -94,27 +96,30 @@ impl Vm {
         Ok(stood_still(&told))
     }
 
-    /// Begins the migration to `uri`, so that QEMU marks what the guest writes from its beginning on.
+    /// Begins the migration to `uri`, so that no page is stale at the other host.
     ///
-    /// Of a guest whose processors it emulates it may not (`physical_memory_sync_dirty_bitmap` in its `migration/ram.c`, 7.2 to 10): as
-    /// it begins it takes all marks of what was written away, but leaves alone the translations of addresses through which the guest
-    /// writes unmarked, because no page is newly to be sent. A page that is sent and then written to so is stale at the other host: a
-    /// lock is held there that was let go here. One that stands still meanwhile has no such translations: they are dropped as the
-    /// marking begins, and those that it makes when it goes on are marked. That takes some 20 ms. It is not all: a guest has been seen
-    /// to hang after a slow move even so.
+    /// QEMU takes away the marks of what was written each time that it looks for what is to be sent again, and must then forget the
+    /// translations of addresses through which an emulated processor writes unmarked. Up to 8.2 it forgets none of them
+    /// (`cpu_physical_memory_sync_dirty_bitmap` in its `include/exec/ram_addr.h`), later ones only where a page is newly to be sent,
+    /// which is none as it begins. What is written through such a translation after the page was sent is lost: a lock is held
+    /// there that was let go here. So an emulated guest
+    /// - stands still as the migration begins, for some 20 ms: QEMU drops all translations as it begins to mark, and those made when
+    ///   the guest goes on are marked;
+    /// - is sent once while it runs. With a limit of zero QEMU looks again only when the guest stands still for good, and all that
+    ///   was written meanwhile goes then.
     async fn begin_sending(&self, uri: &str, rate: Bytes) -> Result<(), Error> {
-        let limit = async |rate: Bytes| {
-            let parameters = json!({ "max-bandwidth": rate.0, "downtime-limit": DOWNTIME });
+        let limit = async |rate: Bytes, downtime: u64| {
+            let parameters = json!({ "max-bandwidth": rate.0, "downtime-limit": downtime });
             self.ask(SENDING, "migrate-set-parameters", parameters).await
         };
         let kvm = self.ask(SENDING, "query-kvm", json!({})).await?;
         let state = self.ask(SENDING, "query-status", json!({})).await?;
         if kvm["enabled"] == true || state["status"] != "running" {
-            limit(rate).await?;
+            limit(rate, DOWNTIME).await?;
             return self.ask(SENDING, "migrate", json!({ "uri": uri })).await.map(drop);
         }
         // It is not to be sent whole before it goes on.
-        limit(CRAWL).await?;
+        limit(CRAWL, ONE_ROUND).await?;
         self.pause().await?;
         let begun = async {
             self.ask(SENDING, "migrate", json!({ "uri": uri })).await?;
@@ -123,7 +128,7 @@ impl Vm {
         let begun = begun.await;
         self.resume().await?;
         begun?;
-        limit(rate).await.map(drop)
+        limit(rate, ONE_ROUND).await.map(drop)
     }
 
     /// Follows the migration to its end, and returns what QEMU tells of it. A failure ends it, and so its carrying.
