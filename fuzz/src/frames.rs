@@ -203,6 +203,7 @@ fn plan() -> Plan {
         subnets: vec![DesiredSubnet { id: subnet, cidr, routes, acl: Vec::new() }],
         groups: vec![DesiredGroup { id: group, rules }],
         endpoints: [(GUEST, HERE), (NEIGHBOUR, HERE), (REMOTE, THERE)].map(endpoint).to_vec(),
+        clock_behind_micros: 0,
     };
     let (address, public_key) = (Ipv4Addr::LOCALHOST.into(), String::new());
     Plan {

@@ -1,12 +1,13 @@
 //! What the end-to-end tests stand on: real processes of the `lucarne` binary, real HTTP, and nothing left behind.
 //!
 //! Owns starting, killing and cleaning up ([`process`]), a cloud of such processes ([`cloud`]), a bare HTTP client
-//! ([`api`]), guests that talk ([`download`], [`ring`]), and disks that are soon full ([`small_disk`]). The client is not the generated one: what is tested
+//! ([`api`]), guests that talk ([`download`], [`ring`]) or have programs of their own ([`guest_program`]), and disks that are soon full ([`small_disk`]). The client is not the generated one: what is tested
 //! should not test itself.
 
 pub mod api;
 pub mod cloud;
 pub mod download;
+pub mod guest_program;
 pub mod image;
 pub mod process;
 pub mod ring;

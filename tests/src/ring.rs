@@ -4,17 +4,14 @@
 //! invented.
 
 use anyhow::{Context, ensure};
-use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::api::Api;
+use crate::{api::Api, guest_program};
 
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ring"));
 /// Tokens that go round at the same time.
 const TOKENS: u64 = 8;
 /// What each machine has in the beginning.
 const BALANCE: u64 = 1_000_000;
-/// The lines of a console have at most so many columns.
-const COLUMNS: usize = 76;
 
 /// The address of a machine of the ring.
 pub fn address(index: usize) -> String {
@@ -23,13 +20,8 @@ pub fn address(index: usize) -> String {
 
 /// What starts a machine of the ring.
 pub fn user_data(index: usize, nodes: usize) -> String {
-    let program = STANDARD.encode(PROGRAM);
-    let lines: Vec<&str> = program.as_bytes().chunks(COLUMNS).filter_map(|line| str::from_utf8(line).ok()).collect();
-    let program = lines.join("\n");
-    format!(
-        "#!/bin/sh\nbase64 -d > /run/ring <<'END'\n{program}\nEND\nchmod +x /run/ring\n\
-         /run/ring {index} {nodes} {TOKENS} > /dev/console 2>&1 &\n"
-    )
+    let program = guest_program::placed(PROGRAM, "/run/ring");
+    format!("#!/bin/sh\n{program}/run/ring {index} {nodes} {TOKENS} > /dev/console 2>&1 &\n")
 }
 
 /// How many times stock was taken, by the last line that tells of it; none if nothing was told yet. An error if a machine ever saw what

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use lucarne_tests::{
     api::Api,
     cloud::{Cloud, Driver},
-    eventually,
+    eventually, guest_program,
 };
 use serde_json::{Value, json};
 
@@ -20,6 +20,10 @@ timeout 3 wget -q -O - http://169.254.169.254/latest/meta-data/instance-id || ec
 echo \"page of $(metadata meta-data/instance-id)\" > /srv/index.html
 httpd -p 80 -h /srv
 ";
+
+/// Asks the network's clock for the seconds since 1900, and says whether they are those of the guest's own clock.
+const ASK_TIME: &str = "T=$(/run/clock | tail -c 8 | head -c 4 | xxd -p); D=$((0x$T - 2208988800 - $(date +%s))); \
+    [ $D -ge -10 ] && [ $D -le 10 ] && echo told-$((1+1))-times";
 
 /// Runs a command in the guest and waits until the console shows what it should print.
 fn in_guest(cloud: &Cloud, api: &Api, instance: &str, line: &str, prints: &str) -> anyhow::Result<()> {
@@ -81,8 +85,9 @@ fn a_user_works_with_machines_volumes_and_snapshots() -> anyhow::Result<()> {
     let image = cloud.tiny()?;
     let tenant = cloud.tenant("first")?;
     let (_, subnet) = tenant.network()?;
+    let user_data = format!("{USER_DATA}{}", guest_program::placed(guest_program::CLOCK, "/run/clock"));
     let launch = |name: &str, address: &str| -> anyhow::Result<Guest<'_>> {
-        let body = json!({"image": image, "subnet": subnet, "memory": 128 << 20, "user_data": USER_DATA,
+        let body = json!({"image": image, "subnet": subnet, "memory": 128 << 20, "user_data": user_data,
             "address": address, "tags": {"Name": name}});
         Ok(Guest { cloud: &cloud, api: &tenant, id: tenant.launch(body)? })
     };
@@ -92,6 +97,7 @@ fn a_user_works_with_machines_volumes_and_snapshots() -> anyhow::Result<()> {
     let volume = volumes_while_it_runs(&tenant, &one)?;
     a_snapshot_on_the_other_host(&tenant, &one, &other, &volume)?;
     one.finds(&other, [10, 0, 1, 20])?;
+    one.run(ASK_TIME, "told-2-times")?;
     cloud.run(&tenant, &["instance", "terminate", &other.id, "--wait"])?;
     let replacement = launch("Other", "10.0.1.30")?;
     tenant.await_log(&replacement.id, "lucarne: ready", BOOT)?;

@@ -54,6 +54,34 @@ fn goes_on(cloud: &Cloud, tenant: &Api, replica: &Value, (fetches, before): (&st
     Ok(twin)
 }
 
+/// The duplicate's machines talk as their sources do, until a rule of the duplicate alone forbids it.
+fn flows_are_compared(cloud: &Cloud, tenant: &Api, twins: [String; 2], group_of_twin: &str) -> anyhow::Result<()> {
+    let mut compared = Value::Null;
+    let mut compare = || -> anyhow::Result<Value> {
+        let diff = ["replica", "diff", "shallow", "--flows", "--output", "json"];
+        compared = serde_json::from_str(&cloud.run(tenant, &diff)?)?;
+        Ok(compared.clone())
+    };
+    // Both ends of the download, on both sides.
+    let alike = || (compare().ok()?["alike"].as_u64() >= Some(2)).then_some(());
+    eventually("the download is seen on both sides", SLOW, alike).with_context(|| cloud.logs())?;
+
+    let group = tenant.get(&format!("/v1/security-groups/{group_of_twin}"))?.ok()?;
+    for rule in group["rules"].as_array().context("it has rules")? {
+        let rule = rule["id"].as_str().context("a rule has an id")?;
+        cloud.run(tenant, &["security-group", "revoke", group_of_twin, rule])?;
+    }
+    let refused = || {
+        let compared = compare().ok()?;
+        let is_refused = |one: &&Value| one["duplicate"]["rejected"].as_u64() > Some(0);
+        compared["differences"].as_array()?.iter().find(is_refused).cloned()
+    };
+    let one = eventually("the refusal is told", SLOW, refused).with_context(|| cloud.logs())?;
+    let of_duplicate = twins.iter().any(|twin| one["conversation"]["instance"] == *twin);
+    ensure!(of_duplicate && one["source"]["rejected"].as_u64().unwrap_or_default() == 0, "{one}");
+    Ok(())
+}
+
 #[test]
 fn a_duplicated_network_goes_on_with_its_connections_and_a_deep_one_outlives_its_source() -> anyhow::Result<()> {
     let cloud = Cloud::start(Driver::Qemu, 2)?;
@@ -87,8 +115,16 @@ fn a_duplicated_network_goes_on_with_its_connections_and_a_deep_one_outlives_its
     let refused = tenant.delete(&format!("/v1/instances/{serves}"))?;
     ensure!(refused.code() == "ReplicaDependsOnSource", "{refused:?}");
 
+    let behind = |replica: &Value| -> anyhow::Result<u64> {
+        let vpc = replica["vpc"].as_str().context("it has a network")?;
+        tenant.get(&format!("/v1/vpcs/{vpc}"))?.ok()?["clock_behind_micros"].as_u64().context("it has a clock")
+    };
+    ensure!((1..600_000_000).contains(&behind(&shallow)?), "its clock did not go on with its guests");
+    flows_are_compared(&cloud, &tenant, [twin.clone(), duplicate_of(&shallow, &serves)?], &of_twin)?;
+
     let before = last(&came(&tenant, &fetches).with_context(|| cloud.logs())?);
-    let deep = duplicate(&cloud, &tenant, &vpc, "deep", &["--copy", "deep"])?;
+    let deep = duplicate(&cloud, &tenant, &vpc, "deep", &["--copy", "deep", "--clock", "correct"])?;
+    ensure!(behind(&deep)? == 0, "its clock was not corrected");
     let whole = goes_on(&cloud, &tenant, &deep, (&fetches, before))?;
     cloud.run(&tenant, &["replica", "delete", "shallow", "--wait"]).with_context(|| cloud.logs())?;
     let gone = tenant.get(&format!("/v1/instances/{twin}"))?;

@@ -430,6 +430,7 @@ fn plan() -> Plan {
         subnets: vec![DesiredSubnet { id: subnet, cidr, routes, acl: Vec::new() }],
         groups: vec![DesiredGroup { id: group, rules }],
         endpoints: machines.map(endpoint).collect(),
+        clock_behind_micros: 0,
     };
     Plan {
         networks: vec![network],

@@ -69,6 +69,7 @@ mod generated {
             PlanReplica = crate::bodies::replica::PlanReplica,
             Replica = lucarne_model::replication::Replica,
             ReplicaDifferences = crate::bodies::replica::ReplicaDifferences,
+            FlowDifferences = lucarne_model::replica_flows::FlowDifferences,
             ReplicaPlan = lucarne_model::replication::ReplicaPlan,
             ReplicaTerms = lucarne_model::replication::ReplicaTerms,
             KnownMeasurement = lucarne_model::attestation::KnownMeasurement,

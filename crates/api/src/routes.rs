@@ -23,6 +23,7 @@ use lucarne_model::{
     publisher::{Notary, Publisher},
     recording::Recording,
     replay::Replay,
+    replica_flows::FlowDifferences,
     replication::{Replica, ReplicaPlan},
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
@@ -384,6 +385,9 @@ routes! {
     /// Says what differs between a replica and its source now.
     Read GET "/v1/replicas/{replica}/differences"
         compare_replica((ReplicaId,), NoQuery, Nothing) -> Json<ReplicaDifferences>;
+    /// Says what the instances of a replica and those of its source do on the network that the others do not.
+    Read GET "/v1/replicas/{replica}/flow-differences"
+        compare_replica_flows((ReplicaId,), FlowDifferenceQuery, Nothing) -> Json<FlowDifferences>;
     /// Makes a standing order: to duplicate and record a network when something happens to it.
     Administer POST "/v1/triggers" create_trigger((), NoQuery, Json<CreateTrigger>) -> Created<Trigger>;
     /// Lists triggers.

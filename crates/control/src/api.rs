@@ -32,6 +32,7 @@ use lucarne_model::{
     publisher::{Notary, Publisher},
     recording::Recording,
     replay::Replay,
+    replica_flows::FlowDifferences,
     replication::{Replica, ReplicaPlan},
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
@@ -614,6 +615,12 @@ impl Api for Controller {
     }
     async fn compare_replica(&self, call: Of<ReplicaId>) -> Result<Json<ReplicaDifferences>, Problem> {
         services::replicas::compare_replica(self, call).await
+    }
+    async fn compare_replica_flows(
+        &self,
+        call: Call<Caller, (ReplicaId,), FlowDifferenceQuery, Nothing>,
+    ) -> Result<Json<FlowDifferences>, Problem> {
+        services::replicas::compare_replica_flows(self, call).await
     }
     async fn list_events(&self, call: Call<Caller, (), EventsQuery, Nothing>) -> Result<Json<Page<Event>>, Problem> {
         services::events::list_events(self, call).await

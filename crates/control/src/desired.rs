@@ -361,6 +361,7 @@ fn network(tx: &Tx<'_>, id: VpcId) -> Result<DesiredNetwork, Problem> {
         subnets: tx.referring::<Subnet>(ALL, id)?.into_iter().map(subnet).collect(),
         groups: tx.referring::<SecurityGroup>(ALL, id)?.into_iter().map(group).collect(),
         endpoints: endpoints(tx, id)?,
+        clock_behind_micros: vpc.clock_behind_micros,
     };
     tx.referring::<ReplayRecord>(ALL, id)?.iter().for_each(|replay| replay.join(&mut network));
     Ok(network)

@@ -22,6 +22,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Caller, Controller,
     auth::secret::digest_of,
+    change_recording::Asked,
     random,
     store::{Remembered, Tx},
 };
@@ -50,6 +51,8 @@ struct Terms {
     /// Digest of the route and the parameters.
     request: String,
     dry_run: bool,
+    /// What is noted of it if its network is recorded.
+    asked: Option<Asked>,
 }
 
 impl Controller {
@@ -74,6 +77,7 @@ fn read_terms<P: Serialize, Q, B: Parameters>(call: &Call<Caller, P, Q, B>) -> R
     let path = serde_json::to_string(&call.path).map_err(|error| internal(&error))?;
     let body = call.body.to_json().map_err(|error| internal(&error))?;
     Ok(Terms {
+        asked: Asked::of(call.caller.account, call.caller.route.name, &path, &body),
         account: call.caller.account,
         key: read_key(&call.headers)?,
         request: digest_of(format!("{}\n{path}\n{body}", call.caller.route.name).as_bytes()),
@@ -101,7 +105,7 @@ fn once<R: Serialize + DeserializeOwned>(
     terms: &Terms,
     f: impl FnOnce(&mut Tx<'_>) -> Result<R, Problem>,
 ) -> Result<R, Problem> {
-    let Some(key) = &terms.key else { return dry_or_done(f(tx)?, terms) };
+    let Some(key) = &terms.key else { return noted(tx, terms, f) };
     let row = digest_of(format!("row {key}").as_bytes());
     if let Some(earlier) = tx.remembered(terms.account, &row)? {
         if earlier.request != terms.request {
@@ -110,9 +114,23 @@ fn once<R: Serialize + DeserializeOwned>(
         }
         return unseal(key, &earlier.answer);
     }
-    let answer = dry_or_done(f(tx)?, terms)?;
+    let answer = noted(tx, terms, f)?;
     let sealed = seal(key, &answer)?;
     tx.remember(terms.account, &row, &Remembered { request: terms.request.clone(), answer: sealed })?;
+    Ok(answer)
+}
+
+/// Makes the change, and notes it if its network is recorded.
+fn noted<R: Serialize>(
+    tx: &mut Tx<'_>,
+    terms: &Terms,
+    f: impl FnOnce(&mut Tx<'_>) -> Result<R, Problem>,
+) -> Result<R, Problem> {
+    let takes = terms.asked.as_ref().map(|asked| asked.takes(tx)).transpose()?;
+    let answer = dry_or_done(f(tx)?, terms)?;
+    if let Some((asked, takes)) = terms.asked.as_ref().zip(takes) {
+        asked.note(tx, takes, &answer)?;
+    }
     Ok(answer)
 }
 

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use lucarne_model::{
     AccountId, Cidr, ErrorCode, HostId, Moment, ReplayId, ResourceKind, RuleId, SecurityGroupId, SubnetId, Tags,
+    UserId,
     desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint},
     flow::Direction,
     network::{Route, RouteTarget},
@@ -14,6 +15,7 @@ use lucarne_model::{
     replication::AddressMapping,
     security_group::{Peer, Rule, RuleSpec, Traffic},
 };
+use lucarne_replica::changes::Ids;
 use serde::{Deserialize, Serialize};
 
 use crate::store::Resource;
@@ -32,6 +34,21 @@ pub(crate) struct ReplayRecord {
     /// One for each client, in their order; none before they are known.
     pub(crate) ports: Vec<ReplayPort>,
     pub(crate) outside: Outside,
+    #[serde(default)]
+    pub(crate) reapplied: Option<Reapplied>,
+}
+
+/// What is needed to ask of the duplicate what was asked of its source.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Reapplied {
+    /// With whose rights.
+    pub(crate) by: UserId,
+    /// When what is played began in the recording; none before it was read.
+    pub(crate) first: Option<Moment>,
+    /// What the duplicate has for the source's ids, and for those of what changes made.
+    pub(crate) ids: Ids,
+    /// Changes that were asked, or left out.
+    pub(crate) done: usize,
 }
 
 /// Where clients stand that are no instances of the duplicate.
@@ -164,7 +181,16 @@ mod tests {
         };
         let (vpc, account) = (VpcId::from_bits(1), AccountId::from_bits(1));
         let endpoints = vec![endpoint(10), endpoint(20)];
-        DesiredNetwork { vpc, account, vni: 1, cidr, subnets: vec![subnet], groups: Vec::new(), endpoints }
+        DesiredNetwork {
+            vpc,
+            account,
+            vni: 1,
+            cidr,
+            subnets: vec![subnet],
+            groups: Vec::new(),
+            endpoints,
+            clock_behind_micros: 0,
+        }
     }
 
     fn played_from(addresses: &[&str]) -> ReplayRecord {
@@ -188,6 +214,7 @@ mod tests {
             bystanders: Vec::new(),
             score: None,
             reports: Vec::new(),
+            changes: None,
             created: Moment::EPOCH,
             began: None,
             ended: None,
@@ -205,6 +232,7 @@ mod tests {
                 group: SecurityGroupId::from_bits(9),
                 rule: RuleId::from_bits(9),
             },
+            reapplied: None,
         }
     }
 

@@ -253,7 +253,7 @@ pub(crate) fn time(moment: Moment) -> String {
     timestamp.map_or_else(|| moment.0.to_string(), |timestamp| timestamp.to_string())
 }
 
-fn protocol(number: u64) -> String {
+pub(crate) fn protocol(number: u64) -> String {
     match number {
         1 => "icmp".into(),
         6 => "tcp".into(),

@@ -200,6 +200,9 @@ pub struct DesiredNetwork {
     pub groups: Vec<DesiredGroup>,
     /// Every interface of the VPC, on this host or not.
     pub endpoints: Vec<Endpoint>,
+    /// By how much the clock that guests are told lies behind the host's.
+    #[serde(default)]
+    pub clock_behind_micros: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

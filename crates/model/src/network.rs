@@ -27,6 +27,9 @@ pub struct Vpc {
     /// What its instances' hosts must prove; none: nothing, but of those whose launches asked for it.
     #[serde(default)]
     pub attest_policy: Option<VpcAttestPolicy>,
+    /// By how much the clock that its guests are told lies behind: more than nothing in a duplicate whose clock went on at the cut.
+    #[serde(default)]
+    pub clock_behind_micros: u64,
     pub created: Moment,
     #[serde(default)]
     pub tags: Tags,

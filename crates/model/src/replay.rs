@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccountId, Cidr, InstanceId, InterfaceId, MacAddress, Moment, RecordingId, ReplayId, ReplicaId, Tags, VpcId,
-    instance::StateReason, replication::AddressMapping,
+    instance::StateReason, recorded_change::ReappliedChange, replication::AddressMapping,
 };
 
 /// Whose side of the recorded sessions is played. The other side is the duplicate's to play.
@@ -207,6 +207,9 @@ pub struct Replay {
     pub score: Option<u8>,
     /// One for each time.
     pub reports: Vec<ReplayReport>,
+    /// What was asked of the duplicate because it was asked of its source, if that was wanted.
+    #[serde(default)]
+    pub changes: Option<Vec<ReappliedChange>>,
     pub created: Moment,
     pub began: Option<Moment>,
     pub ended: Option<Moment>,
@@ -267,6 +270,9 @@ pub enum ReplayStage {
     Read {
         clients: Vec<Ipv4Addr>,
         bystanders: Vec<ReplayBystander>,
+        /// When the first session that is played began in the recording: with it the play begins.
+        #[serde(default)]
+        first: Option<Moment>,
     },
     Playing,
     Played {

@@ -50,6 +50,17 @@ pub enum MemoryCopy {
     Cold,
 }
 
+/// What time a duplicate's guests are told, by NTP; a guest that has no client goes on with its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DuplicateClock {
+    /// That of the cut, gone on: no guest sees that it stood still.
+    #[default]
+    Continue,
+    /// What it is now.
+    Correct,
+}
+
 /// A host's part in a cut. Left out: all that the host holds of it goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DesiredCut {

@@ -13,7 +13,7 @@ use crate::{
     RouteTableId, RuleId, SecurityGroupId, SubnetId, Tags, VolumeId, VpcId,
     id::ParseIdError,
     instance::StateReason,
-    replica::{CopyType, Fidelity, MemoryCopy},
+    replica::{CopyType, DuplicateClock, Fidelity, MemoryCopy},
     resource_kind::ResourceKind,
 };
 
@@ -158,6 +158,9 @@ pub struct ReplicaTerms {
     /// The source's addresses if empty: the duplicate is a network of its own.
     #[serde(default)]
     pub map: Vec<AddressMapping>,
+    /// Matters where any memory is live: what boots asks its machine for the time.
+    #[serde(default)]
+    pub clock: DuplicateClock,
 }
 
 /// What would be made, before anything is.

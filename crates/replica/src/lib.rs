@@ -6,16 +6,19 @@
 //!   and how much alike it is to be; [`fidelity`], what that demands of a host;
 //! - [`address_map`], whose addresses are others in the duplicate;
 //! - [`order`], what must be there before what; [`estimate`], what it costs; [`plan`](mod@plan), all of this as one answer;
-//! - [`difference`], what has come apart since;
+//! - [`difference`], what has come apart since, and [`flow_difference`], what is said on the network that was not;
 //! - [`trigger`], when a network is duplicated without anybody asking;
-//! - [`replay`], recorded traffic played into a duplicate, and what its answers are worth.
+//! - [`replay`], recorded traffic played into a duplicate, and what its answers are worth; [`changes`], what was changed of the
+//!   network meanwhile, asked of the duplicate.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod address_map;
 pub mod breakage;
+pub mod changes;
 pub mod difference;
 pub mod estimate;
 pub mod fidelity;
+pub mod flow_difference;
 pub mod kinds;
 pub mod network;
 pub mod order;

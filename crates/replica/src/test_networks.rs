@@ -94,6 +94,7 @@ fn vpc() -> Vpc {
         default_network_acl: NetworkAclId::from_bits(1),
         default_security_group: SecurityGroupId::from_bits(0),
         attest_policy: None,
+        clock_behind_micros: 0,
         created: Moment::EPOCH,
         tags: Tags::default(),
     }

@@ -49,6 +49,8 @@ malformed! {
     DhcpIgnored = "dhcp-ignored";
     /// A question to the resolver that is cut short, or none.
     DnsIgnored = "dns-ignored";
+    /// To the network's clock, and no request of a client.
+    NtpIgnored = "ntp-ignored";
     /// From the tunnel, for a network or an interface that is not here.
     TunnelNoTarget = "tunnel-no-target";
     /// From the tunnel, with a source that does not live on the host that sent it.
@@ -66,7 +68,7 @@ pub struct FrameCounters {
     pub to_tunnel: u64,
     /// Given to the metadata service.
     pub to_metadata: u64,
-    /// Answered by the switch itself: ARP, DHCP, DNS, an echo of the gateway.
+    /// Answered by the switch itself: ARP, DHCP, DNS, NTP, an echo of the gateway.
     pub answered: u64,
     /// Not given on, by reason: [`Malformed::name`] or [`EndReason::name`].
     pub dropped: BTreeMap<&'static str, u64>,

@@ -1,6 +1,6 @@
 //! A UDP datagram of the virtual router to a guest, as a whole frame.
 //!
-//! Owns its headers and checksums, written by `smoltcp`. What it says is the business of [`crate::dhcp`] and [`crate::dns`].
+//! Owns its headers and checksums, written by `smoltcp`. What it says is the business of [`crate::dhcp`], [`crate::dns`] and [`crate::ntp`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::Ipv4Addr;

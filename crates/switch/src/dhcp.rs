@@ -12,7 +12,7 @@ use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr};
 
 use crate::{
     datagram::{Datagram, UDP_HEADER},
-    dns,
+    dns, ntp,
     parse::Headers,
 };
 
@@ -21,6 +21,7 @@ const SERVER_PORT: u16 = 67;
 const OPTION_HOST_NAME: u8 = 12;
 const OPTION_DOMAIN: u8 = 15;
 const OPTION_MTU: u8 = 26;
+const OPTION_NTP: u8 = 42;
 /// Domains in which names without dots are looked for (RFC 3397).
 const OPTION_SEARCH: u8 = 119;
 
@@ -92,10 +93,12 @@ fn decide(request: &DhcpRepr<'_>, lease: &Lease<'_>) -> Option<DhcpMessageType> 
 fn write(request: &DhcpRepr<'_>, verdict: DhcpMessageType, lease: &Lease<'_>) -> Option<Vec<u8>> {
     let (mtu, seconds) = (lease.mtu.to_be_bytes(), lease.duration.as_secs().min(u32::MAX.into()) as u32);
     let search = dns::encode(&[HostName::DOMAIN]);
-    let options: [(u8, &[u8]); 4] = [
+    let clock = ntp::LINK_LOCAL.octets();
+    let options: [(u8, &[u8]); 5] = [
         (OPTION_HOST_NAME, lease.host_name.as_str().as_bytes()),
         (OPTION_DOMAIN, HostName::DOMAIN.as_bytes()),
         (OPTION_MTU, &mtu),
+        (OPTION_NTP, &clock),
         (OPTION_SEARCH, &search),
     ];
     let options = options.map(|(kind, data)| DhcpOption { kind, data });

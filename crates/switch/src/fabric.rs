@@ -4,7 +4,7 @@
 //! from it for a packet is decided in [`crate::routing`] and [`crate::groups`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{collections::HashMap, hash::Hash, net::Ipv4Addr, sync::Arc};
+use std::{collections::HashMap, hash::Hash, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use lucarne_flows::{FlowKey, Owner};
 use lucarne_model::{
@@ -50,6 +50,8 @@ pub(crate) struct Fabric {
 pub(crate) struct Network {
     pub(crate) subnets: Vec<Subnet>,
     pub(crate) names: Names,
+    /// By how much its clock lies behind the host's.
+    pub(crate) clock_behind: Duration,
     /// Numbers of endpoints.
     pub(crate) by_address: KeyedMap<u32, u32>,
     by_mac: KeyedMap<u64, u32>,
@@ -231,6 +233,7 @@ impl Fabric {
         self.networks.push(Network {
             subnets: network.subnets.iter().map(subnet).collect(),
             names: Names::of(network),
+            clock_behind: Duration::from_micros(network.clock_behind_micros),
             by_address: self.map(numbered().map(|(endpoint, number)| (endpoint.address.to_bits(), number))),
             by_mac: self.map(numbered().map(|(endpoint, at)| (number(endpoint.mac.0), at))),
         });

@@ -1,6 +1,6 @@
 //! What a guest sends: its source checked, questions to the link answered here, packets sent on their way.
 //!
-//! Owns anti-spoofing and the list of what the switch answers itself: ARP, DHCP, DNS, an echo of the gateway. All but ARP are
+//! Owns anti-spoofing and the list of what the switch answers itself: ARP, DHCP, DNS, NTP, an echo of the gateway. All but ARP are
 //! flows ([`crate::service`]).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -16,6 +16,7 @@ use crate::{
     dhcp::{self, Lease},
     dns, exchange,
     fabric::{Place, Port},
+    ntp,
     output::{Output, PortIndex},
     parse::{self, Frame, Headers},
     rewrite,
@@ -36,6 +37,7 @@ enum Addressee {
 enum Service {
     Dhcp,
     Dns,
+    Ntp,
     Metadata,
     GatewayEcho,
 }
@@ -78,6 +80,7 @@ impl Switch {
                 match service {
                     Service::Dhcp => self.answer_dhcp(from, frame, headers, now, out),
                     Service::Dns => self.answer_dns(from, frame, headers, now, out),
+                    Service::Ntp => self.answer_ntp(from, frame, headers, now, out),
                     Service::GatewayEcho => self.answer_echo(from, frame, headers, now, out),
                     Service::Metadata => {
                         self.tally.to_metadata += 1;
@@ -145,7 +148,8 @@ impl Switch {
 
     /// Which MAC a guest should send to for an address on its link.
     fn link_address(&self, port: &Port, address: u32) -> Option<[u8; 6]> {
-        if address == port.gateway || address == METADATA.to_bits() || port.is_resolver(address) {
+        let is_everywhere = address == METADATA.to_bits() || address == ntp::LINK_LOCAL.to_bits();
+        if address == port.gateway || is_everywhere || port.is_resolver(address) {
             return Some(MacAddress::ROUTER.0);
         }
         let here = self.fabric.networks[port.network].subnets[port.subnet].id;
@@ -173,17 +177,18 @@ impl Switch {
 
     fn answer_dns(&mut self, from: PortIndex, frame: &[u8], headers: &Headers, now: Moment, out: &mut impl Output) {
         let reply = self.fabric.port(from).and_then(|port| {
-            let start = headers.transport() + UDP_HEADER;
-            let question = frame.get(start..start + usize::from(headers.packet.data))?;
-            let answer = dns::answer(question, &self.fabric.networks[port.network].names)?;
-            let datagram = Datagram {
-                guest: MacAddress(port.mac),
-                source: (Ipv4Addr::from_bits(headers.destination), dns::PORT),
-                destination: (Ipv4Addr::from_bits(headers.source), headers.source_port),
-            };
-            Some(datagram.frame(answer.len(), |payload| payload.copy_from_slice(&answer)))
+            let answer = dns::answer(question(frame, headers)?, &self.fabric.networks[port.network].names)?;
+            Some(answer_frame(port, headers, &answer))
         });
         self.reply(from, reply.ok_or(Malformed::DnsIgnored), now, out);
+    }
+
+    fn answer_ntp(&mut self, from: PortIndex, frame: &[u8], headers: &Headers, now: Moment, out: &mut impl Output) {
+        let reply = self.fabric.port(from).and_then(|port| {
+            let behind = self.fabric.networks[port.network].clock_behind;
+            Some(answer_frame(port, headers, &ntp::answer(question(frame, headers)?, now, behind)?))
+        });
+        self.reply(from, reply.ok_or(Malformed::NtpIgnored), now, out);
     }
 
     /// Answers a question to a service, or counts it as one that needs no answer.
@@ -230,6 +235,22 @@ impl Switch {
     }
 }
 
+/// What a datagram to a service says, if all of it is there.
+fn question<'a>(frame: &'a [u8], headers: &Headers) -> Option<&'a [u8]> {
+    let start = headers.transport() + UDP_HEADER;
+    frame.get(start..start + usize::from(headers.packet.data))
+}
+
+/// The frame that answers a datagram, from where it was sent to.
+fn answer_frame(port: &Port, headers: &Headers, answer: &[u8]) -> Vec<u8> {
+    let datagram = Datagram {
+        guest: MacAddress(port.mac),
+        source: (Ipv4Addr::from_bits(headers.destination), headers.destination_port),
+        destination: (Ipv4Addr::from_bits(headers.source), headers.source_port),
+    };
+    datagram.frame(answer.len(), |payload| payload.copy_from_slice(answer))
+}
+
 /// None when the source is not the port's own.
 #[inline]
 fn addressee(port: &Port, frame: &[u8], headers: &Headers) -> Option<Addressee> {
@@ -244,6 +265,7 @@ fn addressee(port: &Port, frame: &[u8], headers: &Headers) -> Option<Addressee> 
         _ if asks_address => Addressee::Router(Service::Dhcp),
         to if to == METADATA.to_bits() => Addressee::Router(Service::Metadata),
         to if dns::is_question(headers) && port.is_resolver(to) => Addressee::Router(Service::Dns),
+        to if ntp::is_question(headers) && to == ntp::LINK_LOCAL.to_bits() => Addressee::Router(Service::Ntp),
         to if to == port.gateway && exchange::asks_echo(headers) => Addressee::Router(Service::GatewayEcho),
         _ => Addressee::Network,
     })

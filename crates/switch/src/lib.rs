@@ -1,7 +1,7 @@
 //! The switch: frames of guests in, verdicts and frames out.
 //!
 //! The core is pure: [`Switch`] is given a [`plan::Plan`], frames and the time, and answers through [`Output`]. It parses
-//! ([`parse`]), checks sources, answers ARP, DHCP and DNS, routes, judges by the security groups, and keeps the flow table of
+//! ([`parse`]), checks sources, answers ARP, DHCP, DNS and NTP, routes, judges by the security groups, and keeps the flow table of
 //! [`lucarne_flows`]. What touches the system stands in the shell beside it: sockets, the tunnel, the metadata service.
 
 mod admission;
@@ -24,6 +24,7 @@ mod metadata;
 mod mitigation;
 mod names;
 mod network_acl;
+mod ntp;
 pub mod output;
 pub mod parse;
 pub mod plan;

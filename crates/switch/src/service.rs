@@ -1,4 +1,4 @@
-//! What the virtual router itself offers to guests, as flows: the metadata service, DHCP, DNS, an echo of the gateway.
+//! What the virtual router itself offers to guests, as flows: the metadata service, DHCP, DNS, NTP, an echo of the gateway.
 //!
 //! Owns which flows these are and their records: allowed whatever groups and orders say, because a guest cannot do without, and
 //! with [`Path::Service`]. What is answered is decided in [`crate::guest`] and by the metadata service.
@@ -16,6 +16,7 @@ use crate::{
     exchange::{self, Beginning},
     fabric::Port,
     guest::METADATA,
+    ntp,
     output::Output,
     switch::Switch,
 };
@@ -50,6 +51,7 @@ impl Switch {
 pub(crate) fn is_served(port: &Port, key: FlowKey) -> bool {
     match key.remote().to_bits() {
         remote if remote == METADATA.to_bits() => true,
+        remote if remote == ntp::LINK_LOCAL.to_bits() => ntp::is_exchange(key),
         remote if remote == port.gateway => key.protocol() == ICMP || dhcp::is_exchange(key),
         remote => port.is_resolver(remote) && dns::is_exchange(key),
     }

@@ -26,6 +26,10 @@ pub struct StartReplay {
     /// By how many clients for each that was recorded, from ports of their own; at most 1000, one if not given.
     #[serde(default)]
     pub amplify: Option<u32>,
+    /// Whether what was changed of the network while it was recorded is asked of the duplicate too, with the caller's rights, when it
+    /// was in the recording; once, whatever `times` says.
+    #[serde(default)]
+    pub changes: bool,
     #[serde(default)]
     pub tags: Tags,
 }

@@ -1,7 +1,7 @@
 //! Bodies of replicas. Owns their shapes; what terms, plans and replicas are is `lucarne_model::replication`'s.
 
 use lucarne_model::{
-    Tags, VpcId,
+    Moment, Tags, VpcId,
     replication::{Difference, ReplicaTerms},
 };
 use schemars::JsonSchema;
@@ -36,4 +36,16 @@ pub struct CreateReplica {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReplicaDifferences {
     pub differences: Vec<Difference>,
+}
+
+/// Of which time the flows of a replica and of its source are compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowDifferenceQuery {
+    /// Records that end at or after this, in microseconds since 1970; since the replica was taken if not given, and not before.
+    pub since: Option<Moment>,
+    /// Records that start before this; now if not given.
+    pub until: Option<Moment>,
+    /// Differences that are wanted at most, 1 to 10000; 1000 if not given.
+    pub limit: Option<u32>,
 }

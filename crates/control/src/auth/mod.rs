@@ -17,7 +17,10 @@ use std::net::IpAddr;
 
 use axum::http::{header, request::Parts};
 use lucarne_api::{Access, Problem, Route};
-use lucarne_model::{AccountId, ErrorCode, HostId, Moment, UserId, identity::Role};
+use lucarne_model::{
+    AccountId, ErrorCode, HostId, Moment, UserId,
+    identity::{Account, Role, User},
+};
 
 pub use policies::PolicyError;
 pub(crate) use policies::{Policies, Profile};
@@ -25,7 +28,10 @@ pub(crate) use principals::Principals;
 pub(crate) use throttle::{Limit, Throttle};
 pub(crate) use token::TokenKey;
 
-use crate::{Controller, clock, http, services, store::Scope};
+use crate::{
+    Controller, clock, http, services,
+    store::{Scope, Tx},
+};
 
 /// Who a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +127,9 @@ async fn identify(controller: &Controller, route: &'static Route, head: &Parts) 
     if route.access == Access::Public {
         return Ok(Identity::NOBODY);
     }
+    if let Some(OnBehalf(user)) = head.extensions.get() {
+        return on_behalf(controller, *user).await;
+    }
     let bearer = read_bearer(head)?;
     if let Some((host, secret)) = services::hosts::parse_key(bearer) {
         let host = services::hosts::authenticate(controller, host, secret).await?;
@@ -132,6 +141,21 @@ async fn identify(controller: &Controller, route: &'static Route, head: &Parts) 
     let user = user.ok_or_else(|| refused("the token's access key was deleted"))?;
     limit_rate(controller, user.account, Limit::requests(&user.quota), now)?;
     Ok(Identity { account: user.account, principal: Principal::User(user.user), role: Some(user.role) })
+}
+
+/// A request that the controller itself makes for a user. Nobody can say so over HTTP: extensions of a request do not travel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OnBehalf(pub(crate) UserId);
+
+async fn on_behalf(controller: &Controller, user: UserId) -> Result<Identity, Problem> {
+    let look_up = move |tx: &Tx<'_>| {
+        let user = tx.find::<User>(Scope::Everything, user)?.ok_or_else(|| refused("the user was deleted"))?;
+        let account: Account = tx.get(Scope::Everything, user.account)?;
+        Ok((user, account.quota))
+    };
+    let (user, quota) = controller.store.read(look_up).await?;
+    limit_rate(controller, user.account, Limit::requests(&quota), clock::now())?;
+    Ok(Identity { account: user.account, principal: Principal::User(user.id), role: Some(user.role) })
 }
 
 fn read_bearer(head: &Parts) -> Result<&str, Problem> {

@@ -292,6 +292,15 @@ pub(crate) fn flows_by_verdict(asked: &Asked, verdict: Verdict) -> String {
     )
 }
 
+/// The SQL that adds up what each instance said to whom, for [`lucarne_model::replica_flows::Conversation`].
+pub(crate) fn conversations(asked: &Asked) -> String {
+    let sql = "SELECT instance, peer, CASE WHEN {at_initiator} THEN 'initiator' ELSE 'responder' END AS side, protocol, port, \
+               {counts}, sum(packets) AS packets, sum(bytes) AS bytes FROM flow_sums WHERE {which} \
+               GROUP BY instance, peer, {at_initiator}, protocol, port";
+    let sql = PHRASES.iter().fold(sql.to_owned(), |sql, (name, phrase)| sql.replace(name, phrase));
+    sql.replace("{which}", &which(asked))
+}
+
 /// The condition on records: what parts are found by, and an instance's rows in them.
 fn which(asked: &Asked) -> String {
     let mut all = vec![format!("\"end\" >= {} AND start < {}", time(asked.since), time(asked.until))];

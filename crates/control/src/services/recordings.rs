@@ -52,6 +52,8 @@ pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_KEPT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Events that go into a file.
 const MOST_EVENTS: usize = 1000;
+/// As many as are kept.
+const MOST_CHANGES: usize = 10_000;
 
 pub(crate) async fn start_recording(
     controller: &Controller,
@@ -159,7 +161,7 @@ pub(crate) async fn delete_recording(
     let (scope, id) = (call.caller.scope(), call.path.0);
     let delete = move |tx: &mut Tx<'_>| {
         let recording: Recording = tx.get(scope, id)?;
-        tx.delete(&recording)
+        forget(tx, &recording)
     };
     controller.change(&call, delete).await.map(|()| Done)
 }
@@ -172,11 +174,16 @@ pub(crate) async fn end_expired(controller: &Controller) -> Result<(), Problem> 
     let end = |tx: &mut Tx<'_>| {
         for recording in expired(tx)? {
             tracing::info!(recording = %recording.id, "a recording's time is over");
-            tx.delete(&recording)?;
+            forget(tx, &recording)?;
         }
         Ok(())
     };
     controller.store.write(end).await
+}
+
+pub(super) fn forget(tx: &mut Tx<'_>, recording: &Recording) -> Result<(), Problem> {
+    tx.forget_changes(recording.id)?;
+    tx.delete(recording)
 }
 
 fn expired(tx: &Tx<'_>) -> Result<Vec<Recording>, Problem> {
@@ -219,7 +226,7 @@ pub(crate) fn desired(
 /// One thing that happened to the network while it was recorded.
 #[derive(Serialize)]
 struct Beside<T> {
-    /// `workflow` or `event`.
+    /// `workflow`, `event` or `change`.
     kind: &'static str,
     at: Moment,
     what: T,
@@ -258,6 +265,10 @@ fn look(tx: &Tx<'_>, caller: &Caller, fleet: &Fleet, id: RecordingId) -> Result<
             found.extend(beside("event", event.at, event));
         }
     }
+    for change in tx.recorded_changes(id, 0, MOST_CHANGES)? {
+        found.extend(beside("change", change.at, change));
+    }
+    found.sort_by_key(|(at, _)| *at);
     Ok(Fetched { recording: id, vpc, hosts, beside: found })
 }
 

@@ -3,6 +3,8 @@
 //! Owns who may have which, where one is played, and what hosts tell of it. What a replay makes of its network is
 //! [`ReplayRecord::join`]'s, what the frames are worth the room `replica`'s, which plays them at the host.
 
+pub(crate) mod changes;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
@@ -15,7 +17,7 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, ErrorCode, HostId, InstanceId, MacAddress, ReplayId, VpcId,
+    AccountId, ErrorCode, HostId, InstanceId, MacAddress, ReplayId, UserId, VpcId,
     instance::{InstanceState, StateReason},
     network::{NetworkInterface, Vpc},
     recording::{Recording, RecordingState},
@@ -50,12 +52,18 @@ pub(crate) async fn start_replay(
     controller: &Controller,
     call: Call<Caller, (), NoQuery, Json<StartReplay>>,
 ) -> Result<Created<Replay>, Problem> {
-    let (account, request, fleet) = (call.caller.account, call.body.0.clone(), controller.fleet.clone());
-    controller.change(&call, move |tx| start(tx, &fleet, account, request)).await.map(Created)
+    let (by, request, fleet) =
+        ((call.caller.account, call.caller.user()?), call.body.0.clone(), controller.fleet.clone());
+    controller.change(&call, move |tx| start(tx, &fleet, by, request)).await.map(Created)
 }
 
-fn start(tx: &mut Tx<'_>, fleet: &Fleet, account: AccountId, request: StartReplay) -> Result<Replay, Problem> {
-    let StartReplay { recording, replica, from, speed, times, amplify, tags } = request;
+fn start(
+    tx: &mut Tx<'_>,
+    fleet: &Fleet,
+    (account, by): (AccountId, UserId),
+    request: StartReplay,
+) -> Result<Replay, Problem> {
+    let StartReplay { recording, replica, from, speed, times, amplify, changes, tags } = request;
     let scope = Scope::Account(account);
     check_tags(&tags)?;
     let speed = speed.unwrap_or(ReplaySpeed::AS_RECORDED);
@@ -91,15 +99,17 @@ fn start(tx: &mut Tx<'_>, fleet: &Fleet, account: AccountId, request: StartRepla
         bystanders: Vec::new(),
         score: None,
         reports: Vec::new(),
+        changes: changes.then(Vec::new),
         created: tx.now(),
         began: None,
         ended: None,
         tags,
     };
     let outside = Outside { subnet: random::id(), group: random::id(), rule: random::id() };
+    let reapplied = changes.then(|| changes::begin(by, &replica));
     let (network, map) = (source.cidr, replica.terms.map);
     let ports = Vec::new();
-    tx.insert(&ReplayRecord { replay: replay.clone(), host, network, client, map, ports, outside })?;
+    tx.insert(&ReplayRecord { replay: replay.clone(), host, network, client, map, ports, outside, reapplied })?;
     Ok(replay)
 }
 
@@ -238,7 +248,12 @@ pub(crate) fn settle(tx: &mut Tx<'_>, host: HostId, told: &[ActualReplay]) -> Re
         let Some(mut record) = tx.find::<ReplayRecord>(ALL, id)?.filter(own) else { continue };
         match stage {
             ReplayStage::Fetching => {}
-            ReplayStage::Read { clients, bystanders } => cast(tx, &mut record, clients, bystanders)?,
+            ReplayStage::Read { clients, bystanders, first } => {
+                if let Some(reapplied) = &mut record.reapplied {
+                    reapplied.first = *first;
+                }
+                cast(tx, &mut record, clients, bystanders)?;
+            }
             ReplayStage::Playing => {
                 if record.replay.began.is_none() {
                     (record.replay.state, record.replay.began) = (ReplayState::Playing, Some(tx.now()));

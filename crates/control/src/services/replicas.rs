@@ -5,6 +5,7 @@
 //! happen meanwhile is refused by [`standing`], which also says what hosts are told.
 
 mod admission;
+mod flows;
 mod making;
 pub(crate) mod removal;
 mod source;
@@ -25,6 +26,7 @@ use lucarne_api::{
 use lucarne_model::{
     AccountId, ErrorCode, Pages, ReplicaId, VpcId,
     instance::StateReason,
+    network::Vpc,
     replication::{ObjectId, Replica, ReplicaPlan, ReplicaState, ReplicaTerms},
 };
 use lucarne_replica::{
@@ -45,6 +47,7 @@ use crate::{
 };
 
 pub(super) use self::admission::{LONGEST, admit};
+pub(crate) use self::flows::compare_replica_flows;
 pub(crate) use self::standing::{Stages, check_free, check_rooted, desired_cuts};
 
 pub(crate) async fn plan_replica(
@@ -167,6 +170,9 @@ fn promote(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Prob
         }
     }
     removal::unlink(tx, &record)?;
+    let mut vpc: Vpc = tx.get(scope, record.replica.vpc)?;
+    vpc.clock_behind_micros = 0;
+    tx.put(&vpc)?;
     record.replica.state = ReplicaState::Promoted;
     record.replica.expires = None;
     record.replica.changed = tx.now();

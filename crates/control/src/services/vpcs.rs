@@ -68,6 +68,7 @@ fn create(tx: &mut Tx<'_>, account: AccountId, request: CreateVpc) -> Result<Vpc
         default_network_acl: random::id(),
         default_security_group: random::id(),
         attest_policy: None,
+        clock_behind_micros: 0,
         created: tx.now(),
         tags: request.tags,
     };

@@ -10,6 +10,7 @@ mod decoded;
 mod events;
 mod filter;
 mod page;
+mod recorded_changes;
 mod resource;
 mod resources;
 mod schema;

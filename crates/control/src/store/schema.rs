@@ -5,8 +5,11 @@
 
 use rusqlite::Connection;
 
-const MIGRATIONS: &[(i64, &str)] =
-    &[(1, include_str!("migrations/0001_resources.sql")), (2, include_str!("migrations/0002_events.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("migrations/0001_resources.sql")),
+    (2, include_str!("migrations/0002_events.sql")),
+    (3, include_str!("migrations/0003_recorded_changes.sql")),
+];
 
 /// Why the tables could not be brought to this build's shape.
 #[derive(Debug, thiserror::Error)]

@@ -37,6 +37,7 @@ fn vpc(account: AccountId, name: &str) -> Vpc {
         default_network_acl: NetworkAclId::from_bits(1),
         default_security_group: random::id(),
         attest_policy: None,
+        clock_behind_micros: 0,
         created: crate::clock::now(),
         tags: Tags::named(name),
     }

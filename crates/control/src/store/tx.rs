@@ -44,6 +44,11 @@ impl<'c> Tx<'c> {
         self.touched
     }
 
+    /// What this transaction has changed so far, and what that points at.
+    pub(crate) fn touched(&self) -> &BTreeSet<String> {
+        &self.touched
+    }
+
     /// When the transaction began.
     pub(crate) fn now(&self) -> Moment {
         self.now

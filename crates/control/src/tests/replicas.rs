@@ -390,6 +390,36 @@ async fn a_deep_replica_becomes_a_network_in_its_own_right_when_all_is_copied_an
 }
 
 #[tokio::test]
+async fn a_clock_goes_on_at_the_cut_or_is_corrected_and_a_promoted_network_has_the_time() {
+    let scene = Scene::new().await;
+    let behind = async |vpc: &Value| {
+        let shown = scene.get(&format!("/v1/vpcs/{}", vpc.as_str().unwrap())).await;
+        let told = scene.hosts[0].desired(&scene.cloud).await;
+        let network = items(&told["networks"]).find(|network| network["vpc"] == *vpc).unwrap();
+        assert_eq!(network["clock_behind_micros"], shown["clock_behind_micros"], "the hosts are told");
+        shown["clock_behind_micros"].as_u64().unwrap()
+    };
+    let create = async |name: &str, terms: Value| {
+        let replica = scene.create(name, terms).await;
+        (scene.reaches(&replica, "available").await["vpc"].clone(), replica)
+    };
+    assert_eq!(behind(&json!(scene.vpc)).await, 0);
+    let (on, _) = create("on", json!({})).await;
+    // The hosts here say that they cut in 1970.
+    assert!(behind(&on).await > 1 << 50);
+    for terms in [json!({"clock": "correct"}), json!({"memory": "cold"})] {
+        let (vpc, replica) = create("other", terms).await;
+        assert_eq!(behind(&vpc).await, 0);
+        assert_eq!(scene.cloud.delete(&scene.tenant, &replica).await.0, 200);
+        scene.reaches(&replica, "deleted").await;
+    }
+    let (deep, replica) = create("deep", json!({"copy": "deep"})).await;
+    assert!(behind(&deep).await > 1 << 50);
+    scene.post(&format!("{replica}/promote"), json!({})).await;
+    assert_eq!(behind(&deep).await, 0);
+}
+
+#[tokio::test]
 async fn a_cut_that_fails_at_one_host_is_undone_at_all_and_told() {
     let mut scene = Scene::new().await;
     let (before, used) = (scene.census().await, scene.used().await);

@@ -11,8 +11,9 @@ use lucarne_model::{
     actual::ActualState,
     desired::VolumeContent,
     instance::{InstanceState, StateReason},
-    replica::{CopyType, CutProgress, MemoryCopy},
-    replication::{ObjectId, ReplicaState, ReplicatedInstance},
+    network::Vpc,
+    replica::{CopyType, CutProgress, DuplicateClock, MemoryCopy},
+    replication::{ObjectId, Replica, ReplicaState, ReplicatedInstance},
 };
 
 use super::{
@@ -115,7 +116,10 @@ pub(super) fn perform(
             note_cut(tx, fleet, &mut record);
             record.stage = Stage::Standing;
         }
-        Effect::Begin => record.stage = Stage::Going,
+        Effect::Begin => {
+            set_clock(tx, &record.replica)?;
+            record.stage = Stage::Going;
+        }
         Effect::MarkRunning => {
             mark_running(tx, &record)?;
             note_disks(tx, fleet, &mut record)?;
@@ -154,6 +158,26 @@ fn note_cut(tx: &Tx<'_>, fleet: &Fleet, record: &mut ReplicaRecord) {
             (source, ReplicatedInstance { pause_micros, devices, copied: Bytes::ZERO })
         }));
     }
+}
+
+/// What the guests' clocks lie behind when they go on is what the network's does too, if it is to go on with them.
+fn set_clock(tx: &mut Tx<'_>, replica: &Replica) -> Result<(), Problem> {
+    let mut stood_still = false;
+    for object in replica.objects.values() {
+        let ObjectId::Instance(id) = object else { continue };
+        let of = tx.find::<InstanceRecord>(ALL, *id)?.and_then(|one| one.duplicate);
+        stood_still |= of.is_some_and(|of| of.memory == Some(MemoryCopy::Live));
+    }
+    let mut duplicate: Vpc = tx.get(ALL, replica.vpc)?;
+    duplicate.clock_behind_micros = match (replica.terms.clock, replica.taken) {
+        (DuplicateClock::Continue, Some(taken)) if stood_still => {
+            let source = tx.find::<Vpc>(ALL, replica.source)?.map_or(0, |source| source.clock_behind_micros);
+            let still = u64::try_from(tx.now().since(taken).as_micros()).unwrap_or(u64::MAX);
+            source.saturating_add(still)
+        }
+        _ => 0,
+    };
+    tx.put(&duplicate)
 }
 
 /// Notes what was copied of volumes, as far as hosts know: an agent that was started meanwhile has forgotten.

@@ -123,6 +123,7 @@ pub(super) fn network(instances: &[DesiredInstance]) -> DesiredNetwork {
         subnets: Vec::new(),
         groups: Vec::new(),
         endpoints: endpoints.collect(),
+        clock_behind_micros: 0,
     }
 }
 

@@ -98,7 +98,8 @@ impl Rehearsal {
         let bystander =
             |(recorded, sessions): (&Ipv4Addr, &u64)| ReplayBystander { recorded: *recorded, sessions: *sessions };
         let bystanders = cast.bystanders.iter().map(bystander).collect();
-        self.tell(ReplayStage::Read { clients, bystanders }).await;
+        let first = cast.begins(&recorded);
+        self.tell(ReplayStage::Read { clients, bystanders, first }).await;
         let ports = self.await_ports().await?;
         let ends = self.bind(&ports).await?;
         if self.is_elsewhere_too(script.vpc) {

@@ -413,5 +413,6 @@ pub(crate) fn put(desired: &mut Desired, instance: DesiredInstance) {
         subnets: Vec::new(),
         groups: Vec::new(),
         endpoints: endpoints.collect(),
+        clock_behind_micros: 0,
     }];
 }

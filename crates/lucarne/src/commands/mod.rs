@@ -43,6 +43,7 @@ pub(crate) mod receipt_audit;
 pub(crate) mod recording;
 pub(crate) mod replay;
 pub(crate) mod replica;
+mod replica_difference;
 mod replica_graph;
 mod replica_plan;
 pub(crate) mod route_table;

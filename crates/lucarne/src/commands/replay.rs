@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use lucarne_api::{bodies::replay::StartReplay, client::Client};
 use lucarne_model::{
     ReplayId,
+    recorded_change::ChangeOutcome,
     replay::{Replay, ReplayDifference, ReplayFrom, ReplayReport, ReplaySpeed},
 };
 use serde_json::{Value, json};
@@ -71,6 +72,9 @@ pub(crate) struct StartArgs {
     /// By how many clients for each that was recorded
     #[arg(long, value_name = "K", default_value_t = 1)]
     amplify: u32,
+    /// Ask of the duplicate, with your rights, what was asked of the network while it was recorded: rules, routes, launches, stops
+    #[arg(long)]
+    changes: bool,
     #[command(flatten)]
     naming: Naming,
     /// Wait until all was played, and show the report
@@ -109,6 +113,7 @@ impl StartArgs {
             speed: Some(self.speed),
             times: Some(self.times),
             amplify: Some(self.amplify),
+            changes: self.changes,
             tags: self.naming.tags(),
         };
         let call = async |client: Client| answer(client.start_replay(None, None, &body)).await;
@@ -161,6 +166,14 @@ fn text(replay: &Replay) -> String {
         let (client, sessions) = (one.recorded, one.sessions);
         let _ =
             writeln!(text, "not played {client}: its duplicate serves others and asks by itself; {sessions} sessions");
+    }
+    for change in replay.changes.iter().flatten() {
+        let outcome = match &change.outcome {
+            ChangeOutcome::Applied => "applied".to_owned(),
+            ChangeOutcome::LeftOut { id } => format!("left out: {id} is not in the duplicate"),
+            ChangeOutcome::Refused { code, detail } => format!("refused: {code}: {detail}"),
+        };
+        let _ = writeln!(text, "change {} of {}: {outcome}", change.operation, output::time(change.recorded));
     }
     if !replay.reports.is_empty() {
         let rows: Vec<Value> = replay.reports.iter().enumerate().map(row).collect();

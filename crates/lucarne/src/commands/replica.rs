@@ -9,14 +9,15 @@ use lucarne_api::{
 };
 use lucarne_model::{
     Cidr, ReplicaId,
-    replica::{CopyType, Fidelity, MemoryCopy},
+    replica::{CopyType, DuplicateClock, Fidelity, MemoryCopy},
+    replica_flows::FlowDifferences,
     replication::{AddressMapping, Replica, ReplicaOverride, ReplicaPlan, ReplicaTerms, TagMatch},
 };
 
 use super::{
     Context, Reads, TagArgs,
-    flow::{parse_span, parse_word},
-    parse_tag,
+    flow::{Since, parse_span, parse_word},
+    parse_tag, replica_difference,
     replica_graph::GraphForm,
     replica_plan,
 };
@@ -25,7 +26,7 @@ use crate::{
     kind::{REPLICA, SUBNET, VPC},
     listing::{resolve, resolve_all},
     output::{self, Format},
-    session::{Session, answer, json_of},
+    session::{Session, answer, json_of, now},
     wait,
 };
 
@@ -46,10 +47,7 @@ pub(crate) enum ReplicaCommand {
     #[command(flatten)]
     Reads(Reads),
     /// Show what differs between a replica and its source now
-    Diff {
-        /// The replica's id or name
-        id: String,
-    },
+    Diff(DiffArgs),
     /// Make a deep replica a network in its own right: without an end, and without its source
     Promote {
         /// The replica's id or name
@@ -64,6 +62,25 @@ pub(crate) enum ReplicaCommand {
         #[arg(long)]
         wait: bool,
     },
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DiffArgs {
+    /// The replica's id or name
+    id: String,
+    /// Show in place of the configuration what their instances do on the network: what only one side does, and what is
+    /// judged otherwise
+    #[arg(long)]
+    flows: bool,
+    /// Flows from when on: so long ago (10m, 2h) or a time such as 2026-01-31T12:00:00Z; since the replica was taken if not given
+    #[arg(long, requires = "flows")]
+    since: Option<Since>,
+    /// Until when, in the same forms; now if not given
+    #[arg(long, requires = "flows")]
+    until: Option<Since>,
+    /// Differences that are wanted at most, to 10000
+    #[arg(long, requires = "flows", value_name = "N", default_value_t = 1000)]
+    limit: u32,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -114,6 +131,9 @@ pub(crate) struct TermArgs {
     /// Other addresses, such as 10.0.0.0/16=10.9.0.0/16 or 10.0.1.4=10.0.1.40; with --memory cold
     #[arg(long, value_name = "FROM=TO", value_parser = parse_mapping)]
     map: Vec<AddressMapping>,
+    /// What the duplicate's guests are told when they ask for the time (NTP). continue: that of the cut, gone on; correct: what it is
+    #[arg(long, value_name = "HOW", default_value = "continue", value_parser = parse_word::<DuplicateClock>)]
+    clock: DuplicateClock,
 }
 
 fn parse_match(text: &str) -> Result<TagMatch, String> {
@@ -160,6 +180,7 @@ impl TermArgs {
             memory: self.memory,
             overrides: self.overrides.clone(),
             map: self.map.clone(),
+            clock: self.clock,
         })
     }
 }
@@ -180,21 +201,39 @@ impl ReplicaCommand {
             }
             Self::Create(args) => args.run(context).await,
             Self::Reads(reads) => reads.run(context, &REPLICA).await,
-            Self::Diff { id } => {
-                let id: ReplicaId = resolve(session, &REPLICA, id).await?;
-                let call = async |client: Client| answer(client.compare_replica(&id)).await;
-                let answer: ReplicaDifferences = session.read(call).await?;
-                match context.format {
-                    Format::Table => output::print(&replica_plan::differences(&answer.differences)),
-                    format => format.print_value(&json_of(&answer)?),
-                }
-            }
+            Self::Diff(args) => args.run(context).await,
             Self::Promote { id } => {
                 let id: ReplicaId = resolve(session, &REPLICA, id).await?;
                 let call = async |client: Client| answer(client.promote_replica(&id, None, None)).await;
                 context.made(&session.change(call).await?)
             }
             Self::Delete { ids, wait } => delete(context, ids, *wait).await,
+        }
+    }
+}
+
+impl DiffArgs {
+    async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let session = &context.session;
+        let id: ReplicaId = resolve(session, &REPLICA, &self.id).await?;
+        if self.flows {
+            let (now, limit) = (now(), Some(self.limit));
+            let moment = |time: Option<Since>| time.map(|time| time.moment(now));
+            let (since, until) = (moment(self.since), moment(self.until));
+            let call = async |client: Client| {
+                answer(client.compare_replica_flows(&id, limit, since.as_ref(), until.as_ref())).await
+            };
+            let compared: FlowDifferences = session.read(call).await?;
+            return match context.format {
+                Format::Table => output::print(&replica_difference::flows(&compared)),
+                format => format.print_value(&json_of(&compared)?),
+            };
+        }
+        let call = async |client: Client| answer(client.compare_replica(&id)).await;
+        let compared: ReplicaDifferences = session.read(call).await?;
+        match context.format {
+            Format::Table => output::print(&replica_difference::configuration(&compared.differences)),
+            format => format.print_value(&json_of(&compared)?),
         }
     }
 }

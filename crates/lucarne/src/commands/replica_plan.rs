@@ -1,14 +1,12 @@
-//! A replica's plan, and its differences from its source, as text for people.
+//! A replica's plan as text for people.
 //!
-//! Owns their form. What they say is decided in the room `replica`.
+//! Owns its form. What it says is decided in the room `replica`.
 
 use std::fmt::{self, Write};
 
 use lucarne_model::{
     ResourceKind,
-    replication::{
-        Difference, Fate, LeftOut, LeftOutCause, ObjectId, PlannedObject, ReplicaEstimate, ReplicaPlan, ReplicaStep,
-    },
+    replication::{Fate, LeftOut, LeftOutCause, ObjectId, PlannedObject, ReplicaEstimate, ReplicaPlan, ReplicaStep},
 };
 
 pub(super) fn text(plan: &ReplicaPlan) -> String {
@@ -96,41 +94,11 @@ fn estimate(estimate: &ReplicaEstimate) -> String {
     )
 }
 
-pub(super) fn differences(differences: &[Difference]) -> String {
-    let mut text = String::new();
-    if differences.is_empty() {
-        text.push_str("no differences\n");
-    }
-    for one in differences {
-        // Writing to a text cannot fail.
-        let _ = write_difference(&mut text, one);
-    }
-    text
-}
-
-fn write_difference(
-    text: &mut String,
-    Difference { source, duplicate, kind, name, fields }: &Difference,
-) -> fmt::Result {
-    let kind = words_of(*kind);
-    match (source, duplicate) {
-        (Some(source), None) => writeln!(text, "- {kind} {}", named(*source, name.as_ref())),
-        (None, Some(duplicate)) => writeln!(text, "+ {kind} {}", named(*duplicate, name.as_ref())),
-        (Some(source), Some(duplicate)) => {
-            writeln!(text, "~ {kind} {} of {source}", named(*duplicate, name.as_ref()))?;
-            fields
-                .iter()
-                .try_for_each(|field| writeln!(text, "    {}: {} -> {}", field.field, field.source, field.duplicate))
-        }
-        (None, None) => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use lucarne_model::{
         Cidr, RouteTableId, VpcId,
-        replication::{Breakage, Broken, FieldDifference, TagMatch},
+        replication::{Breakage, Broken, TagMatch},
     };
 
     use super::*;
@@ -173,19 +141,5 @@ mod tests {
         assert!(text.contains("Left out\n  rtb-00000000000000002: tagged tier=web\n"), "{text}");
         assert!(text.contains("Stands against it\n  vpc-00000000000000001: it has a TPM"), "{text}");
         assert!(!text.contains("Broken by that"), "{text}");
-    }
-
-    #[test]
-    fn differences_are_lines_with_a_sign() {
-        let (source, duplicate) = (Some(VpcId::from_bits(1).into()), Some(VpcId::from_bits(2).into()));
-        let of =
-            |source, duplicate, fields| Difference { source, duplicate, kind: ResourceKind::Vpc, name: None, fields };
-        let field = FieldDifference { field: "cidr".into(), source: "a".into(), duplicate: "b".into() };
-        let all = [of(source, None, vec![]), of(None, duplicate, vec![]), of(source, duplicate, vec![field])];
-        let text = differences(&all);
-        let signs: Vec<char> = text.lines().filter_map(|line| line.chars().next()).collect();
-        assert_eq!(signs, ['-', '+', '~', ' ']);
-        assert!(text.ends_with("    cidr: a -> b\n"), "{text}");
-        assert_eq!(differences(&[]), "no differences\n");
     }
 }

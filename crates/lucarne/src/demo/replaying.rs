@@ -107,6 +107,7 @@ async fn play(tenant: &Tenant, recording: RecordingId, replica: &Replica, asks: 
         speed: Some(ReplaySpeed::AS_RECORDED),
         times: None,
         amplify: None,
+        changes: false,
         tags: Tags::default(),
     };
     let call = async |client: Client| answer::<_, Replay>(client.start_replay(None, None, &body)).await;

@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use lucarne_model::replay::SessionOpening;
+use lucarne_model::{Moment, replay::SessionOpening};
 
 use super::{
     player::PlayError,
@@ -53,6 +53,14 @@ impl Cast {
         }
         let (left_out, bystanders) = (recorded.left_out, cast.bystanders.len());
         Err(PlayError::Nothing { already_open: left_out.already_open, to_outside: left_out.to_outside, bystanders })
+    }
+}
+
+impl Cast {
+    /// When the first of its sessions began.
+    pub fn begins(&self, recorded: &Recorded) -> Option<Moment> {
+        let played = recorded.sessions.iter().filter(|session| self.clients.contains(session.client.ip()));
+        played.map(|session| session.began).min()
     }
 }
 

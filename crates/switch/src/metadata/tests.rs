@@ -69,6 +69,7 @@ fn plan(user_data: &str) -> Plan {
             subnets: vec![subnet],
             groups: Vec::new(),
             endpoints: vec![endpoint],
+            clock_behind_micros: 0,
         }],
         peers: Vec::new(),
         mitigations: Vec::new(),

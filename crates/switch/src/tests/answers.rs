@@ -121,6 +121,7 @@ fn dhcp_gives_a_guest_its_address_and_all_that_goes_with_it() {
         assert!(options.contains(&(26, 1400u16.to_be_bytes().to_vec())), "MTU");
         assert!(options.contains(&(12, b"machine-1".to_vec())), "host name");
         assert!(options.contains(&(6, vec![10, 0, 0, 2])), "resolver");
+        assert!(options.contains(&(42, vec![169, 254, 169, 123])), "clock");
         assert!(options.contains(&(15, b"internal".to_vec())), "domain");
         assert!(options.contains(&(119, b"\x08internal\0".to_vec())), "where names are looked for");
     }

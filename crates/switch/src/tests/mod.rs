@@ -144,6 +144,7 @@ fn network(machines: &[u128], vni: u32) -> DesiredNetwork {
         subnets: vec![subnet(1), subnet(2)],
         groups: groups(),
         endpoints: machines.iter().copied().map(endpoint).collect(),
+        clock_behind_micros: 0,
     }
 }
 

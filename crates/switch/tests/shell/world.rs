@@ -319,5 +319,6 @@ fn network(first: usize) -> DesiredNetwork {
         subnets: vec![subnet(1), subnet(2)],
         groups: vec![DesiredGroup { id: group, rules }],
         endpoints: [WEB, APP, FAR].map(|guest| endpoint(guest + first)).into(),
+        clock_behind_micros: 0,
     }
 }

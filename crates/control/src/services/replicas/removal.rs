@@ -20,6 +20,7 @@ use crate::{
     instructions::FLOW_LOGS,
     records::{FlowLogCredentials, InstanceRecord, VolumeRecord},
     replica_records::{ReplicaRecord, Stage},
+    services::recordings,
     store::{Resource, Scope, Tx},
     trigger_records::TriggerRecord,
 };
@@ -61,7 +62,9 @@ fn remove_network(tx: &mut Tx<'_>, id: VpcId) -> Result<(), Problem> {
         }
     }
     delete_all::<TriggerRecord>(tx, id)?;
-    delete_all::<Recording>(tx, id)?;
+    for recording in tx.referring::<Recording>(ALL, id)? {
+        recordings::forget(tx, &recording)?;
+    }
     delete_all::<FlowLog>(tx, id)?;
     delete_all::<NetworkInterface>(tx, id)?;
     delete_all::<Subnet>(tx, id)?;
