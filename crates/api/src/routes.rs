@@ -7,7 +7,7 @@
 use axum::http::Method;
 use lucarne_model::{
     AccountId, ErrorCode, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
+    KnownMeasurementId, LoadId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
     ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId,
     TriggerId, UserId, VolumeId, VpcId,
     actual::{Host, Report},
@@ -17,6 +17,7 @@ use lucarne_model::{
     flow_sql::{SqlAnswer, SqlProgress, SqlTable},
     identity::{AccessKey, Account, Quota, User},
     instance::Instance,
+    load::Load,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
     price::PriceBook,
@@ -37,9 +38,9 @@ use crate::{
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
-        flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*, trigger::*,
-        usage::*,
+        flow_question::*, host::*, identity::*, instance::*, load::*, memory::*, mitigation::*, network::*,
+        price_book::*, publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*,
+        trigger::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -382,6 +383,16 @@ routes! {
     Administer POST "/v1/replays/{replay}/stop" stop_replay((ReplayId,), NoQuery, Nothing) -> Json<Replay>;
     /// Deletes a replay and its reports.
     Administer DELETE "/v1/replays/{replay}" delete_replay((ReplayId,), NoQuery, Nothing) -> Done;
+    /// Begins to ask made-up requests of an instance of a duplicate.
+    Administer POST "/v1/loads" start_load((), NoQuery, Json<StartLoad>) -> Created<Load>;
+    /// Lists loads, without the series of their reports.
+    Read GET "/v1/loads" list_loads((), ListQuery, Nothing) -> Json<Page<Load>>;
+    /// Shows a load and how it goes.
+    Read GET "/v1/loads/{load}" get_load((LoadId,), NoQuery, Nothing) -> Json<Load>;
+    /// Ends a load that is not over; what was told of it stays.
+    Administer POST "/v1/loads/{load}/stop" stop_load((LoadId,), NoQuery, Nothing) -> Json<Load>;
+    /// Deletes a load and its report.
+    Administer DELETE "/v1/loads/{load}" delete_load((LoadId,), NoQuery, Nothing) -> Done;
     /// Says what differs between a replica and its source now.
     Read GET "/v1/replicas/{replica}/differences"
         compare_replica((ReplicaId,), NoQuery, Nothing) -> Json<ReplicaDifferences>;

@@ -8,15 +8,15 @@ use lucarne_api::{
     answer::{Created, Done, Download, Lines, Upgraded},
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
-        flow_question::*, host::*, identity::*, instance::*, memory::*, mitigation::*, network::*, price_book::*,
-        publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*, trigger::*,
-        usage::*,
+        flow_question::*, host::*, identity::*, instance::*, load::*, memory::*, mitigation::*, network::*,
+        price_book::*, publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*,
+        trigger::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
     AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
-    KnownMeasurementId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
+    KnownMeasurementId, LoadId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
     ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId,
     TriggerId, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
@@ -26,6 +26,7 @@ use lucarne_model::{
     flow_sql::{SqlAnswer, SqlProgress, SqlTable},
     identity::{AccessKey, Account, Quota, User},
     instance::Instance,
+    load::Load,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
     price::PriceBook,
@@ -494,6 +495,21 @@ impl Api for Controller {
     }
     async fn fetch_replayed_frames(&self, call: Of<ReplayId>) -> Result<Download, Problem> {
         services::replays::fetch_replayed_frames(self, call).await
+    }
+    async fn start_load(&self, call: New<StartLoad>) -> Result<Created<Load>, Problem> {
+        services::loads::start_load(self, call).await
+    }
+    async fn list_loads(&self, call: Listing) -> Result<Json<Page<Load>>, Problem> {
+        services::loads::list_loads(self, call).await
+    }
+    async fn get_load(&self, call: Of<LoadId>) -> Result<Json<Load>, Problem> {
+        services::loads::get_load(self, call).await
+    }
+    async fn stop_load(&self, call: Of<LoadId>) -> Result<Json<Load>, Problem> {
+        services::loads::stop_load(self, call).await
+    }
+    async fn delete_load(&self, call: Of<LoadId>) -> Result<Done, Problem> {
+        services::loads::delete_load(self, call).await
     }
     async fn create_trigger(&self, call: New<CreateTrigger>) -> Result<Created<Trigger>, Problem> {
         services::triggers::create_trigger(self, call).await

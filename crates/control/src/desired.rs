@@ -13,7 +13,7 @@ use std::{
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    DesiredLease, HostId, HostName, InstanceId, InterfaceId, RecordingId, ReplayId, SubnetId, VolumeId, VpcId,
+    DesiredLease, HostId, HostName, InstanceId, InterfaceId, LoadId, RecordingId, ReplayId, SubnetId, VolumeId, VpcId,
     actual::HostDescription,
     desired::{
         Desired, DesiredAttestation, DesiredGroup, DesiredInstance, DesiredMigration, DesiredNetwork, DesiredSnapshot,
@@ -30,11 +30,12 @@ use lucarne_model::{
 use serde::Serialize;
 
 use crate::{
+    load_records::LoadRecord,
     records::{HostRecord, InstanceRecord, VolumeRecord},
     replay_records::ReplayRecord,
     services::{
-        flow_logs, images, memory, mitigations, network_acls::enforced, price_books, recordings, replays, replicas,
-        seal_policy,
+        flow_logs, images, loads, memory, mitigations, network_acls::enforced, price_books, recordings, replays,
+        replicas, seal_policy,
     },
     store::{Changes, Scope, Tx},
 };
@@ -58,6 +59,7 @@ pub(crate) struct Mentioned {
     pub(crate) volumes: Vec<VolumeId>,
     pub(crate) recordings: Vec<RecordingId>,
     pub(crate) replays: Vec<ReplayId>,
+    pub(crate) loads: Vec<LoadId>,
 }
 
 /// Everything that `host` should be, but for its version, and a fingerprint of it. `mentioned` is what it speaks of.
@@ -75,8 +77,10 @@ pub(crate) fn compute(
     placed.retain(|record| replicas.tells_of(record) || power(record) == Power::Absent);
     volumes.retain(|record| replicas.tells_of_volume(record) || record.volume.state == VolumeState::Deleting);
     let played = tx.referring::<ReplayRecord>(ALL, host)?;
+    let asked = tx.referring::<LoadRecord>(ALL, host)?;
+    let of_visitors = played.iter().map(|record| record.replay.vpc).chain(asked.iter().map(|record| record.load.vpc));
     let of_instances = placed.iter().filter(|record| is_on(record)).map(|record| record.instance.vpc);
-    let vpcs: BTreeSet<VpcId> = of_instances.chain(played.iter().map(|record| record.replay.vpc)).collect();
+    let vpcs: BTreeSet<VpcId> = of_instances.chain(of_visitors).collect();
     let networks = vpcs.into_iter().map(|vpc| cache.network(tx, vpc)).collect::<Result<Vec<_>, _>>()?;
     let named: Vec<InstanceId> = placed.iter().map(|record| record.instance.id).collect();
     let strays = strays(tx, host, &named, &mentioned.instances)?;
@@ -98,6 +102,7 @@ pub(crate) fn compute(
         mitigations,
         recordings,
         replays: replays::desired(&played, &mentioned.replays),
+        loads: loads::desired(&asked, &mentioned.loads),
         warm_states: images::desired_warm_states(tx)?,
         snapshots: snapshots(tx, &volumes)?,
         volumes: volumes.into_iter().map(volume).chain(stray_volumes).collect(),
@@ -364,6 +369,7 @@ fn network(tx: &Tx<'_>, id: VpcId) -> Result<DesiredNetwork, Problem> {
         clock_behind_micros: vpc.clock_behind_micros,
     };
     tx.referring::<ReplayRecord>(ALL, id)?.iter().for_each(|replay| replay.join(&mut network));
+    tx.referring::<LoadRecord>(ALL, id)?.iter().for_each(|load| load.join(&mut network));
     Ok(network)
 }
 

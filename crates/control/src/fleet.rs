@@ -10,7 +10,7 @@ use std::{
 };
 
 use lucarne_model::{
-    Bytes, HostId, ImageId, InstanceId, Moment, RecordingId, ReplayId, ReplicaId, VolumeId,
+    Bytes, HostId, ImageId, InstanceId, LoadId, Moment, RecordingId, ReplayId, ReplicaId, VolumeId,
     actual::{ActualInstance, HostState, Report},
     memory_move::{MoveProgress, MoveWish},
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
@@ -141,6 +141,13 @@ impl Fleet {
         spoken.map(|spoken| spoken.report.replays.iter().map(|told| told.id).collect()).unwrap_or_default()
     }
 
+    /// The loads of which a host has something.
+    pub(crate) fn loads_at(&self, host: HostId) -> Vec<LoadId> {
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
+        spoken.map(|spoken| spoken.report.loads.iter().map(|told| told.id).collect()).unwrap_or_default()
+    }
+
     /// What hosts say of the image's warm state of this size.
     pub(crate) fn warm_states(&self, image: ImageId, size: WarmSize) -> Vec<WarmProgress> {
         let all = self.lock();
@@ -189,6 +196,7 @@ impl Fleet {
                 && old.volumes == report.volumes
                 && old.snapshots == report.snapshots
                 && old.replays == report.replays
+                && old.loads == report.loads
         };
         let mut all = self.lock();
         match all.get_mut(&host).and_then(|heard| heard.report.as_mut()) {
@@ -341,6 +349,7 @@ mod tests {
             dropped_frames: Default::default(),
             recordings: Vec::new(),
             replays: Vec::new(),
+            loads: Vec::new(),
             memory: None,
             warm_states: Vec::new(),
             cuts: Vec::new(),

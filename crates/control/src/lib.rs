@@ -26,6 +26,7 @@ mod instructions;
 mod joint_policy;
 mod judging;
 mod lending;
+mod load_records;
 mod memory_history;
 mod moves;
 mod named_questions;
@@ -48,6 +49,7 @@ mod tests;
 mod trigger_records;
 mod upkeep;
 mod usage;
+mod visitors;
 mod workflow;
 
 use std::{io, sync::Arc, time::Duration};

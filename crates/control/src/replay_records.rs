@@ -1,24 +1,23 @@
 //! What the store keeps of replays beyond what the API shows, and what a replay makes of its network while it is played.
 //!
-//! Owns the record, and the interfaces of played clients: each stands where the client's own duplicate stood, which has none
-//! meanwhile, or outside the network, from where the network is reached by a route to that one address.
+//! Owns the record. Each played client stands where its own duplicate stood, which has no interface meanwhile, or outside the network:
+//! how is the word of [`Visitors`].
 
 use std::net::Ipv4Addr;
 
 use lucarne_model::{
-    AccountId, Cidr, ErrorCode, HostId, Moment, ReplayId, ResourceKind, RuleId, SecurityGroupId, SubnetId, Tags,
-    UserId,
-    desired::{DesiredGroup, DesiredNetwork, DesiredSubnet, Endpoint},
-    flow::Direction,
-    network::{Route, RouteTarget},
+    AccountId, Cidr, ErrorCode, HostId, Moment, ReplayId, ResourceKind, Tags, UserId,
+    desired::DesiredNetwork,
     replay::{DesiredReplayState, Replay, ReplayPort},
     replication::AddressMapping,
-    security_group::{Peer, Rule, RuleSpec, Traffic},
 };
 use lucarne_replica::changes::Ids;
 use serde::{Deserialize, Serialize};
 
-use crate::store::Resource;
+use crate::{
+    store::Resource,
+    visitors::{Outside, Taken, Visitors},
+};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ReplayRecord {
@@ -49,14 +48,6 @@ pub(crate) struct Reapplied {
     pub(crate) ids: Ids,
     /// Changes that were asked, or left out.
     pub(crate) done: usize,
-}
-
-/// Where clients stand that are no instances of the duplicate.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Outside {
-    pub(crate) subnet: SubnetId,
-    pub(crate) group: SecurityGroupId,
-    pub(crate) rule: RuleId,
 }
 
 impl Resource for ReplayRecord {
@@ -100,61 +91,22 @@ impl ReplayRecord {
 
     /// Puts the played clients into their network.
     pub(crate) fn join(&self, network: &mut DesiredNetwork) {
-        let mut outside = Vec::new();
-        for port in &self.ports {
-            if let Some(own) = network.endpoints.iter_mut().find(|endpoint| endpoint.address == port.address) {
-                (own.interface, own.host) = (port.interface, self.host);
-                continue;
-            }
-            let around = network.subnets.iter().find(|subnet| subnet.cidr.contains(port.address));
-            network.endpoints.push(Endpoint {
-                interface: port.interface,
-                instance: port.instance,
-                subnet: around.map_or(self.outside.subnet, |subnet| subnet.id),
-                address: port.address,
-                mac: port.mac,
-                groups: vec![self.outside.group],
-                host: self.host,
-                name: None,
-            });
-            outside.push(port.address);
-        }
-        if outside.is_empty() {
-            return;
-        }
-        network.groups.push(self.group());
-        let ways = outside.into_iter().filter(|address| !network.cidr.contains(*address));
-        let ways: Vec<Route> = ways.filter_map(|address| Some(local(Cidr::around(address, 32)?))).collect();
-        for subnet in &mut network.subnets {
-            subnet.routes.extend(ways.iter().cloned());
-        }
-        if let Some(cidr) = Cidr::around(Ipv4Addr::UNSPECIFIED, 32) {
-            let routes = vec![local(network.cidr)];
-            network.subnets.push(DesiredSubnet { id: self.outside.subnet, cidr, routes, acl: Vec::new() });
-        }
+        let (host, ports, outside) = (self.host, &self.ports, self.outside);
+        Visitors { host, ports, outside, groups: &[], taken: Taken::Replaces }.join(network);
     }
-
-    /// Whoever stands outside may ask anybody inside, as far as these let it.
-    fn group(&self) -> DesiredGroup {
-        let peer = Peer::Cidr { cidr: Cidr::ANY };
-        let spec = RuleSpec { direction: Direction::Egress, traffic: Traffic::All, peer };
-        let rule = Rule { id: self.outside.rule, created: Moment::EPOCH, spec };
-        DesiredGroup { id: self.outside.group, rules: vec![rule] }
-    }
-}
-
-const fn local(destination: Cidr) -> Route {
-    Route { destination, target: RouteTarget::Local }
 }
 
 #[cfg(test)]
 mod tests {
     use lucarne_model::{
-        InstanceId, InterfaceId, MacAddress, RecordingId, ReplicaId, VpcId,
+        InstanceId, InterfaceId, MacAddress, Moment, RecordingId, ReplicaId, RuleId, SecurityGroupId, SubnetId, VpcId,
+        desired::{DesiredSubnet, Endpoint},
+        flow::Direction,
         replay::{ReplayFrom, ReplaySpeed, ReplayState, ReplayTerms},
     };
 
     use super::*;
+    use crate::visitors::local;
 
     const HOSTS: [HostId; 2] = [HostId::from_bits(1), HostId::from_bits(2)];
 

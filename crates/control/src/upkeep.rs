@@ -66,6 +66,7 @@ async fn look_at_hosts(controller: &Controller) -> Result<(), Problem> {
     moves::settle(controller).await?;
     services::mitigations::end_expired(controller).await?;
     services::replays::end_lost(controller).await?;
+    services::loads::end_lost(controller).await?;
     services::recordings::end_expired(controller).await?;
     services::replicas::end_expired(controller).await
 }

@@ -42,7 +42,8 @@ use crate::{
         Activity, Failure, Known, Ledger, Product, Proof, Prospect, Running, Standing, Step, is_vain, next_look,
         next_steps, report,
     },
-    recordings, replays,
+    recordings,
+    replays::{self, MadeUp, Recorded},
     sealing::Present,
     settings::{AtEnd, Pace},
     virtual_tpms::VirtualTpms,
@@ -144,12 +145,13 @@ impl Agent {
         let (memory_reports, memory_reported) = watch::channel(None);
         let (recorded, recordings_reported) = watch::channel(Vec::new());
         let (replayed, replays_reported) = watch::channel(Vec::new());
+        let (loaded, loads_reported) = watch::channel(Vec::new());
         let (starts, asked_starts) = watch::channel(Vec::new());
         let hello_again = Arc::new(Notify::new());
         let word = Word { desired: wished.clone(), settings: settings.clone() };
         let (layout, asked, also) = (folder.layout().clone(), wished.clone(), wished.clone());
         let (to_record, record_to) = (wished.clone(), layout.recordings());
-        let (to_replay, replay_in) = (wished.clone(), layout.clone());
+        let (to_replay, to_load, played_in) = (wished.clone(), wished.clone(), layout.clone());
         let owner = Owner {
             hands: Hands {
                 driver,
@@ -190,11 +192,18 @@ impl Agent {
                 recorded,
                 shutdown.clone(),
             )),
-            tokio::spawn(replays::follow(controller.clone(), replay_in, to_replay, replayed, shutdown.clone())),
+            tokio::spawn(replays::follow::<Recorded>(
+                controller.clone(),
+                played_in.clone(),
+                to_replay,
+                replayed,
+                shutdown.clone(),
+            )),
+            tokio::spawn(replays::follow::<MadeUp>(controller.clone(), played_in, to_load, loaded, shutdown.clone())),
             tokio::spawn(links::send_reports(
                 (controller, network),
                 reported,
-                (memory_reported, recordings_reported, replays_reported, asked_starts),
+                (memory_reported, recordings_reported, (replays_reported, loads_reported), asked_starts),
                 settings.clone(),
                 pace.coalesce,
                 shutdown.clone(),

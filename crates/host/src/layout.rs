@@ -158,6 +158,10 @@ impl Layout {
     pub fn replays(&self) -> PathBuf {
         self.root.join("replays")
     }
+    /// Loads that this host asks, each a folder.
+    pub fn loads(&self) -> PathBuf {
+        self.root.join("loads")
+    }
 
     /// What the volume held when it was frozen for the replica.
     pub fn frozen(&self, volume: VolumeId, replica: ReplicaId) -> PathBuf {

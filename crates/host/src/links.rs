@@ -13,6 +13,7 @@ use lucarne_model::{
     Moment,
     actual::{AskedStart, HostDescription, Report},
     desired::Desired,
+    load::ActualLoad,
     memory_report::MemoryReport,
     recording::ActualRecording,
     replay::ActualReplay,
@@ -106,20 +107,20 @@ async fn keep(layout: &Layout, desired: &Desired) {
     }
 }
 
-/// What others tell of memory, of recordings and of replays, and what the host was asked to start.
+/// What others tell of memory, of recordings, of replays and loads, and what the host was asked to start.
 pub(crate) type Told = (
     watch::Receiver<Option<MemoryReport>>,
     watch::Receiver<Vec<ActualRecording>>,
-    watch::Receiver<Vec<ActualReplay>>,
+    (watch::Receiver<Vec<ActualReplay>>, watch::Receiver<Vec<ActualLoad>>),
     watch::Receiver<Vec<AskedStart>>,
 );
 
 /// Sends reports: soon after each change, in the long run a few in a second, at each heartbeat, and while an instance is on its
-/// way to another host whenever it is known how far; and whenever a replay has come further.
+/// way to another host whenever it is known how far; and whenever a replay or a load has come further.
 pub(crate) async fn send_reports(
     (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
     mut reports: watch::Receiver<Report>,
-    (mut memory, recordings, mut replays, mut starts): Told,
+    (mut memory, recordings, (mut replays, mut loads), mut starts): Told,
     settings: watch::Receiver<Option<HostSettings>>,
     coalesce: Duration,
     shutdown: CancellationToken,
@@ -132,6 +133,7 @@ pub(crate) async fn send_reports(
             report.memory = memory.borrow_and_update().clone();
             report.recordings.clone_from(&recordings.borrow());
             report.replays.clone_from(&replays.borrow_and_update());
+            report.loads.clone_from(&loads.borrow_and_update());
             report.starts.clone_from(&starts.borrow_and_update());
             let sent = Instant::now();
             match controller.report(&report).await {
@@ -149,6 +151,7 @@ pub(crate) async fn send_reports(
                 },
                 () = something_moves(&mut memory) => {}
                 () = is_told_anew(&mut replays) => {}
+                () = is_told_anew(&mut loads) => {}
                 () = is_told_anew(&mut starts) => {}
                 () = sleep_until(sent + heartbeat) => {}
             }

@@ -21,6 +21,7 @@ use crate::{
         identity::{AccessKeyCommand, AccountCommand, UserCommand},
         image::ImageCommand,
         instance::InstanceCommand,
+        load::LoadCommand,
         login::LoginArgs,
         manifest::ManifestCommand,
         measurements::MeasurementsCommand,
@@ -199,6 +200,9 @@ pub(crate) enum Command {
     /// Replays: recordings played into duplicates, and the answers compared with the recorded ones
     #[command(subcommand)]
     Replay(ReplayCommand),
+    /// Loads: requests that are made up, and asked inside duplicates
+    #[command(subcommand)]
+    Load(LoadCommand),
     /// Triggers: networks duplicated and recorded when something happens to them
     #[command(subcommand)]
     Trigger(TriggerCommand),
@@ -323,6 +327,7 @@ impl Command {
             Self::FlowLog(command) => command.run(context).await,
             Self::Recording(command) => command.run(context).await,
             Self::Replay(command) => command.run(context).await,
+            Self::Load(command) => command.run(context).await,
             Self::Event(command) => command.run(context).await,
             Self::Finding(command) => command.run(context).await,
             Self::Mitigation(command) => command.run(context).await,

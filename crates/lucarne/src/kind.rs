@@ -103,7 +103,7 @@ fn no_such(code: ErrorCode, id: &str) -> Failure {
 
 mod duplicated;
 
-pub(crate) use duplicated::{RECORDING, REPLAY, REPLICA, TRIGGER};
+pub(crate) use duplicated::{LOAD, RECORDING, REPLAY, REPLICA, TRIGGER};
 
 pub(crate) static ACCOUNT: Kind = Kind {
     noun: "account",
@@ -762,6 +762,7 @@ pub(crate) static ALL: &[&Kind] = &[
     &FLOW_LOG,
     &RECORDING,
     &REPLAY,
+    &LOAD,
     &MITIGATION,
     &PRICE_BOOK,
     &MEASUREMENT,
@@ -806,6 +807,7 @@ mod tests {
             ("FlowLog", &FLOW_LOG),
             ("Recording", &RECORDING),
             ("Replay", &REPLAY),
+            ("Load", &LOAD),
             ("Mitigation", &MITIGATION),
             ("PriceBook", &PRICE_BOOK),
             ("KnownMeasurement", &MEASUREMENT),

@@ -81,6 +81,17 @@ impl Goal {
 
 /// Looks at the resource until its `state` is the goal's, and returns it.
 pub(crate) async fn until(session: &Session, kind: &Kind, id: &str, goal: Goal) -> Result<Value, Failure> {
+    until_telling(session, kind, id, goal, |_| None).await
+}
+
+/// The same; `tell` says how far it is.
+pub(crate) async fn until_telling(
+    session: &Session,
+    kind: &Kind,
+    id: &str,
+    goal: Goal,
+    tell: impl Fn(&Value) -> Option<String>,
+) -> Result<Value, Failure> {
     let Some(show) = kind.show else {
         return Err(Failure::wrong_usage(format!("a {} has no state to wait for", kind.noun)));
     };
@@ -96,7 +107,10 @@ pub(crate) async fn until(session: &Session, kind: &Kind, id: &str, goal: Goal) 
                 let detail = format!("{id} is still {state} after {} s", goal.patience.as_secs());
                 return Err(Failure::local(LocalCode::WaitFailed, detail));
             }
-            None => progress.say(format!("{id}: {state}, waiting for {}", goal.state)),
+            None => {
+                let told = tell(&value).unwrap_or_else(|| format!("waiting for {}", goal.state));
+                progress.say(format!("{id}: {state}, {told}"));
+            }
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }

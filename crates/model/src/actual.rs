@@ -12,6 +12,7 @@ use crate::{
     VolumeId,
     flow::Location,
     instance::{Attachment, StateReason},
+    load::ActualLoad,
     memory_report::{HostMemory, MemoryReport},
     recording::ActualRecording,
     replay::ActualReplay,
@@ -147,6 +148,8 @@ pub struct Report {
     pub recordings: Vec<ActualRecording>,
     #[serde(default)]
     pub replays: Vec<ActualReplay>,
+    #[serde(default)]
+    pub loads: Vec<ActualLoad>,
     /// What this host was asked to start, by sealed requests that it judged; told until the controller wants it too.
     #[serde(default)]
     pub starts: Vec<AskedStart>,

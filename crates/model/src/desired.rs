@@ -13,6 +13,7 @@ use crate::{
     SecurityGroupId, SnapshotId, SubnetId, Vcpus, VolumeId, VpcId,
     flow::Location,
     lease::DesiredLease,
+    load::DesiredLoad,
     memory::MemorySettings,
     mitigation::DesiredMitigation,
     network::Route,
@@ -67,6 +68,9 @@ pub struct Desired {
     /// Replays that this host plays. One that is left out stays as it is.
     #[serde(default)]
     pub replays: Vec<DesiredReplay>,
+    /// Loads that this host asks. One that is left out stays as it is.
+    #[serde(default)]
+    pub loads: Vec<DesiredLoad>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

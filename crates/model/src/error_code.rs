@@ -58,6 +58,7 @@ error_codes! {
     InvalidFlowLogNotFound = "InvalidFlowLogId.NotFound", 404, "No such flow log";
     InvalidRecordingNotFound = "InvalidRecordingId.NotFound", 404, "No such recording";
     InvalidReplayNotFound = "InvalidReplayId.NotFound", 404, "No such replay";
+    InvalidLoadNotFound = "InvalidLoadId.NotFound", 404, "No such load";
     InvalidTriggerNotFound = "InvalidTriggerId.NotFound", 404, "No such trigger";
     InvalidMitigationNotFound = "InvalidMitigationId.NotFound", 404, "No such mitigation";
     InvalidFindingNotFound = "InvalidFindingId.NotFound", 404, "No such finding";
@@ -87,6 +88,7 @@ error_codes! {
     TriggerDuplicate = "TriggerAlreadyExists", 409, "The account has a trigger of this name";
     ReplicaDependsOnSource = "ReplicaDependsOnSource", 409, "A replica still draws on what was duplicated";
     ReplicaNotPossible = "ReplicaNotPossible", 409, "The network cannot be duplicated as asked";
+    LoadTargetNotInReplica = "LoadTargetNotInReplica", 409, "Who is to be asked, or beside whom the clients are to stand, is not in the replica";
     RecordingUnplayable = "RecordingUnplayable", 409, "Nothing of the recording can be played as asked";
     AclEntryExists = "NetworkAclEntryAlreadyExists", 409, "The network ACL has an entry of this number and direction";
     RouteExists = "RouteAlreadyExists", 409, "The route table has a route for this destination";

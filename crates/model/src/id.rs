@@ -132,6 +132,7 @@ ids! {
     ReplicaId = "rep", "replica";
     RecordingId = "rec", "recording";
     ReplayId = "play", "replay";
+    LoadId = "load", "load";
     TriggerId = "trig", "trigger";
 }
 

@@ -25,6 +25,7 @@ pub mod id;
 pub mod identity;
 pub mod instance;
 pub mod lease;
+pub mod load;
 pub mod measurement;
 pub mod memory;
 pub mod memory_move;

@@ -51,6 +51,7 @@ kinds! {
     Replica = "replica";
     Recording = "recording";
     Replay = "replay";
+    Load = "load";
     Trigger = "trigger";
 }
 

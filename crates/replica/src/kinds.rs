@@ -47,7 +47,7 @@ pub const fn treatment(kind: ResourceKind) -> Treatment {
         // An order against one network's traffic says nothing of another's.
         Kind::Mitigation => Treatment::LeftOut,
         // Records of what was done, and of other duplicates.
-        Kind::Job | Kind::Replica | Kind::Recording | Kind::Replay => Treatment::LeftOut,
+        Kind::Job | Kind::Replica | Kind::Recording | Kind::Replay | Kind::Load => Treatment::LeftOut,
         // Made anew, it would duplicate duplicates whenever these are due or found out again.
         Kind::Trigger => Treatment::LeftOut,
     }

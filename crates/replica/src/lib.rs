@@ -9,17 +9,20 @@
 //! - [`difference`], what has come apart since, and [`flow_difference`], what is said on the network that was not;
 //! - [`trigger`], when a network is duplicated without anybody asking;
 //! - [`replay`], recorded traffic played into a duplicate, and what its answers are worth; [`changes`], what was changed of the
-//!   network meanwhile, asked of the duplicate.
+//!   network meanwhile, asked of the duplicate; [`load`], requests that are made up; [`clients`], what both are to whoever carries
+//!   their frames.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod address_map;
 pub mod breakage;
 pub mod changes;
+pub mod clients;
 pub mod difference;
 pub mod estimate;
 pub mod fidelity;
 pub mod flow_difference;
 pub mod kinds;
+pub mod load;
 pub mod network;
 pub mod order;
 pub mod plan;

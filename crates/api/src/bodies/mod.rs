@@ -11,6 +11,7 @@ pub mod flow_question;
 pub mod host;
 pub mod identity;
 pub mod instance;
+pub mod load;
 pub mod memory;
 pub mod mitigation;
 pub mod network;

@@ -29,7 +29,7 @@ use lucarne_model::{
 };
 use subtle::ConstantTimeEq;
 
-use super::{checks::refuse, instances, rechecks::ASKED, replays, tpms};
+use super::{checks::refuse, instances, loads, rechecks::ASKED, replays, tpms};
 use crate::{
     Caller, Controller,
     auth::secret,
@@ -240,7 +240,8 @@ fn settle_report(tx: &mut Tx<'_>, host: HostId, report: &Report) -> Result<(), P
     for actual in &report.snapshots {
         settle_snapshot(tx, host, actual)?;
     }
-    replays::settle(tx, host, &report.replays)
+    replays::settle(tx, host, &report.replays)?;
+    loads::settle(tx, host, &report.loads)
 }
 
 /// What a host was asked to start, and by its word may, its controller wants too, as if it had been asked itself.
@@ -380,6 +381,7 @@ async fn compute(controller: &Controller, host: HostId) -> Result<Desired, Probl
         volumes: controller.fleet.volumes_at(host),
         recordings: controller.fleet.recordings_at(host),
         replays: controller.fleet.replays_at(host),
+        loads: controller.fleet.loads_at(host),
     };
     let streams = controller.streams.of(host);
     let leases = controller.lending.of(host);

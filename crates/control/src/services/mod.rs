@@ -26,6 +26,7 @@ pub(crate) mod interfaces;
 pub(crate) mod jobs;
 pub(crate) mod judgements;
 pub(crate) mod launch;
+pub(crate) mod loads;
 pub(crate) mod losses;
 pub(crate) mod measurements;
 pub(crate) mod memory;

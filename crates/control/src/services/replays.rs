@@ -38,9 +38,10 @@ use crate::{
     fleet::Fleet,
     random,
     records::InstanceRecord,
-    replay_records::{Outside, ReplayRecord},
+    replay_records::ReplayRecord,
     replica_records::ReplicaRecord,
     store::{Scope, Tx},
+    visitors::Outside,
 };
 
 const ALL: Scope = Scope::Everything;
@@ -105,7 +106,7 @@ fn start(
         ended: None,
         tags,
     };
-    let outside = Outside { subnet: random::id(), group: random::id(), rule: random::id() };
+    let outside = Outside::new();
     let reapplied = changes.then(|| changes::begin(by, &replica));
     let (network, map) = (source.cidr, replica.terms.map);
     let ports = Vec::new();
@@ -302,7 +303,7 @@ fn cast(
     tx.put(record)
 }
 
-fn fresh_mac(taken: &mut BTreeSet<MacAddress>) -> MacAddress {
+pub(super) fn fresh_mac(taken: &mut BTreeSet<MacAddress>) -> MacAddress {
     loop {
         let mac = MacAddress::from_bits(random::bits() as u64);
         if mac != MacAddress::ROUTER && taken.insert(mac) {

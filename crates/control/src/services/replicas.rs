@@ -35,7 +35,7 @@ use lucarne_replica::{
 };
 
 use self::source::Source;
-use super::{checks::refuse, replays};
+use super::{checks::refuse, loads, replays};
 use crate::{
     Caller, Controller,
     fleet::Fleet,
@@ -123,6 +123,7 @@ fn end(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Problem>
     }
     standing::check_may_end(tx, &record)?;
     replays::end_with(tx, &record.replica)?;
+    loads::end_with(tx, &record.replica, ErrorCode::InvalidReplicaNotFound, "deleted")?;
     record.replica.changed = tx.now();
     let unfinished = tx.referring::<JobRecord>(Scope::Everything, id)?.into_iter().find(|job| !job.is_finished());
     if let Some(mut making) = unfinished {
@@ -169,6 +170,7 @@ fn promote(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Prob
             return Err(Problem::new(ErrorCode::IncorrectState, detail));
         }
     }
+    loads::end_with(tx, &record.replica, ErrorCode::IncorrectState, "promoted")?;
     removal::unlink(tx, &record)?;
     let mut vpc: Vpc = tx.get(scope, record.replica.vpc)?;
     vpc.clock_behind_micros = 0;

@@ -8,9 +8,9 @@ use lucarne_api::{
     input::Json,
 };
 use lucarne_model::{
-    FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, MitigationId, NetworkAclId, NotaryId, PublisherId,
-    RecordingId, ReplayId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, Tags, TriggerId,
-    UserId, VolumeId, VpcId,
+    FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, LoadId, MitigationId, NetworkAclId, NotaryId,
+    PublisherId, RecordingId, ReplayId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId,
+    Tags, TriggerId, UserId, VolumeId, VpcId,
     flow_log::FlowLog,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
@@ -25,6 +25,7 @@ use super::checks::{check_tags, refuse};
 use crate::{
     Caller, Controller,
     attestation_records::PublisherRecord,
+    load_records::LoadRecord,
     records::{HostRecord, InstanceRecord, JobRecord, VolumeRecord},
     replay_records::ReplayRecord,
     replica_records::ReplicaRecord,
@@ -53,6 +54,7 @@ const KINDS: &[(&str, Change)] = &[
     (TriggerId::PREFIX, change::<TriggerRecord>),
     (PublisherId::PREFIX, change::<PublisherRecord>),
     (ReplayId::PREFIX, change::<ReplayRecord>),
+    (LoadId::PREFIX, change::<LoadRecord>),
     (ReplicaId::PREFIX, change::<ReplicaRecord>),
     // Mitigations, notaries and hosts are the operator account's, so no other finds one.
     (NotaryId::PREFIX, change::<Notary>),

@@ -1,5 +1,6 @@
 //! Replicas as their users meet them; the hosts here are this test, which plays what it is told.
 
+mod loads;
 mod triggers;
 
 use super::{memory::image, *};
@@ -28,6 +29,8 @@ struct Host {
     snapshot: u64,
     /// How full its instances' buckets are, in thousandths.
     bucket: u64,
+    /// What it tells of loads.
+    loads: Vec<Value>,
 }
 
 struct Scene {
@@ -48,7 +51,7 @@ async fn host(cloud: &Cloud, name: &str) -> Host {
     assert_eq!(status, 201, "{enrolled}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (id, key) = (text(&enrolled["host"]), text(&enrolled["host_key"]));
-    Host { id, key, until: Until::Running, fails: false, silent: false, snapshot: 0, bucket: 0 }
+    Host { id, key, until: Until::Running, fails: false, silent: false, snapshot: 0, bucket: 0, loads: Vec::new() }
 }
 
 fn id_of(path: &str) -> &str {
@@ -111,7 +114,7 @@ impl Host {
             "capacity": {"vcpus": 16, "memory": 1024 * MIB, "disk": 1 << 30},
             "instances": items(all).filter_map(|one| self.instance(one)).collect::<Vec<_>>(),
             "volumes": items(&desired["volumes"]).map(volume).collect::<Vec<_>>(),
-            "snapshots": [], "dropped_frames": {},
+            "snapshots": [], "dropped_frames": {}, "loads": self.loads,
             "memory": {"host": memory, "instances": items(all).map(|one| self.memory(one)).collect::<Vec<_>>(), "wishes": []},
             "cuts": items(&desired["cuts"]).map(|one| self.cut(one)).collect::<Vec<_>>()});
         let sent = cloud.send(cloud.request(Method::POST, "/v1/host/report", &self.key).json(&report)).await;

@@ -1,7 +1,7 @@
 //! What the switch should do, from the desired state and what runs.
 //!
 //! Owns the choice of ports: one for each instance that runs or is about to, so that a port is there before its VM and goes
-//! after it, and one for each client that a replay plays. Carrying the plan out is the switch's work.
+//! after it, and one for each client that a replay or a load plays. Carrying the plan out is the switch's work.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use lucarne_model::{
     InterfaceId, Moment,
     desired::{Desired, DesiredInstance, Endpoint, Power},
+    load::DesiredLoadState,
     replay::DesiredReplayState,
 };
 use lucarne_switch::{
@@ -68,13 +69,17 @@ fn port(instance: &DesiredInstance, known: &Known, layout: &Layout) -> PortPlan 
     }
 }
 
-/// The ports of clients that a replay plays.
+/// The ports of clients that are no machines.
 fn played_ports(desired: &Desired, layout: &Layout) -> impl Iterator<Item = PortPlan> {
-    desired.replays.iter().flat_map(|replay| {
-        let (account, vpc, ports) = match &replay.state {
-            DesiredReplayState::Played { account, vpc, ports, .. } => (*account, *vpc, ports.as_slice()),
-            DesiredReplayState::Absent => return Vec::new(),
-        };
+    let of_replays = desired.replays.iter().filter_map(|replay| match &replay.state {
+        DesiredReplayState::Played { account, vpc, ports, .. } => Some((*account, *vpc, ports)),
+        DesiredReplayState::Absent => None,
+    });
+    let of_loads = desired.loads.iter().filter_map(|load| match &load.state {
+        DesiredLoadState::Asked { account, vpc, ports, .. } => Some((*account, *vpc, ports)),
+        DesiredLoadState::Absent => None,
+    });
+    of_replays.chain(of_loads).flat_map(move |(account, vpc, ports)| {
         let in_network = ports.iter().filter(|port| endpoint_of(desired, port.interface).is_some());
         let plan = in_network.map(|port| PortPlan {
             interface: port.interface,
@@ -86,6 +91,6 @@ fn played_ports(desired: &Desired, layout: &Layout) -> impl Iterator<Item = Port
             metadata: None,
             flow_interval: None,
         });
-        plan.collect()
+        plan.collect::<Vec<_>>()
     })
 }

@@ -32,6 +32,7 @@ pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
         dropped_frames: BTreeMap::new(),
         recordings: Vec::new(),
         replays: Vec::new(),
+        loads: Vec::new(),
         starts: Vec::new(),
         memory: None,
         warm_states: super::warm::report(desired, known),

@@ -1,4 +1,4 @@
-//! The thread that plays: asks the player when it is to be asked, and carries its frames to and from the ports.
+//! The thread that plays: asks the clients when they are to be asked, and carries their frames to and from the ports.
 //!
 //! Owns the sockets and the clock. It is a thread of its own, so that neither the switch nor the agent waits for it, however much
 //! is played; a switch that takes no more holds it up alone. Sleeping it wakes by what comes first, a frame or the next time.
@@ -12,11 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lucarne_model::{
-    MacAddress, Moment,
-    replay::{ReplayPort, ReplayReport},
-};
-use lucarne_replica::replay::player::Player;
+use lucarne_model::{MacAddress, Moment, replay::ReplayPort};
+use lucarne_replica::clients::Clients;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -71,52 +68,60 @@ impl Drop for End {
     }
 }
 
-/// Plays all of it, in a thread, and returns the reports. `began` is the time of day.
-pub(super) async fn play(
-    player: Player,
+/// Plays all of it, in a thread, and gives the clients back; none if nobody wants that any more. `began` is the time of day, and `watch`
+/// sees them at each turn.
+pub(super) async fn play<C: Clients + Send + 'static>(
+    clients: C,
     ends: Vec<End>,
     began: Moment,
+    watch: impl FnMut(&C, Moment) + Send + 'static,
     cancel: CancellationToken,
-) -> io::Result<Vec<ReplayReport>> {
-    let (done, reports) = oneshot::channel();
-    let performance = Performance::new(player, began);
+) -> io::Result<Option<C>> {
+    let (done, played) = oneshot::channel();
+    let performance = Performance::new(clients, began);
     let thread = std::thread::Builder::new().name("replay".into());
     thread.spawn(move || {
-        let played = performance.run(&ends, &cancel);
+        let played = performance.run(&ends, watch, &cancel);
         // Who hears that it is over finds nothing of it.
         drop(ends);
-        // Whoever waits may have gone: then nobody wants the reports.
+        // Whoever waits may have gone: then nobody wants it.
         drop(done.send(played));
     })?;
-    reports.await.map_err(io::Error::other)?
+    played.await.map_err(io::Error::other)?
 }
 
-struct Performance {
-    player: Player,
+struct Performance<C> {
+    clients: C,
     began: Moment,
     since: Instant,
     /// For ends that are full, in order.
     waiting: VecDeque<(usize, Vec<u8>)>,
 }
 
-impl Performance {
-    fn new(player: Player, began: Moment) -> Self {
-        Self { player, began, since: Instant::now(), waiting: VecDeque::new() }
+impl<C: Clients> Performance<C> {
+    fn new(clients: C, began: Moment) -> Self {
+        Self { clients, began, since: Instant::now(), waiting: VecDeque::new() }
     }
 
     fn now(&self) -> Moment {
         self.began.plus(self.since.elapsed())
     }
 
-    fn run(mut self, ends: &[End], cancel: &CancellationToken) -> io::Result<Vec<ReplayReport>> {
+    fn run(
+        mut self,
+        ends: &[End],
+        mut watch: impl FnMut(&C, Moment),
+        cancel: &CancellationToken,
+    ) -> io::Result<Option<C>> {
         let by_address: HashMap<Ipv4Addr, usize> = ends.iter().enumerate().map(|(at, end)| (end.address, at)).collect();
         let mut events: Vec<PollFd<'_>> = ends.iter().map(|end| PollFd::new(&end.socket, PollFlags::IN)).collect();
         let (mut room, mut over) = ([0; ROOM], None);
         while !cancel.is_cancelled() {
-            let next = self.player.poll(self.now());
+            let next = self.clients.poll(self.now());
             self.send(ends, &by_address);
+            watch(&self.clients, self.now());
             if next.is_none() && *over.get_or_insert_with(Instant::now) + LINGER <= Instant::now() {
-                return Ok(self.player.reports());
+                return Ok(Some(self.clients));
             }
             let until = next.map_or(LONGEST, |next| next.since(self.now()));
             let limit = if self.waiting.is_empty() { LONGEST } else { FULL };
@@ -127,7 +132,7 @@ impl Performance {
                 }
             }
         }
-        Ok(Vec::new())
+        Ok(None)
     }
 
     fn hear(&mut self, end: &End, room: &mut [u8]) {
@@ -135,7 +140,7 @@ impl Performance {
             // Nobody but the switch sends here; what cannot be read now is read in the next turn.
             let Ok(length) = end.socket.recv(room) else { return };
             let now = self.now();
-            self.player.handle_frame(now, &room[..length]);
+            self.clients.handle_frame(now, &room[..length]);
         }
     }
 
@@ -146,7 +151,7 @@ impl Performance {
                 break;
             }
         }
-        for mut frame in self.player.frames() {
+        for mut frame in self.clients.frames() {
             let sender = frame.get(SENDER).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
             let Some(at) = sender.and_then(|octets| by_address.get(&Ipv4Addr::from(octets)).copied()) else { continue };
             frame[LINK_SENDER].copy_from_slice(&ends[at].mac.0);

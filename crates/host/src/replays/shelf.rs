@@ -1,14 +1,14 @@
-//! What of a replay is on disk: its recording, whether it has begun, and how it ended.
+//! What of a replay or a load is on disk: its recording, whether it has begun, and how it ended.
 //!
 //! Owns the three files and what is read from them after a kill at any point.
 
 use std::{io, path::PathBuf};
 
 use futures::{StreamExt, stream::BoxStream};
-use lucarne_model::{ErrorCode, ReplayId, instance::StateReason, replay::ReplayStage};
+use lucarne_model::{ErrorCode, instance::StateReason};
 use tokio::{fs, io::AsyncWriteExt, task::spawn_blocking};
 
-use super::failed;
+use super::{failed, playbill::Piece};
 use crate::{
     durable::{self, Outlives},
     layout::Layout,
@@ -17,29 +17,29 @@ use crate::{
 /// What a recording may have to be played: all of it is in memory meanwhile, taken apart.
 const LARGEST: u64 = 128 << 20;
 
-/// The folder of one replay.
-#[derive(Clone, Debug)]
-pub(super) struct Shelf {
-    id: ReplayId,
+/// The folder of one of them.
+#[derive(Debug)]
+pub(super) struct Shelf<P: Piece> {
+    id: P::Id,
     folder: PathBuf,
 }
 
-impl Shelf {
-    pub(super) fn of(layout: &Layout, id: ReplayId) -> Self {
-        Self { id, folder: layout.replays().join(id.to_string()) }
+impl<P: Piece> Shelf<P> {
+    pub(super) fn of(layout: &Layout, id: P::Id) -> Self {
+        Self { id, folder: P::folder(layout).join(id.to_string()) }
     }
 
     /// Those that there are.
     pub(super) async fn all(layout: &Layout) -> Vec<Self> {
         let mut found = Vec::new();
-        let Ok(mut entries) = fs::read_dir(layout.replays()).await else { return found };
+        let Ok(mut entries) = fs::read_dir(P::folder(layout)).await else { return found };
         while let Ok(Some(entry)) = entries.next_entry().await {
             found.extend(entry.file_name().to_str().and_then(|name| name.parse().ok()).map(|id| Self::of(layout, id)));
         }
         found
     }
 
-    pub(super) const fn id(&self) -> ReplayId {
+    pub(super) const fn id(&self) -> P::Id {
         self.id
     }
 
@@ -54,16 +54,16 @@ impl Shelf {
     }
 
     /// How it stands when an agent starts. One that had begun has failed, and one that had not is begun anew.
-    pub(super) async fn settle(&self) -> ReplayStage {
+    pub(super) async fn settle(&self) -> P::Stage {
         let end = fs::read(self.end()).await.ok().and_then(|octets| serde_json::from_slice(&octets).ok());
         if let Some(stage) = end {
             return stage;
         }
         if !fs::try_exists(self.begun()).await.unwrap_or(false) {
-            return ReplayStage::Fetching;
+            return P::FIRST;
         }
         let reason = failed(ErrorCode::HostUnreachable, "the host's agent was ended while it played");
-        let stage = ReplayStage::Failed { reason };
+        let stage = P::failed(reason);
         self.note_end(&stage).await;
         stage
     }
@@ -100,11 +100,15 @@ impl Shelf {
     /// From here on it is played once or not at all.
     pub(super) async fn note_begun(&self) -> io::Result<()> {
         let path = self.begun();
-        spawn_blocking(move || durable::replace(&path, b"", Outlives::Process)).await.map_err(io::Error::other)?
+        let write = move || {
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            durable::replace(&path, b"", Outlives::Process)
+        };
+        spawn_blocking(write).await.map_err(io::Error::other)?
     }
 
     /// Before it is told. One that cannot be written is told all the same: only a killed agent would lose it.
-    pub(super) async fn note_end(&self, stage: &ReplayStage) {
+    pub(super) async fn note_end(&self, stage: &P::Stage) {
         let (path, json) = (self.end(), serde_json::to_vec(stage));
         let write = move || {
             path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
@@ -112,7 +116,7 @@ impl Shelf {
         };
         let written = spawn_blocking(write).await.map_err(io::Error::other).and_then(|written| written);
         if let Err(error) = written {
-            tracing::warn!(%error, replay = %self.id, "how a replay ended could not be kept on disk");
+            tracing::warn!(%error, id = %self.id, "how {} ended could not be kept on disk", P::NOUN);
         }
         // Nobody reads it again.
         let _ = fs::remove_file(self.recording()).await;

@@ -1,22 +1,27 @@
-//! A replay on a host, against a switch that is a socket.
+//! Replays and loads on a host, against a switch that is a socket.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, os::unix::net::UnixDatagram, sync::Arc, time::Duration};
 
 use lucarne_model::{
-    AccountId, InstanceId, InterfaceId, MacAddress, Moment, SubnetId, VpcId,
+    AccountId, InstanceId, InterfaceId, LoadId, MacAddress, Moment, ReplayId, SubnetId, VpcId,
     flow::Direction,
+    load::{LoadKind, LoadReport, LoadStage, LoadTarget, LoadTerms},
     pcapng,
-    replay::{ReplayReport, ReplaySpeed},
+    replay::{ReplayPort, ReplayReport, ReplaySpeed, ReplayStage},
 };
 use lucarne_replica::{
     AddressMap,
+    clients::Clients,
+    load::asking::{Asking, Order},
     replay::{
         player::{Play, Player},
-        recorded::{self, Recorded},
+        recorded,
     },
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{performance::End, *};
+use super::{performance::End, playbill::Piece, shelf::Shelf, *};
+use crate::layout::Layout;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const OWN: MacAddress = MacAddress([2, 0, 0, 0, 0, 9]);
@@ -34,7 +39,7 @@ fn turned(frame: &[u8]) -> Vec<u8> {
 }
 
 /// So many questions, a twentieth of a second apart, each answered.
-fn recording(questions: u64) -> Arc<Recorded> {
+fn recording(questions: u64) -> Arc<recorded::Recorded> {
     let interface = pcapng::Interface {
         account: AccountId::from_bits(1),
         instance: InstanceId::from_bits(2),
@@ -81,30 +86,57 @@ fn switch(socket: UnixDatagram, guest: std::path::PathBuf, answers: usize) -> st
     })
 }
 
-async fn performed(questions: u64, answers: usize) -> (Vec<ReplayReport>, usize) {
+async fn performed<C: Clients + Send + 'static>(clients: C, answers: usize) -> (C, usize) {
     let folder = tempfile::tempdir().unwrap();
     let [theirs, guest] = ["switch", "guest"].map(|name| folder.path().join(name));
     let (interface, instance) = (InterfaceId::from_bits(2), InstanceId::from_bits(2));
     let port = ReplayPort { interface, instance, address: CLIENT, mac: OWN };
     let switch = switch(UnixDatagram::bind(&theirs).unwrap(), guest.clone(), answers);
     let ends = vec![End::bind(&port, theirs, guest.clone()).unwrap()];
-    let reports = performance::play(player(questions), ends, Moment::from_secs(1), CancellationToken::new()).await;
+    let began = Moment::from_secs(1);
+    let played = performance::play(clients, ends, began, |_, _| {}, CancellationToken::new()).await;
     assert!(!guest.exists());
-    (reports.unwrap(), switch.join().unwrap())
+    (played.unwrap().unwrap(), switch.join().unwrap())
+}
+
+async fn replayed(questions: u64, answers: usize) -> (Vec<ReplayReport>, usize) {
+    let (player, came) = performed(player(questions), answers).await;
+    (player.reports(), came)
+}
+
+/// Ten datagrams in a second to the port of the recording's server.
+fn terms() -> LoadTerms {
+    let (to, kind) = (LoadTarget::Instance(InstanceId::from_bits(2)), LoadKind::Udp);
+    LoadTerms { to, port: 53, kind, path: None, from: None, clients: 3, rate: Some(10), seconds: 1, size: 7 }
+}
+
+async fn loaded(answers: usize) -> (LoadReport, usize) {
+    let address = Ipv4Addr::new(10, 0, 0, 2);
+    let order = Order { terms: terms(), address, sources: vec![CLIENT], mtu: 1400, seed: 1 };
+    let (asking, came) = performed(Asking::new(order, Moment::from_secs(1)), answers).await;
+    (asking.report(), came)
 }
 
 #[tokio::test]
 async fn what_was_recorded_goes_through_the_port_from_the_clients_own_addresses_and_comes_back() {
-    let (reports, came) = performed(4, 100).await;
+    let (reports, came) = replayed(4, 100).await;
     let told: Vec<_> = reports.iter().map(|report| (report.score, report.exchanges.as_recorded)).collect();
     assert_eq!((told, came), (vec![(Some(100), 4); 2], 8));
 }
 
 #[tokio::test]
 async fn what_the_duplicate_does_not_answer_is_missing_in_the_report_of_its_round() {
-    let (reports, came) = performed(2, 2).await;
+    let (reports, came) = replayed(2, 2).await;
     let told: Vec<_> = reports.iter().map(|report| (report.score, report.exchanges.missing)).collect();
     assert_eq!((told, came), (vec![(Some(100), 0), (Some(0), 2)], 4));
+}
+
+#[tokio::test]
+async fn what_is_made_up_goes_through_the_port_in_its_time_and_its_answers_are_counted() {
+    let (report, came) = loaded(100).await;
+    assert_eq!((report.sent, report.answered, came), (10, 10, 10));
+    assert_eq!((report.octets_sent, report.octets_answered), (70, 70));
+    assert!(report.elapsed_millis >= 900 && report.latency.count == 10, "{report:?}");
 }
 
 #[tokio::test]
@@ -119,8 +151,8 @@ async fn a_replay_that_nobody_wants_any_more_ends_at_once() {
     let end = End::bind(&port, folder.path().join("nobody"), folder.path().join("guest")).unwrap();
     let cancel = CancellationToken::new();
     cancel.cancel();
-    let reports = performance::play(player(1000), vec![end], Moment::from_secs(1), cancel).await;
-    assert_eq!(reports.unwrap(), []);
+    let played = performance::play(player(1000), vec![end], Moment::from_secs(1), |_, _| {}, cancel).await;
+    assert!(played.unwrap().is_none());
 }
 
 /// What had begun cannot go on, and what had not is begun anew.
@@ -128,7 +160,7 @@ async fn a_replay_that_nobody_wants_any_more_ends_at_once() {
 async fn after_a_kill_the_shelf_says_how_a_replay_stands() {
     let folder = tempfile::tempdir().unwrap();
     let layout = Layout::new(folder.path().into());
-    let shelf = Shelf::of(&layout, ReplayId::from_bits(1));
+    let shelf = Shelf::<Recorded>::of(&layout, ReplayId::from_bits(1));
     let octets = || futures::StreamExt::boxed(futures::stream::iter([Ok(bytes::Bytes::from_static(b"frames"))]));
     shelf.fill(octets()).await.unwrap();
     assert_eq!(shelf.settle().await, ReplayStage::Fetching);
@@ -139,7 +171,26 @@ async fn after_a_kill_the_shelf_says_how_a_replay_stands() {
         matches!(&failed, ReplayStage::Failed { reason } if reason.code == lucarne_model::ErrorCode::HostUnreachable)
     );
     assert_eq!(shelf.settle().await, failed);
-    assert_eq!(Shelf::all(&layout).await.len(), 1);
+    assert_eq!(Shelf::<Recorded>::all(&layout).await.len(), 1);
     shelf.clear().await.unwrap();
-    assert!(Shelf::all(&layout).await.is_empty());
+    assert!(Shelf::<Recorded>::all(&layout).await.is_empty());
+}
+
+/// As of a replay: the duplicate has moved on, and what was measured has a hole.
+#[tokio::test]
+async fn after_a_kill_a_load_that_had_begun_has_failed_and_one_that_had_not_is_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::new(folder.path().into());
+    let shelf = Shelf::<MadeUp>::of(&layout, LoadId::from_bits(1));
+    assert_eq!(shelf.settle().await, LoadStage::Preparing);
+    shelf.note_begun().await.unwrap();
+    let failed = shelf.settle().await;
+    assert!(
+        matches!(&failed, LoadStage::Failed { reason } if reason.code == lucarne_model::ErrorCode::HostUnreachable)
+    );
+    assert!(MadeUp::is_over(&failed));
+    let done = Shelf::<MadeUp>::of(&layout, LoadId::from_bits(2));
+    let stage = LoadStage::Done { report: LoadReport { sent: 3, ..LoadReport::default() } };
+    done.note_end(&stage).await;
+    assert_eq!((done.settle().await, Shelf::<MadeUp>::all(&layout).await.len()), (stage, 2));
 }

@@ -26,6 +26,7 @@ pub(crate) mod host;
 pub(crate) mod identity;
 pub(crate) mod image;
 pub(crate) mod instance;
+pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod manifest;
 pub(crate) mod measurements;

@@ -1,5 +1,5 @@
-//! The rows of what is made of running networks: their duplicates, what was recorded of them, what of that was played, and the
-//! orders for duplicates and recordings.
+//! The rows of what is made of running networks: their duplicates, what was recorded of them, what of that was played, what was
+//! made up and asked of them, and the orders for duplicates and recordings.
 //!
 //! Owns these rows of the table; what a row is, is [`super::Kind`]'s word.
 
@@ -75,6 +75,31 @@ pub(crate) static REPLAY: Kind = Kind {
     list: list!(list_replays),
     show: show!(get_replay, InvalidReplayNotFound),
     delete: delete!(delete_replay, InvalidReplayNotFound),
+};
+
+pub(crate) static LOAD: Kind = Kind {
+    noun: "load",
+    prefix: "load-",
+    names: BY_TAG,
+    not_found: ErrorCode::InvalidLoadNotFound,
+    columns: &[
+        ("ID", "id"),
+        ("NAME", "tags.Name"),
+        ("REPLICA", "replica"),
+        ("TO", "address"),
+        ("PORT", "terms.port"),
+        ("KIND", "terms.kind"),
+        ("RATE", "terms.rate"),
+        ("STATE", "state"),
+        ("SENT", "report.sent"),
+        ("ANSWERED", "report.answered"),
+        ("P99 µs", "report.latency.p99_micros"),
+        ("CREATED", "created"),
+        ("REASON", "state_reason.message"),
+    ],
+    list: list!(list_loads),
+    show: show!(get_load, InvalidLoadNotFound),
+    delete: delete!(delete_load, InvalidLoadNotFound),
 };
 
 pub(crate) static TRIGGER: Kind = Kind {

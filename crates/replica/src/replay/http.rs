@@ -93,16 +93,16 @@ fn feed(reader: &mut Reader, stream: &Stream) {
 
 /// Takes one side's octets, and tells its messages.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     side: Side,
     state: State,
     line: Vec<u8>,
     current: Message,
     /// Octets taken.
     taken: usize,
-    pub(super) messages: Vec<Message>,
+    pub(crate) messages: Vec<Message>,
     /// What came is no HTTP/1, or such that nobody can say where it ends.
-    pub(super) broken: bool,
+    pub(crate) broken: bool,
 }
 
 #[derive(Debug)]
@@ -125,9 +125,9 @@ enum State {
 
 /// A request or a response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Message {
+pub(crate) struct Message {
     /// 0 of a request.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     head_only: bool,
     pub(super) body: Body,
     pub(super) began: Moment,
@@ -156,7 +156,7 @@ impl Reader {
     }
 
     /// Of the answers to requests; of each, whether its answer has no body.
-    pub(super) fn of_answers(head_only: Vec<bool>) -> Self {
+    pub(crate) fn of_answers(head_only: Vec<bool>) -> Self {
         Self::new(Side::Server(head_only))
     }
 
@@ -165,7 +165,7 @@ impl Reader {
         Self { side, state: State::Head, line, current: Message::NEW, taken: 0, messages, broken: false }
     }
 
-    pub(super) fn take(&mut self, mut octets: &[u8], at: Moment) {
+    pub(crate) fn take(&mut self, mut octets: &[u8], at: Moment) {
         while !octets.is_empty() && !self.broken {
             let taken = match self.state {
                 State::Body(left) | State::Chunk(left) => self.take_body(octets, left),
@@ -177,7 +177,7 @@ impl Reader {
     }
 
     /// The side has sent all that it will, and `ended` says so itself.
-    pub(super) fn end(&mut self, ended: bool) {
+    pub(crate) fn end(&mut self, ended: bool) {
         let begun = self.state != State::Head;
         if ended && begun && !self.broken {
             self.complete();

@@ -16,14 +16,14 @@ mod ends;
 mod hearing;
 pub mod http;
 mod link;
-mod packet;
+pub(crate) mod packet;
 pub mod player;
 pub mod recorded;
 pub mod stream;
-mod tally;
-mod tcp_client;
+pub(crate) mod tally;
+pub(crate) mod tcp_client;
 mod timing;
 mod verdict;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,11 +14,14 @@ use smoltcp::{
 const LINK_HEADER: usize = 14;
 const IPV4: [u8; 2] = [0x08, 0x00];
 const HOP_LIMIT: u8 = 64;
+/// Type and code.
+const PORT_UNREACHABLE: [u8; 2] = [3, 3];
+const ICMP_HEADER: usize = 8;
 /// DCCP and UDP-Lite: their checksums count addresses, so that they cannot be played from others.
 const COUNTS_ADDRESSES: [u8; 2] = [33, 136];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     Tcp,
     Udp,
     /// None with ports.
@@ -27,34 +30,34 @@ pub(super) enum Protocol {
 
 /// A packet of IPv4.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Packet<'a> {
+pub(crate) struct Packet<'a> {
     /// Port 0 where there are none.
-    pub(super) source: SocketAddrV4,
-    pub(super) destination: SocketAddrV4,
-    pub(super) content: Content<'a>,
+    pub(crate) source: SocketAddrV4,
+    pub(crate) destination: SocketAddrV4,
+    pub(crate) content: Content<'a>,
     /// All of it, without the link's header.
-    pub(super) octets: &'a [u8],
+    pub(crate) octets: &'a [u8],
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Content<'a> {
+pub(crate) enum Content<'a> {
     Tcp(Segment<'a>),
     Udp(&'a [u8]),
     Other(u8),
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Segment<'a> {
-    pub(super) sequence: u32,
-    pub(super) acknowledged: Option<u32>,
-    pub(super) opens: bool,
-    pub(super) ends: bool,
-    pub(super) resets: bool,
-    pub(super) octets: &'a [u8],
+pub(crate) struct Segment<'a> {
+    pub(crate) sequence: u32,
+    pub(crate) acknowledged: Option<u32>,
+    pub(crate) opens: bool,
+    pub(crate) ends: bool,
+    pub(crate) resets: bool,
+    pub(crate) octets: &'a [u8],
 }
 
 impl Packet<'_> {
-    pub(super) const fn protocol(&self) -> Protocol {
+    pub(crate) const fn protocol(&self) -> Protocol {
         match self.content {
             Content::Tcp(_) => Protocol::Tcp,
             Content::Udp(_) => Protocol::Udp,
@@ -64,7 +67,7 @@ impl Packet<'_> {
 }
 
 /// None: it holds no whole packet of IPv4, or a fragment of one, or one that cannot be played.
-pub(super) fn parse(frame: &[u8]) -> Option<Packet<'_>> {
+pub(crate) fn parse(frame: &[u8]) -> Option<Packet<'_>> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     if ethernet.ethertype() != EthernetProtocol::Ipv4 {
         return None;
@@ -103,12 +106,12 @@ pub(super) fn parse(frame: &[u8]) -> Option<Packet<'_>> {
 }
 
 /// A packet as a frame from the player to the router.
-pub(super) fn frame(from: MacAddress, packet: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(from: MacAddress, packet: &[u8]) -> Vec<u8> {
     [&MacAddress::ROUTER.0[..], &from.0, &IPV4, packet].concat()
 }
 
 /// A datagram of UDP as a packet.
-pub(super) fn datagram(from: SocketAddrV4, to: SocketAddrV4, content: &[u8]) -> Vec<u8> {
+pub(crate) fn datagram(from: SocketAddrV4, to: SocketAddrV4, content: &[u8]) -> Vec<u8> {
     let udp = UdpRepr { src_port: from.port(), dst_port: to.port() };
     let length = udp.header_len() + content.len();
     let ip = Ipv4Repr {
@@ -127,8 +130,26 @@ pub(super) fn datagram(from: SocketAddrV4, to: SocketAddrV4, content: &[u8]) -> 
     octets
 }
 
+/// The end of a datagram to `server` of which its host says that nobody listens there (RFC 792): the message holds how it began.
+pub(crate) fn refused_datagram(packet: &Packet<'_>, server: SocketAddrV4) -> Option<SocketAddrV4> {
+    let ip = Ipv4Packet::new_checked(packet.octets).ok()?;
+    let message = ip.payload();
+    if ip.next_header() != IpProtocol::Icmp || !message.starts_with(&PORT_UNREACHABLE) {
+        return None;
+    }
+    // The datagram in it is cut, so that its header alone is read.
+    let began = message.get(ICMP_HEADER..)?;
+    let length = usize::from(began.first()? & 0x0f) * 4;
+    let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(began.get(at..at + 4)?).ok()?));
+    let port = |at: usize| Some(u16::from_be_bytes(began.get(length + at..length + at + 2)?.try_into().ok()?));
+    let sent = [SocketAddrV4::new(address(12)?, port(0)?), SocketAddrV4::new(address(16)?, port(2)?)];
+    let is_ours =
+        *began.get(9)? == u8::from(IpProtocol::Udp) && sent[1] == server && *packet.source.ip() == *server.ip();
+    is_ours.then_some(sent[0])
+}
+
 /// The same packet with other addresses, which its content's checksum does not count.
-pub(super) fn readdressed(packet: &[u8], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn readdressed(packet: &[u8], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     let mut octets = packet.to_vec();
     let mut ip = Ipv4Packet::new_unchecked(&mut octets[..]);
     ip.set_src_addr(from);

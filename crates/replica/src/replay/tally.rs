@@ -102,14 +102,14 @@ impl Tally {
 
 /// Spans of time, of which quantiles are asked.
 #[derive(Debug, Default)]
-pub(super) struct Times {
+pub(crate) struct Times {
     counts: BTreeMap<u64, u64>,
     count: u64,
     most: u64,
 }
 
 impl Times {
-    pub(super) fn add(&mut self, micros: u64) {
+    pub(crate) fn add(&mut self, micros: u64) {
         // Eight bits of a number are kept, so that there are few different ones and none is wrong by more than a hundredth.
         let dropped = u64::from((u64::BITS - 8).saturating_sub(micros.leading_zeros()));
         *self.counts.entry(micros >> dropped << dropped).or_default() += 1;
@@ -117,12 +117,12 @@ impl Times {
         self.most = self.most.max(micros);
     }
 
-    fn quantiles(&self) -> Quantiles {
+    pub(crate) fn quantiles(&self) -> Quantiles {
         let [p50_micros, p99_micros] = [50, 99].map(|percent| self.quantile(percent));
         Quantiles { count: self.count, p50_micros, p99_micros, most_micros: self.most }
     }
 
-    fn quantile(&self, percent: u64) -> u64 {
+    pub(crate) fn quantile(&self, percent: u64) -> u64 {
         let wanted = (self.count * percent).div_ceil(100);
         let mut passed = 0;
         let found = self.counts.iter().find(|(_, count)| {

@@ -21,7 +21,7 @@ const RECEIVE_BUFFER: usize = 32 << 10;
 /// What may be on its way; no larger than what will be said at all.
 const SEND_BUFFER: usize = 32 << 10;
 
-pub(super) struct TcpClient {
+pub(crate) struct TcpClient {
     interface: Interface,
     link: Link,
     sockets: SocketSet<'static>,
@@ -33,7 +33,7 @@ pub(super) struct TcpClient {
 
 impl TcpClient {
     /// Connects. `seed` is of the connection's own numbers; `mtu` is the largest packet sent; `says` is how much there is to say.
-    pub(super) fn new(now: Moment, ends: [SocketAddrV4; 2], seed: u64, mtu: usize, says: usize) -> Self {
+    pub(crate) fn new(now: Moment, ends: [SocketAddrV4; 2], seed: u64, mtu: usize, says: usize) -> Self {
         let [local, remote] = ends;
         let mut link = Link::new(mtu);
         let mut config = Config::new(HardwareAddress::Ip);
@@ -64,12 +64,12 @@ impl TcpClient {
         self.sockets.get::<Socket<'_>>(self.socket).state()
     }
 
-    pub(super) fn handle_packet(&mut self, packet: &[u8]) {
+    pub(crate) fn handle_packet(&mut self, packet: &[u8]) {
         self.link.arrived.push_back(packet.to_vec());
     }
 
     /// Takes what has come, sends what there is to send, and gives what was said to `hear`.
-    pub(super) fn poll(&mut self, now: Moment, mut hear: impl FnMut(&[u8])) {
+    pub(crate) fn poll(&mut self, now: Moment, mut hear: impl FnMut(&[u8])) {
         loop {
             self.interface.poll(instant(now), &mut self.link, &mut self.sockets);
             match self.state() {
@@ -99,43 +99,43 @@ impl TcpClient {
     }
 
     /// How much of `octets` was taken to be sent.
-    pub(super) fn say(&mut self, octets: &[u8]) -> usize {
+    pub(crate) fn say(&mut self, octets: &[u8]) -> usize {
         let socket = self.socket();
         if socket.may_send() { socket.send_slice(octets).unwrap_or(0) } else { 0 }
     }
 
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.closed = true;
         self.socket().close();
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.closed = true;
         self.socket().abort();
     }
 
-    pub(super) const fn opening(&self) -> SessionOpening {
+    pub(crate) const fn opening(&self) -> SessionOpening {
         self.opening
     }
     /// The server will say no more.
-    pub(super) fn server_ended(&self) -> bool {
+    pub(crate) fn server_ended(&self) -> bool {
         let state = self.state();
         matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait) || state == State::Closed
     }
     /// Nothing will be said any more, by either side.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(self.state(), State::Closed | State::TimeWait)
     }
-    pub(super) const fn is_closed(&self) -> bool {
+    pub(crate) const fn is_closed(&self) -> bool {
         self.closed
     }
 
     /// Packets to be sent.
-    pub(super) fn packets(&mut self) -> impl Iterator<Item = Vec<u8>> + '_ {
+    pub(crate) fn packets(&mut self) -> impl Iterator<Item = Vec<u8>> + '_ {
         self.link.leaving.drain(..)
     }
 
-    pub(super) fn next_poll(&mut self, now: Moment) -> Option<Moment> {
+    pub(crate) fn next_poll(&mut self, now: Moment) -> Option<Moment> {
         let due = self.interface.poll_at(instant(now), &self.sockets)?;
         Some(Moment(u64::try_from(due.total_micros()).unwrap_or_default()))
     }

@@ -4,4 +4,4 @@ mod film;
 mod playing;
 mod reading;
 mod scoring;
-mod world;
+pub(crate) mod world;

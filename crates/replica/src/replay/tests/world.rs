@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
@@ -21,27 +22,28 @@ use super::super::{
     packet::{self, Content},
     player::Player,
 };
+use crate::clients::Clients;
 
-pub(super) type Answering = fn(&[u8]) -> Option<Vec<u8>>;
+pub(crate) type Answering = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// What the network does to frames.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Weather {
+pub(crate) struct Weather {
     /// Of a hundred frames.
-    pub(super) lost: u64,
-    pub(super) delay_micros: u64,
+    pub(crate) lost: u64,
+    pub(crate) delay_micros: u64,
     /// Up to so much more, for each frame alone.
-    pub(super) jitter_micros: u64,
-    pub(super) seed: u64,
+    pub(crate) jitter_micros: u64,
+    pub(crate) seed: u64,
     /// How much later than it wishes the player is asked.
-    pub(super) asked_late_micros: u64,
+    pub(crate) asked_late_micros: u64,
 }
 
-pub(super) const FAIR: Weather =
+pub(crate) const FAIR: Weather =
     Weather { lost: 0, delay_micros: 100, jitter_micros: 0, seed: 1, asked_late_micros: 0 };
 
 /// A server with a stack for each client's end: one that takes a repeated SYN for another's would answer twice.
-pub(super) struct Server {
+pub(crate) struct Server {
     script: Script,
     stacks: BTreeMap<SocketAddrV4, Stack>,
     pub(super) saw_reset: bool,
@@ -56,13 +58,13 @@ struct Stack {
 
 /// What it says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Script {
+pub(crate) struct Script {
     /// To whoever connects.
-    pub(super) greeting: &'static [u8],
+    pub(crate) greeting: &'static [u8],
     /// What ends a request.
-    pub(super) until: &'static [u8],
+    pub(crate) until: &'static [u8],
     /// To a request; none: it says no more.
-    pub(super) answers: Answering,
+    pub(crate) answers: Answering,
 }
 
 struct Connection {
@@ -76,7 +78,7 @@ const PORT: u16 = 80;
 const MTU: usize = 1500;
 
 impl Server {
-    pub(super) fn new(script: Script) -> Self {
+    pub(crate) fn new(script: Script) -> Self {
         Self { script, stacks: BTreeMap::new(), saw_reset: false }
     }
 
@@ -209,10 +211,18 @@ impl Air {
     }
 }
 
+/// When it begins.
+pub(crate) const BEGINNING: Moment = Moment::from_secs(1_768_500_000);
+
 /// Plays everything, and tells how it went and how long it took.
 pub(super) fn play(player: &mut Player, server: &mut Server, weather: Weather) -> (Vec<ReplayReport>, Duration) {
-    let start = Moment::from_secs(1_768_500_000);
-    let mut now = start;
+    let took = run(player, server, weather);
+    (player.reports(), took)
+}
+
+/// Has clients do all that they do, and tells how long it took.
+pub(crate) fn run(player: &mut (impl Clients + Debug), server: &mut Server, weather: Weather) -> Duration {
+    let mut now = BEGINNING;
     let mut air = Air { weather, flying: BTreeMap::new(), sent: 0, chance: weather.seed };
     let framed = |packets: Vec<Vec<u8>>| packets.into_iter().map(|it| packet::frame(MacAddress::ROUTER, &it));
     for _ in 0..2_000_000 {
@@ -222,7 +232,7 @@ pub(super) fn play(player: &mut Player, server: &mut Server, weather: Weather) -
             // What was sent last arrives too.
             let last = std::mem::take(&mut air.flying).into_values().filter(|(to_player, _)| !to_player);
             last.for_each(|(_, frame)| drop(server.handle(now, &frame)));
-            return (player.reports(), now.since(start));
+            return now.since(BEGINNING);
         };
         air.send(now, true, framed(server.work(now)));
         let asked = asked.plus(Duration::from_micros(weather.asked_late_micros));
