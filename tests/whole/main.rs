@@ -19,6 +19,7 @@ mod records;
 mod refusals;
 mod remote_memory;
 mod replays;
+mod replica_deepening;
 mod replica_faults;
 mod replicas;
 mod ring;

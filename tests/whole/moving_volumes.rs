@@ -19,7 +19,7 @@ const SLOW: Duration = Duration::from_secs(240);
 
 /// Writes a ring of blocks on its volume, and reads each from the disk before it writes the next there. Behind the ring is what
 /// makes the way long enough to be killed on.
-const WRITES: &str = "#!/bin/sh
+pub(crate) const WRITES: &str = "#!/bin/sh
 (until [ -b /dev/vda ]; do sleep 1; done
 dd if=/dev/urandom of=/dev/vda bs=1M seek=4 count=24 conv=notrunc
 sync

@@ -371,6 +371,8 @@ routes! {
     Read GET "/v1/replicas/{replica}" get_replica((ReplicaId,), NoQuery, Nothing) -> Json<Replica>;
     /// Ends a replica, its network and everything in it.
     Administer DELETE "/v1/replicas/{replica}" delete_replica((ReplicaId,), NoQuery, Nothing) -> Json<Replica>;
+    /// Copies what a replica draws on while it runs; then it draws on nothing.
+    Administer POST "/v1/replicas/{replica}/deepen" deepen_replica((ReplicaId,), NoQuery, Nothing) -> Json<Replica>;
     /// Makes a replica that draws on nothing a network in its own right.
     Administer POST "/v1/replicas/{replica}/promote" promote_replica((ReplicaId,), NoQuery, Nothing) -> Json<Replica>;
     /// Begins to play a recording into a duplicate of its network.

@@ -626,6 +626,9 @@ impl Api for Controller {
     async fn delete_replica(&self, call: Of<ReplicaId>) -> Result<Json<Replica>, Problem> {
         services::replicas::delete_replica(self, call).await
     }
+    async fn deepen_replica(&self, call: Of<ReplicaId>) -> Result<Json<Replica>, Problem> {
+        services::replicas::deepen_replica(self, call).await
+    }
     async fn promote_replica(&self, call: Of<ReplicaId>) -> Result<Json<Replica>, Problem> {
         services::replicas::promote_replica(self, call).await
     }

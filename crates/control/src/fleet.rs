@@ -278,6 +278,14 @@ impl Fleet {
         spoken.map(present).unwrap_or_default()
     }
 
+    /// Whether the host says that it has a volume, and that this draws on no other.
+    pub(crate) fn is_whole(&self, host: HostId, volume: VolumeId) -> bool {
+        let all = self.lock();
+        let spoken = all.get(&host).and_then(|heard| heard.report.as_ref());
+        let said = spoken.and_then(|spoken| spoken.report.volumes.iter().find(|one| one.id == volume));
+        said.is_some_and(|one| one.present && !one.draws)
+    }
+
     /// What the host says to have copied for a volume.
     pub(crate) fn copied_for(&self, host: HostId, volume: VolumeId) -> Option<Bytes> {
         let all = self.lock();

@@ -107,6 +107,14 @@ impl ReplicaRecord {
             && (self.draws_on.contains(&id) || source.is_some_and(|source| self.draws_on.contains(source)))
     }
 
+    /// The volumes that it made.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = VolumeId> {
+        self.replica.objects.values().filter_map(|duplicate| match duplicate {
+            ObjectId::Volume(id) => Some(*id),
+            _ => None,
+        })
+    }
+
     /// The instances that it made.
     pub(crate) fn duplicates(&self) -> impl Iterator<Item = InstanceId> {
         self.replica.objects.values().filter_map(|duplicate| match duplicate {

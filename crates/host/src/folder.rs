@@ -81,6 +81,7 @@ impl Folder {
         let warm_states = warm_states.map_err(|cause| Error::Folder { path: layout.warm_states(), cause })?;
         let layered = volumes.iter().filter_map(|(name, _)| layers::volume_of(name)).collect();
         let volumes: BTreeSet<_> = with_suffix(&volumes, ".qcow2");
+        let overlaid = volumes.iter().copied().filter(|volume| layers::has_base(layout, *volume)).collect();
         let known = Known {
             ledger: read_json(&layout.ledger()).filter(Ledger::is_readable).unwrap_or_default(),
             blobs: cached(&blobs),
@@ -94,6 +95,7 @@ impl Folder {
                 .collect(),
             volumes,
             layered,
+            overlaid,
             warm_states: warm_states.into_iter().collect(),
             ..Known::default()
         };

@@ -16,6 +16,7 @@ use lucarne_model::{Bytes, ReplicaId, VolumeId, replica::CopyType, storage::Disk
 use lucarne_vmm::{
     Error,
     driver::{Driver, Layer, VolumeSource},
+    file_below,
 };
 
 use crate::{durable, layout::Layout};
@@ -24,6 +25,8 @@ use crate::{durable, layout::Layout};
 pub(crate) const FROZEN: &str = ".frozen";
 /// What the name of a layer ends with, beside its volume's.
 pub(crate) const LAYER: &str = ".layer";
+/// Of one volume; more are not looked through.
+const MOST_LAYERS: usize = 1000;
 
 fn layer(layout: &Layout, replica: ReplicaId, volume: VolumeId) -> PathBuf {
     layout.volumes().join(format!("{volume}.{replica}{LAYER}"))
@@ -113,6 +116,56 @@ pub(crate) async fn duplicate(
     Ok(Bytes(about.blocks() * 512))
 }
 
+/// Whether what a volume was made from is still below it, whatever of its own lies in between.
+pub(crate) fn has_base(layout: &Layout, volume: VolumeId) -> bool {
+    let (base, own) = (layout.volume_base(volume), format!("{volume}."));
+    let is_own = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        path.parent() == Some(&layout.volumes()) && name.is_some_and(|name| name.starts_with(&own))
+    };
+    let mut file = layout.volume(volume);
+    for _ in 0..MOST_LAYERS {
+        match file_below(&file) {
+            Ok(Some(below)) if below == base => return true,
+            // What a guest's process may have written there leads nowhere else.
+            Ok(Some(below)) if is_own(&below) => file = below,
+            Ok(_) => return false,
+            Err(error) => {
+                tracing::warn!(%volume, %error, "what is below a volume cannot be read");
+                return false;
+            }
+        }
+    }
+    false
+}
+
+/// Makes a volume whole that no VM has open: a copy of all that it holds takes its place.
+pub(crate) async fn complete(driver: &dyn Driver, layout: &Layout, volume: VolumeId) -> Result<(), Error> {
+    let (file, beside) = (layout.volume(volume), layout.volumes().join(format!("{volume}.new")));
+    let failed = |source| Error::File { doing: "make whole", path: file.clone(), source };
+    durable::remove(&beside).map_err(failed)?;
+    driver.snapshot(&file, None, &beside).await?;
+    fs::rename(&beside, &file).and_then(|()| fs::File::open(layout.volumes())?.sync_all()).map_err(failed)
+}
+
+/// Deletes what was below a volume that is whole now, unless something else depends on it.
+pub(crate) fn let_go_below(layout: &Layout, volume: VolumeId) -> io::Result<()> {
+    let (folder, own) = (layout.volumes(), format!("{volume}."));
+    let names = names(&folder)?;
+    let frozen: Vec<&String> = names.iter().filter(|name| name.ends_with(FROZEN) && name.starts_with(&own)).collect();
+    let is_held = |name: &&String| {
+        let replica = name.strip_suffix(FROZEN).and_then(|name| name.split('.').nth(1)?.parse().ok());
+        let is_of_cut = replica.is_none_or(|replica| layout.cut(replica).exists());
+        is_of_cut || fs::metadata(folder.join(name)).is_ok_and(|about| about.nlink() > 1)
+    };
+    // They lie over each other, so they go together.
+    if !frozen.iter().any(is_held) {
+        frozen.into_iter().try_for_each(|name| durable::remove(&folder.join(name)))?;
+        durable::remove(&layout.volume_base(volume))?;
+    }
+    sweep(layout)
+}
+
 /// Deletes a volume, and what was below it or another that is not here any more, unless a duplicate depends on it.
 pub(crate) fn delete(layout: &Layout, volume: VolumeId) -> io::Result<()> {
     // The overlay goes first: a base without one is swept at the next start, the reverse could not be opened.
@@ -195,6 +248,53 @@ mod tests {
         assert_eq!(count(), 7, "the second is over both");
         delete(&layout, second).unwrap();
         assert_eq!(count(), 1, "a volume that is being made keeps its base");
+    }
+
+    /// A qcow2 header that names what is below it.
+    fn over(below: &Path) -> Vec<u8> {
+        let name = below.to_str().unwrap().as_bytes();
+        let mut header = vec![0; 1024];
+        header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        header[8..16].copy_from_slice(&512_u64.to_be_bytes());
+        header[16..20].copy_from_slice(&u32::try_from(name.len()).unwrap().to_be_bytes());
+        header[512..512 + name.len()].copy_from_slice(name);
+        header
+    }
+
+    /// The duplicate was itself duplicated, and that one draws on what was frozen.
+    #[test]
+    fn what_is_below_a_volume_is_seen_through_its_layers_and_goes_when_it_is_whole_and_nobody_needs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().into());
+        fs::create_dir(layout.volumes()).unwrap();
+        let [volume, second] = [1, 2].map(VolumeId::from_bits);
+        let replica = ReplicaId::from_bits(7);
+        let (file, base, frozen) = (layout.volume(volume), layout.volume_base(volume), layout.frozen(volume, replica));
+        fs::write(&base, over(Path::new("/elsewhere"))).unwrap();
+        fs::write(&file, over(&base)).unwrap();
+        assert!(has_base(&layout, volume));
+        fs::write(&frozen, over(&base)).unwrap();
+        fs::hard_link(&frozen, layout.volume_base(second)).unwrap();
+        fs::write(layout.volume(second), over(&layout.volume_base(second))).unwrap();
+        fs::write(&file, over(&frozen)).unwrap();
+        assert!(has_base(&layout, volume) && has_base(&layout, second));
+        for elsewhere in [Path::new("/etc/passwd"), &layout.frozen(second, replica), &file] {
+            fs::write(&file, over(elsewhere)).unwrap();
+            assert!(!has_base(&layout, volume), "{}", elsewhere.display());
+        }
+        fs::write(&file, b"QFI\xfb and no more").unwrap();
+        assert!(!has_base(&layout, volume));
+
+        let_go_below(&layout, volume).unwrap();
+        assert!(frozen.exists() && base.exists(), "the second needs them");
+        let_go_below(&layout, second).unwrap();
+        assert!(!layout.volume_base(second).exists());
+        fs::create_dir_all(layout.cut(replica)).unwrap();
+        let_go_below(&layout, volume).unwrap();
+        assert!(frozen.exists() && base.exists(), "of a cut that is held more can be made");
+        fs::remove_dir(layout.cut(replica)).unwrap();
+        let_go_below(&layout, volume).unwrap();
+        assert!(!frozen.exists() && !base.exists() && file.exists());
     }
 
     #[test]

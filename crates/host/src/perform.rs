@@ -3,7 +3,7 @@
 //! Owns the order of system calls within one step and what each failure means. Which step is due is the reconciler's
 //! decision. Every step may be cut short at any point and begun again.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use lucarne_model::{
     ErrorCode, Evidence, InstanceId, Measurement, Octets, SnapshotId, VolumeId,
@@ -28,6 +28,9 @@ use crate::{
     virtual_tpms::VirtualTpms,
 };
 
+/// Between two looks at a volume that is being made whole.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
 /// What steps are done with.
 #[derive(Clone, Debug)]
 pub(crate) struct Hands {
@@ -42,7 +45,7 @@ pub(crate) struct Hands {
 }
 
 impl Hands {
-    /// A step that goes from host to host breaks off at `cut`.
+    /// A step that goes from host to host, or makes a volume whole, breaks off at `cut`.
     pub(crate) async fn perform(&self, step: &Step, cut: &CancellationToken) -> Result<Product, Failure> {
         let driver = &self.driver;
         match step {
@@ -136,6 +139,11 @@ impl Hands {
                 let began = self.memory.duplicate(spec, of).await;
                 return Ok(Product::Began(began.map_err(|error| duplicate_failure(&error))?));
             }
+            Step::CompleteMemory(instance) => {
+                let told = self.memory.complete(*instance).await;
+                told.map_err(|error| Failure::new(ErrorCode::HypervisorFailed, chain(&error), Prospect::Passing))?;
+            }
+            Step::CompleteVolume { volume, user } => self.complete_volume(*volume, *user, cut).await?,
             Step::Stop { instance, how, .. } => {
                 self.memory.stop(*instance, *how).await.map_err(|error| driver_failure(&error))?;
             }
@@ -200,6 +208,29 @@ impl Hands {
         made.map(|()| Product::Nothing).map_err(|error| driver_failure(&error))
     }
 
+    /// Makes a volume whole; left at `cut` as far as it is.
+    async fn complete_volume(
+        &self,
+        volume: VolumeId,
+        user: Option<InstanceId>,
+        cut: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let failed = |error: lucarne_vmm::Error| Failure { prospect: Prospect::Passing, ..driver_failure(&error) };
+        let (driver, layout) = (self.driver.as_ref(), self.layout.clone());
+        let done = match user {
+            None => cut.run_until_cancelled(layers::complete(driver, &layout, volume)).await.transpose(),
+            Some(user) => match cut.run_until_cancelled(until_whole(driver, user, volume)).await {
+                None => driver.stop_completing(user, volume).await.map(|()| None),
+                done => done.transpose(),
+            },
+        };
+        if done.map_err(failed)?.is_none() {
+            let message = format!("{volume} is made whole later, because something else is to be done with it");
+            return Err(Failure::new(ErrorCode::IncorrectState, message, Prospect::Passing));
+        }
+        blocking("let go of what is below a volume", move || layers::let_go_below(&layout, volume)).await
+    }
+
     /// Gives the base of an overlay a name beside it, so that the cache can forget the blob while the overlay lives.
     async fn link_base(&self, disk: &Blob, base: &std::path::Path) -> Result<(), Failure> {
         match tokio::fs::hard_link(self.layout.blob(&disk.digest), base).await {
@@ -250,6 +281,13 @@ async fn delete(path: PathBuf) -> Result<(), Failure> {
 async fn blocking(doing: &str, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), Failure> {
     let done = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other);
     done.and_then(|result| result).map_err(|error| file_failure(&error, doing))
+}
+
+async fn until_whole(driver: &dyn Driver, user: InstanceId, volume: VolumeId) -> Result<(), lucarne_vmm::Error> {
+    while !driver.complete(user, volume).await? {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 /// Ways that are being opened, and hold until `cut`.

@@ -210,6 +210,9 @@ pub struct ActualVolume {
     /// Of one that was made from another's frozen content since this agent was started: what was copied for it.
     #[serde(default)]
     pub copied: Option<Bytes>,
+    /// Of one that was made from another's frozen content: whether it still is an overlay of that.
+    #[serde(default)]
+    pub draws: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

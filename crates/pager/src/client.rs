@@ -79,6 +79,10 @@ impl Client {
     pub fn set_remote(&mut self, remote: Vec<Borrowing>) -> Result<(), ClientError> {
         self.tell("keep copies elsewhere", &Request::SetRemote { remote })
     }
+    /// See [`Request::FetchAll`].
+    pub fn fetch_all(&mut self) -> Result<(), ClientError> {
+        self.tell("bring all of the memory that it goes on from", &Request::FetchAll)
+    }
     /// See [`Request::Terminate`].
     pub fn terminate(mut self) -> Result<(), ClientError> {
         self.tell("terminate", &Request::Terminate)

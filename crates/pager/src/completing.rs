@@ -34,7 +34,7 @@ pub(crate) fn run(pager: &Arc<Pager>, folder: &Path) {
                     tracing::warn!(instance = %pager.instance, %error, "that a duplicate is whole is not noted")
                 }
             }
-        } else if parent.is_to_be_whole
+        } else if parent.is_to_be_whole()
             && let Err(error) = fetch_all(pager, parent, (&mut disk, &mut room))
         {
             return pager.give_up(&error);

@@ -71,6 +71,8 @@ pub enum Request {
     LetGo {
         name: String,
     },
+    /// Of a guest that goes on from another: bring all of that one's memory here, beside what is asked for; answered at once.
+    FetchAll,
     Statistics,
     /// End the pager, forget the key and delete the store. The answer is the last thing that it does. To be asked once
     /// the VM has ended: a VM that still runs stands still at its next fault.

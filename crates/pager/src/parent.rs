@@ -11,7 +11,10 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -61,7 +64,7 @@ pub(crate) struct Parent {
     pages: u64,
     line: Mutex<Option<Line>>,
     /// Whether all of it is to be fetched.
-    pub(crate) is_to_be_whole: bool,
+    is_to_be_whole: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -85,9 +88,18 @@ impl Parent {
     /// Reaches the capture of this name at the pager that listens at `control`, of a guest of so many pages.
     pub(crate) fn reach(control: &Path, capture: &str, pages: u64, is_to_be_whole: bool) -> Result<Self, ParentError> {
         let (control, capture) = (control.to_owned(), capture.to_owned());
+        let is_to_be_whole = AtomicBool::new(is_to_be_whole);
         let parent = Self { control, capture, pages, line: Mutex::default(), is_to_be_whole };
         *locked(&parent.line) = Some(parent.open()?);
         Ok(parent)
+    }
+
+    /// All of it is to be fetched from now on.
+    pub(crate) fn want_all(&self) {
+        self.is_to_be_whole.store(true, Ordering::Relaxed);
+    }
+    pub(crate) fn is_to_be_whole(&self) -> bool {
+        self.is_to_be_whole.load(Ordering::Relaxed)
     }
 
     /// Where the pages of the duplicate are before any was fetched, or after those that were.

@@ -28,6 +28,7 @@ use crate::{
     eviction::Wish,
     exit::Exit,
     pager::Pager,
+    source::Ancestor,
 };
 
 /// Connections at once; more are closed unheard.
@@ -134,6 +135,12 @@ impl Server {
             Request::SetPolicy { policy } => self.change_policy(policy),
             Request::SetRemote { remote } => {
                 self.pager.sources.remote.set(remote);
+                Reply::Done
+            }
+            Request::FetchAll => {
+                if let Ancestor::Parent(parent) = &self.pager.sources.ancestor {
+                    parent.want_all();
+                }
                 Reply::Done
             }
             Request::EvictAll => self.evict_all(),

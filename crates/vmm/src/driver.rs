@@ -352,6 +352,12 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Whether the VM writes to that layer.
     async fn has_over(&self, instance: InstanceId, volume: VolumeId, layer: &Layer) -> bool;
 
+    /// Brings what is below a volume of a VM that runs into the volume's own file, while its guest goes on; true once nothing is
+    /// below it. To be called until then: what there is to do is done between the calls, and what was done counts whoever dies.
+    async fn complete(&self, instance: InstanceId, volume: VolumeId) -> Result<bool, Error>;
+    /// Leaves that at what was done. Nothing is being done: does nothing.
+    async fn stop_completing(&self, instance: InstanceId, volume: VolumeId) -> Result<(), Error>;
+
     /// Makes the file of a new volume. The file exists whole or not at all. Existing already: does nothing.
     async fn create_volume(&self, path: &std::path::Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error>;
     /// Copies the volume's content at one instant to a self-contained qcow2 file at `to`; `user` is the VM that has it.

@@ -5,7 +5,14 @@
 
 mod header;
 
-use std::{fs::File, io::Read, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::Read,
+    os::unix::{ffi::OsStringExt, fs::FileExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use lucarne_model::{Bytes, storage::DiskFormat};
 use serde::Deserialize;
@@ -44,6 +51,18 @@ pub async fn inspect_image(path: &Path) -> Result<ImageInfo, Error> {
         second_opinion(&program, path, info).await?;
     }
     Ok(info)
+}
+
+/// The file that a qcow2 file says to be below it, as it is named there: a VM's process can have written what it likes.
+pub fn file_below(path: &Path) -> Result<Option<PathBuf>, Error> {
+    let failed = |error| Error::file("read", path, error);
+    let file = File::open(path).map_err(failed)?;
+    let mut beginning = Vec::new();
+    (&file).take(header::LENGTH as u64).read_to_end(&mut beginning).map_err(failed)?;
+    let Some((at, length)) = header::below(&beginning) else { return Ok(None) };
+    let mut name = vec![0; length];
+    file.read_exact_at(&mut name, at).map_err(failed)?;
+    Ok(Some(PathBuf::from(OsString::from_vec(name))))
 }
 
 /// The first half of [`inspect_image`]: what the file's beginning says.

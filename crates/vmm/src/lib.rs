@@ -27,6 +27,6 @@ mod virtual_tpm;
 mod volumes;
 
 pub use error::Error;
-pub use image::{ImageInfo, MAX_VIRTUAL_SIZE, inspect_image};
+pub use image::{ImageInfo, MAX_VIRTUAL_SIZE, file_below, inspect_image};
 pub use measuring::{devices_digest, warm_state_digest};
 pub use ring::contents as console_contents;

@@ -11,6 +11,7 @@
 mod acceleration;
 mod adoption;
 mod command_line;
+mod completing;
 mod disks;
 mod keeper;
 mod migration;
@@ -378,6 +379,17 @@ impl Driver for Qemu {
 
     async fn has_over(&self, instance: InstanceId, volume: VolumeId, layer: &Layer) -> bool {
         self.running(instance).is_ok_and(|vm| vm.has_over(volume, layer))
+    }
+
+    async fn complete(&self, instance: InstanceId, volume: VolumeId) -> Result<bool, Error> {
+        self.running(instance)?.complete(volume).await
+    }
+
+    async fn stop_completing(&self, instance: InstanceId, volume: VolumeId) -> Result<(), Error> {
+        match self.running(instance) {
+            Ok(vm) => vm.stop_completing(volume).await,
+            Err(_) => Ok(()),
+        }
     }
 
     async fn create_volume(&self, path: &Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error> {

@@ -4,7 +4,7 @@
 //! process table says it, and a file could lie.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -74,6 +74,9 @@ pub(crate) struct Record {
     /// that QEMU has not put there yet: at adoption it is asked.
     #[serde(default)]
     pub(crate) layers: BTreeMap<VolumeId, Vec<String>>,
+    /// Of these, those whose first node is gone, because all that it held was brought into the layers.
+    #[serde(default)]
+    pub(crate) whole: BTreeSet<VolumeId>,
     /// What it was measured as, of one that was held at its start.
     #[serde(default)]
     pub(crate) measured: Option<Measured>,
@@ -90,7 +93,16 @@ pub(crate) struct Record {
 impl Record {
     pub(crate) fn new(spec: MachineSpec) -> Self {
         let (disks, layers) = (spec.disks.clone(), BTreeMap::new());
-        Self { version: VERSION, disks, spec, layers, measured: None, held: false, coming: false }
+        Self {
+            version: VERSION,
+            disks,
+            spec,
+            layers,
+            whole: BTreeSet::new(),
+            measured: None,
+            held: false,
+            coming: false,
+        }
     }
 
     /// What the VM was found to be, without the files that were looked at.

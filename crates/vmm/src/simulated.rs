@@ -421,6 +421,18 @@ impl Driver for Simulated {
         false
     }
 
+    async fn complete(&self, instance: InstanceId, volume: VolumeId) -> Result<bool, Error> {
+        let step = "making a disk whole";
+        let has = self.machine(instance)?.disks.iter().any(|disk| disk.volume == volume);
+        pass(self.settings.volume).await;
+        let none = || Error::Refused { instance, step, reason: format!("it has no {volume}") };
+        has.then_some(true).ok_or_else(none)
+    }
+
+    async fn stop_completing(&self, _: InstanceId, _: VolumeId) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn create_volume(&self, path: &Path, size: Bytes, source: VolumeSource<'_>) -> Result<(), Error> {
         self.make_file(path, format!("a simulated volume of {size}: {source:?}\n")).await
     }

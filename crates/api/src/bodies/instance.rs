@@ -92,6 +92,8 @@ pub enum JobKind {
     Replicate,
     /// A duplicate and all in it is ended.
     EndReplica,
+    /// What a duplicate draws on is copied, so that it draws on nothing.
+    DeepenReplica,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

@@ -5,6 +5,7 @@
 //! happen meanwhile is refused by [`standing`], which also says what hosts are told.
 
 mod admission;
+mod deepening;
 mod flows;
 mod making;
 pub(crate) mod removal;
@@ -48,7 +49,7 @@ use crate::{
 
 pub(super) use self::admission::{LONGEST, admit};
 pub(crate) use self::flows::compare_replica_flows;
-pub(crate) use self::standing::{Stages, check_free, check_rooted, desired_cuts};
+pub(crate) use self::standing::{FIRST, Stages, check_free, check_rooted, desired_cuts};
 
 pub(crate) async fn plan_replica(
     controller: &Controller,
@@ -125,10 +126,11 @@ fn end(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Problem>
     replays::end_with(tx, &record.replica)?;
     loads::end_with(tx, &record.replica, ErrorCode::InvalidReplicaNotFound, "deleted")?;
     record.replica.changed = tx.now();
+    let message = "it was deleted while it was being made";
     let unfinished = tx.referring::<JobRecord>(Scope::Everything, id)?.into_iter().find(|job| !job.is_finished());
+    let unfinished = deepening::give_up(tx, unfinished)?;
     if let Some(mut making) = unfinished {
-        let message = "it was deleted while it was being made".into();
-        let reason = StateReason { code: ErrorCode::IncorrectState, message };
+        let reason = StateReason { code: ErrorCode::IncorrectState, message: message.into() };
         record.replica.state_reason.get_or_insert(reason.clone());
         steps::turn_round(&mut making, reason, tx.now());
         tx.put(&making)?;
@@ -140,6 +142,16 @@ fn end(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Problem>
     }
     tx.put(&record)?;
     Ok(record.replica)
+}
+
+pub(crate) async fn deepen_replica(
+    controller: &Controller,
+    call: Call<Caller, (ReplicaId,), NoQuery, Nothing>,
+) -> Result<Json<Replica>, Problem> {
+    let (scope, id) = (call.caller.scope(), call.path.0);
+    let replica = controller.change(&call, move |tx| deepening::begin(tx, scope, id)).await?;
+    controller.workflows.resume_at(id).await?;
+    Ok(Json(replica))
 }
 
 pub(crate) async fn promote_replica(
@@ -157,7 +169,7 @@ fn promote(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Prob
         ReplicaState::Available if record.stage == Stage::LetGo => {}
         ReplicaState::Available => {
             let detail = format!(
-                "{id} still draws on its source; a network of its own is one that was made with `--copy deep` throughout"
+                "{id} still draws on its source; make it deep first (`lucarne replica deepen`) and promote it when it is available"
             );
             return Err(Problem::new(ErrorCode::ReplicaDependsOnSource, detail));
         }

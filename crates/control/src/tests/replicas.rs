@@ -1,5 +1,6 @@
 //! Replicas as their users meet them; the hosts here are this test, which plays what it is told.
 
+mod deepening;
 mod loads;
 mod triggers;
 
@@ -27,6 +28,8 @@ struct Host {
     silent: bool,
     /// Pages that its duplicates still draw from their sources.
     snapshot: u64,
+    /// Its duplicated volumes are overlays.
+    draws: bool,
     /// How full its instances' buckets are, in thousandths.
     bucket: u64,
     /// What it tells of loads.
@@ -51,7 +54,17 @@ async fn host(cloud: &Cloud, name: &str) -> Host {
     assert_eq!(status, 201, "{enrolled}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (id, key) = (text(&enrolled["host"]), text(&enrolled["host_key"]));
-    Host { id, key, until: Until::Running, fails: false, silent: false, snapshot: 0, bucket: 0, loads: Vec::new() }
+    Host {
+        id,
+        key,
+        until: Until::Running,
+        fails: false,
+        silent: false,
+        snapshot: 0,
+        draws: false,
+        bucket: 0,
+        loads: Vec::new(),
+    }
 }
 
 fn id_of(path: &str) -> &str {
@@ -106,8 +119,8 @@ impl Host {
         let desired = self.desired(cloud).await;
         let all = &desired["instances"];
         let copied = |one: &Value| (one["content"]["kind"] == "duplicate").then_some(8192);
-        let volume =
-            |one: &Value| json!({"id": one["id"], "present": one["present"], "reason": null, "copied": copied(one)});
+        let draws = |one: &Value| self.draws && one["content"]["kind"] == "duplicate";
+        let volume = |one: &Value| json!({"id": one["id"], "present": one["present"], "reason": null, "copied": copied(one), "draws": draws(one)});
         let memory = json!({"total": MIB, "resident": 0, "compressed": 0, "shared": 0, "overhead": 0, "pool": 0,
             "free": MIB, "paging": {"kind": "available"}, "cpu_weights": {"kind": "available"}});
         let report = json!({"version": desired["version"],

@@ -339,6 +339,7 @@ async fn hold(job: &JobRecord, edge: &str) {
         JobKind::Migrate => "migrate",
         JobKind::Replicate => "replicate",
         JobKind::EndReplica => "end-replica",
+        JobKind::DeepenReplica => "deepen-replica",
     };
     let undo = if job.job.state == JobState::Undoing { "undo-" } else { "" };
     hold_at(&format!("{kind}.{}.{undo}{edge}", job.job.step)).await;

@@ -38,6 +38,8 @@ enum Work {
     Standing,
     /// All go on.
     Going,
+    /// All of it is to be copied whole.
+    Marking,
     /// What is copied whole is there.
     Copying,
     /// Everything in the duplicate has ended.
@@ -63,10 +65,13 @@ const REPLICATE: &[Step] = &[
 
 const END: &[Step] = &[Step { name: "shut-down", work: Work::Absence }, Step { name: "end", work: Work::Removal }];
 
+const DEEPEN: &[Step] = &[Step { name: "mark", work: Work::Marking }, Step { name: "copy", work: Work::Copying }];
+
 pub(super) const fn table(kind: JobKind) -> &'static [Step] {
     match kind {
         JobKind::Replicate => REPLICATE,
         JobKind::EndReplica => END,
+        JobKind::DeepenReplica => DEEPEN,
         JobKind::Launch | JobKind::AttestedLaunch | JobKind::Terminate | JobKind::Migrate => &[],
     }
 }
@@ -83,7 +88,7 @@ pub(super) fn patience(job: &JobRecord) -> Option<Duration> {
         Work::Readiness => Some(PREPARE_PATIENCE),
         Work::Cut => Some(CUT_PATIENCE),
         Work::Standing | Work::Going => Some(START_PATIENCE),
-        Work::Admission | Work::Copying | Work::Absence | Work::Removal => None,
+        Work::Admission | Work::Marking | Work::Copying | Work::Absence | Work::Removal => None,
     }
 }
 
@@ -103,7 +108,7 @@ pub(crate) struct DuplicateSeen {
     pub(crate) observed: Observed,
     /// Whether it is to run: its source did.
     pub(crate) runs: bool,
-    /// Whether all of it that is copied whole is there.
+    /// Whether all of its memory that is copied whole is there.
     pub(crate) whole: bool,
 }
 
@@ -115,6 +120,8 @@ pub(crate) struct Sight {
     pub(crate) duplicates: Vec<DuplicateSeen>,
     /// States of all instances in the duplicate, of the replica's making or not.
     pub(crate) inhabitants: Vec<InstanceState>,
+    /// Whether all volumes that are copied whole are there, and draw on nothing.
+    pub(crate) disks_are_whole: bool,
 }
 
 /// A change to the records.
@@ -128,6 +135,8 @@ pub(crate) enum Effect {
     Begin,
     /// They run.
     MarkRunning,
+    /// Hosts are told to copy all of it.
+    Deepen,
     /// What draws on nothing is let go.
     Complete,
     /// Everything in the duplicate is terminated.
@@ -173,6 +182,7 @@ fn forward(work: Work, job: &JobRecord, sight: &Sight, now: Moment) -> Decision<
             let goes = |state| matches!(state, ActualState::Running | ActualState::Stopped);
             await_duplicates(job, sight, now, goes, Effect::MarkRunning)
         }
+        Work::Marking => Decision::Step(Effect::Deepen),
         Work::Copying => await_copies(sight),
         Work::Absence => await_absence(sight, Effect::Nothing),
         Work::Removal => Decision::Step(Effect::Remove),
@@ -249,7 +259,7 @@ fn await_duplicates(
 fn await_copies(sight: &Sight) -> Decision<Effect> {
     let ended = |state| matches!(state, InstanceState::ShuttingDown | InstanceState::Terminated);
     let whole = sight.duplicates.iter().all(|one| one.whole || ended(one.state));
-    if whole { Decision::Step(Effect::Complete) } else { Decision::Wait { until: None } }
+    if whole && sight.disks_are_whole { Decision::Step(Effect::Complete) } else { Decision::Wait { until: None } }
 }
 
 fn await_absence(sight: &Sight, then: Effect) -> Decision<Effect> {

@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 
 use lucarne_api::{Problem, bodies::instance::JobState};
 use lucarne_model::{
-    Bytes, InstanceId, ReplicaId, VolumeId,
+    Bytes, InstanceId, ReplicaId,
     actual::ActualState,
     desired::VolumeContent,
     instance::{InstanceState, StateReason},
     network::Vpc,
     replica::{CopyType, CutProgress, DuplicateClock, MemoryCopy},
     replication::{ObjectId, Replica, ReplicaState, ReplicatedInstance},
+    storage::VolumeState,
 };
 
 use super::{
@@ -42,10 +43,11 @@ pub(super) fn topics(tx: &Tx<'_>, id: ReplicaId) -> Result<Vec<String>, Problem>
 pub(super) fn look(tx: &Tx<'_>, fleet: &Fleet, id: &str) -> Result<Sight, Problem> {
     let record: ReplicaRecord = tx.get(ALL, id)?;
     let cuts = record.cuts.keys().map(|host| fleet.cut(*host, record.replica.id, tx.now()));
-    let mut sight = Sight { cuts: cuts.collect(), ..Sight::default() };
+    let disks_are_whole = disks_are_whole(tx, fleet, &record)?;
+    let mut sight = Sight { cuts: cuts.collect(), disks_are_whole, ..Sight::default() };
     for duplicate in record.duplicates() {
         if let Some(duplicate) = tx.find::<InstanceRecord>(ALL, duplicate)? {
-            sight.duplicates.push(see(tx, fleet, &record, duplicate)?);
+            sight.duplicates.push(see(tx, fleet, &duplicate));
         }
     }
     for one in tx.referring::<InstanceRecord>(ALL, record.replica.vpc)? {
@@ -61,43 +63,56 @@ fn lives_on(tx: &Tx<'_>, record: &InstanceRecord) -> Result<InstanceState, Probl
     Ok(if ends { InstanceState::ShuttingDown } else { record.instance.state })
 }
 
-fn see(tx: &Tx<'_>, fleet: &Fleet, replica: &ReplicaRecord, record: InstanceRecord) -> Result<DuplicateSeen, Problem> {
+fn see(tx: &Tx<'_>, fleet: &Fleet, record: &InstanceRecord) -> DuplicateSeen {
     let instance = &record.instance;
+    let (state, generation) = (instance.state, instance.generation);
     let observed = fleet.observe(instance.host, instance.id, tx.now());
     let Some(of) = record.duplicate else {
-        let (state, generation) = (instance.state, instance.generation);
-        return Ok(DuplicateSeen { state, generation, observed, runs: false, whole: true });
+        return DuplicateSeen { state, generation, observed, runs: false, whole: true };
     };
-    let runs = of.memory.is_some();
+    // What was stopped, or was started again since, has nothing of its source's memory.
+    let is_over = state == InstanceState::Stopped || generation > replicas::FIRST;
     let goes = matches!(&observed, Observed::Said(actual) if actual.state == ActualState::Running);
-    let copied = of.copy == CopyType::Shallow || of.memory != Some(MemoryCopy::Live) || {
+    let whole = of.copy == CopyType::Shallow || of.memory != Some(MemoryCopy::Live) || is_over || {
         let told = instance.host.and_then(|host| fleet.memory_of(host, instance.id));
         goes && told.is_some_and(|told| told.pages.snapshot.0 == 0)
     };
-    let whole = copied && disks_are_there(tx, fleet, replica, &record)?;
-    Ok(DuplicateSeen { state: instance.state, generation: instance.generation, observed, runs, whole })
+    DuplicateSeen { state, generation, observed, runs: of.memory.is_some(), whole }
 }
 
-/// A volume that is copied whole depends on nothing as soon as it is there.
-fn disks_are_there(
-    tx: &Tx<'_>,
-    fleet: &Fleet,
-    replica: &ReplicaRecord,
-    record: &InstanceRecord,
-) -> Result<bool, Problem> {
-    let there: BTreeSet<VolumeId> =
-        record.instance.host.map(|host| fleet.volumes_at(host)).unwrap_or_default().into_iter().collect();
-    for attachment in &record.instance.volumes {
-        let volume = tx.find::<VolumeRecord>(ALL, attachment.volume)?;
-        let deep = volume.is_some_and(|volume| match volume.content {
-            VolumeContent::Duplicate { replica: of, copy, .. } => of == replica.replica.id && copy == CopyType::Deep,
-            _ => false,
-        });
-        if deep && !there.contains(&attachment.volume) {
+/// Wherever they are attached by now. One that is going needs nothing any more.
+fn disks_are_whole(tx: &Tx<'_>, fleet: &Fleet, replica: &ReplicaRecord) -> Result<bool, Problem> {
+    for id in replica.volumes() {
+        let Some(VolumeRecord { volume, content }) = tx.find::<VolumeRecord>(ALL, id)? else { continue };
+        let deep = matches!(content, VolumeContent::Duplicate { copy: CopyType::Deep, .. });
+        let stays = volume.state != VolumeState::Deleting;
+        if deep && stays && volume.host.is_some_and(|host| !fleet.is_whole(host, id)) {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Hosts copy from now on what was shallow.
+fn deepen(tx: &mut Tx<'_>, record: &mut ReplicaRecord) -> Result<(), Problem> {
+    for id in record.duplicates() {
+        let Some(mut duplicate) = tx.find::<InstanceRecord>(ALL, id)? else { continue };
+        if let Some(of) = &mut duplicate.duplicate {
+            of.copy = CopyType::Deep;
+            tx.put(&duplicate)?;
+        }
+    }
+    for id in record.volumes() {
+        let Some(mut volume) = tx.find::<VolumeRecord>(ALL, id)? else { continue };
+        if let VolumeContent::Duplicate { copy, .. } = &mut volume.content {
+            *copy = CopyType::Deep;
+            tx.put(&volume)?;
+        }
+    }
+    let terms = &mut record.replica.terms;
+    terms.copy = CopyType::Deep;
+    terms.overrides.iter_mut().for_each(|wish| wish.copy = wish.copy.map(|_| CopyType::Deep));
+    Ok(())
 }
 
 /// Carries out `effect`; gives the instances whose end has begun with it.
@@ -125,6 +140,7 @@ pub(super) fn perform(
             note_disks(tx, fleet, &mut record)?;
             record.replica.state = ReplicaState::Copying;
         }
+        Effect::Deepen => deepen(tx, &mut record)?,
         Effect::Complete => {
             note_disks(tx, fleet, &mut record)?;
             complete(tx, &mut record)?;

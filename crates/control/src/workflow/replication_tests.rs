@@ -67,6 +67,7 @@ impl World {
             cuts: vec![CutSeen::Unknown; hosts],
             duplicates: vec![seen(ActualState::Preparing); duplicates],
             inhabitants: vec![InstanceState::Pending; duplicates],
+            disks_are_whole: true,
         };
         Self { job: job(kind), sight, now: Moment::EPOCH, effects: Vec::new() }
     }
@@ -76,7 +77,8 @@ impl World {
             Effect::ShutDown => self.sight.inhabitants.fill(InstanceState::ShuttingDown),
             Effect::Remove => self.sight.inhabitants.clear(),
             Effect::MarkRunning => self.sight.inhabitants.fill(InstanceState::Running),
-            Effect::Take | Effect::Duplicate | Effect::Begin | Effect::Complete | Effect::Nothing => {}
+            Effect::Take | Effect::Duplicate | Effect::Begin => {}
+            Effect::Deepen | Effect::Complete | Effect::Nothing => {}
         }
         if effect != Effect::Nothing {
             self.effects.push(effect);
@@ -243,6 +245,23 @@ fn what_is_copied_whole_is_waited_for_however_long_and_what_ended_is_not() {
     world.sight.duplicates[0].state = InstanceState::Terminated;
     world.sight.duplicates[1].whole = true;
     world.settle();
+    assert_eq!(world.job.job.state, JobState::Done);
+}
+
+#[test]
+fn a_replica_is_marked_deep_and_let_go_when_memory_and_disks_are_whole() {
+    let mut world = World::new(JobKind::DeepenReplica, 2, 2);
+    world.sight.disks_are_whole = false;
+    world.sight.duplicates.iter_mut().for_each(|one| one.observed = Observed::HostDown);
+    world.now = world.now.plus(std::time::Duration::from_secs(1_000_000));
+    world.settle();
+    assert_eq!((&world.effects[..], world.job.job.state), (&[Effect::Deepen][..], JobState::Running));
+    world.sight.duplicates.iter_mut().for_each(|one| one.whole = true);
+    world.settle();
+    assert_eq!(world.effects, [Effect::Deepen], "a disk is to come");
+    world.sight.disks_are_whole = true;
+    world.settle();
+    assert_eq!(world.effects, [Effect::Deepen, Effect::Complete]);
     assert_eq!(world.job.job.state, JobState::Done);
 }
 

@@ -96,7 +96,7 @@ const fn table(kind: JobKind) -> &'static [Step] {
         JobKind::Terminate => TERMINATE,
         JobKind::Migrate => MIGRATE,
         // A replica's steps are those of [`replication`].
-        JobKind::Replicate | JobKind::EndReplica => &[],
+        JobKind::Replicate | JobKind::EndReplica | JobKind::DeepenReplica => &[],
     }
 }
 
@@ -106,14 +106,14 @@ const fn count(kind: JobKind) -> usize {
 }
 
 pub(crate) const fn is_of_replica(kind: JobKind) -> bool {
-    matches!(kind, JobKind::Replicate | JobKind::EndReplica)
+    matches!(kind, JobKind::Replicate | JobKind::EndReplica | JobKind::DeepenReplica)
 }
 
 /// What a new job of this kind begins with: the first step of a launch, a migration or a replica is done by the request.
 pub(crate) const fn first_position(kind: JobKind) -> usize {
     match kind {
         JobKind::Launch | JobKind::AttestedLaunch | JobKind::Migrate | JobKind::Replicate => 1,
-        JobKind::Terminate | JobKind::EndReplica => 0,
+        JobKind::Terminate | JobKind::EndReplica | JobKind::DeepenReplica => 0,
     }
 }
 

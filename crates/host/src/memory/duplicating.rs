@@ -10,6 +10,7 @@ use lucarne_model::{
     replica::{CopyType, DesiredDuplicate},
     warm::Began,
 };
+use lucarne_pager::client::ClientError;
 use lucarne_vmm::driver::{Disk, MachineSpec};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,8 @@ pub(crate) enum DuplicateError {
     Unlike { of: InstanceId, what: &'static str },
     #[error("its memory cannot be given up or noted")]
     Pages(#[source] io::Error),
+    #[error("its pager was not told to bring all of it")]
+    Pager(#[source] ClientError),
     #[error("its hypervisor")]
     Driver(#[source] lucarne_vmm::Error),
 }
@@ -93,6 +96,23 @@ impl Memory {
             shared.give_up_pages(instance, &guest).map_err(DuplicateError::Driver)?;
         }
         begun.map(|()| Began::Duplicate { of }).map_err(DuplicateError::Driver)
+    }
+
+    /// Has all of a duplicate's memory brought here. What is noted first is so with each pager that it will have, should this one die.
+    pub(crate) async fn complete(&self, instance: InstanceId) -> Result<(), DuplicateError> {
+        let guest = self.0.guest(instance);
+        let _turn = guest.turn.lock().await;
+        let Some(parent) = Parent::read(&self.0.layout, instance) else { return Ok(()) };
+        if parent.copy != CopyType::Deep {
+            let parent = Parent { copy: CopyType::Deep, ..parent };
+            parent.write(&self.0.layout, instance).map_err(DuplicateError::Pages)?;
+        }
+        let pager = guest.kept().pager.clone();
+        match pager {
+            Some(pager) => pager.fetch_all().await.map_err(DuplicateError::Pager),
+            // It sleeps.
+            None => Ok(()),
+        }
     }
 
     /// Whose duplicate an instance is, if it is one.

@@ -8,7 +8,7 @@ use std::{
     process::Stdio,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -79,6 +79,8 @@ struct Talk {
     client: Mutex<Option<Client>>,
     wishes: Mutex<Wishes>,
     restarts: AtomicU32,
+    /// Whether a duplicate's is to fetch all that it goes on from.
+    fetches_all: AtomicBool,
     /// From when a pager first served until the watch is over, which is when the VM has ended.
     hold: Mutex<Option<Hold>>,
 }
@@ -91,6 +93,7 @@ impl Pager {
             client: Mutex::new(None),
             wishes: Mutex::new(wishes),
             restarts: AtomicU32::new(0),
+            fetches_all: AtomicBool::new(matches!(place.origin, Some(Origin::Parent { whole: true, .. }))),
             hold: Mutex::new(None),
         });
         let watch = tokio::spawn(keep_alive(place, talk.clone())).abort_handle();
@@ -119,6 +122,12 @@ impl Pager {
     /// Has copies kept in these hosts' memory, and nowhere else.
     pub(crate) async fn borrow_from(&self, lenders: Vec<Borrowing>) -> Result<(), ClientError> {
         self.talk.clone().blocking(|client, _| client.set_remote(lenders)).await
+    }
+
+    /// Has all fetched that its VM goes on from, by this pager and each later one.
+    pub(crate) async fn fetch_all(&self) -> Result<(), ClientError> {
+        self.talk.fetches_all.store(true, Ordering::Relaxed);
+        self.talk.clone().blocking(|client, _| client.fetch_all()).await
     }
 
     /// Sends all pages out; what is resident afterwards.
@@ -193,7 +202,7 @@ async fn keep_alive(place: PagerPlace, talk: Arc<Talk>) {
             tracing::warn!(instance = %place.instance, "a pager ended; its guest waits for the next one");
             talk.restarts.fetch_add(1, Ordering::Relaxed);
         }
-        match start(&place) {
+        match start(&place, talk.fetches_all.load(Ordering::Relaxed)) {
             Ok(mut child) => {
                 let ended = tokio::select! {
                     ended = child.wait() => ended.is_ok(),
@@ -245,7 +254,7 @@ async fn until_served(control: &Path) {
 }
 
 /// In a process group of its own, so that what ends the agent does not end it.
-fn start(place: &PagerPlace) -> std::io::Result<tokio::process::Child> {
+fn start(place: &PagerPlace, fetches_all: bool) -> std::io::Result<tokio::process::Child> {
     let mut command = Command::new(&place.executable);
     command.arg("pager");
     command.arg("--instance").arg(place.instance.to_string());
@@ -258,9 +267,9 @@ fn start(place: &PagerPlace) -> std::io::Result<tokio::process::Child> {
         Some(Origin::Snapshot { file, digest }) => {
             command.arg("--snapshot").arg(file).arg("--snapshot-digest").arg(digest.as_str());
         }
-        Some(Origin::Parent { control, capture, whole }) => {
+        Some(Origin::Parent { control, capture, .. }) => {
             command.arg("--parent").arg(control).arg("--capture").arg(capture);
-            command.args(whole.then_some("--whole"));
+            command.args(fetches_all.then_some("--whole"));
         }
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).kill_on_drop(false).spawn()

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use lucarne_model::{
     Bytes, ErrorCode, InstanceId, ReplicaId, VolumeId,
     actual::ActualState,
-    desired::{Desired, DesiredInstance, DesiredVolume, VolumeContent},
+    desired::{Desired, DesiredInstance, DesiredVolume, Power, VolumeContent},
     instance::StateReason,
-    replica::{ActualCut, CutProgress, DesiredCut, DesiredDuplicate, MemoryCopy},
+    replica::{ActualCut, CopyType, CutProgress, DesiredCut, DesiredDuplicate, MemoryCopy},
     warm::Began,
 };
 
-use super::{Beginning, Decision, Known, Ports, Running, Step, network_plan::endpoint_of, warm::LAUNCH};
+use super::{Beginning, Decision, Known, Ports, Running, Standing, Step, network_plan::endpoint_of, warm::LAUNCH};
 
 impl Decision<'_> {
     pub(super) fn cuts(&mut self) {
@@ -85,6 +85,43 @@ impl Decision<'_> {
         both.then_some(Ports { source, duplicate: wanted.interface })
     }
 
+    /// Has the memory of a duplicate that was made shallow brought here, if it is to be deep.
+    pub(super) fn complete_memory(&mut self, wanted: &DesiredInstance, running: &Running) {
+        let deep = |of: &DesiredDuplicate| of.copy == CopyType::Deep && of.memory == MemoryCopy::Live;
+        let is_due = duplicate_of(wanted).is_some_and(|of| deep(&of)) && is_one(running);
+        if is_due && !self.known.completing.contains(&wanted.id) {
+            self.take(Step::CompleteMemory(wanted.id));
+        }
+    }
+
+    /// Brings what is below a duplicated volume into its own file, if it is to be deep. What begins, or is to be cut, comes first.
+    pub(super) fn complete_volume(&mut self, wanted: &DesiredVolume) {
+        let volume = wanted.id;
+        let deep = matches!(wanted.content, VolumeContent::Duplicate { copy: CopyType::Deep, .. });
+        if !deep || !self.known.overlaid.contains(&volume) || self.is_to_be_cut(volume) {
+            return;
+        }
+        let user = self.known.user_of(volume);
+        let can = match user.and_then(|user| self.known.running.get(&user)) {
+            Some(running) => running.standing == Standing::Runs,
+            None => !self
+                .desired
+                .instances
+                .iter()
+                .any(|one| is_to_have(one, volume) && !self.known.ledger.is_over(one.id, one.generation)),
+        };
+        if can {
+            self.take(Step::CompleteVolume { volume, user });
+        }
+    }
+
+    fn is_to_be_cut(&self, volume: VolumeId) -> bool {
+        let is_over = |replica| {
+            matches!(self.known.cuts.get(replica), Some(CutProgress::Taken { .. } | CutProgress::Failed { .. }))
+        };
+        self.desired.cuts.iter().any(|cut| cut.volumes.contains(&volume) && !is_over(&cut.replica))
+    }
+
     /// Whether what the volume is to hold is held.
     pub(super) fn can_be_made(&self, wanted: &DesiredVolume) -> bool {
         match &wanted.content {
@@ -94,6 +131,27 @@ impl Decision<'_> {
             VolumeContent::Empty | VolumeContent::Snapshot { .. } | VolumeContent::Image { .. } => true,
         }
     }
+}
+
+/// Whether the making of a volume whole is to be left for now: it is to go, or to be cut, or whoever has it is to end, or who is to
+/// begin waits for it.
+pub(super) fn is_in_the_way(desired: &Desired, volume: VolumeId, user: Option<InstanceId>) -> bool {
+    let goes = desired.volumes.iter().any(|one| one.id == volume && !one.present);
+    let to_be_cut = desired.cuts.iter().any(|cut| cut.volumes.contains(&volume) && !cut.take);
+    let is_wanted = |one: &DesiredInstance| match user {
+        Some(user) => one.id == user && !is_to_have(one, volume),
+        None => is_to_have(one, volume),
+    };
+    goes || to_be_cut || desired.instances.iter().any(is_wanted)
+}
+
+fn is_to_have(wanted: &DesiredInstance, volume: VolumeId) -> bool {
+    wanted.power == Power::Running && wanted.volumes.iter().any(|one| one.volume == volume)
+}
+
+/// Whether the volume was made from what another held when it was cut.
+pub(super) const fn is_duplicate(volume: &DesiredVolume) -> bool {
+    matches!(volume.content, VolumeContent::Duplicate { .. })
 }
 
 /// What this start of an instance goes on from, if it is its first.

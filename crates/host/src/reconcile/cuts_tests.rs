@@ -16,6 +16,7 @@ use super::{
 const SOURCE: InstanceId = InstanceId::from_bits(1);
 const DUPLICATE: InstanceId = InstanceId::from_bits(2);
 const REPLICA: ReplicaId = ReplicaId::from_bits(7);
+const VOLUME: VolumeId = VolumeId::from_bits(6);
 
 /// A host on which the source runs.
 struct Host {
@@ -201,6 +202,98 @@ fn a_volume_waits_for_the_cut_that_holds_what_it_is_to_have() {
     assert!(matches!(host.settle()[..], [Step::PrepareCut(..)]));
     host.cut(true);
     assert!(matches!(host.settle()[..], [Step::TakeCut(..), Step::CreateVolume(_)]));
+}
+
+/// The same host, with a duplicate that runs and a volume that it has; both were made shallow, and are to be deep.
+fn deepening() -> Host {
+    let mut host = Host::new();
+    host.cut(true);
+    host.volume(CopyType::Shallow);
+    host.duplicate(MemoryCopy::Live, true);
+    host.settle();
+    host.attach();
+    host.settle();
+    assert_eq!(host.known.running[&DUPLICATE].disks.len(), 1);
+    assert!(host.draws());
+    host.volume(CopyType::Deep);
+    host.desired.instances[1].duplicate.as_mut().unwrap().copy = CopyType::Deep;
+    host
+}
+
+impl Host {
+    fn volume(&mut self, copy: CopyType) {
+        let content = VolumeContent::Duplicate { replica: REPLICA, source: VolumeId::from_bits(5), copy };
+        self.desired.volumes = vec![DesiredVolume { id: VOLUME, size: Bytes::mib(1), content, present: true }];
+    }
+
+    fn attach(&mut self) {
+        self.desired.instances[1].volumes = vec![Attachment { volume: VOLUME, slot: 1 }];
+    }
+
+    fn draws(&self) -> bool {
+        report(&self.desired, &self.known, Capacity::default()).volumes[0].draws
+    }
+}
+
+#[test]
+fn a_duplicate_that_is_to_be_deep_afterwards_gets_all_of_its_memory_and_of_its_disks() {
+    let mut host = deepening();
+    let steps = host.settle();
+    let user = Some(DUPLICATE);
+    assert_eq!(steps, [Step::CompleteMemory(DUPLICATE), Step::CompleteVolume { volume: VOLUME, user }]);
+    assert!(!host.draws());
+    assert_eq!(host.settle(), []);
+    // Another agent knows of neither: the pager is told again, the volume's file says itself what is below it.
+    host.known.completing.clear();
+    assert_eq!(host.settle(), [Step::CompleteMemory(DUPLICATE)]);
+}
+
+#[test]
+fn what_was_deep_from_the_first_is_not_copied_again() {
+    let mut host = Host::new();
+    host.cut(true);
+    host.volume(CopyType::Deep);
+    host.duplicate(MemoryCopy::Live, true);
+    host.attach();
+    let complete = |step: &Step| matches!(step, Step::CompleteVolume { .. });
+    assert!(!host.settle().iter().any(complete));
+    assert!(!host.draws());
+}
+
+/// A copy may take an hour.
+#[test]
+fn a_volume_that_is_being_made_whole_is_in_nobodys_way() {
+    let mut host = deepening();
+    let user = Some(DUPLICATE);
+    let step = Step::CompleteVolume { volume: VOLUME, user };
+    host.known.handle_begun(&step);
+    assert!(!is_vain(&host.desired, &step));
+    let mut stopped = host.desired.clone();
+    stopped.instances[1].power = Power::Stopped;
+    assert!(is_vain(&stopped, &step));
+    let mut detached = host.desired.clone();
+    detached.instances[1].volumes.clear();
+    assert!(is_vain(&detached, &step));
+    let mut cut = host.desired.clone();
+    let mut another = DesiredCut { replica: ReplicaId::from_bits(8), take: false, ..cut.cuts[0].clone() };
+    another.volumes.push(VOLUME);
+    cut.cuts.push(another);
+    assert!(is_vain(&cut, &step));
+    let failed = Failure::new(ErrorCode::IncorrectState, "left for later", Prospect::Passing);
+    host.finish(step, Some(failed));
+    assert!(host.draws());
+
+    host.desired = cut;
+    host.now = host.now.plus(Duration::from_secs(60));
+    let complete = |step: &Step| matches!(step, Step::CompleteVolume { .. });
+    assert!(!host.steps().iter().any(complete), "it is to be cut first");
+    host.desired = stopped;
+    host.known.running.remove(&DUPLICATE);
+    let step = host.steps().into_iter().find(complete).unwrap();
+    assert_eq!(step, Step::CompleteVolume { volume: VOLUME, user: None });
+    host.desired.instances[1].power = Power::Running;
+    host.desired.instances[1].generation = 2;
+    assert!(is_vain(&host.desired, &step) && !host.steps().iter().any(complete), "it begins first");
 }
 
 /// It would run without what it was to prove.

@@ -12,7 +12,7 @@ use lucarne_model::{
     Bytes, ErrorCode, Evidence, InstanceId, Measurement, Moment, ReplicaId, SnapshotId, VolumeId,
     desired::{Desired, DesiredInstance, DesiredMigration, DesiredVolume, Power, VolumeContent},
     instance::{Attachment, StateReason},
-    replica::CutProgress,
+    replica::{CopyType, CutProgress},
     storage::{Blob, Digest},
     warm::{Began, WarmProgress},
 };
@@ -37,6 +37,10 @@ pub struct Known {
     pub copied: BTreeMap<VolumeId, Bytes>,
     /// Those that were frozen: what is below them is not what they were made from alone.
     pub layered: BTreeSet<VolumeId>,
+    /// Those that are overlays of what they were made from.
+    pub overlaid: BTreeSet<VolumeId>,
+    /// Duplicates all of whose memory is being brought here, or is here.
+    pub completing: BTreeSet<InstanceId>,
     pub snapshots: BTreeMap<SnapshotId, Progress>,
     pub blobs: BTreeMap<Digest, Cached>,
     pub warm_states: BTreeMap<Digest, WarmState>,
@@ -250,6 +254,9 @@ impl Known {
             (Step::EvictBlob(digest), _) => drop(self.blobs.remove(&digest)),
             (Step::CreateVolume(volume), product) => {
                 self.volumes.insert(volume.id);
+                if matches!(volume.content, VolumeContent::Duplicate { copy: CopyType::Shallow, .. }) {
+                    self.overlaid.insert(volume.id);
+                }
                 if let Product::Copied(octets) = product {
                     self.copied.insert(volume.id, octets);
                 }
@@ -257,6 +264,7 @@ impl Known {
             (Step::DeleteVolume(volume), _) => {
                 self.volumes.remove(&volume);
                 self.layered.remove(&volume);
+                self.overlaid.remove(&volume);
                 self.copied.remove(&volume);
             }
             (Step::ApplyNetwork(plan), _) => {
@@ -284,6 +292,8 @@ impl Known {
             (Step::Duplicate { spec, .. }, Product::Began(began)) => {
                 self.handle_here(&spec, began, Standing::Arrived, None);
             }
+            (Step::CompleteMemory(instance), _) => drop(self.completing.insert(instance)),
+            (Step::CompleteVolume { volume, .. }, _) => drop(self.overlaid.remove(&volume)),
             (Step::PrepareCut(cut, _), _) => drop(self.cuts.insert(cut.replica, CutProgress::Ready)),
             (Step::TakeCut(cut, _), Product::Cut(progress)) => {
                 self.layered.extend(&cut.volumes);
@@ -306,6 +316,7 @@ impl Known {
             (Step::DropWarmState(key), _) => drop(self.warm_states.remove(&key)),
             (Step::Stop { instance, generation, .. }, _) => {
                 self.running.remove(&instance);
+                self.completing.remove(&instance);
                 self.ledger.close(instance, generation, None);
             }
             (Step::Forget(instance), _) => {
@@ -429,6 +440,7 @@ impl Known {
         self.ledger.close(instance, generation, failure);
         if self.running.get(&instance).is_some_and(|running| running.generation <= generation) {
             self.running.remove(&instance);
+            self.completing.remove(&instance);
         }
     }
 }

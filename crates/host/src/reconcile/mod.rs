@@ -139,6 +139,7 @@ impl<'a> Decision<'a> {
             (Some(running), Power::Running) if running.generation >= wanted.generation => {
                 self.disks(wanted, running);
                 self.prove(wanted, running);
+                self.complete_memory(wanted, running);
             }
             (Some(running), Power::Running | Power::Stopped) => self.stop(wanted, running, in_order),
             (Some(running), Power::Off | Power::Absent) => self.stop(wanted, running, Stop::Kill),
@@ -319,6 +320,7 @@ impl<'a> Decision<'a> {
                 _ if self.can_be_made(wanted) => self.take(Step::CreateVolume(wanted.clone())),
                 _ => {}
             },
+            (true, true) => self.complete_volume(wanted),
             (true, false) if self.known.user_of(wanted.id).is_none() => self.take(Step::DeleteVolume(wanted.id)),
             _ => {}
         }
@@ -370,11 +372,13 @@ impl<'a> Decision<'a> {
     }
 }
 
-/// Whether a step under way brings an instance from or to where it is not to go any more. One that is left out goes on.
+/// Whether a step under way brings an instance from or to where it is not to go any more, or makes a volume whole that something else
+/// waits for. One that is left out goes on.
 pub fn is_vain(desired: &Desired, step: &Step) -> bool {
     let (instance, generation) = match step {
         Step::Send { instance, generation, .. } => (*instance, *generation),
         Step::Receive { spec, .. } => (spec.instance, spec.generation),
+        Step::CompleteVolume { volume, user } => return cuts::is_in_the_way(desired, *volume, *user),
         _ => return false,
     };
     let wanted = desired.instances.iter().find(|wanted| wanted.id == instance);

@@ -13,6 +13,7 @@ use lucarne_model::{
 };
 
 use super::{
+    cuts,
     known::{Known, Progress, Standing, content_blob},
     proof::proof,
     step::{Activity, Subject},
@@ -36,7 +37,7 @@ pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
         starts: Vec::new(),
         memory: None,
         warm_states: super::warm::report(desired, known),
-        cuts: super::cuts::report(desired, known),
+        cuts: cuts::report(desired, known),
     }
 }
 
@@ -55,7 +56,7 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
             reason = known.hopeless(&subject).map(|fault| fault.reason.clone());
             (ActualState::Held, running.generation)
         }
-        (Some(running), ..) if running.standing == Standing::Arrived && super::cuts::is_one(running) => {
+        (Some(running), ..) if running.standing == Standing::Arrived && cuts::is_one(running) => {
             (ActualState::Ready, running.generation)
         }
         (Some(running), ..) if running.standing == Standing::Arrived => (ActualState::Arrived, running.generation),
@@ -69,7 +70,7 @@ fn instance(wanted: &DesiredInstance, known: &Known) -> ActualInstance {
         (None, Some(ended), _) => (ActualState::Stopped, ended.generation),
         (None, None, Power::Stopped | Power::Off) => (ActualState::Stopped, wanted.generation),
         (None, None, Power::Running) => {
-            (super::cuts::waits(wanted, known).unwrap_or(ActualState::Preparing), wanted.generation)
+            (cuts::waits(wanted, known).unwrap_or(ActualState::Preparing), wanted.generation)
         }
     };
     let volumes = match (running, state) {
@@ -105,10 +106,12 @@ fn volumes(desired: &Desired, known: &Known) -> Vec<ActualVolume> {
         // While it is still tried again nothing is said: the controller takes a reason for the end of the matter.
         let fault = known.hopeless(&Subject::Volume(volume.id)).or(blob_fault);
         let (reason, copied) = (fault.map(|fault| fault.reason.clone()), known.copied.get(&volume.id).copied());
-        ActualVolume { id: volume.id, present, reason, copied }
+        let draws = cuts::is_duplicate(volume) && known.overlaid.contains(&volume.id);
+        ActualVolume { id: volume.id, present, reason, copied, draws }
     });
     let unnamed = known.volumes.iter().filter(|volume| !named.contains(volume));
-    let unnamed = unnamed.map(|volume| ActualVolume { id: *volume, present: true, reason: None, copied: None });
+    let unnamed =
+        unnamed.map(|volume| ActualVolume { id: *volume, present: true, reason: None, copied: None, draws: false });
     wanted.chain(unnamed).collect()
 }
 

@@ -105,6 +105,13 @@ pub enum Step {
         replica: ReplicaId,
         ports: Option<Ports>,
     },
+    /// Have all of a duplicate's memory brought here, whatever its guest asks for.
+    CompleteMemory(InstanceId),
+    /// Bring what is below a volume into its own file; `user` is the VM that has the volume.
+    CompleteVolume {
+        volume: VolumeId,
+        user: Option<InstanceId>,
+    },
     /// Take this generation as failed: something that it needs cannot be had.
     GiveUp {
         instance: InstanceId,
@@ -169,7 +176,10 @@ impl Step {
             Self::LetGo(instance) | Self::Release(instance) | Self::Begin { instance, .. } => {
                 vec![Subject::Instance(*instance)]
             }
-            Self::Forget(instance) | Self::GiveUp { instance, .. } => vec![Subject::Instance(*instance)],
+            Self::CompleteVolume { volume, .. } => vec![Subject::Volume(*volume)],
+            Self::Forget(instance) | Self::CompleteMemory(instance) | Self::GiveUp { instance, .. } => {
+                vec![Subject::Instance(*instance)]
+            }
             Self::Attach { instance, disk } => vec![Subject::Volume(disk.volume), Subject::Instance(*instance)],
             Self::Detach { instance, volume } => vec![Subject::Volume(*volume), Subject::Instance(*instance)],
             Self::TakeSnapshot { snapshot, volume, .. } => {
@@ -197,6 +207,7 @@ impl Step {
             Self::FetchBlob(_)
             | Self::CreateVolume(_)
             | Self::TakeSnapshot { .. }
+            | Self::CompleteVolume { .. }
             | Self::UploadSnapshot(_)
             | Self::MakeWarmState(_) => Activity::Transfer,
             Self::OpenStream(_) => Activity::Stream,

@@ -48,6 +48,14 @@ pub(crate) enum ReplicaCommand {
     Reads(Reads),
     /// Show what differs between a replica and its source now
     Diff(DiffArgs),
+    /// Make a shallow replica deep: what it draws on is copied while both run
+    Deepen {
+        /// The replica's id or name
+        id: String,
+        /// Wait until it draws on nothing
+        #[arg(long)]
+        wait: bool,
+    },
     /// Make a deep replica a network in its own right: without an end, and without its source
     Promote {
         /// The replica's id or name
@@ -202,6 +210,7 @@ impl ReplicaCommand {
             Self::Create(args) => args.run(context).await,
             Self::Reads(reads) => reads.run(context, &REPLICA).await,
             Self::Diff(args) => args.run(context).await,
+            Self::Deepen { id, wait } => deepen(context, id, *wait).await,
             Self::Promote { id } => {
                 let id: ReplicaId = resolve(session, &REPLICA, id).await?;
                 let call = async |client: Client| answer(client.promote_replica(&id, None, None)).await;
@@ -257,6 +266,18 @@ impl CreateArgs {
         }
         context.made(&json_of(&replica)?)
     }
+}
+
+async fn deepen(context: &Context, id: &str, wait: bool) -> Result<(), Failure> {
+    let session = &context.session;
+    let id: ReplicaId = resolve(session, &REPLICA, id).await?;
+    let call = async |client: Client| answer(client.deepen_replica(&id, None, None)).await;
+    let mut replica: Replica = session.change(call).await?;
+    if wait {
+        wait::until_done(session, replica.job).await?;
+        replica = session.read(async |client: Client| answer(client.get_replica(&id)).await).await?;
+    }
+    context.made(&json_of(&replica)?)
 }
 
 async fn delete(context: &Context, ids: &[String], wait: bool) -> Result<(), Failure> {

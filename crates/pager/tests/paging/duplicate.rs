@@ -108,6 +108,30 @@ fn a_duplicate_that_is_whole_outlives_its_source() {
     other.check_all();
 }
 
+/// It is told so while it runs, and its pager dies in the middle.
+#[test]
+fn a_duplicate_that_is_made_whole_later_outlives_its_source() {
+    let (mut house, mut pager, mut client) = source();
+    cut(&house, &mut client, CUT);
+    let mut other = duplicate(&house, CUT, false);
+    let mut mortal = other.mortal_pager(POOL, number_of(Step::Arrived), 9);
+    let mut its = other.connect(&mut mortal);
+    assert_eq!(its.statistics().unwrap().pages.snapshot, Pages(PAGES - UNTOUCHED), "nothing comes unasked");
+    its.fetch_all().unwrap();
+    assert!(mortal.last_words().is_empty(), "it died of itself");
+    let (_next, mut its) = other.serve(POOL);
+    house.machine.ask("write 0 512 2");
+    let left = its.statistics().unwrap().pages.snapshot;
+    assert!(left > Pages::ZERO && left < Pages(PAGES - UNTOUCHED), "it has {left:?} yet to come");
+    its.fetch_all().unwrap();
+    let is_whole = || other.state().join("whole").exists();
+    eventually(&mut its, "it is whole", |now| now.pages.snapshot == Pages::ZERO && is_whole());
+    its.fetch_all().expect("to ask again is no error");
+    house.machine.kill();
+    pager.kill();
+    other.check_all();
+}
+
 /// Wherever it dies, nothing that was fetched is asked for in vain, and nothing is lost.
 #[test]
 fn a_pager_of_a_duplicate_may_die_at_any_step() {

@@ -11,6 +11,8 @@ use super::MAX_VIRTUAL_SIZE;
 pub(super) const LENGTH: usize = 512;
 
 const SECTOR: u64 = 512;
+/// Of the file below another.
+const LONGEST_NAME: usize = 1023;
 /// Formats that are known and refused, as (offset, magic, name): taken for raw, a guest would boot their metadata.
 const REFUSED: [(usize, &[u8], &str); 9] = [
     (0, b"KDMV", "VMDK"),
@@ -77,6 +79,13 @@ fn qcow2(header: &[u8]) -> Result<u64, String> {
         return Err("it uses features of qcow2 that are not known here".into());
     }
     u64_at(24)
+}
+
+/// Where in a qcow2 file the name of what is below it stands, and how long it is; none of one that stands for itself, or is no qcow2.
+pub(super) fn below(header: &[u8]) -> Option<(u64, usize)> {
+    let at = number(header, 8, 8).filter(|at| *at > 0 && starts_with(header, 0, b"QFI\xfb"))?;
+    let length = usize::try_from(number(header, 16, 4)?).ok()?;
+    (1..=LONGEST_NAME).contains(&length).then_some((at, length))
 }
 
 /// The big-endian number of `length` bytes at `at`.

@@ -277,6 +277,10 @@ pub(super) fn mirror_name(volume: VolumeId) -> String {
 pub(super) fn is_mirror(name: &str) -> bool {
     name.starts_with(MIRROR)
 }
+/// The job that makes a volume whole.
+pub(super) fn completion_name(volume: VolumeId) -> String {
+    format!("whole-{volume}")
+}
 pub(super) fn device_name(volume: VolumeId) -> String {
     format!("disk-{volume}")
 }

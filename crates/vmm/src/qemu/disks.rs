@@ -69,6 +69,7 @@ impl Vm {
         self.note(|record| {
             record.disks.retain(|disk| disk.volume != volume);
             record.layers.remove(&volume);
+            record.whole.remove(&volume);
         })
     }
 
@@ -106,8 +107,9 @@ impl Vm {
 
     /// The nodes of a volume, lowest first; the guest writes to the last.
     pub(super) fn nodes_of(&self, volume: VolumeId) -> Vec<String> {
-        let layers = locked(&self.record).layers.get(&volume).cloned().unwrap_or_default();
-        std::iter::once(names::node_name(volume)).chain(layers).collect()
+        let record = locked(&self.record);
+        let first = (!record.whole.contains(&volume)).then(|| names::node_name(volume));
+        first.into_iter().chain(record.layers.get(&volume).into_iter().flatten().cloned()).collect()
     }
 
     /// The node that the guest writes to.
@@ -183,6 +185,7 @@ impl Vm {
         self.drop_mirrors().await?;
         let plugged = self.plugged().await?;
         for disk in self.disks() {
+            self.stop_completing(disk.volume).await?;
             let nodes = self.nodes_of(disk.volume);
             let top = nodes.iter().rposition(|node| plugged.contains(node));
             let open = self.nodes().await?;
@@ -193,9 +196,13 @@ impl Vm {
                 self.close_node(node).await?;
             }
             self.note(|record| match top {
-                Some(top) => record.layers.entry(disk.volume).or_default().truncate(top),
+                Some(top) => {
+                    let kept = top + usize::from(record.whole.contains(&disk.volume));
+                    record.layers.entry(disk.volume).or_default().truncate(kept);
+                }
                 None => {
                     record.layers.remove(&disk.volume);
+                    record.whole.remove(&disk.volume);
                     record.disks.retain(|known| known.volume != disk.volume);
                 }
             })?;

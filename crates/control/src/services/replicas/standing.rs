@@ -30,8 +30,8 @@ pub(crate) fn check_free(tx: &Tx<'_>, id: impl Into<ObjectId> + Display + Copy) 
     let Some(replica) = drawing.iter().find(|record| record.draws_on.contains(&object)) else { return Ok(()) };
     let (replica, name) = (replica.replica.id, &replica.replica.name);
     let detail = format!(
-        "{replica} (`{name}`) was duplicated from {id} and still draws on it; delete that first (`lucarne replica delete`), or \
-         duplicate with `--copy deep` and wait until it is available"
+        "{replica} (`{name}`) was duplicated from {id} and still draws on it; make it deep (`lucarne replica deepen`) and wait until \
+         it is available, or delete it (`lucarne replica delete`)"
     );
     Err(Problem::new(ErrorCode::ReplicaDependsOnSource, detail))
 }
@@ -132,7 +132,7 @@ impl Stages {
 }
 
 /// The generation with which a duplicate is made.
-pub(super) const FIRST: u64 = 1;
+pub(crate) const FIRST: u64 = 1;
 
 fn replica_of(record: &VolumeRecord) -> Option<ReplicaId> {
     match record.content {
