@@ -104,7 +104,7 @@ routes! {
     /// Shows a VPC.
     Read GET "/v1/vpcs/{vpc}" get_vpc((VpcId,), NoQuery, Nothing) -> Json<Vpc>;
     /// Deletes a VPC that has no subnets, with what it was born with.
-    Administer DELETE "/v1/vpcs/{vpc}" delete_vpc((VpcId,), NoQuery, Nothing) -> Done;
+    Administer DELETE "/v1/vpcs/{vpc}" delete_vpc((VpcId,), EndSourceQuery, Nothing) -> Done;
     /// Has every instance that is to be part of a VPC proved by its host, and proved again at an interval.
     Administer PUT "/v1/vpcs/{vpc}/attest-policy"
         set_attest_policy((VpcId,), NoQuery, Json<SetAttestPolicy>) -> Json<Vpc>;
@@ -196,7 +196,7 @@ routes! {
     /// Shows a volume.
     Read GET "/v1/volumes/{volume}" get_volume((VolumeId,), NoQuery, Nothing) -> Json<Volume>;
     /// Deletes a volume that is not attached.
-    Operate DELETE "/v1/volumes/{volume}" delete_volume((VolumeId,), NoQuery, Nothing) -> Done;
+    Operate DELETE "/v1/volumes/{volume}" delete_volume((VolumeId,), EndSourceQuery, Nothing) -> Done;
     /// Attaches a volume to an instance, running or stopped.
     Operate POST "/v1/volumes/{volume}/attach" attach_volume((VolumeId,), NoQuery, Json<AttachVolume>) -> Json<Volume>;
     /// Detaches a volume.
@@ -217,7 +217,7 @@ routes! {
     /// Shows an instance.
     Read GET "/v1/instances/{instance}" get_instance((InstanceId,), NoQuery, Nothing) -> Json<Instance>;
     /// Terminates an instance.
-    Operate DELETE "/v1/instances/{instance}" terminate_instance((InstanceId,), NoQuery, Nothing) -> Json<Instance>;
+    Operate DELETE "/v1/instances/{instance}" terminate_instance((InstanceId,), EndSourceQuery, Nothing) -> Json<Instance>;
     /// Stops an instance; its volumes and its address stay.
     Operate POST "/v1/instances/{instance}/stop" stop_instance((InstanceId,), NoQuery, Json<StopInstance>) -> Json<Instance>;
     /// Starts a stopped instance.

@@ -46,6 +46,8 @@ use crate::{Caller, Controller, auth, services};
 
 /// A request for what its path names, with nothing else to say.
 type Of<Id> = Call<Caller, (Id,), NoQuery, Nothing>;
+/// The end of what duplicates may draw on.
+type Source<Id> = Call<Caller, (Id,), EndSourceQuery, Nothing>;
 /// A page of a list.
 type Listing = Call<Caller, (), ListQuery, Nothing>;
 /// What is to be made.
@@ -139,7 +141,7 @@ impl Api for Controller {
     async fn get_vpc(&self, call: Of<VpcId>) -> Result<Json<Vpc>, Problem> {
         services::vpcs::get_vpc(self, call).await
     }
-    async fn delete_vpc(&self, call: Of<VpcId>) -> Result<Done, Problem> {
+    async fn delete_vpc(&self, call: Source<VpcId>) -> Result<Done, Problem> {
         services::vpcs::delete_vpc(self, call).await
     }
     async fn set_attest_policy(
@@ -286,7 +288,7 @@ impl Api for Controller {
     async fn get_volume(&self, call: Of<VolumeId>) -> Result<Json<Volume>, Problem> {
         services::volumes::get_volume(self, call).await
     }
-    async fn delete_volume(&self, call: Of<VolumeId>) -> Result<Done, Problem> {
+    async fn delete_volume(&self, call: Source<VolumeId>) -> Result<Done, Problem> {
         services::volumes::delete_volume(self, call).await
     }
     async fn attach_volume(
@@ -319,7 +321,7 @@ impl Api for Controller {
     async fn get_instance(&self, call: Of<InstanceId>) -> Result<Json<Instance>, Problem> {
         services::instances::get_instance(self, call).await
     }
-    async fn terminate_instance(&self, call: Of<InstanceId>) -> Result<Json<Instance>, Problem> {
+    async fn terminate_instance(&self, call: Source<InstanceId>) -> Result<Json<Instance>, Problem> {
         services::instances::terminate_instance(self, call).await
     }
     async fn stop_instance(

@@ -105,7 +105,7 @@ pub(crate) fn compute(
         loads: loads::desired(&asked, &mentioned.loads),
         warm_states: images::desired_warm_states(tx)?,
         snapshots: snapshots(tx, &volumes)?,
-        volumes: volumes.into_iter().map(volume).chain(stray_volumes).collect(),
+        volumes: volumes.into_iter().map(|record| kept(tx, volume(record))).chain(stray_volumes).collect(),
         streams,
         challenges,
         leases,
@@ -333,6 +333,12 @@ fn volume(record: VolumeRecord) -> DesiredVolume {
         content: record.content,
         present: record.volume.state != VolumeState::Deleting,
     }
+}
+
+/// One that is to be deleted stays as long as duplicates draw on it.
+fn kept(tx: &Tx<'_>, volume: DesiredVolume) -> DesiredVolume {
+    let present = volume.present || replicas::check_free(tx, volume.id).is_err();
+    DesiredVolume { present, ..volume }
 }
 
 fn snapshots(tx: &Tx<'_>, volumes: &[VolumeRecord]) -> Result<Vec<DesiredSnapshot>, Problem> {

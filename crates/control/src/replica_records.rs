@@ -24,6 +24,9 @@ pub(crate) struct ReplicaRecord {
     pub(crate) cuts: BTreeMap<HostId, Cut>,
     /// What of the source the duplicate still draws on: it must not go.
     pub(crate) draws_on: BTreeSet<ObjectId>,
+    /// Whether the source's network is to be deleted when nothing draws on it any more.
+    #[serde(default)]
+    pub(crate) ends_source: bool,
 }
 
 /// A host's part.

@@ -97,6 +97,18 @@ macro_rules! delete {
     };
 }
 
+/// The same for a deletion that may wait for duplicates, which is said by the command of its own.
+macro_rules! delete_source {
+    ($method:ident, $code:ident) => {
+        Some(|client, id| {
+            Box::pin(async move {
+                let id = id.parse().map_err(|_| no_such(ErrorCode::$code, &id))?;
+                answer(client.$method(&id, None, None, None)).await
+            })
+        })
+    };
+}
+
 fn no_such(code: ErrorCode, id: &str) -> Failure {
     Failure::problem(code, format!("`{id}` is not an id of this kind"))
 }
@@ -205,7 +217,7 @@ pub(crate) static VPC: Kind = Kind {
     ],
     list: list!(list_vpcs),
     show: show!(get_vpc, InvalidVpcNotFound),
-    delete: delete!(delete_vpc, InvalidVpcNotFound),
+    delete: delete_source!(delete_vpc, InvalidVpcNotFound),
 };
 
 pub(crate) static SUBNET: Kind = Kind {
@@ -317,7 +329,7 @@ pub(crate) static VOLUME: Kind = Kind {
     ],
     list: list!(list_volumes),
     show: show!(get_volume, InvalidVolumeNotFound),
-    delete: delete!(delete_volume, InvalidVolumeNotFound),
+    delete: delete_source!(delete_volume, InvalidVolumeNotFound),
 };
 
 pub(crate) static SNAPSHOT: Kind = Kind {
@@ -358,7 +370,7 @@ pub(crate) static INSTANCE: Kind = Kind {
     ],
     list: list!(list_instances),
     show: show!(get_instance, InvalidInstanceNotFound),
-    delete: delete!(terminate_instance, InvalidInstanceNotFound),
+    delete: delete_source!(terminate_instance, InvalidInstanceNotFound),
 };
 
 pub(crate) static JOB: Kind = Kind {

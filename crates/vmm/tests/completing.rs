@@ -109,8 +109,9 @@ impl Scene {
         assert_eq!(file_below(file).unwrap(), None);
         let expected = self.house.path().join("expected.raw");
         fs::write(&expected, &self.expected).unwrap();
-        let compared = Command::new("qemu-img").args(["compare", "-U", "-f", "raw", "-F", "qcow2"]);
-        let compared = { compared }.arg(&expected).arg(file).output().unwrap();
+        let mut compare = Command::new("qemu-img");
+        compare.args(["compare", "-U", "-f", "raw", "-F", "qcow2"]).arg(&expected).arg(file);
+        let compared = compare.output().unwrap();
         assert!(compared.status.success(), "{compared:?}");
     }
 }

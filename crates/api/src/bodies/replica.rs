@@ -32,6 +32,14 @@ pub struct CreateReplica {
     pub tags: Tags,
 }
 
+/// What becomes of duplicates that draw on what is to be ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndSourceQuery {
+    /// They are made deep, and once they are it ends by itself; without this it is refused.
+    pub deepen_duplicates: Option<bool>,
+}
+
 /// What differs between a replica and its source now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReplicaDifferences {

@@ -9,6 +9,7 @@ use lucarne_api::{
     bodies::{
         ListQuery, NoQuery, Page,
         instance::{JobKind, LaunchInstances, Launched, StopInstance},
+        replica::EndSourceQuery,
     },
     input::{Json, Nothing},
 };
@@ -60,15 +61,20 @@ pub(super) fn show(controller: &Controller, caller: &Caller, record: InstanceRec
 
 pub(crate) async fn terminate_instance(
     controller: &Controller,
-    call: Call<Caller, (InstanceId,), NoQuery, Nothing>,
+    call: Call<Caller, (InstanceId,), EndSourceQuery, Nothing>,
 ) -> Result<Json<Instance>, Problem> {
-    let (scope, id) = (call.caller.scope(), call.path.0);
+    let (scope, id, deepens) = (call.caller.scope(), call.path.0, call.query.deepen_duplicates == Some(true));
     let end = move |tx: &mut Tx<'_>| {
-        tx.get::<InstanceRecord>(scope, id)?;
-        replicas::check_free(tx, id)?;
-        terminate(tx, scope, id)
+        let record: InstanceRecord = tx.get(scope, id)?;
+        if !deepens {
+            replicas::check_free(tx, id)?;
+        }
+        let drawing = replicas::deepening::begin_for(tx, id)?;
+        let record = if drawing.is_empty() { terminate(tx, scope, id)? } else { terminate_later(tx, record)? };
+        Ok((record, drawing))
     };
-    let record = controller.change(&call, end).await?;
+    let (record, deepening) = controller.change(&call, end).await?;
+    controller.workflows.resume_at_all(&deepening).await?;
     controller.workflows.resume_at(id).await?;
     Ok(show(controller, &call.caller, record))
 }
@@ -87,7 +93,19 @@ pub(crate) fn terminate(tx: &mut Tx<'_>, scope: Scope, id: InstanceId) -> Result
     }
     enter(&mut record, InstanceState::ShuttingDown, tx.now());
     tx.put(&record)?;
+    if engine::ends_after_duplicates(tx, id)? {
+        return Ok(record);
+    }
     engine::begin(tx, JobKind::Terminate, &record, random::id())?;
+    Ok(record)
+}
+
+/// Once no duplicate draws on it any more.
+fn terminate_later(tx: &mut Tx<'_>, record: InstanceRecord) -> Result<InstanceRecord, Problem> {
+    let ends = matches!(record.instance.state, InstanceState::ShuttingDown | InstanceState::Terminated);
+    if !ends && !engine::ends_after_duplicates(tx, record.instance.id)? {
+        engine::begin_end_after_duplicates(tx, &record, random::id())?;
+    }
     Ok(record)
 }
 

@@ -5,7 +5,7 @@
 //! happen meanwhile is refused by [`standing`], which also says what hosts are told.
 
 mod admission;
-mod deepening;
+pub(crate) mod deepening;
 mod flows;
 mod making;
 pub(crate) mod removal;

@@ -5,11 +5,11 @@
 use lucarne_api::{
     Call, Problem,
     answer::{Created, Done},
-    bodies::{ListQuery, NoQuery, Page, storage::CreateVolume},
+    bodies::{ListQuery, NoQuery, Page, replica::EndSourceQuery, storage::CreateVolume},
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, Bytes, ErrorCode, SnapshotId, VolumeId,
+    AccountId, Bytes, ErrorCode, ReplicaId, SnapshotId, VolumeId,
     desired::VolumeContent,
     storage::{Snapshot, SnapshotState, Volume, VolumeState},
 };
@@ -96,29 +96,34 @@ pub(crate) async fn get_volume(
 
 pub(crate) async fn delete_volume(
     controller: &Controller,
-    call: Call<Caller, (VolumeId,), NoQuery, Nothing>,
+    call: Call<Caller, (VolumeId,), EndSourceQuery, Nothing>,
 ) -> Result<Done, Problem> {
-    let (scope, id) = (call.caller.scope(), call.path.0);
-    controller.change(&call, move |tx| delete(tx, scope, id)).await.map(|()| Done)
+    let (scope, id, deepens) = (call.caller.scope(), call.path.0, call.query.deepen_duplicates == Some(true));
+    let deepening = controller.change(&call, move |tx| delete(tx, scope, id, deepens)).await?;
+    controller.workflows.resume_at_all(&deepening).await.map(|()| Done)
 }
 
-/// Where a host has bytes of it, the record goes when the host says that they are gone.
-fn delete(tx: &mut Tx<'_>, scope: Scope, id: VolumeId) -> Result<(), Problem> {
+/// Where a host has bytes of it, the record goes when the host says that they are gone, which it is told to do once no duplicate draws on
+/// them. Gives those that are made deep for that.
+fn delete(tx: &mut Tx<'_>, scope: Scope, id: VolumeId, deepens: bool) -> Result<Vec<ReplicaId>, Problem> {
     let mut record: VolumeRecord = tx.get(scope, id)?;
     if let Some(instance) = record.volume.instance {
         return Err(Problem::new(ErrorCode::VolumeInUse, format!("{id} is attached to {instance}")));
     }
     if record.volume.state == VolumeState::Deleting {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    replicas::check_free(tx, id)?;
+    if !deepens {
+        replicas::check_free(tx, id)?;
+    }
     if tx.count_referring::<Snapshot>(id)? > 0 {
         let detail = format!("a snapshot is being taken of {id}");
         return Err(Problem::new(ErrorCode::DependencyViolation, detail));
     }
     if record.volume.host.is_none() {
-        return tx.delete(&record);
+        return tx.delete(&record).map(|()| Vec::new());
     }
     record.volume.state = VolumeState::Deleting;
-    tx.put(&record)
+    tx.put(&record)?;
+    replicas::deepening::begin_for(tx, id)
 }

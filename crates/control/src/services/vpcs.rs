@@ -8,11 +8,11 @@ use std::collections::HashSet;
 use lucarne_api::{
     Call, Problem,
     answer::{Created, Done},
-    bodies::{ListQuery, NoQuery, Page, network::CreateVpc},
+    bodies::{ListQuery, NoQuery, Page, network::CreateVpc, replica::EndSourceQuery},
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, Cidr, ErrorCode, Tags, VpcId,
+    AccountId, Cidr, ErrorCode, ReplicaId, Tags, VpcId,
     flow::Direction,
     network::{Route, RouteTable, RouteTarget, Subnet, Vpc},
     network_acl::NetworkAcl,
@@ -22,6 +22,7 @@ use lucarne_model::{
 use super::{checks::check_tags, network_acls::default_acl, replicas};
 use crate::{
     Caller, Controller, quota, random,
+    replica_records::ReplicaRecord,
     store::{Item, Scope, Tx},
 };
 
@@ -147,24 +148,43 @@ pub(crate) async fn get_vpc(
 
 pub(crate) async fn delete_vpc(
     controller: &Controller,
-    call: Call<Caller, (VpcId,), NoQuery, Nothing>,
+    call: Call<Caller, (VpcId,), EndSourceQuery, Nothing>,
 ) -> Result<Done, Problem> {
-    let (scope, id) = (call.caller.scope(), call.path.0);
-    let delete = move |tx: &mut Tx<'_>| {
-        let vpc: Vpc = tx.get(scope, id)?;
+    let (scope, id, deepens) = (call.caller.scope(), call.path.0, call.query.deepen_duplicates == Some(true));
+    let deepening = controller.change(&call, move |tx| delete(tx, scope, id, deepens)).await?;
+    controller.workflows.resume_at_all(&deepening).await.map(|()| Done)
+}
+
+/// Gives the duplicates that are made deep first.
+fn delete(tx: &mut Tx<'_>, scope: Scope, id: VpcId, deepens: bool) -> Result<Vec<ReplicaId>, Problem> {
+    let vpc: Vpc = tx.get(scope, id)?;
+    if !deepens {
         replicas::check_free(tx, id)?;
-        // Named rather than what the VPC was born with, which the user did not make.
-        if let Some(subnet) = tx.referring::<Subnet>(scope, id)?.first() {
-            let detail = format!("{id} is still used by {}", subnet.id);
-            return Err(Problem::new(ErrorCode::DependencyViolation, detail));
-        }
-        let main: RouteTable = tx.get(scope, vpc.main_route_table)?;
-        tx.delete(&main)?;
-        let acl: NetworkAcl = tx.get(scope, vpc.default_network_acl)?;
-        tx.delete(&acl)?;
-        let default: SecurityGroup = tx.get(scope, vpc.default_security_group)?;
-        tx.delete(&default)?;
-        tx.delete(&vpc)
-    };
-    controller.change(&call, delete).await.map(|()| Done)
+    }
+    // Named rather than what the VPC was born with, which the user did not make.
+    if let Some(subnet) = tx.referring::<Subnet>(scope, id)?.first() {
+        let detail = format!("{id} is still used by {}", subnet.id);
+        return Err(Problem::new(ErrorCode::DependencyViolation, detail));
+    }
+    let drawing = replicas::deepening::begin_for(tx, id)?;
+    if drawing.is_empty() {
+        return remove(tx, &vpc).map(|()| drawing);
+    }
+    for replica in &drawing {
+        let mut record: ReplicaRecord = tx.get(Scope::Everything, replica)?;
+        record.ends_source = true;
+        tx.put(&record)?;
+    }
+    Ok(drawing)
+}
+
+/// With what it was born with.
+pub(super) fn remove(tx: &mut Tx<'_>, vpc: &Vpc) -> Result<(), Problem> {
+    let main: RouteTable = tx.get(Scope::Everything, vpc.main_route_table)?;
+    tx.delete(&main)?;
+    let acl: NetworkAcl = tx.get(Scope::Everything, vpc.default_network_acl)?;
+    tx.delete(&acl)?;
+    let default: SecurityGroup = tx.get(Scope::Everything, vpc.default_security_group)?;
+    tx.delete(&default)?;
+    tx.delete(vpc)
 }

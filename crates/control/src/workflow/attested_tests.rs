@@ -83,7 +83,7 @@ impl World {
     /// One look, as the engine makes it.
     fn look(&mut self, observed: &Observed) -> Decision {
         let own = if self.instance.host.is_none() { Observed::Unplaced } else { observed.clone() };
-        let sight = Sight { own, other: Observed::Unplaced };
+        let sight = Sight { own, other: Observed::Unplaced, is_drawn_on: false };
         let decision = steps::decide(&self.job, &self.instance, &sight, self.now);
         match decision.clone() {
             Decision::Wait { .. } => {}

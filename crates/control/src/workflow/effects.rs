@@ -25,7 +25,7 @@ use crate::{
     records::{HostRecord, InstanceRecord, JobRecord, Leg, Passage, VolumeRecord},
     services::{judgements, memory, shown, tpms::REQUIRE_TPM},
     store::{Scope, Tx},
-    workflow::steps::{Effect, Observed},
+    workflow::steps::{self, Effect, Observed},
 };
 
 /// Carries out `effect` on the instance's record, which is put, and on that of its job, which the caller puts.
@@ -42,7 +42,12 @@ pub(super) fn perform(
         Effect::Judge => judge(tx, (fleet, answers), record)?,
         Effect::Expire => judgements::expire(tx, record)?,
         Effect::MarkRunning => enter(record, InstanceState::Running, None, now),
-        Effect::ShutDown => enter(record, InstanceState::ShuttingDown, reason, now),
+        Effect::ShutDown => {
+            if steps::waits_for_duplicates(job) {
+                job.job.step = steps::step_name(job.job.kind, job.position).into();
+            }
+            enter(record, InstanceState::ShuttingDown, reason, now);
+        }
         Effect::GiveRoomBack { confirmed } => give_room_back(tx, record, confirmed)?,
         Effect::End => return end(tx, record, reason, now),
         Effect::Switch => job.job.moved = switch(tx, record)?,

@@ -25,7 +25,7 @@ use crate::{
     consultation::{Answers, Consultant},
     fleet::Fleet,
     records::{InstanceRecord, JobRecord},
-    services::judgements,
+    services::{judgements, replicas},
     store::{Scope, Store, Tx},
 };
 
@@ -69,6 +69,14 @@ impl Workflows {
             Ok(jobs.into_iter().filter(|job| !job.is_finished()).map(|job| job.job.id).collect::<Vec<_>>())
         });
         unfinished.await?.into_iter().for_each(|job| self.follow(job));
+        Ok(())
+    }
+
+    /// Takes up what was begun for each of these replicas.
+    pub(crate) async fn resume_at_all(&self, replicas: &[ReplicaId]) -> Result<(), Problem> {
+        for replica in replicas {
+            self.resume_at(replica).await?;
+        }
         Ok(())
     }
 
@@ -158,11 +166,26 @@ pub(crate) fn begin_for_replica(
     tx.insert(&record)
 }
 
-/// The launch or termination of the instance that is not over, if there is one. A migration is not meant: an instance that
-/// is on its way is as running as any other.
+/// The termination of an instance on which duplicates draw: it begins when none does any more.
+pub(crate) fn begin_end_after_duplicates(tx: &mut Tx<'_>, record: &InstanceRecord, id: JobId) -> Result<(), Problem> {
+    begin(tx, JobKind::Terminate, record, id)?;
+    let mut job: JobRecord = tx.get(Scope::Everything, id)?;
+    job.job.step = steps::AFTER_DUPLICATES.into();
+    tx.put(&job)
+}
+
+/// The launch or termination of the instance that is not over, if there is one. Neither a migration is meant nor an end that waits for
+/// duplicates: an instance of these is as running as any other.
 pub(crate) fn unfinished(tx: &Tx<'_>, instance: InstanceId) -> Result<Option<JobRecord>, Problem> {
     let jobs = tx.referring::<JobRecord>(Scope::Everything, instance)?;
-    Ok(jobs.into_iter().find(|job| !job.is_finished() && job.job.kind != JobKind::Migrate))
+    let counts = |job: &JobRecord| job.job.kind != JobKind::Migrate && !steps::waits_for_duplicates(job);
+    Ok(jobs.into_iter().find(|job| !job.is_finished() && counts(job)))
+}
+
+/// Whether the instance is to end once no duplicate draws on it any more.
+pub(crate) fn ends_after_duplicates(tx: &Tx<'_>, instance: InstanceId) -> Result<bool, Problem> {
+    let jobs = tx.referring::<JobRecord>(Scope::Everything, instance)?;
+    Ok(jobs.iter().any(|job| !job.is_finished() && steps::waits_for_duplicates(job)))
 }
 
 /// What came of one look at a job.
@@ -234,7 +257,8 @@ fn consider(tx: &Tx<'_>, fleet: &Fleet, id: JobId) -> Result<(Decision, JobRecor
     let record: InstanceRecord = tx.get(Scope::Everything, job.subject())?;
     let observe = |host| fleet.observe(host, record.instance.id, tx.now());
     let other = record.passage.map_or(Observed::Unplaced, |passage| observe(Some(passage.host)));
-    let sight = Sight { own: observe(record.instance.host), other };
+    let is_drawn_on = steps::waits_for_duplicates(&job) && replicas::check_free(tx, record.instance.id).is_err();
+    let sight = Sight { own: observe(record.instance.host), other, is_drawn_on };
     Ok((steps::decide(&job, &record.instance, &sight, tx.now()), job, record))
 }
 

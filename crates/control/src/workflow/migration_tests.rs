@@ -40,7 +40,7 @@ impl Passage {
     /// One look, as the engine makes it.
     fn look(&mut self, own: &Observed, other: &Observed) -> Decision {
         let other = if self.leg.is_none() { Observed::Unplaced } else { other.clone() };
-        let sight = Sight { own: own.clone(), other };
+        let sight = Sight { own: own.clone(), other, is_drawn_on: false };
         let decision = steps::decide(&self.world.1, &self.world.0, &sight, self.now);
         match decision.clone() {
             Decision::Wait { .. } => {}

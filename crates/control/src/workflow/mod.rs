@@ -11,7 +11,7 @@ pub(crate) mod engine;
 #[cfg(test)]
 mod migration_tests;
 pub(crate) mod replication;
-mod replication_effects;
+pub(crate) mod replication_effects;
 #[cfg(test)]
 mod replication_tests;
 pub(crate) mod steps;

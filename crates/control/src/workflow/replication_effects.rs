@@ -144,6 +144,8 @@ pub(super) fn perform(
         Effect::Complete => {
             note_disks(tx, fleet, &mut record)?;
             complete(tx, &mut record)?;
+            tx.put(&record)?;
+            return replicas::removal::end_source(tx, &record).map(|()| Vec::new());
         }
         Effect::ShutDown => return shut_down(tx, &record),
         Effect::Remove => {
@@ -223,6 +225,14 @@ fn mark_running(tx: &mut Tx<'_>, record: &ReplicaRecord) -> Result<(), Problem> 
 
 /// What was copied whole draws on nothing any more; with nothing left that does, the cut is let go.
 fn complete(tx: &Tx<'_>, record: &mut ReplicaRecord) -> Result<(), Problem> {
+    record.draws_on = draws_on(tx, record)?;
+    record.stage = if record.draws_on.is_empty() { Stage::LetGo } else { Stage::Holding };
+    record.replica.state = ReplicaState::Available;
+    Ok(())
+}
+
+/// What of the source a replica draws on once what is to be copied whole is there.
+pub(crate) fn draws_on(tx: &Tx<'_>, record: &ReplicaRecord) -> Result<BTreeSet<ObjectId>, Problem> {
     let mut draws_on = BTreeSet::new();
     for (source, duplicate) in &record.replica.objects {
         let shallow = match duplicate {
@@ -242,10 +252,7 @@ fn complete(tx: &Tx<'_>, record: &mut ReplicaRecord) -> Result<(), Problem> {
     if !draws_on.is_empty() {
         draws_on.insert(record.replica.source.into());
     }
-    record.stage = if draws_on.is_empty() { Stage::LetGo } else { Stage::Holding };
-    record.draws_on = draws_on;
-    record.replica.state = ReplicaState::Available;
-    Ok(())
+    Ok(draws_on)
 }
 
 fn shut_down(tx: &mut Tx<'_>, record: &ReplicaRecord) -> Result<Vec<InstanceId>, Problem> {

@@ -100,6 +100,13 @@ const fn table(kind: JobKind) -> &'static [Step] {
     }
 }
 
+/// What a termination is at, in place of its first step, while duplicates draw on the instance.
+pub(crate) const AFTER_DUPLICATES: &str = "deepen-duplicates";
+
+pub(crate) fn waits_for_duplicates(job: &JobRecord) -> bool {
+    job.job.kind == JobKind::Terminate && job.job.step == AFTER_DUPLICATES
+}
+
 /// How many steps a job of this kind has.
 const fn count(kind: JobKind) -> usize {
     if is_of_replica(kind) { replication::table(kind).len() } else { table(kind).len() }
@@ -143,6 +150,8 @@ pub(crate) enum Observed {
 pub(crate) struct Sight {
     pub(crate) own: Observed,
     pub(crate) other: Observed,
+    /// Duplicates draw on it, and its end is to wait for them.
+    pub(crate) is_drawn_on: bool,
 }
 
 /// A change to the records.
@@ -215,6 +224,7 @@ fn forward(work: Work, job: &JobRecord, instance: &Instance, sight: &Sight, now:
         Work::Proof => attested::await_proof(job, instance, observed, now),
         Work::Answer => attested::await_answer(instance, observed, now),
         Work::Running => await_running(job, instance, observed, now),
+        Work::Absence if sight.is_drawn_on => Decision::Wait { until: None },
         Work::Absence => await_absence(instance, observed),
         Work::Release => Decision::Step(give_room_back(observed)),
         Work::Ending => Decision::Step(Effect::End),

@@ -108,7 +108,7 @@ impl World {
     /// One look, as the engine makes it.
     fn look(&mut self, observed: &Observed) -> Decision {
         let observed = if self.instance.host.is_none() { &Observed::Unplaced } else { observed };
-        let sight = Sight { own: observed.clone(), other: Observed::Unplaced };
+        let sight = Sight { own: observed.clone(), other: Observed::Unplaced, is_drawn_on: false };
         let decision = steps::decide(&self.job, &self.instance, &sight, self.now);
         match decision.clone() {
             Decision::Wait { .. } => {}

@@ -15,7 +15,7 @@ use lucarne_model::{
 use serde_json::Value;
 
 use super::{
-    Context, Naming, Reads,
+    Context, Duplicates, Naming, Reads,
     attestation::{self, AttestArgs},
     console,
     memory::KeepingArgs,
@@ -70,6 +70,8 @@ pub(crate) enum InstanceCommand {
     Terminate {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        duplicates: Duplicates,
     },
     /// Use the serial console: Ctrl-] leaves it; without a terminal, standard input and output are piped
     Console {
@@ -249,9 +251,11 @@ impl InstanceCommand {
                 let start = async |id| session.change(async |c| answer(c.start_instance(&id, None, None)).await).await;
                 which.run(context, "running", start).await
             }
-            Self::Terminate { which } => {
-                let end =
-                    async |id| session.change(async |c| answer(c.terminate_instance(&id, None, None)).await).await;
+            Self::Terminate { which, duplicates } => {
+                let deepen = duplicates.deepen();
+                let end = async |id| {
+                    session.change(async |c| answer(c.terminate_instance(&id, deepen, None, None)).await).await
+                };
                 which.run(context, "terminated", end).await
             }
             Self::Migrate { id, to, wait } => {

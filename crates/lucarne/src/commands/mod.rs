@@ -123,6 +123,30 @@ pub(crate) enum Basics {
     },
 }
 
+/// What is deleted that duplicates may draw on.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DeleteSources {
+    /// Ids or names
+    #[arg(required = true)]
+    pub(crate) ids: Vec<String>,
+    #[command(flatten)]
+    pub(crate) duplicates: Duplicates,
+}
+
+/// What becomes of duplicates that draw on what is to end.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Duplicates {
+    /// Make duplicates deep that draw on it; it ends by itself once they are
+    #[arg(long)]
+    deepen_duplicates: bool,
+}
+
+impl Duplicates {
+    pub(crate) fn deepen(self) -> Option<bool> {
+        self.deepen_duplicates.then_some(true)
+    }
+}
+
 /// What a new resource is called and tagged.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Naming {

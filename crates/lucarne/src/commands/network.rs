@@ -4,7 +4,7 @@ use clap::Subcommand;
 use lucarne_api::client::types;
 use lucarne_model::Cidr;
 
-use super::{Basics, Context, Naming, attest_policy::AttestPolicyCommand};
+use super::{Basics, Context, DeleteSources, Naming, Reads, attest_policy::AttestPolicyCommand};
 use crate::{
     failure::Failure,
     kind::{SUBNET, VPC},
@@ -26,7 +26,9 @@ pub(crate) enum VpcCommand {
     #[command(subcommand)]
     AttestPolicy(AttestPolicyCommand),
     #[command(flatten)]
-    Basics(Basics),
+    Reads(Reads),
+    /// Delete them, and print their ids
+    Delete(DeleteSources),
 }
 
 impl VpcCommand {
@@ -39,7 +41,16 @@ impl VpcCommand {
                 )
             }
             Self::AttestPolicy(command) => command.run(context).await,
-            Self::Basics(basics) => basics.run(context, &VPC).await,
+            Self::Reads(reads) => reads.run(context, &VPC).await,
+            Self::Delete(DeleteSources { ids, duplicates }) => {
+                let session = &context.session;
+                let delete = async |id: String| {
+                    let id = id.parse().map_err(|_| Failure::wrong_usage("not a VPC's id"))?;
+                    let deepen = duplicates.deepen();
+                    session.change(async |client| answer(client.delete_vpc(&id, deepen, None, None)).await).await
+                };
+                context.each(&VPC, ids, delete).await.map(drop)
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use lucarne_api::{bodies::storage::CreateVolume, client::types};
 use lucarne_model::{Bytes, VolumeId};
 use serde_json::Value;
 
-use super::{Basics, Context, Naming};
+use super::{Basics, Context, DeleteSources, Naming, Reads};
 use crate::{
     failure::Failure,
     kind::{INSTANCE, SNAPSHOT, VOLUME},
@@ -38,7 +38,9 @@ pub(crate) enum VolumeCommand {
         wait: bool,
     },
     #[command(flatten)]
-    Basics(Basics),
+    Reads(Reads),
+    /// Delete them, and print their ids
+    Delete(DeleteSources),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -77,7 +79,15 @@ impl VolumeCommand {
                     async |client: lucarne_api::client::Client| answer(client.detach_volume(&id, None, None)).await;
                 (session.change(call).await?, wait.then_some("available"))
             }
-            Self::Basics(basics) => return basics.run(context, &VOLUME).await,
+            Self::Reads(reads) => return reads.run(context, &VOLUME).await,
+            Self::Delete(DeleteSources { ids, duplicates }) => {
+                let delete = async |id: String| {
+                    let id = id.parse().map_err(|_| Failure::wrong_usage("not a volume's id"))?;
+                    let deepen = duplicates.deepen();
+                    session.change(async |client| answer(client.delete_volume(&id, deepen, None, None)).await).await
+                };
+                return context.each(&VOLUME, ids, delete).await.map(drop);
+            }
         };
         let id = changed["id"].as_str().unwrap_or_default();
         let reached = match goal {

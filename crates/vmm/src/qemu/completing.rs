@@ -20,7 +20,7 @@ impl Vm {
     /// Begins to bring what is below the disk, or goes on with it; whether nothing is below it any more.
     pub(super) async fn complete(&self, volume: VolumeId) -> Result<bool, Error> {
         if !self.has_disk(volume) {
-            return Err(self.refused(format!("it has no {volume}")));
+            return Err(self.refused(COMPLETING, format!("it has no {volume}")));
         }
         let (name, top) = (names::completion_name(volume), self.top_of(volume));
         let Some(job) = self.completion(&name).await? else {
@@ -43,7 +43,7 @@ impl Vm {
                 match job["error"].as_str() {
                     None => Ok(false),
                     Some(said) if says_disk_full(said) => Err(Error::DiskFull { path: self.path_of(volume) }),
-                    Some(said) => Err(self.refused(said.to_owned())),
+                    Some(said) => Err(self.refused(COMPLETING, said.to_owned())),
                 }
             }
             _ => Ok(false),
@@ -79,7 +79,7 @@ impl Vm {
     async fn has_below(&self, name: &str) -> Result<bool, Error> {
         let nodes = self.nodes().await?;
         let node = nodes.iter().find(|node| node["node-name"] == name);
-        let node = node.ok_or_else(|| self.refused(format!("it has no {name}")))?;
+        let node = node.ok_or_else(|| self.refused(COMPLETING, format!("it has no {name}")))?;
         Ok(!node["image"]["backing-filename"].is_null())
     }
 
@@ -89,7 +89,7 @@ impl Vm {
         let said = self.ask(COMPLETING, "human-monitor-command", flush).await?;
         match said.as_str().map(str::trim).filter(|said| !said.is_empty()) {
             None => Ok(()),
-            Some(said) => Err(self.refused(said.to_owned())),
+            Some(said) => Err(self.refused(COMPLETING, said.to_owned())),
         }
     }
 
@@ -110,9 +110,5 @@ impl Vm {
     fn path_of(&self, volume: VolumeId) -> std::path::PathBuf {
         let disk = self.disks().into_iter().find(|disk| disk.volume == volume);
         disk.map(|disk| disk.path).unwrap_or_default()
-    }
-
-    fn refused(&self, reason: String) -> Error {
-        Error::Refused { instance: self.instance, step: COMPLETING, reason }
     }
 }

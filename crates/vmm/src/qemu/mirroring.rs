@@ -178,7 +178,7 @@ impl Vm {
         }
     }
 
-    fn refused(&self, step: &'static str, reason: String) -> Error {
+    pub(super) fn refused(&self, step: &'static str, reason: String) -> Error {
         Error::Refused { instance: self.instance, step, reason }
     }
 

@@ -125,7 +125,13 @@ pub(in crate::services) fn admit(
         tags: request.tags.clone(),
     };
     let (cuts, draws_on) = cuts(&source, &kept, &request.terms);
-    tx.insert(&ReplicaRecord { replica: replica.clone(), stage: Stage::Preparing, cuts, draws_on })?;
+    tx.insert(&ReplicaRecord {
+        replica: replica.clone(),
+        stage: Stage::Preparing,
+        cuts,
+        draws_on,
+        ends_source: false,
+    })?;
     engine::begin_for_replica(tx, JobKind::Replicate, (account, id), job)?;
     Ok(replica)
 }

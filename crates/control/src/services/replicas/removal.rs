@@ -16,6 +16,7 @@ use lucarne_model::{
     storage::VolumeState,
 };
 
+use super::{super::vpcs, standing};
 use crate::{
     instructions::FLOW_LOGS,
     records::{FlowLogCredentials, InstanceRecord, VolumeRecord},
@@ -33,12 +34,30 @@ pub(crate) fn remove(tx: &mut Tx<'_>, mut record: ReplicaRecord, end: ReplicaSta
     record.replica.changed = tx.now();
     record.stage = Stage::LetGo;
     tx.put(&record)?;
+    end_source(tx, &record)?;
     for duplicate in record.replica.objects.values() {
         if let ObjectId::Volume(id) = duplicate {
             remove_volume(tx, *id)?;
         }
     }
     remove_network(tx, record.replica.vpc)
+}
+
+/// Deletes the network that was duplicated, if that was asked for and nothing draws on it any more.
+pub(crate) fn end_source(tx: &mut Tx<'_>, record: &ReplicaRecord) -> Result<(), Problem> {
+    let source = record.replica.source;
+    if !record.ends_source || standing::check_free(tx, source).is_err() {
+        return Ok(());
+    }
+    match tx.find::<Vpc>(ALL, source)? {
+        Some(vpc) if tx.referring::<Subnet>(ALL, source)?.is_empty() => vpcs::remove(tx, &vpc),
+        // It was given something meanwhile.
+        Some(_) => {
+            tracing::info!(vpc = %source, "a network that was to be deleted is in use again and stays");
+            Ok(())
+        }
+        None => Ok(()),
+    }
 }
 
 fn remove_volume(tx: &mut Tx<'_>, id: VolumeId) -> Result<(), Problem> {

@@ -30,8 +30,8 @@ pub(crate) fn check_free(tx: &Tx<'_>, id: impl Into<ObjectId> + Display + Copy) 
     let Some(replica) = drawing.iter().find(|record| record.draws_on.contains(&object)) else { return Ok(()) };
     let (replica, name) = (replica.replica.id, &replica.replica.name);
     let detail = format!(
-        "{replica} (`{name}`) was duplicated from {id} and still draws on it; make it deep (`lucarne replica deepen`) and wait until \
-         it is available, or delete it (`lucarne replica delete`)"
+        "{replica} (`{name}`) was duplicated from {id} and still draws on it; make it deep (`lucarne replica deepen`, or here \
+         `--deepen-duplicates`), or delete it (`lucarne replica delete`)"
     );
     Err(Problem::new(ErrorCode::ReplicaDependsOnSource, detail))
 }

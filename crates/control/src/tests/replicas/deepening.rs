@@ -105,3 +105,112 @@ async fn a_controller_that_is_killed_takes_the_deepening_up_again() {
     scene.reaches(&replica, "available").await;
     assert_eq!(scene.copies().await, ["deep"; 3]);
 }
+
+impl Scene {
+    /// What draws on the source has all of it now.
+    fn is_whole(&mut self) {
+        self.hosts.iter_mut().for_each(|host| (host.snapshot, host.draws) = (0, false));
+    }
+
+    async fn end(&self, path: &str) -> (u16, Value) {
+        self.cloud.delete(&self.tenant, &format!("{path}?deepen_duplicates=true")).await
+    }
+
+    /// The job that ends an instance.
+    async fn ending(&self, instance: &str) -> Value {
+        let jobs = self.get("/v1/jobs").await;
+        let is = |job: &&Value| job["kind"] == "terminate" && job["instance"] == id_of(instance);
+        items(&jobs["items"]).find(is).cloned().unwrap_or_default()
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_is_to_end_waits_until_its_duplicates_are_deep_and_ends_by_itself() {
+    let mut scene = Scene::new().await;
+    let (replica, _) = scene.shallow().await;
+    let source = path("instances", &scene.instance(&json!(scene.vpc), "web").await);
+    let (status, ending) = scene.end(&source).await;
+    assert_eq!((status, &ending["state"]), (200, &json!("running")), "{ending}");
+    assert_eq!(scene.end(&source).await.0, 200, "to ask again is no error");
+    assert_eq!(scene.ending(&source).await["step"], "deepen-duplicates");
+    let shown = scene.get(&replica).await;
+    assert_eq!((&shown["state"], &scene.job(&shown).await["kind"]), (&json!("copying"), &json!("deepen-replica")));
+    // It is as running as any other meanwhile.
+    scene.post(&format!("{source}/stop"), json!({"force": true})).await;
+    scene.until(async |scene| (scene.get(&source).await["state"] == "stopped").then_some(())).await;
+    scene.post(&format!("{source}/start"), json!({})).await;
+    scene.until(async |scene| (scene.get(&source).await["state"] == "running").then_some(())).await;
+    scene.is_whole();
+    scene.reaches(&replica, "available").await;
+    scene.until(async |scene| (scene.get(&source).await["state"] == "terminated").then_some(())).await;
+    let ended = scene.ending(&source).await;
+    assert_eq!((&ended["state"], &ended["step"]), (&json!("done"), &json!("end")));
+    let other = path("instances", &scene.instance(&json!(scene.vpc), "data").await);
+    assert_eq!(scene.end(&other).await.1["state"], "shutting-down", "nothing draws on it");
+}
+
+#[tokio::test]
+async fn an_end_that_waits_survives_the_controller_and_comes_too_if_the_duplicate_is_deleted() {
+    let (controller, mut scene) = Killable::with_network().await;
+    scene.hosts.iter_mut().for_each(|host| host.until = Until::Running);
+    let (replica, _) = scene.shallow().await;
+    let source = path("instances", &scene.instance(&json!(scene.vpc), "web").await);
+    assert_eq!(scene.end(&source).await.0, 200);
+    controller.kill().await;
+    let (_controller, operator) = Killable::start(scene.cloud.dir.path()).await;
+    scene.cloud.operator = operator;
+    scene.report().await;
+    assert_eq!(scene.get(&source).await["state"], "running");
+    assert_eq!(scene.cloud.delete(&scene.tenant, &replica).await.0, 200);
+    scene.reaches(&replica, "deleted").await;
+    scene.until(async |scene| (scene.get(&source).await["state"] == "terminated").then_some(())).await;
+}
+
+/// Nobody has the volume any more, nor is anything in the network, when they are to go.
+#[tokio::test]
+async fn a_volume_and_a_network_go_by_themselves_when_nothing_draws_on_them() {
+    let mut scene = Scene::new().await;
+    let (replica, _) = scene.shallow().await;
+    let source = scene.instance(&json!(scene.vpc), "web").await;
+    let volume = format!("/v1/volumes/{}", source["volumes"][0]["volume"].as_str().unwrap());
+    scene.post(&format!("{volume}/detach"), json!({})).await;
+    scene.until(async |scene| (scene.get(&volume).await["state"] == "available").then_some(())).await;
+    assert_eq!(code(&scene.cloud.delete(&scene.tenant, &volume).await), ErrorCode::ReplicaDependsOnSource);
+    assert_eq!(scene.end(&volume).await.0, 204);
+    assert_eq!(scene.end(&volume).await.0, 204, "to ask again is no error");
+    assert_eq!(scene.get(&volume).await["state"], "deleting");
+    let told = async |scene: &Scene| {
+        let mut told = Vec::new();
+        for host in &scene.hosts {
+            told.extend(items(&host.desired(&scene.cloud).await["volumes"]).cloned());
+        }
+        told.into_iter().find(|one| one["id"] == id_of(&volume))
+    };
+    assert_eq!(told(&scene).await.unwrap()["present"], true, "what is drawn on is not deleted");
+    let vpc = format!("/v1/vpcs/{}", scene.vpc);
+    assert_eq!(code(&scene.end(&vpc).await), ErrorCode::DependencyViolation, "it has a subnet");
+    scene.is_whole();
+    scene.reaches(&replica, "available").await;
+    scene.until(async |scene| (scene.cloud.get(&scene.tenant, &volume).await.0 == 404).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_empty_network_that_is_drawn_on_goes_when_its_duplicate_is_deep() {
+    let mut scene = Scene::new().await;
+    scene.hosts.iter_mut().for_each(|host| host.draws = true);
+    let replica = scene.create("cold", json!({"memory": "cold"})).await;
+    scene.reaches(&replica, "available").await;
+    for tier in ["web", "data"] {
+        let source = path("instances", &scene.instance(&json!(scene.vpc), tier).await);
+        assert_eq!(scene.cloud.delete(&scene.tenant, &source).await.0, 200, "its memory is not drawn on");
+        scene.until(async |scene| (scene.get(&source).await["state"] == "terminated").then_some(())).await;
+    }
+    assert_eq!(scene.cloud.delete(&scene.tenant, &format!("/v1/subnets/{}", scene.subnet)).await.0, 204);
+    let vpc = format!("/v1/vpcs/{}", scene.vpc);
+    assert_eq!(code(&scene.cloud.delete(&scene.tenant, &vpc).await), ErrorCode::ReplicaDependsOnSource);
+    assert_eq!(scene.end(&vpc).await.0, 204);
+    assert_eq!(scene.cloud.get(&scene.tenant, &vpc).await.0, 200);
+    scene.is_whole();
+    scene.reaches(&replica, "available").await;
+    assert_eq!(scene.cloud.get(&scene.tenant, &vpc).await.0, 404);
+}
