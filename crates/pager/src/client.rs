@@ -38,6 +38,7 @@ pub struct Client {
     stream: BufReader<UnixStream>,
     instance: InstanceId,
     memory: Pages,
+    machine: Option<i32>,
 }
 
 impl Client {
@@ -48,10 +49,10 @@ impl Client {
         let stream = UnixStream::connect(path).map_err(unreachable)?;
         let limited = stream.set_read_timeout(Some(patience)).and_then(|()| stream.set_write_timeout(Some(patience)));
         limited.map_err(unreachable)?;
-        let mut client =
-            Self { stream: BufReader::new(stream), instance: InstanceId::from_bits(0), memory: Pages::ZERO };
+        let (instance, memory) = (InstanceId::from_bits(0), Pages::ZERO);
+        let mut client = Self { stream: BufReader::new(stream), instance, memory, machine: None };
         match client.ask("say hello", &Request::Hello { version: VERSION })? {
-            Reply::Hello { instance, memory, .. } => Ok(Self { instance, memory, ..client }),
+            Reply::Hello { instance, memory, machine, .. } => Ok(Self { instance, memory, machine, ..client }),
             _ => Err(ClientError::NotUnderstood { doing: "say hello" }),
         }
     }
@@ -63,6 +64,11 @@ impl Client {
     /// All of the guest's memory.
     pub const fn memory(&self) -> Pages {
         self.memory
+    }
+
+    /// The machine's process, if the pager knows it.
+    pub(crate) const fn machine(&self) -> Option<i32> {
+        self.machine
     }
 
     /// See [`Request::SetTarget`].

@@ -55,7 +55,8 @@ pub enum Request {
     Capture {
         seconds: u32,
     },
-    /// The same under a name, for as long as nobody lets it go, and as this pager lives. One that has the name is let go before.
+    /// The same under a name, for as long as nobody lets it go: once it is frozen also the guest's next pagers hold it. One that has
+    /// the name is let go before.
     Hold {
         name: String,
     },
@@ -86,6 +87,9 @@ pub enum Reply {
         version: u32,
         instance: InstanceId,
         memory: Pages,
+        /// The machine's process, by which its end is told from that of its pager. None: that is not known.
+        #[serde(default)]
+        machine: Option<i32>,
     },
     Done,
     Evicted {

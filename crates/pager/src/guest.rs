@@ -3,7 +3,12 @@
 //! Owns the translation between page numbers and the machine's addresses. It is never mapped here: a touch of a hole
 //! through a second mapping would make a page of zeros that the guest takes for its own.
 
-use std::{fs::File, io, os::fd::OwnedFd, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    sync::Arc,
+};
 
 use lucarne_memory::run::Run;
 use lucarne_model::memory::Pages;
@@ -23,6 +28,8 @@ use crate::{
 pub(crate) struct Guest {
     pub(crate) uffd: Uffd,
     pub(crate) discards: Discards,
+    /// What those are mapped from; what is behind them is this pager's and the next one's.
+    pub(crate) notes: Arc<File>,
     memory: File,
     base: u64,
     pages: u64,
@@ -38,11 +45,12 @@ impl Guest {
         let not_understood = ShimError::NotUnderstood { what: "its memory is not one region of one file" };
         let [Region { base, size, offset: 0, .. }] = *regions else { return Err(not_understood) };
         let pages = size / Pages::SIZE;
-        let discards = Discards::map(&discarded.into(), pages).map_err(ShimError::NoAnswer)?;
+        let notes = Arc::new(File::from(discarded));
+        let discards = Discards::map(&notes, pages).map_err(ShimError::NoAnswer)?;
         if u32::try_from(pages).is_err() {
             return Err(not_understood);
         }
-        Ok(Self { uffd: uffd.into(), discards, memory: memory.into(), base, pages })
+        Ok(Self { uffd: uffd.into(), discards, notes, memory: memory.into(), base, pages })
     }
 
     pub(crate) const fn pages(&self) -> u64 {

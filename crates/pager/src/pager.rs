@@ -19,7 +19,7 @@ use lucarne_model::{
 };
 
 use crate::{
-    capture::taking::Captures,
+    capture::{record::Records, taking::Captures},
     control::{RegionHeat, Trouble},
     disk::Disk,
     exit::{Ending, Exit},
@@ -81,12 +81,16 @@ pub(crate) struct Pager {
     pub(crate) guest: Guest,
     pub(crate) sources: Sources,
     pub(crate) book: Mutex<Book>,
+    /// What a next pager finds of the captures.
+    pub(crate) records: Records,
     pub(crate) steering: Mutex<Steering>,
     pub(crate) tally: Mutex<Tally>,
     pub(crate) shim: Mutex<Shim>,
     pub(crate) ending: Ending,
     pub(crate) observer: Observer,
     pub(crate) last_fault: AtomicU64,
+    /// The machine's process.
+    pub(crate) machine: Option<i32>,
     /// Whether the tripwire is set.
     pub(crate) minor: bool,
     /// Whether the machine can be told to discard nothing.

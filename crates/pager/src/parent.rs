@@ -1,15 +1,16 @@
 //! The memory of another guest, as a capture holds it, from which a duplicate of that guest goes on.
 //!
-//! Owns the line to the other guest's pager, one for all threads, and opens it again when it breaks. What is read there stays
-//! there until it is said that it is here ([`Parent::have`]), so that nothing is lost with a pager that dies in between; after
-//! it a page is this guest's own. The line's words are [`crate::capture::wire`]'s.
+//! Owns the line to the other guest's pager, one for all threads, and opens it again when it breaks: a pager that dies is followed
+//! by another that holds the same, and what was asked for is asked for again. What is read there stays there until it is said that
+//! it is here ([`Parent::have`]), so that nothing is lost with a pager that dies in between, whichever of the two; after it a
+//! page is this guest's own. The line's words are [`crate::capture::wire`]'s.
 //!
 //! Once no page is to be had there any more, that is noted in the folder ([`WHOLE`]): then the other guest is not asked for.
 
 use std::{
     fs::File,
     io::{self, Read, Write},
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -21,6 +22,10 @@ use std::{
 
 use lucarne_memory::run::Run;
 use lucarne_model::memory::Pages;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 
 use crate::{
     capture::{
@@ -40,8 +45,11 @@ use crate::{
 pub(crate) const WHOLE: &str = "whole";
 /// How long the other pager may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long it is tried to reach one that does not listen: it may be started anew.
-const REACH: Duration = Duration::from_secs(10);
+/// How long it is tried to reach one that has ended, if it is not known whether its machine has too: its host's agent starts another
+/// as soon as it sees that.
+const RETURN: Duration = Duration::from_secs(60);
+/// How long, where not even a socket is: that goes with its machine, and is made anew with each pager.
+const APPEAR: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Why nothing comes from there.
@@ -63,6 +71,9 @@ pub(crate) struct Parent {
     capture: String,
     pages: u64,
     line: Mutex<Option<Line>>,
+    /// The other machine's process, once its pager has told it.
+    machine: Mutex<Option<OwnedFd>>,
+    is_given_up: AtomicBool,
     /// Whether all of it is to be fetched.
     is_to_be_whole: AtomicBool,
 }
@@ -88,8 +99,9 @@ impl Parent {
     /// Reaches the capture of this name at the pager that listens at `control`, of a guest of so many pages.
     pub(crate) fn reach(control: &Path, capture: &str, pages: u64, is_to_be_whole: bool) -> Result<Self, ParentError> {
         let (control, capture) = (control.to_owned(), capture.to_owned());
+        let (line, machine, is_given_up) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
         let is_to_be_whole = AtomicBool::new(is_to_be_whole);
-        let parent = Self { control, capture, pages, line: Mutex::default(), is_to_be_whole };
+        let parent = Self { control, capture, pages, line, machine, is_given_up, is_to_be_whole };
         *locked(&parent.line) = Some(parent.open()?);
         Ok(parent)
     }
@@ -137,6 +149,11 @@ impl Parent {
         *locked(&self.line) = None;
     }
 
+    /// Who waits for a pager there waits no longer.
+    pub(crate) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Relaxed);
+    }
+
     fn read(&self, run: Run, contents: &mut [Page]) -> Result<(), ParentError> {
         let mut rest = contents;
         for few in parts(run) {
@@ -159,14 +176,18 @@ impl Parent {
     /// Over the line, which is opened anew if it broke. Who asks twice is answered twice.
     fn with<T>(&self, mut talk: impl FnMut(&mut Line) -> Result<T, ParentError>) -> Result<T, ParentError> {
         let mut kept = locked(&self.line);
-        for is_last in [false, true] {
+        let mut in_vain = Duration::ZERO;
+        loop {
             let mut line = match kept.take() {
                 Some(line) => line,
                 None => self.open()?,
             };
+            let began = Instant::now();
             match talk(&mut line) {
-                Err(ParentError::Broken(error)) if !is_last => {
+                Err(ParentError::Broken(error)) if in_vain < RETURN && !self.is_given_up() => {
                     tracing::debug!(%error, "the line to another guest's pager broke");
+                    thread::sleep(RETRY);
+                    in_vain += began.elapsed();
                 }
                 Ok(told) => {
                     *kept = Some(line);
@@ -175,20 +196,48 @@ impl Parent {
                 Err(error) => return Err(error),
             }
         }
-        Err(ParentError::Broken(io::ErrorKind::ConnectionAborted.into()))
     }
 
     fn open(&self) -> Result<Line, ParentError> {
-        let end = Instant::now() + REACH;
-        let client = loop {
-            match Client::connect(&self.control, PATIENCE) {
-                Ok(client) => break client,
-                Err(ClientError::Unreachable { .. } | ClientError::NoAnswer { .. }) if Instant::now() < end => {
-                    thread::sleep(RETRY);
-                }
-                Err(error) => return Err(ParentError::Gone(error)),
+        let began = Instant::now();
+        loop {
+            let error = match self.try_open() {
+                Ok(line) => return Ok(line),
+                Err(error) => error,
+            };
+            let is_over = match (patience(&error), self.has_ended()) {
+                (Duration::ZERO, _) => true,
+                // Whoever starts its pagers may be away for a while, and until then it waits as this guest does.
+                (_, Some(has_ended)) => has_ended,
+                (patience, None) => began.elapsed() > patience,
+            };
+            if is_over || self.is_given_up() {
+                return Err(error);
             }
-        };
+            thread::sleep(RETRY);
+        }
+    }
+
+    /// Whether the other machine has; none: that is not known.
+    fn has_ended(&self) -> Option<bool> {
+        let machine = locked(&self.machine);
+        let mut polled = [PollFd::new(machine.as_ref()?, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut polled, Some(&now)).ok()?;
+        Some(!polled[0].revents().is_empty())
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Relaxed)
+    }
+
+    fn try_open(&self) -> Result<Line, ParentError> {
+        let client = Client::connect(&self.control, PATIENCE).map_err(ParentError::Gone)?;
+        // Its pager answers, so it is there, and nobody else has its number.
+        let process = client.machine().and_then(Pid::from_raw);
+        if let Some(process) = process.and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok()) {
+            *locked(&self.machine) = Some(process);
+        }
         let Pages(there) = client.memory();
         if there != self.pages {
             return Err(ParentError::OtherSize { there, here: self.pages });
@@ -209,6 +258,18 @@ impl Line {
         let mut octets = [0; ANSWER];
         (&mut &self.stream).read_exact(&mut octets).map_err(ParentError::Broken)?;
         Answer::decode(&octets).word.map_err(ParentError::Over)
+    }
+}
+
+/// How long it may help to try again.
+fn patience(error: &ParentError) -> Duration {
+    match error {
+        ParentError::Gone(ClientError::Unreachable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            APPEAR
+        }
+        ParentError::Gone(ClientError::Unreachable { .. } | ClientError::NoAnswer { .. }) => RETURN,
+        ParentError::Broken(_) => RETURN,
+        _ => Duration::ZERO,
     }
 }
 

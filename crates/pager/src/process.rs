@@ -32,7 +32,10 @@ use rustix::{
 
 use crate::{
     allocator,
-    capture::taking::Captures,
+    capture::{
+        record::{self, Records},
+        taking::go_on_holding,
+    },
     completing, disk,
     eviction::Evictor,
     exit::{Ending, Exit},
@@ -137,7 +140,7 @@ pub fn discard(state: &Path) -> io::Result<()> {
             _ => {}
         }
     }
-    Ok(())
+    record::discard(state)
 }
 
 fn run_with(options: &Options, observer: Observer) -> Result<Exit, PagerError> {
@@ -172,6 +175,7 @@ fn run_with(options: &Options, observer: Observer) -> Result<Exit, PagerError> {
     }
     tracing::info!(instance = %options.instance, took = ?pager.start_took, "serves");
     let exit = wait(&pager.ending, machine);
+    pager.sources.ancestor.give_up();
     for thread in threads {
         if thread.join().is_err() {
             tracing::error!("a thread of the pager failed within itself");
@@ -219,11 +223,6 @@ fn recover(
 ) -> Result<(Pager, Index), PagerError> {
     let Lent { regions, minor, holds_discards, uffd, memory, key, discarded, pool } = lent;
     let guest = Guest::new(&regions, uffd, memory, discarded).map_err(PagerError::Shim)?;
-    if guest.discards.hold().swap(0, Ordering::SeqCst) != 0 && guest.unprotect(guest.all()).is_err() {
-        // The capture of one that died; what it had protected would be let through page by page. The machine has ended, and
-        // that is found out below.
-        tracing::debug!(instance = %options.instance, "a capture's protection stays");
-    }
     let sealer = sealer(&key.into(), options.instance)?;
     let identity = Identity { life: sealer.life(), pages: guest.pages() };
     let (path, store_path) = (options.state.join(INDEX), options.state.join(STORE));
@@ -272,11 +271,15 @@ fn recover(
     let target = Pages(guest.pages());
     let steering = Steering { target, pages_per_second: None, pinned: false, policy };
     let store = Arc::new(store);
+    let records = Records::of(&guest, &options.state, options.instance, observer);
+    let captures = go_on_holding(&guest, &records, options.instance);
     let pager = Pager {
         instance: options.instance,
+        machine: shim.process(),
         guest,
         sources: Sources { pool: Mutex::new(pool), remote: Remote::new(store.clone()), store, ancestor },
-        book: Mutex::new(Book { places, residency, captures: Captures::default() }),
+        book: Mutex::new(Book { places, residency, captures }),
+        records,
         steering: Mutex::new(steering),
         tally: Mutex::new(Tally::default()),
         shim: Mutex::new(shim),

@@ -23,7 +23,7 @@ use lucarne_model::{
 };
 
 use crate::{
-    capture::{kept::Kept, serving::Serving, wire::Over},
+    capture::{serving::Serving, wire::Over},
     control::{LONGEST_LINE, Reply, Request, Statistics, VERSION},
     eviction::Wish,
     exit::Exit,
@@ -90,8 +90,8 @@ impl Server {
             let (reply, goes_on) = match serde_json::from_slice(&line) {
                 Ok(Request::Hello { version }) if version == VERSION => {
                     greeted = true;
-                    let memory = Pages(self.pager.guest.pages());
-                    (Reply::Hello { version: VERSION, instance: self.pager.instance, memory }, true)
+                    let (memory, machine) = (Pages(self.pager.guest.pages()), self.pager.machine);
+                    (Reply::Hello { version: VERSION, instance: self.pager.instance, memory, machine }, true)
                 }
                 Ok(Request::Hello { version }) => {
                     (refused(format!("this pager speaks version {VERSION}, not {version}")), false)
@@ -99,7 +99,7 @@ impl Server {
                 Ok(_) if !greeted => (refused("say hello first".into()), false),
                 Ok(Request::Capture { seconds }) => {
                     drop(reader);
-                    return serve(Serving::begin(&self.pager, self.state.clone(), seconds), stream);
+                    return serve(Serving::begin(&self.pager, seconds), stream);
                 }
                 Ok(Request::Read { name }) => {
                     drop(reader);
@@ -161,8 +161,7 @@ impl Server {
 
     fn hold(&self, name: String) -> Reply {
         self.let_go(&name);
-        let kept = Kept::new(self.state.clone(), self.pager.instance);
-        self.pager.begin_capture(Some(name), kept).map_or_else(refused, |_| Reply::Done)
+        self.pager.begin_capture(Some(name)).map_or_else(refused, |_| Reply::Done)
     }
 
     fn freeze(&self, name: &str) -> Reply {
@@ -233,7 +232,7 @@ impl Server {
             tripped: tally.tripped,
             pool: Bytes(pool),
             store: Bytes(store + tally.index),
-            overhead: Bytes(own_memory()),
+            overhead: Bytes(own_memory() + pager.records.size()),
             start_microseconds: pager.start_took.as_micros() as u64,
             remote: pager.sources.remote.statistics(),
             heat: tally.heat.clone(),

@@ -1,7 +1,7 @@
-//! Files mapped into this process and another: the notes of discards, and the pool.
+//! Files mapped into this process and another: the notes of discards, what is noted of captures, and the pool.
 //!
-//! Owns the mappings. Of the notes only single bits are read and cleared, atomically; of the pool, which no other process
-//! maps at the same time, byte ranges.
+//! Owns the mappings. Of the notes single words are read and changed, atomically; of the pool and of what captures keep, which
+//! no other process maps at the same time, byte ranges.
 #![allow(unsafe_code)]
 
 use std::{
@@ -9,14 +9,17 @@ use std::{
     io,
     ptr::{self, NonNull},
     slice,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::page::PAGE;
 
-/// A file's first `length` bytes.
+/// `length` bytes of a file.
 #[derive(Debug)]
 struct Mapping {
     start: NonNull<u8>,
@@ -29,10 +32,11 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn of(file: &File, length: usize) -> io::Result<Self> {
+    /// From octet `at` on, a multiple of a page.
+    fn of(file: &File, at: u64, length: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at a place of the kernel's choice.
-        let start = unsafe { mmap(ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0) }?;
+        let start = unsafe { mmap(ptr::null_mut(), length, protection, MapFlags::SHARED, file, at) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { start, length })
     }
@@ -63,7 +67,12 @@ impl Discards {
         if file.metadata()?.len() < length as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Self { mapping: Mapping::of(file, length)?, words })
+        Ok(Self { mapping: Mapping::of(file, 0, length)?, words })
+    }
+
+    /// Octets of the file that this is; what is behind them is [`crate::capture::record`]'s.
+    pub(crate) const fn length(&self) -> u64 {
+        self.mapping.length as u64
     }
 
     fn all_words(&self) -> &[AtomicU64] {
@@ -128,10 +137,13 @@ pub(crate) struct Arena(Mapping);
 impl Arena {
     /// Makes the file `length` bytes long, if it is not; memory is taken only where it is written.
     pub(crate) fn map(file: &File, length: usize) -> io::Result<Self> {
-        if file.metadata()?.len() < length as u64 {
-            file.set_len(length as u64)?;
-        }
-        Mapping::of(file, length).map(Self)
+        Self::map_at(file, 0, length)
+    }
+
+    /// The same of `length` bytes from octet `at` on, a multiple of a page.
+    pub(crate) fn map_at(file: &File, at: u64, length: usize) -> io::Result<Self> {
+        make_long(file, at + length as u64)?;
+        Mapping::of(file, at, length).map(Self)
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -143,4 +155,51 @@ impl Arena {
         // SAFETY: as above.
         unsafe { slice::from_raw_parts_mut(self.0.start.as_ptr(), self.0.length) }
     }
+}
+
+/// Words that outlive this process in the file that was mapped, each read and changed in one step.
+///
+/// Somebody who is killed between two changes leaves the first and not the second: what is stored is in the file's own pages,
+/// in the order in which this process stored it, and no later process can see less.
+#[derive(Clone, Debug)]
+pub(crate) struct Words {
+    mapping: Arc<Mapping>,
+    first: usize,
+    count: usize,
+}
+
+impl Words {
+    /// `count` words from octet `at` on, a multiple of a page. Makes the file long enough, if it is not.
+    pub(crate) fn map_at(file: &File, at: u64, count: usize) -> io::Result<Self> {
+        make_long(file, at + count as u64 * 8)?;
+        Ok(Self { mapping: Arc::new(Mapping::of(file, at, count * 8)?), first: 0, count })
+    }
+
+    /// Those from `first` on, `count` at most.
+    pub(crate) fn part(&self, first: usize, count: usize) -> Self {
+        let first = first.min(self.count);
+        Self { mapping: self.mapping.clone(), first: self.first + first, count: count.min(self.count - first) }
+    }
+
+    pub(crate) fn all(&self) -> &[AtomicU64] {
+        // SAFETY: a page-aligned mapping of at least `first + count` words, as `map_at` mapped it and `part` only narrows;
+        // alive as long as `self`, and touched by atomic operations alone.
+        unsafe { slice::from_raw_parts(self.mapping.start.as_ptr().cast::<AtomicU64>().add(self.first), self.count) }
+    }
+
+    pub(crate) fn get(&self, at: usize) -> u64 {
+        self.all().get(at).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// Whatever was stored before it, anywhere, is there for whoever sees this.
+    pub(crate) fn set(&self, at: usize, value: u64) {
+        if let Some(word) = self.all().get(at) {
+            word.store(value, Ordering::Release);
+        }
+    }
+}
+
+/// A file that is too short would end this process at a touch.
+fn make_long(file: &File, length: u64) -> io::Result<()> {
+    if file.metadata()?.len() < length { file.set_len(length) } else { Ok(()) }
 }

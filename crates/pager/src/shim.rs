@@ -23,7 +23,7 @@ use lucarne_model::{
     memory::Pages,
     paging::{DEVICE, KEY, PageKey},
 };
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::socket_peercred};
 use serde::Deserialize;
 
 /// The library, compiled by the build script.
@@ -159,6 +159,11 @@ impl Shim {
     /// A second hold on the connection, by which its end is seen.
     pub(crate) fn watch(&self) -> io::Result<UnixStream> {
         self.0.try_clone()
+    }
+
+    /// Whose shim it is.
+    pub(crate) fn process(&self) -> Option<i32> {
+        socket_peercred(&self.0).ok().map(|peer| peer.pid.as_raw_nonzero().get())
     }
 
     /// Which pages of `run` were touched since the last look: bit `i % 64` of word `i / 64`. Clears what it reports.

@@ -131,6 +131,13 @@ impl Ancestor {
         }
     }
 
+    /// The guest has ended: nobody waits for anything from there.
+    pub(crate) fn give_up(&self) {
+        if let Self::Parent(parent) = self {
+            parent.give_up();
+        }
+    }
+
     /// These pages have come from there.
     pub(crate) fn have(&self, run: Run) {
         if let Self::Parent(parent) = self {

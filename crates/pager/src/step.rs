@@ -1,4 +1,4 @@
-//! The steps of moving a page, each of which a pager may die behind.
+//! The steps of moving a page, and of holding one for a capture, each of which a pager may die behind.
 //!
 //! Owns their names and the one way to watch them: a function that is given to [`crate::run_observed`] by code. No option,
 //! environment or message reaches it; tests use it to kill their pager where they want.
@@ -36,9 +36,26 @@ pub enum Step {
     Compacted,
     /// The index was written anew.
     Rewritten,
+    /// Pages are write-protected for a capture that is armed.
+    Guarded,
+    /// A capture is frozen, for the next pager too.
+    Frozen,
+    /// What a page was, which is about to be written over, is kept.
+    Saved,
+    /// It is known as kept; the page is write-protected still.
+    Released,
+    /// What was kept is sealed on the disk, which nobody knows.
+    Sealed,
+    /// It is known there, and in memory too.
+    Spilled,
+    /// Pages were read for who draws on a capture.
+    Lent,
+    /// Who draws on it has them, and that is known; they are write-protected still.
+    LetGo,
 }
 
 impl Step {
+    /// Those of moving.
     pub const ALL: [Self; 17] = [
         Self::Begun,
         Self::Protected,
@@ -57,6 +74,18 @@ impl Step {
         Self::Demoted,
         Self::Compacted,
         Self::Rewritten,
+    ];
+
+    /// Those of holding.
+    pub const HOLDING: [Self; 8] = [
+        Self::Guarded,
+        Self::Frozen,
+        Self::Saved,
+        Self::Released,
+        Self::Sealed,
+        Self::Spilled,
+        Self::Lent,
+        Self::LetGo,
     ];
 }
 

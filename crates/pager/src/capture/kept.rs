@@ -1,20 +1,27 @@
 //! What pages of a captured guest were before the guest wrote to them.
 //!
-//! Owns the room for them, which is bounded, and the file that takes what is too much for it: without a name, gone with the
-//! pager, each page sealed under a key that is in this process only. What the reader needs last goes there first.
+//! Owns the room for them, which is bounded, and the file that takes what is too much for it, each page sealed under a key that
+//! is in memory only. What the reader needs last goes there first. All of it is the next pager's too, for as long as the machine
+//! lives ([`Record`]).
 
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+};
 
-use lucarne_model::{InstanceId, paging::KEY};
+use lucarne_model::paging::KEY;
 use ring::{
     error::Unspecified,
     rand::{SecureRandom, SystemRandom},
 };
-use rustix::fs::{Mode, OFlags};
 
+use super::{held::Ledger, record::Record};
 use crate::{
-    page::{self, PAGE, Page, Room},
-    seal::{Proof, Sealer},
+    page::{self, PAGE, Page},
+    seal::Sealer,
+    step::Step,
 };
 
 /// Pages that are kept in memory: 8 MiB.
@@ -26,60 +33,73 @@ const TOGETHER: usize = 64;
 struct Spill {
     file: File,
     sealer: Sealer,
-    /// Where the next page goes. Each place is used once, and is the nonce of its seal.
-    next: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Kept {
-    /// The folder of the file.
-    folder: PathBuf,
-    instance: InstanceId,
-    room: Room,
+    record: Record,
     free: Vec<u16>,
     here: BTreeMap<u64, u16>,
-    spilled: BTreeMap<u64, (u32, Proof)>,
+    /// By place, which is the nonce of its seal: each is used once.
+    spilled: BTreeMap<u64, u32>,
     spill: Option<Spill>,
 }
 
 impl Kept {
-    pub(crate) fn new(folder: PathBuf, instance: InstanceId) -> Self {
+    /// Nothing is kept yet.
+    pub(crate) fn new(record: Record) -> Self {
         let (here, spilled) = (BTreeMap::new(), BTreeMap::new());
-        Self { folder, instance, room: Room::default(), free: Vec::new(), here, spilled, spill: None }
+        Self { record, free: (0..IN_MEMORY as u16).collect(), here, spilled, spill: None }
+    }
+
+    /// What an earlier pager kept. What it was about to keep is still what the page is, and is not wanted; what it was about to
+    /// move is in both places.
+    pub(crate) fn recover(record: Record, ledger: &Ledger) -> io::Result<Self> {
+        let mut kept = Self { free: Vec::new(), ..Self::new(record) };
+        for slot in (0..IN_MEMORY as u16).rev() {
+            match kept.record.in_slot(slot).filter(|page| !ledger.guards(*page) && !kept.here.contains_key(page)) {
+                Some(page) => drop(kept.here.insert(page, slot)),
+                None => {
+                    kept.record.free_slot(slot);
+                    kept.free.push(slot);
+                }
+            }
+        }
+        for place in (0..kept.record.next_place()).map_while(|place| u32::try_from(place).ok()) {
+            match kept.record.at_place(place).filter(|page| !ledger.guards(*page) && !kept.here.contains_key(page)) {
+                Some(page) => drop(kept.spilled.insert(page, place)),
+                None => kept.record.free_place(place),
+            }
+        }
+        if !kept.spilled.is_empty() {
+            kept.spill = Some(Spill::open(&kept.record)?);
+        }
+        Ok(kept)
     }
 
     pub(crate) fn keep(&mut self, page: u64, content: &Page) -> io::Result<()> {
-        if self.room.is_empty() {
-            self.room = Room::new(IN_MEMORY)?;
-            self.free = (0..IN_MEMORY as u16).collect();
-        }
         if self.free.is_empty() {
             self.make_room()?;
         }
         let slot = self.free.pop().ok_or(io::ErrorKind::OutOfMemory)?;
-        self.room[usize::from(slot)].0.copy_from_slice(&content.0);
+        self.record.set_slot(slot, page, content);
         self.here.insert(page, slot);
         Ok(())
     }
 
     /// What the page was, once: it is forgotten, unless it `stays`. False: it was not kept.
     pub(crate) fn read(&mut self, page: u64, stays: bool, content: &mut Page) -> io::Result<bool> {
-        if let Some(slot) = self.here.get(&page).copied() {
-            content.0.copy_from_slice(&self.room[usize::from(slot)].0);
-            if !stays {
-                self.here.remove(&page);
-                self.free.push(slot);
-            }
-            return Ok(true);
-        }
-        let (Some((place, proof)), Some(spill)) = (self.spilled.get(&page).copied(), &self.spill) else {
+        if let Some(slot) = self.here.get(&page) {
+            content.0.copy_from_slice(self.record.content(*slot));
+        } else if let (Some(place), Some(spill)) = (self.spilled.get(&page), &self.spill) {
+            spill.file.read_exact_at(&mut content.0, u64::from(*place) * PAGE as u64)?;
+            let opened = spill.sealer.open(page, u64::from(*place), self.record.proof(*place), content);
+            opened.map_err(|broken| io::Error::new(io::ErrorKind::InvalidData, broken))?;
+        } else {
             return Ok(false);
-        };
-        spill.file.read_exact_at(&mut content.0, u64::from(place) * PAGE as u64)?;
-        let opened = spill.sealer.open(page, place.into(), proof, content);
-        opened.map_err(|broken| io::Error::new(io::ErrorKind::InvalidData, broken))?;
+        }
         if !stays {
-            self.spilled.remove(&page);
+            self.forget(page);
         }
         Ok(true)
     }
@@ -90,45 +110,60 @@ impl Kept {
 
     /// It will not be asked for any more.
     pub(crate) fn forget(&mut self, page: u64) {
-        self.free.extend(self.here.remove(&page));
-        self.spilled.remove(&page);
+        if let Some(slot) = self.here.remove(&page) {
+            self.record.free_slot(slot);
+            self.free.push(slot);
+        }
+        if let Some(place) = self.spilled.remove(&page) {
+            self.record.free_place(place);
+        }
     }
 
     /// Moves pages with the highest numbers to the file: those are asked for last.
     fn make_room(&mut self) -> io::Result<()> {
         let spill = match &mut self.spill {
             Some(spill) => spill,
-            none => none.insert(Spill::new(&self.folder, self.instance)?),
+            none => none.insert(Spill::new(&self.record)?),
         };
         let last: Vec<(u64, u16)> = self.here.iter().rev().take(TOGETHER).map(|(page, slot)| (*page, *slot)).collect();
         let mut contents = page::zeroed(last.len());
-        let mut proofs = Vec::with_capacity(last.len());
-        let first = spill.next;
+        let mut places = Vec::with_capacity(last.len());
         // Also if they cannot be written: what is sealed once more is other.
-        spill.next += last.len() as u64;
+        let first = self.record.reserve_places(last.len() as u64)?;
         for (((page, slot), content), place) in last.iter().zip(&mut contents).zip(first..) {
-            content.0.copy_from_slice(&self.room[usize::from(*slot)].0);
-            let sealed = spill.sealer.seal(*page, place, content);
-            proofs.push((u32::try_from(place).map_err(io::Error::other)?, sealed.map_err(no_seal)?));
+            content.0.copy_from_slice(self.record.content(*slot));
+            let proof = spill.sealer.seal(*page, place, content).map_err(no_seal)?;
+            places.push((u32::try_from(place).map_err(io::Error::other)?, proof));
         }
         spill.file.write_all_at(page::bytes(&contents), first * PAGE as u64)?;
-        for ((page, slot), proof) in last.into_iter().zip(proofs) {
+        self.record.observer.at(Step::Sealed);
+        last.iter().zip(&places).for_each(|((page, _), (place, proof))| self.record.set_place(*place, *page, *proof));
+        self.record.observer.at(Step::Spilled);
+        for ((page, slot), (place, _)) in last.into_iter().zip(places) {
             self.here.remove(&page);
+            self.record.free_slot(slot);
             self.free.push(slot);
-            self.spilled.insert(page, proof);
+            self.spilled.insert(page, place);
         }
         Ok(())
     }
 }
 
 impl Spill {
-    fn new(folder: &std::path::Path, instance: InstanceId) -> io::Result<Self> {
+    /// An empty one.
+    fn new(record: &Record) -> io::Result<Self> {
         let mut key = [0; KEY];
         SystemRandom::new().fill(&mut key).map_err(no_seal)?;
-        let sealer = Sealer::new(key, instance).map_err(no_seal)?;
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(Self { file: file.into(), sealer, next: 0 })
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&record.spill)?;
+        record.set_file_key(&key);
+        Ok(Self { file, sealer: Sealer::new(key, record.instance).map_err(no_seal)? })
+    }
+
+    /// One in which there is something.
+    fn open(record: &Record) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(&record.spill)?;
+        Ok(Self { file, sealer: Sealer::new(record.file_key(), record.instance).map_err(no_seal)? })
     }
 }
 
@@ -139,21 +174,24 @@ fn no_seal(_: Unspecified) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::record::tests::{Machine, PAGES};
 
     fn page(seed: u64) -> Page {
         Page(std::array::from_fn(|at| (seed as usize).wrapping_mul(31).wrapping_add(at * 7) as u8))
     }
 
+    const fn number(at: u64) -> u64 {
+        at * 2_654_435_761 % PAGES
+    }
+
     /// Whatever goes to the file, in memory there never is more than the bound, and on the disk nothing to read.
     #[test]
     fn what_was_kept_is_read_once_from_wherever_it_went() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut kept = Kept::new(folder.path().to_owned(), InstanceId::from_bits(7));
+        let machine = Machine::new();
+        let (mut kept, _) = machine.records().begin(None).unwrap();
         let many = IN_MEMORY as u64 * 3;
-        let number = |at: u64| at * 2_654_435_761 % 1_000_003;
         (0..many).for_each(|at| kept.keep(number(at), &page(at)).unwrap());
         assert!(kept.here.len() <= IN_MEMORY && kept.spilled.len() as u64 >= many - IN_MEMORY as u64);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it has no name");
         let mut sealed = page(0);
         kept.spill.as_ref().unwrap().file.read_exact_at(&mut sealed.0, 0).unwrap();
         assert!((0..many).all(|at| page(at).0 != sealed.0));
@@ -164,14 +202,67 @@ mod tests {
             assert!(!kept.read(number(at), false, &mut content).unwrap());
         }
         assert_eq!(kept.free.len(), IN_MEMORY);
+        drop(kept);
+        assert_eq!(machine.files(), 0);
     }
 
     #[test]
     fn a_folder_that_takes_nothing_is_an_error_and_what_is_kept_stays() {
-        let mut kept = Kept::new("/proc/self".into(), InstanceId::from_bits(7));
+        let machine = Machine::at("/proc/self".into());
+        let (mut kept, _) = machine.records().begin(None).unwrap();
         (0..IN_MEMORY as u64).for_each(|at| kept.keep(at, &page(at)).unwrap());
         assert!(kept.keep(IN_MEMORY as u64, &page(1)).is_err());
         let mut content = Page::ZERO;
         assert!(kept.read(5, false, &mut content).unwrap() && content.0 == page(5).0);
+    }
+
+    /// Also what was forgotten stays so, and nothing is sealed twice for one place.
+    #[test]
+    fn the_next_pager_finds_what_was_kept_and_goes_on_keeping() {
+        let machine = Machine::new();
+        let (mut kept, ledger) = machine.records().begin(Some("rep-1")).unwrap();
+        let many = IN_MEMORY as u64 * 2;
+        for round in 0..3 {
+            (round * many..(round + 1) * many).for_each(|at| kept.keep(number(at), &page(at)).unwrap());
+            (round * many..(round + 1) * many).step_by(5).for_each(|at| kept.forget(number(at)));
+            let (here, spilled, next) = (kept.here.clone(), kept.spilled.clone(), kept.record.next_place());
+            // Killed.
+            std::mem::forget(kept);
+            ledger.mark.set(0, 1);
+            let mut found = machine.records().recover();
+            assert_eq!(found.len(), 1);
+            let (name, next_kept, _) = found.remove(0);
+            assert_eq!((name.as_str(), &next_kept.here, &next_kept.spilled), ("rep-1", &here, &spilled));
+            assert_eq!((next_kept.record.next_place(), next_kept.free.len()), (next, IN_MEMORY - here.len()));
+            kept = next_kept;
+        }
+        let mut content = Page::ZERO;
+        for at in 0..3 * many {
+            let found = kept.read(number(at), false, &mut content).unwrap();
+            assert_eq!(found, !(at % many).is_multiple_of(5), "{at}");
+            assert!(!found || content.0 == page(at).0, "{at}");
+        }
+    }
+
+    /// Killed between two changes: what it was about to keep is what the page is still, and what it was about to move is once there.
+    #[test]
+    fn what_was_half_done_is_either_done_or_not() {
+        let machine = Machine::new();
+        let (mut kept, ledger) = machine.records().begin(Some("rep-1")).unwrap();
+        (0..IN_MEMORY as u64 + 1).for_each(|at| kept.keep(at, &page(at)).unwrap());
+        let (moved, place) = kept.spilled.pop_first().unwrap();
+        // It is in the file, and its slot is not free yet.
+        let slot = kept.free.pop().unwrap();
+        kept.record.set_slot(slot, moved, &page(moved));
+        // That it is guarded was not taken back yet.
+        ledger.guarded.set(0, 1 << 7);
+        ledger.mark.set(0, 1);
+        std::mem::forget(kept);
+        let (_, mut kept, _) = machine.records().recover().remove(0);
+        let mut content = Page::ZERO;
+        assert!(kept.read(moved, true, &mut content).unwrap() && content.0 == page(moved).0);
+        assert!(kept.here.contains_key(&moved) && kept.record.at_place(place).is_none());
+        assert!(!kept.contains(7));
+        assert!((0..=IN_MEMORY as u64).filter(|page| *page != 7).all(|page| kept.contains(page)));
     }
 }

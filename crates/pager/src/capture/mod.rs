@@ -12,10 +12,11 @@
 //! ([`crate::parent`]), and what was read stays until the reader says that it has it. Several may be under way.
 //!
 //! Inside: `wire` is what both sides say, `held` which pages still are what they were, `under_way` all of those, `kept` what
-//! other pages were, `taking` and `serving` the pager's side.
+//! other pages were, `record` where a next pager finds all that, `taking` and `serving` the pager's side.
 
 pub(crate) mod held;
 pub(crate) mod kept;
+pub(crate) mod record;
 pub(crate) mod serving;
 mod still;
 pub(crate) mod taking;

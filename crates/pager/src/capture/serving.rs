@@ -8,7 +8,6 @@ use std::{
     io::{self, IoSliceMut, Read, Write},
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -21,11 +20,10 @@ use rustix::{
 
 use super::{
     held::{Held, Phase},
-    kept::Kept,
     taking::Way,
     wire::{ASK, Answer, Ask, CHUNK, CHUNK_BYTES, Over, ROOM},
 };
-use crate::{disk::Disk, page, pager::Pager, shared::Arena};
+use crate::{disk::Disk, page, pager::Pager, shared::Arena, step::Step};
 
 /// How often it is looked whether the capture is over.
 const TICK: Duration = Duration::from_millis(20);
@@ -43,11 +41,11 @@ pub(crate) struct Serving<'a> {
 
 impl<'a> Serving<'a> {
     /// Arms one that ends with this. `Err`: why there is none.
-    pub(crate) fn begin(pager: &'a Pager, folder: PathBuf, seconds: u32) -> Result<Self, String> {
+    pub(crate) fn begin(pager: &'a Pager, seconds: u32) -> Result<Self, String> {
         if !(1..=LONGEST).contains(&seconds) {
             return Err(format!("a capture takes between 1 and {LONGEST} seconds"));
         }
-        let number = pager.begin_capture(None, Kept::new(folder, pager.instance))?;
+        let number = pager.begin_capture(None)?;
         Ok(Self { pager, number, end: Some(Instant::now() + Duration::from_secs(seconds.into())) })
     }
 
@@ -105,6 +103,7 @@ impl<'a> Serving<'a> {
             Some(Ask::Have(few)) => (few.first, read(Run::new(few.first, few.count.into()), Way::LetGo)),
             None => return Answer { chunk: 0, word: Err(Over::NotUnderstood) },
         };
+        self.pager.observer.at(Step::Lent);
         let word = word.map_err(|error| {
             tracing::warn!(instance = %self.pager.instance, %error, "a capture ends");
             error.over()

@@ -3,7 +3,8 @@
 //! Owns the order in which that is safe. What the guest would write over is kept before it may; what leaves or comes back
 //! keeps its content, and comes back write-protected; what is read is held as arriving meanwhile, so that it neither moves
 //! nor changes. A page's protection ends only after its content was taken, and never while it is leaving, when it would let
-//! a write hide from [`crate::eviction`].
+//! a write hide from [`crate::eviction`]; and after that is written where the next pager finds it ([`super::record`]), which goes
+//! on holding what has a name ([`go_on_holding`]).
 
 use std::{
     io, slice,
@@ -13,20 +14,23 @@ use std::{
 };
 
 use lucarne_memory::run::{Run, add_page};
-use lucarne_model::memory::Place;
+use lucarne_model::{InstanceId, memory::Place};
 
 use super::{
     held::{Duty, Held, Phase, Was},
     kept::Kept,
+    record::{LAYOUT, Records},
     under_way::UnderWay,
     wire::{CHUNK, Over},
 };
 use crate::{
     disk::Disk,
+    guest::Guest,
     page::{self, Page},
     pager::{Book, Pager, locked},
     places::{Away, Reading},
     source::FetchError,
+    step::Step,
     uffd::UffdError,
 };
 
@@ -104,15 +108,16 @@ impl Book {
 
 impl Pager {
     /// From here on all pages are guarded as soon as that can be. The number of the capture; `Err`: why there is none.
-    pub(crate) fn begin_capture(&self, name: Option<String>, kept: Kept) -> Result<u64, String> {
+    pub(crate) fn begin_capture(&self, name: Option<String>) -> Result<u64, String> {
         if self.minor || !self.holds_discards {
             return Err("its machine's memory can be changed unseen".into());
         }
+        let (kept, ledger) = self.records.begin(name.as_deref())?;
         let number = {
             let book = &mut *self.book();
-            let number = book.captures.begin(name, self.guest.pages(), Arc::new(Mutex::new(kept)))?;
+            let number = book.captures.begin(name, self.guest.pages(), (Arc::new(Mutex::new(kept)), ledger))?;
             // Before any page is guarded, and to be found by the next pager.
-            self.guest.discards.hold().store(1, Ordering::SeqCst);
+            self.guest.discards.hold().store(LAYOUT, Ordering::SeqCst);
             number
         };
         let guard = |left, _| if left <= FEW { Ok(left) } else { self.guard_all(number) };
@@ -135,6 +140,7 @@ impl Pager {
                 held.map_or_else(Vec::new, |held| held.guard(Run::new(first, PART), places))
             };
             protect.into_iter().try_for_each(|run| self.guest.protect(run))?;
+            self.observer.at(Step::Guarded);
         }
         Ok(self.book().held(number)?.unguarded())
     }
@@ -148,6 +154,7 @@ impl Pager {
                 let book = &mut *self.book();
                 let held = book.held(number)?;
                 if held.freeze() {
+                    self.observer.at(Step::Frozen);
                     return Ok(began.elapsed());
                 }
                 if held.phase() != Phase::Armed {
@@ -190,16 +197,20 @@ impl Pager {
         let read = self.guest.read(page, page::bytes_mut(slice::from_mut(&mut content)));
         let is_zeros = content.filled_with() == Some(0);
         let kept = read.and_then(|()| if is_zeros { Ok(()) } else { locked(&duty.kept).keep(page, &content) });
-        let book = &mut *self.book();
-        let Some(held) = book.captures.get_mut(duty.number) else { return };
-        match kept {
-            Ok(()) if is_zeros => held.release_zeros(page),
-            Ok(()) => held.release(page),
-            Err(error) => {
-                tracing::warn!(instance = %self.instance, %error, "a capture is given up");
-                held.end(Over::CannotKeep);
+        self.observer.at(Step::Saved);
+        {
+            let book = &mut *self.book();
+            let Some(held) = book.captures.get_mut(duty.number) else { return };
+            match kept {
+                Ok(()) if is_zeros => held.release_zeros(page),
+                Ok(()) => held.release(page),
+                Err(error) => {
+                    tracing::warn!(instance = %self.instance, %error, "a capture is given up");
+                    held.end(Over::CannotKeep);
+                }
             }
         }
+        self.observer.at(Step::Released);
     }
 
     /// Puts pages back that were away: those that a capture has yet to take cannot be written to.
@@ -333,27 +344,30 @@ impl Pager {
                 }
                 mask |= part.iter().fold(0, |mask, (page, _)| mask | 1 << (page - first));
             }
-            // What it was is here: it may be written to before it is known as taken, unless another capture holds it.
-            if way.lets_go() {
-                here.iter().try_for_each(|run| self.guest.unprotect(*run))?;
-            }
             Ok(mask)
         };
-        let mask = read();
-        let awaited = {
-            let Book { places, captures, .. } = &mut *self.book();
-            let pages = here.iter().chain(shared).flat_map(|run| run.first..run.end());
-            let pages = pages.chain(away.iter().map(|(page, _)| *page));
-            let mut awaited = Vec::new();
-            for page in pages {
-                if let Some(held) = captures.get_mut(number).filter(|_| way.lets_go() && mask.is_ok()) {
-                    held.release(page);
-                }
-                if places.end_reading(page) {
-                    add_page(&mut awaited, page);
-                }
+        let pages = || {
+            let resident = here.iter().chain(shared).flat_map(|run| run.first..run.end());
+            resident.chain(away.iter().map(|(page, _)| *page))
+        };
+        let mut mask = read();
+        if way.lets_go() && mask.is_ok() {
+            if let Some(held) = self.book().captures.get_mut(number) {
+                pages().for_each(|page| held.release(page));
             }
-            awaited
+            self.observer.at(Step::LetGo);
+            // Not before: a next pager would take what the guest writes to them for what they were. Those that another capture
+            // holds stay protected.
+            if let Err(gone) = here.iter().try_for_each(|run| self.guest.unprotect(*run)) {
+                mask = Err(gone.into());
+            }
+        }
+        let awaited = {
+            let places = &mut self.book().places;
+            pages().filter(|page| places.end_reading(*page)).fold(Vec::new(), |mut awaited, page| {
+                add_page(&mut awaited, page);
+                awaited
+            })
         };
         awaited.into_iter().try_for_each(|run| self.guest.wake(run))?;
         mask
@@ -390,12 +404,51 @@ impl Pager {
                 break;
             }
         }
-        let captures = &mut self.book().captures;
-        captures.end(number);
-        if captures.is_empty() {
-            self.guest.discards.hold().store(0, Ordering::SeqCst);
-        }
+        let ended = {
+            let captures = &mut self.book().captures;
+            let ended = captures.end(number);
+            if captures.is_empty() {
+                self.guest.discards.hold().store(0, Ordering::SeqCst);
+            }
+            ended
+        };
+        // Its file is deleted with it, which may take a while.
+        drop(ended);
     }
+}
+
+/// What an earlier pager held under names is held on; of all else the protection is taken off. To be called before anybody of the
+/// guest is woken.
+pub(crate) fn go_on_holding(guest: &Guest, records: &Records, instance: InstanceId) -> Captures {
+    let (mut captures, hold) = (Captures::default(), guest.discards.hold());
+    let was_held = hold.load(Ordering::SeqCst);
+    if was_held == LAYOUT {
+        for (name, kept, ledger) in records.recover() {
+            tracing::info!(%instance, name, "goes on holding the guest's memory");
+            captures.go_on(name, guest.pages(), (Arc::new(Mutex::new(kept)), ledger));
+        }
+    } else {
+        records.forget_rest();
+    }
+    if captures.is_empty() {
+        hold.store(0, Ordering::SeqCst);
+    }
+    let lifted = match was_held {
+        0 => Ok(()),
+        _ if captures.is_empty() => guest.unprotect(guest.all()),
+        _ => unguarded(guest.pages(), &captures).try_for_each(|run| guest.unprotect(run)),
+    };
+    if lifted.is_err() {
+        // What is protected for nobody is let through page by page. The machine has ended, and that is found out soon.
+        tracing::debug!(%instance, "a capture's protection stays");
+    }
+    captures
+}
+
+/// Where none of them guards anything in 16 MiB; what is left out is let through page by page.
+fn unguarded(pages: u64, captures: &Captures) -> impl Iterator<Item = Run> {
+    let parts = (0..pages).step_by(PART as usize).map(move |first| Run::new(first, PART.min(pages - first)));
+    parts.filter(|run| !(run.first..run.end()).any(|page| captures.guard(page)))
 }
 
 /// Pages that are to be read where they are.

@@ -6,7 +6,7 @@
 
 use lucarne_model::memory::Place;
 
-use super::held::{Duty, Held};
+use super::held::{Duty, Held, Ledger};
 use crate::places::Answer;
 
 /// Each costs two bits a page, and its guest a copy of what it writes over.
@@ -34,7 +34,12 @@ impl<K> Default for UnderWay<K> {
 
 impl<K: Clone> UnderWay<K> {
     /// One of so many pages; `Err`: why there is none.
-    pub(crate) fn begin(&mut self, name: Option<String>, pages: u64, kept: K) -> Result<u64, String> {
+    pub(crate) fn begin(
+        &mut self,
+        name: Option<String>,
+        pages: u64,
+        (kept, ledger): (K, Ledger),
+    ) -> Result<u64, String> {
         if self.all.len() >= MOST {
             return Err(format!("{MOST} captures of it are under way"));
         }
@@ -42,12 +47,19 @@ impl<K: Clone> UnderWay<K> {
             return Err("a capture has this name".into());
         }
         self.begun += 1;
-        self.all.push(Named { name, held: Held::new(self.begun, pages, kept) });
+        self.all.push(Named { name, held: Held::new(self.begun, pages, kept, ledger) });
         Ok(self.begun)
     }
 
-    pub(crate) fn end(&mut self, number: u64) {
-        self.all.retain(|one| one.held.number != number);
+    /// One that an earlier pager of the guest had frozen.
+    pub(crate) fn go_on(&mut self, name: String, pages: u64, (kept, ledger): (K, Ledger)) {
+        self.begun += 1;
+        self.all.push(Named { name: Some(name), held: Held::found(self.begun, pages, kept, ledger) });
+    }
+
+    pub(crate) fn end(&mut self, number: u64) -> Option<Held<K>> {
+        let at = self.all.iter().position(|one| one.held.number == number)?;
+        Some(self.all.remove(at).held)
     }
 
     pub(crate) const fn is_empty(&self) -> bool {

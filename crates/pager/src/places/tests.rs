@@ -140,8 +140,10 @@ impl World {
             return;
         }
         let (page, answer, duty) = self.answers.swap_remove(which.index(self.answers.len()));
-        if let Some(duty) = duty {
-            self.keep_old(page, &duty);
+        if let Some(duty) = duty
+            && !self.keep_old(page, &duty)
+        {
+            return self.answers.push((page, answer, Some(duty)));
         }
         let one = Run::one(page);
         let run = match answer {
@@ -323,7 +325,7 @@ impl World {
 
     /// A new pager: fault threads and evictor are gone, what they had committed is in the index, and all are woken.
     fn restart(&mut self) {
-        self.captured = captured::Captured::default();
+        self.go_on_holding();
         let mut words = origin();
         self.index.iter().for_each(|(page, away)| words[*page as usize] = Word::away(*away));
         let (memory, discarded, void) = (&self.memory, &self.discarded, &self.void);

@@ -158,18 +158,16 @@ fn a_pager_of_a_duplicate_may_die_at_any_step() {
     house.check_all();
 }
 
-/// What it had held is gone with it, and the duplicate is ended, with the reason, before it could see anything else.
+/// What it draws on is gone with its source, and it is ended, with the reason, before it could see anything else.
 #[test]
-fn a_pager_that_dies_takes_what_it_held_along_and_nothing_of_its_guest() {
+fn a_duplicate_whose_source_has_ended_is_ended_too() {
     let (mut house, mut pager, mut client) = source();
     cut(&house, &mut client, CUT);
     let mut other = duplicate(&house, CUT, false);
     let (_second, _its) = other.serve(POOL);
     other.machine.ask("check 0 64");
-    pager.kill();
-    let (_third, _client) = house.serve(POOL);
-    house.machine.ask(&format!("write 0 {PAGES} 4"));
-    house.check_all();
+    house.machine.kill();
+    pager.last_words();
     other.machine.say("check 0 4096");
     assert_eq!(other.machine.line(), None);
     let words = other.machine.last_words();

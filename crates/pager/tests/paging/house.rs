@@ -185,7 +185,7 @@ impl House {
         self.mortal_pager(pool, usize::MAX, 0)
     }
 
-    /// One that dies at the `count`th time that it has done `Step::ALL[step]`.
+    /// One that dies at the `count`th time that it has done the step of this [number](number_of).
     pub fn mortal_pager(&self, pool: u64, step: usize, count: u64) -> Role {
         let mut command = Command::new(env::current_exe().unwrap());
         command.env(
@@ -260,6 +260,7 @@ pub fn eventually(client: &mut Client, what: &str, holds: impl Fn(&Statistics) -
     }
 }
 
+/// Its place in `Step::ALL`, and behind those in `Step::HOLDING`.
 pub fn number_of(step: Step) -> usize {
-    Step::ALL.iter().position(|known| *known == step).unwrap()
+    Step::ALL.iter().chain(&Step::HOLDING).position(|known| *known == step).unwrap()
 }

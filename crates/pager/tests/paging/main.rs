@@ -7,6 +7,7 @@
 mod bad_input;
 mod capture;
 mod duplicate;
+mod held;
 mod house;
 mod kills;
 mod long_run;

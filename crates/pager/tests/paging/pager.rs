@@ -9,15 +9,17 @@ use std::{
 use lucarne_model::{Bytes, InstanceId};
 use lucarne_pager::{Options, Origin, Step, run_observed};
 
-/// `FOLDER POOL-BYTES STEP COUNT [PARENT CAPTURE whole|lazy]`: at the COUNTth time that STEP (its place in `Step::ALL`) is
-/// reached, it dies.
+use crate::house::number_of;
+
+/// `FOLDER POOL-BYTES STEP COUNT [PARENT CAPTURE whole|lazy]`: at the COUNTth time that STEP (its [`number_of`]) is reached, it
+/// dies.
 pub const VARIABLE: &str = "LUCARNE_TEST_PAGER";
 
 static STEP: AtomicUsize = AtomicUsize::new(usize::MAX);
 static LEFT: AtomicI64 = AtomicI64::new(0);
 
 fn die_at(step: Step) {
-    if Step::ALL.get(STEP.load(Ordering::Relaxed)) == Some(&step) && LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
+    if STEP.load(Ordering::Relaxed) == number_of(step) && LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
     }
 }

@@ -1,12 +1,20 @@
 //! The same made-up guest with a capture of it under way: armed, frozen at one instant, and read page by page.
 
 use super::*;
-use crate::capture::held::{Duty, Held, Phase, Was};
+use crate::{
+    capture::{
+        held::{Duty, Held, Ledger, Phase, Was},
+        wire::Over,
+    },
+    shared::Words,
+};
 
 /// A capture, its reader, and what it should find.
 #[derive(Debug, Default)]
 pub(super) struct Captured {
     pub(super) held: Option<Held<()>>,
+    /// Where a next pager finds it.
+    ledger: Option<Ledger>,
     /// Guarded, and not protected yet.
     pending: Vec<u64>,
     /// What every page was at the instant.
@@ -17,22 +25,44 @@ pub(super) struct Captured {
     number: u64,
 }
 
+/// Of nothing yet, in a file that outlives the pager.
+fn ledger() -> Ledger {
+    let file = rustix::fs::memfd_create("ledger", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into();
+    let words = Words::map_at(&file, 0, 3).unwrap();
+    Ledger { mark: words.part(0, 1), guarded: words.part(1, 1), zeros: words.part(2, 1) }
+}
+
 impl World {
     pub(super) fn duty(&mut self, page: u64, was: Place, answer: &Answer) -> Option<Duty<()>> {
         self.captured.held.as_mut().and_then(|held| held.handle_answer(page, was, answer))
     }
 
-    /// Before the fault is answered.
-    pub(super) fn keep_old(&mut self, page: u64, duty: &Duty<()>) {
+    /// Before the fault is answered: the content first, and then that it is kept. False: the latter is to come.
+    pub(super) fn keep_old(&mut self, page: u64, duty: &Duty<()>) -> bool {
         let content = self.memory[page as usize].unwrap_or(0);
         if let Some(held) = self.captured.held.as_mut().filter(|held| held.number == duty.number) {
             if content == 0 {
                 held.release_zeros(page);
+            } else if self.captured.kept.insert(page, content).is_none() {
+                return false;
             } else {
-                self.captured.kept.insert(page, content);
                 held.release(page);
             }
         }
+        true
+    }
+
+    /// A new pager: what was frozen is so still, and what was armed is nothing.
+    pub(super) fn go_on_holding(&mut self) {
+        let Captured { held, ledger, instant, mut kept, number, .. } = std::mem::take(&mut self.captured);
+        drop(held);
+        let Some(ledger) = ledger.filter(Ledger::is_frozen) else { return };
+        // What is guarded still was about to be kept.
+        kept.retain(|page, _| !ledger.guards(*page));
+        let held = Held::found(number + 1, PAGES, (), ledger.clone());
+        let number = number + 1;
+        self.captured =
+            Captured { held: Some(held), ledger: Some(ledger), instant, kept, number, ..Captured::default() };
     }
 
     pub(super) fn comes_guarded(&self, page: u64) -> bool {
@@ -42,7 +72,9 @@ impl World {
     pub(super) fn begin_capture(&mut self) {
         if self.captured.held.is_none() {
             let number = self.captured.number + 1;
-            self.captured = Captured { held: Some(Held::new(number, PAGES, ())), number, ..Captured::default() };
+            let ledger = ledger();
+            let held = Held::new(number, PAGES, (), ledger.clone());
+            self.captured = Captured { held: Some(held), ledger: Some(ledger), number, ..Captured::default() };
         }
     }
 
@@ -95,7 +127,7 @@ impl World {
     }
 
     pub(super) fn end_reading(&mut self, page: u64) {
-        if self.captured.reading.iter().any(|(other, _)| *other == page) {
+        while self.captured.reading.iter().any(|(other, _)| *other == page) {
             self.take(page);
         }
     }
@@ -106,14 +138,17 @@ impl World {
             _ => self.memory[page as usize].unwrap_or(0),
         };
         assert_eq!(found, self.captured.instant[page as usize], "page {page}: {self:?}");
+        let is_guarded = self.captured.held.as_ref().is_some_and(|held| held.was(page) == Was::There);
+        if is_guarded && let Some(held) = &mut self.captured.held {
+            held.release(page);
+            self.captured.kept.insert(page, found);
+            // And its protection goes after that.
+            return self.captured.reading.push((page, reading));
+        }
         if reading == Reading::Here {
             self.protected[page as usize] = false;
             self.wake(page, 1);
         }
-        if let Some(held) = &mut self.captured.held {
-            held.release(page);
-        }
-        self.captured.kept.insert(page, found);
         if self.places.end_reading(page) {
             self.wake(page, 1);
         }
@@ -126,7 +161,8 @@ impl World {
                 self.wake(page, 1);
             }
         }
-        let Some(held) = self.captured.held.take() else { return };
+        let Some(mut held) = self.captured.held.take() else { return };
+        held.end(Over::LetGo);
         for page in (0..PAGES).filter(|page| held.leftover().contains(*page)) {
             match self.places.begin_reading(page, false) {
                 Reading::Here => {
@@ -145,7 +181,7 @@ impl World {
     pub(super) fn take_all(&mut self) {
         for page in 0..PAGES {
             self.take(page);
-            self.take(page);
+            self.end_reading(page);
         }
         let is_frozen = self.captured.held.as_ref().is_some_and(|held| held.phase() == Phase::Frozen);
         let left = self.captured.held.as_ref().map(|held| (0..PAGES).filter(|page| held.guards(*page)).count());
