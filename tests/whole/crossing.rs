@@ -59,6 +59,9 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     // Nothing was recorded. What is over does not change any more.
     api.await_state(&format!("/v1/replays/{replay}"), "state", "failed", PATIENCE).with_context(|| cloud.logs())?;
     let trigger = json!({"name": "own", "vpc": vpc, "on": "schedule:1d"});
+    let template = json!({"image": image});
+    let scaling_group = json!({"name": "own", "subnets": [subnet], "template": template, "min": 0, "max": 0,
+        "target": "cpu=50", "cool_down_seconds": 0});
     let image_shown = api.get(&format!("/v1/images/{image}"))?.ok()?;
     let notary = json!({"name": vpc.replace("vpc-", "notary "), "url": "http://127.0.0.1:1"});
     let notary = cloud.operator()?.make("/v1/notaries", notary, "/id")?;
@@ -85,6 +88,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("ReplicaId", replica),
         ("ReplayId", replay),
         ("TriggerId", api.make("/v1/triggers", trigger, "/id")?),
+        ("ScalingGroupId", api.make("/v1/scaling-groups", scaling_group, "/id")?),
         ("JobId", text(&launched, "/jobs/0")?),
         ("access_key", api.key.clone()),
     ]))
@@ -150,6 +154,7 @@ impl Builder<'_> {
         }
         match name {
             "TriggerOn" => Some(json!("schedule:1d")),
+            "ScalingTarget" => Some(json!("cpu=50")),
             "Cidr" => Some(json!("10.0.200.0/24")),
             "Bytes" => None,
             // Its digest is what somebody expects, and no blob that somebody has.
@@ -348,6 +353,7 @@ fn everything(api: &Api) -> anyhow::Result<Vec<Value>> {
         "recordings",
         "replays",
         "triggers",
+        "scaling-groups",
         "publishers",
     ];
     lists.into_iter().map(|list| Ok(Value::from(api.list(&format!("/v1/{list}"))?))).collect()

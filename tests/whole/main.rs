@@ -23,6 +23,7 @@ mod replica_deepening;
 mod replica_faults;
 mod replicas;
 mod ring;
+mod scaling;
 mod seals;
 mod warm;
 mod workflows;

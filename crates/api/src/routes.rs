@@ -8,8 +8,8 @@ use axum::http::Method;
 use lucarne_model::{
     AccountId, ErrorCode, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
     KnownMeasurementId, LoadId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
-    ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId,
-    TriggerId, UserId, VolumeId, VpcId,
+    ReplicaId, RouteTableId, RuleId, ScalingGroupId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord,
+    TpmMakerId, TriggerId, UserId, VolumeId, VpcId,
     actual::{Host, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -26,6 +26,7 @@ use lucarne_model::{
     replay::Replay,
     replica_flows::FlowDifferences,
     replication::{Replica, ReplicaPlan},
+    scaling::ScalingGroup,
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
@@ -39,8 +40,8 @@ use crate::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, load::*, memory::*, mitigation::*, network::*,
-        price_book::*, publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*,
-        trigger::*, usage::*,
+        price_book::*, publisher::*, receipt::*, recording::*, replay::*, replica::*, scaling_group::*, sealing::*,
+        storage::*, tpm::*, trigger::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
     table::routes,
@@ -409,6 +410,20 @@ routes! {
     Read GET "/v1/triggers/{trigger}" get_trigger((TriggerId,), NoQuery, Nothing) -> Json<Trigger>;
     /// Deletes a trigger; what it made stays.
     Administer DELETE "/v1/triggers/{trigger}" delete_trigger((TriggerId,), NoQuery, Nothing) -> Done;
+    /// Makes a scaling group and launches its first instances.
+    Operate POST "/v1/scaling-groups"
+        create_scaling_group((), NoQuery, Json<CreateScalingGroup>) -> Created<ScalingGroup>;
+    /// Lists scaling groups.
+    Read GET "/v1/scaling-groups" list_scaling_groups((), ListQuery, Nothing) -> Json<Page<ScalingGroup>>;
+    /// Shows a scaling group: its instances, what they have on the average, and what was decided.
+    Read GET "/v1/scaling-groups/{scaling_group}"
+        get_scaling_group((ScalingGroupId,), NoQuery, Nothing) -> Json<ScalingGroup>;
+    /// Changes what a scaling group is kept at, and between which sizes.
+    Operate PATCH "/v1/scaling-groups/{scaling_group}"
+        edit_scaling_group((ScalingGroupId,), NoQuery, Json<EditScalingGroup>) -> Json<ScalingGroup>;
+    /// Deletes a scaling group that has no instances, or with force those too.
+    Operate DELETE "/v1/scaling-groups/{scaling_group}"
+        delete_scaling_group((ScalingGroupId,), DeleteScalingGroupQuery, Nothing) -> Done;
     /// Lists events, newest first: what happened to the account's things without anybody asking for it.
     Read GET "/v1/events" list_events((), EventsQuery, Nothing) -> Json<Page<Event>>;
     /// Lists jobs: the workflows of launches and terminations.

@@ -9,16 +9,16 @@ use lucarne_api::{
     bodies::{
         ChangeTags, ListQuery, NoQuery, Page, attestation::*, event::*, finding::*, flow::*, flow_log::*,
         flow_question::*, host::*, identity::*, instance::*, load::*, memory::*, mitigation::*, network::*,
-        price_book::*, publisher::*, receipt::*, recording::*, replay::*, replica::*, sealing::*, storage::*, tpm::*,
-        trigger::*, usage::*,
+        price_book::*, publisher::*, receipt::*, recording::*, replay::*, replica::*, scaling_group::*, sealing::*,
+        storage::*, tpm::*, trigger::*, usage::*,
     },
     input::{Json, Nothing, Socket, Upload},
 };
 use lucarne_model::{
     AccountId, Event, Evidence, FindingId, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId,
     KnownMeasurementId, LoadId, MitigationId, NetworkAclId, NotaryId, PriceBookId, PublisherId, RecordingId, ReplayId,
-    ReplicaId, RouteTableId, RuleId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord, TpmMakerId,
-    TriggerId, UserId, VolumeId, VpcId,
+    ReplicaId, RouteTableId, RuleId, ScalingGroupId, SecurityGroupId, SnapshotId, SubnetId, Tags, TenantFlowRecord,
+    TpmMakerId, TriggerId, UserId, VolumeId, VpcId,
     actual::{Host, HostDescription, Report},
     attestation::KnownMeasurement,
     finding::Scanners,
@@ -35,6 +35,7 @@ use lucarne_model::{
     replay::Replay,
     replica_flows::FlowDifferences,
     replication::{Replica, ReplicaPlan},
+    scaling::ScalingGroup,
     sealing::{SealHost, SealLog, SealStanding},
     security_group::{Rule, SecurityGroup},
     storage::{Blob, Digest, Image, Snapshot, Volume},
@@ -642,6 +643,27 @@ impl Api for Controller {
         call: Call<Caller, (ReplicaId,), FlowDifferenceQuery, Nothing>,
     ) -> Result<Json<FlowDifferences>, Problem> {
         services::replicas::compare_replica_flows(self, call).await
+    }
+    async fn create_scaling_group(&self, call: New<CreateScalingGroup>) -> Result<Created<ScalingGroup>, Problem> {
+        services::scaling_groups::create_scaling_group(self, call).await
+    }
+    async fn list_scaling_groups(&self, call: Listing) -> Result<Json<Page<ScalingGroup>>, Problem> {
+        services::scaling_groups::list_scaling_groups(self, call).await
+    }
+    async fn get_scaling_group(&self, call: Of<ScalingGroupId>) -> Result<Json<ScalingGroup>, Problem> {
+        services::scaling_groups::get_scaling_group(self, call).await
+    }
+    async fn edit_scaling_group(
+        &self,
+        call: Call<Caller, (ScalingGroupId,), NoQuery, Json<EditScalingGroup>>,
+    ) -> Result<Json<ScalingGroup>, Problem> {
+        services::scaling_groups::edit_scaling_group(self, call).await
+    }
+    async fn delete_scaling_group(
+        &self,
+        call: Call<Caller, (ScalingGroupId,), DeleteScalingGroupQuery, Nothing>,
+    ) -> Result<Done, Problem> {
+        services::scaling_groups::delete_scaling_group(self, call).await
     }
     async fn list_events(&self, call: Call<Caller, (), EventsQuery, Nothing>) -> Result<Json<Page<Event>>, Problem> {
         services::events::list_events(self, call).await

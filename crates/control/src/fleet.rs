@@ -16,6 +16,7 @@ use lucarne_model::{
     memory_report::{HostMemory, InstanceMemory, MemoryReport},
     recording::Recorded,
     replica::ActualCut,
+    scaling::InstanceFigures,
     warm::{Began, WarmProgress, WarmSize},
 };
 
@@ -37,6 +38,8 @@ struct Heard {
     at: Option<Moment>,
     report: Option<Spoken>,
     given: Option<Given>,
+    /// What was measured of its instances, and when it told so by this clock.
+    figures: Option<(Moment, HashMap<InstanceId, InstanceFigures>)>,
 }
 
 /// A report, by instance.
@@ -125,6 +128,19 @@ impl Fleet {
             Some((host, told.recorded.clone()))
         });
         found.collect()
+    }
+
+    /// Takes what the host measured of its instances.
+    pub(crate) fn note_figures(&self, host: HostId, figures: &[InstanceFigures], now: Moment) {
+        let figures = figures.iter().map(|told| (told.instance, *told)).collect();
+        self.lock().entry(host).or_default().figures = Some((now, figures));
+    }
+
+    /// What the host measured of the instance, and when it told so.
+    pub(crate) fn figures(&self, host: HostId, instance: InstanceId) -> Option<(Moment, InstanceFigures)> {
+        let all = self.lock();
+        let (at, figures) = all.get(&host)?.figures.as_ref()?;
+        Some((*at, *figures.get(&instance)?))
     }
 
     /// The recordings of which a host has something.
@@ -358,6 +374,7 @@ mod tests {
             recordings: Vec::new(),
             replays: Vec::new(),
             loads: Vec::new(),
+            figures: Vec::new(),
             memory: None,
             warm_states: Vec::new(),
             cuts: Vec::new(),

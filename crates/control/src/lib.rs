@@ -39,6 +39,8 @@ mod records;
 mod replay_records;
 mod replica_records;
 mod rule_words;
+mod scaling;
+mod scaling_records;
 mod secrets;
 mod services;
 mod settings;

@@ -1,5 +1,5 @@
 //! What the controller does by the clock: notes which hosts fell silent or came back, and tells whom it concerns; has idle
-//! memory lent and instances moved to where there is some, asks hosts to prove their TPMs, ends mitigations,
+//! memory lent and instances moved to where there is some, brings scaling groups to their size, asks hosts to prove their TPMs, ends mitigations,
 //! recordings and replicas whose time is over, and forgets what is long over.
 //!
 //! Owns the rounds and how long ended instances are shown.
@@ -65,6 +65,7 @@ async fn look_at_hosts(controller: &Controller) -> Result<(), Problem> {
     lending::settle(controller).await?;
     moves::settle(controller).await?;
     services::mitigations::end_expired(controller).await?;
+    services::scaling_groups::settling::settle(controller).await?;
     services::replays::end_lost(controller).await?;
     services::loads::end_lost(controller).await?;
     services::recordings::end_expired(controller).await?;

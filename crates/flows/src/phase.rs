@@ -129,6 +129,11 @@ impl Phase {
         }
     }
 
+    /// Whether it is a connection that both sides have spoken in, and that has not ended.
+    pub(crate) const fn is_open(self) -> bool {
+        matches!(self, Self::Established | Self::Answered | Self::InitiatorClosed | Self::ResponderClosed)
+    }
+
     /// A handshake has a time limit from its start, whatever packets come; it is reported when it is decided.
     pub(crate) const fn is_handshake(self) -> bool {
         matches!(self, Self::SynSent | Self::SynAnswered)

@@ -31,6 +31,7 @@ use crate::{
     controller::Controller,
     durable::{self, Outlives},
     error::Error,
+    figures,
     folder::Folder,
     links,
     memory::{Governed, Memory, Word, govern},
@@ -146,12 +147,14 @@ impl Agent {
         let (recorded, recordings_reported) = watch::channel(Vec::new());
         let (replayed, replays_reported) = watch::channel(Vec::new());
         let (loaded, loads_reported) = watch::channel(Vec::new());
+        let (measures, figures_reported) = watch::channel(Vec::new());
         let (starts, asked_starts) = watch::channel(Vec::new());
         let hello_again = Arc::new(Notify::new());
         let word = Word { desired: wished.clone(), settings: settings.clone() };
         let (layout, asked, also) = (folder.layout().clone(), wished.clone(), wished.clone());
         let (to_record, record_to) = (wished.clone(), layout.recordings());
         let (to_replay, to_load, played_in) = (wished.clone(), wished.clone(), layout.clone());
+        let measured = (driver.clone(), network.clone());
         let owner = Owner {
             hands: Hands {
                 driver,
@@ -184,6 +187,7 @@ impl Agent {
             tokio::spawn(links::follow_desired(controller.clone(), layout, wishes, shutdown.clone())),
             tokio::spawn(challenges::present(controller.clone(), prover.clone(), shutdown.clone())),
             tokio::spawn(challenges::answer(controller.clone(), prover.clone(), asked, shutdown.clone())),
+            tokio::spawn(figures::follow(measured, governs.clone(), measures, shutdown.clone())),
             tokio::spawn(govern(memory, (governs, word), memory_reports, shutdown.clone())),
             tokio::spawn(recordings::follow(
                 (controller.clone(), network.clone()),
@@ -203,7 +207,13 @@ impl Agent {
             tokio::spawn(links::send_reports(
                 (controller, network),
                 reported,
-                (memory_reported, recordings_reported, (replays_reported, loads_reported), asked_starts),
+                (
+                    memory_reported,
+                    recordings_reported,
+                    (replays_reported, loads_reported),
+                    figures_reported,
+                    asked_starts,
+                ),
                 settings.clone(),
                 pace.coalesce,
                 shutdown.clone(),

@@ -2,7 +2,7 @@
 //!
 //! [`reconcile`] decides, pure; [`Agent`] is the owner that selects, decides and begins steps; around it stand the hands.
 //! An agent may be killed at any point: VMs run on, and the next one adopts them. In reading order: `reconcile`, `agent`,
-//! `perform`, `virtual_tpms`, `links`, `challenges`, `peers`, `identity`, `measuring`, `spool`, `exporter`, `sealing`, `run`.
+//! `perform`, `virtual_tpms`, `links`, `figures`, `challenges`, `peers`, `identity`, `measuring`, `spool`, `exporter`, `sealing`, `run`.
 
 mod agent;
 mod backoff;
@@ -14,6 +14,7 @@ mod controller;
 mod durable;
 mod error;
 mod exporter;
+mod figures;
 mod folder;
 mod http;
 mod identity;

@@ -17,6 +17,7 @@ use lucarne_model::{
     memory_report::MemoryReport,
     recording::ActualRecording,
     replay::ActualReplay,
+    scaling::InstanceFigures,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -107,11 +108,12 @@ async fn keep(layout: &Layout, desired: &Desired) {
     }
 }
 
-/// What others tell of memory, of recordings, of replays and loads, and what the host was asked to start.
+/// What others tell of memory, of recordings, of replays and loads, and of instances' figures, and what the host was asked to start.
 pub(crate) type Told = (
     watch::Receiver<Option<MemoryReport>>,
     watch::Receiver<Vec<ActualRecording>>,
     (watch::Receiver<Vec<ActualReplay>>, watch::Receiver<Vec<ActualLoad>>),
+    watch::Receiver<Vec<InstanceFigures>>,
     watch::Receiver<Vec<AskedStart>>,
 );
 
@@ -120,7 +122,7 @@ pub(crate) type Told = (
 pub(crate) async fn send_reports(
     (controller, network): (Arc<dyn Controller>, Arc<dyn Network>),
     mut reports: watch::Receiver<Report>,
-    (mut memory, recordings, (mut replays, mut loads), mut starts): Told,
+    (mut memory, recordings, (mut replays, mut loads), figures, mut starts): Told,
     settings: watch::Receiver<Option<HostSettings>>,
     coalesce: Duration,
     shutdown: CancellationToken,
@@ -134,6 +136,7 @@ pub(crate) async fn send_reports(
             report.recordings.clone_from(&recordings.borrow());
             report.replays.clone_from(&replays.borrow_and_update());
             report.loads.clone_from(&loads.borrow_and_update());
+            report.figures.clone_from(&figures.borrow());
             report.starts.clone_from(&starts.borrow_and_update());
             let sent = Instant::now();
             match controller.report(&report).await {

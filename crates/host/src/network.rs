@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
-use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, Moment, ReplicaId, VpcId};
+use lucarne_model::{AccountId, FlowRecord, HostId, InstanceId, InterfaceId, Moment, ReplicaId, VpcId};
 pub(crate) use lucarne_switch::shell::CutError;
 use lucarne_switch::{Plan, shell::Tap};
 
@@ -19,6 +19,10 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     async fn dropped_frames(&self) -> BTreeMap<String, u64>;
     /// How many flow records it could not hand over since this was last asked, by account.
     fn take_records_lost(&self) -> BTreeMap<AccountId, u64> {
+        BTreeMap::new()
+    }
+    /// How many connections are open at each instance's interface; nothing of one that this network does not see.
+    async fn live_connections(&self) -> BTreeMap<InstanceId, u32> {
         BTreeMap::new()
     }
     /// What flows with a packet since then have counted since they were last recorded: at most so many, the newest first.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use lucarne_model::{AccountId, FlowRecord, HostId, InterfaceId, Moment, ReplicaId, VpcId};
+use lucarne_model::{AccountId, FlowRecord, HostId, InstanceId, InterfaceId, Moment, ReplicaId, VpcId};
 use lucarne_switch::{
     Plan, SwitchHandle,
     shell::{CutError, Tap},
@@ -38,6 +38,10 @@ impl Network for SwitchNetwork {
 
     fn take_records_lost(&self) -> BTreeMap<AccountId, u64> {
         self.handle.take_records_lost()
+    }
+
+    async fn live_connections(&self) -> BTreeMap<InstanceId, u32> {
+        self.handle.counters().await.live_connections
     }
 
     async fn flows(&self, since: Moment, most: usize) -> Result<Vec<FlowRecord>, NetworkError> {

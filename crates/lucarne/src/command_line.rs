@@ -38,6 +38,7 @@ use crate::{
         replay::ReplayCommand,
         replica::ReplicaCommand,
         route_table::RouteTableCommand,
+        scaling_group::ScalingGroupCommand,
         seal::SealCommand,
         security_group::SecurityGroupCommand,
         storage::{SnapshotCommand, VolumeCommand},
@@ -203,6 +204,9 @@ pub(crate) enum Command {
     /// Loads: requests that are made up, and asked inside duplicates
     #[command(subcommand)]
     Load(LoadCommand),
+    /// Scaling groups: alike instances of a network, as many as they need to be
+    #[command(subcommand)]
+    ScalingGroup(ScalingGroupCommand),
     /// Triggers: networks duplicated and recorded when something happens to them
     #[command(subcommand)]
     Trigger(TriggerCommand),
@@ -333,6 +337,7 @@ impl Command {
             Self::Mitigation(command) => command.run(context).await,
             Self::PriceBook(command) => command.run(context).await,
             Self::Replica(command) => command.run(context).await,
+            Self::ScalingGroup(command) => command.run(context).await,
             Self::Trigger(command) => command.run(context).await,
             Self::Job(reads) => reads.run(context, &JOB).await,
             // Those that ask no controller were taken care of before.

@@ -114,8 +114,10 @@ fn no_such(code: ErrorCode, id: &str) -> Failure {
 }
 
 mod duplicated;
+mod scaling;
 
 pub(crate) use duplicated::{LOAD, RECORDING, REPLAY, REPLICA, TRIGGER};
+pub(crate) use scaling::SCALING_GROUP;
 
 pub(crate) static ACCOUNT: Kind = Kind {
     noun: "account",

@@ -17,6 +17,7 @@ use crate::{
     recording::ActualRecording,
     replay::ActualReplay,
     replica::ActualCut,
+    scaling::InstanceFigures,
     storage::Blob,
     tpm::HostTpm,
     warm::{ActualWarmState, Began},
@@ -150,6 +151,9 @@ pub struct Report {
     pub replays: Vec<ActualReplay>,
     #[serde(default)]
     pub loads: Vec<ActualLoad>,
+    /// What was measured of instances that run.
+    #[serde(default)]
+    pub figures: Vec<InstanceFigures>,
     /// What this host was asked to start, by sealed requests that it judged; told until the controller wants it too.
     #[serde(default)]
     pub starts: Vec<AskedStart>,

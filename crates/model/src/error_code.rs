@@ -60,6 +60,7 @@ error_codes! {
     InvalidReplayNotFound = "InvalidReplayId.NotFound", 404, "No such replay";
     InvalidLoadNotFound = "InvalidLoadId.NotFound", 404, "No such load";
     InvalidTriggerNotFound = "InvalidTriggerId.NotFound", 404, "No such trigger";
+    InvalidScalingGroupNotFound = "InvalidScalingGroupId.NotFound", 404, "No such scaling group";
     InvalidMitigationNotFound = "InvalidMitigationId.NotFound", 404, "No such mitigation";
     InvalidFindingNotFound = "InvalidFindingId.NotFound", 404, "No such finding";
     InvalidPriceBookNotFound = "InvalidPriceBookId.NotFound", 404, "No such price book";
@@ -86,6 +87,7 @@ error_codes! {
     PublisherDuplicate = "PublisherAlreadyExists", 409, "The account has a publisher of this name";
     ReplicaDuplicate = "ReplicaAlreadyExists", 409, "The account has a replica of this name";
     TriggerDuplicate = "TriggerAlreadyExists", 409, "The account has a trigger of this name";
+    ScalingGroupDuplicate = "ScalingGroupAlreadyExists", 409, "The VPC has a scaling group of this name";
     ReplicaDependsOnSource = "ReplicaDependsOnSource", 409, "A replica still draws on what was duplicated";
     ReplicaNotPossible = "ReplicaNotPossible", 409, "The network cannot be duplicated as asked";
     LoadTargetNotInReplica = "LoadTargetNotInReplica", 409, "Who is to be asked, or beside whom the clients are to stand, is not in the replica";

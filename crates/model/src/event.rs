@@ -33,6 +33,10 @@ event_kinds! {
     TpmNotProved = "tpm-not-proved";
     /// What was proved of an instance is not what was asked for, or was not proved.
     AttestationFailed = "attestation-failed";
+    /// A scaling group launched or ended instances.
+    ScalingGroupChanged = "scaling-group-changed";
+    /// A scaling group could not launch what it needs.
+    ScalingGroupRefused = "scaling-group-refused";
 }
 
 /// One thing that happened.

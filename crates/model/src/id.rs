@@ -134,6 +134,7 @@ ids! {
     ReplayId = "play", "replay";
     LoadId = "load", "load";
     TriggerId = "trig", "trigger";
+    ScalingGroupId = "asg", "scaling group";
 }
 
 /// An account: 12 decimal digits, the owner of every resource.

@@ -46,6 +46,7 @@ pub mod replica;
 pub mod replica_flows;
 pub mod replication;
 pub mod resource_kind;
+pub mod scaling;
 pub mod sealing;
 pub mod security_group;
 pub mod storage;

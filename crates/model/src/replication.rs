@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccountId, Bytes, Cidr, FlowLogId, InstanceId, InterfaceId, JobId, Moment, NetworkAclId, ReplicaId, ResourceId,
-    RouteTableId, RuleId, SecurityGroupId, SubnetId, Tags, VolumeId, VpcId,
+    RouteTableId, RuleId, ScalingGroupId, SecurityGroupId, SubnetId, Tags, VolumeId, VpcId,
     id::ParseIdError,
     instance::StateReason,
     replica::{CopyType, DuplicateClock, Fidelity, MemoryCopy},
@@ -64,6 +64,7 @@ objects! {
     Volume(VolumeId);
     FlowLog(FlowLogId);
     Instance(InstanceId);
+    ScalingGroup(ScalingGroupId);
 }
 
 impl fmt::Debug for ObjectId {
@@ -287,7 +288,7 @@ pub enum Breakage {
     GroupWithoutMembers,
     /// A rule names a group that is left out.
     RuleWithoutGroup { rule: RuleId, group: SecurityGroupId },
-    /// An instance lacks a group that is left out.
+    /// An instance, or those that a scaling group launches, lack a group that is left out.
     WithoutGroup { group: SecurityGroupId },
     /// An instance lacks a volume that is left out.
     WithoutVolume { volume: VolumeId, slot: u8 },
@@ -295,6 +296,10 @@ pub enum Breakage {
     WithoutRouteTable { route_table: RouteTableId },
     /// A subnet is judged by the default ACL instead.
     WithoutNetworkAcl { network_acl: NetworkAclId },
+    /// A scaling group lacks a subnet that is left out.
+    WithoutSubnet { subnet: SubnetId },
+    /// An instance of a scaling group is left out; another is launched in its place, where there are fewer than there should be.
+    WithoutInstance { instance: InstanceId },
     /// A rule, entry or route is about addresses of which some would be others in the duplicate.
     PartlyMapped { cidr: Cidr },
     /// It goes on with its memory, and so with its address; `--memory cold` lets it boot with the new one.
@@ -326,6 +331,10 @@ impl fmt::Display for Breakage {
             }
             Self::WithoutNetworkAcl { network_acl } => {
                 write!(f, "it is judged by the default ACL, because {network_acl} is left out")
+            }
+            Self::WithoutSubnet { subnet } => write!(f, "it lacks {subnet}, which is left out"),
+            Self::WithoutInstance { instance } => {
+                write!(f, "its {instance} is left out; it launches another in its place")
             }
             Self::PartlyMapped { cidr } => write!(f, "{cidr} holds addresses of which only some are mapped"),
             Self::AddressInMemory { address } => write!(

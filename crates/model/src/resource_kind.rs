@@ -53,6 +53,7 @@ kinds! {
     Replay = "replay";
     Load = "load";
     Trigger = "trigger";
+    ScalingGroup = "scaling-group";
 }
 
 impl fmt::Display for ResourceKind {

@@ -22,6 +22,7 @@ pub fn broken(network: &Network, selection: &Selection, terms: &ReplicaTerms, ma
     groups(network, selection, &mut broken);
     subnets(network, selection, &mut broken);
     divided(network, selection, map, &mut broken);
+    scaling_groups(network, selection, &mut broken);
     for instance in network.instances.iter().filter(|instance| selection.keeps(instance.id)) {
         self::instance(instance, selection, terms, map, &mut broken);
     }
@@ -80,6 +81,20 @@ fn subnets(network: &Network, selection: &Selection, broken: &mut Vec<Broken>) {
         }
         if !selection.keeps(network_acl) {
             lacks(broken, subnet.id, Breakage::WithoutNetworkAcl { network_acl });
+        }
+    }
+}
+
+fn scaling_groups(network: &Network, selection: &Selection, broken: &mut Vec<Broken>) {
+    for one in network.scaling_groups.iter().filter(|one| selection.keeps(one.id)) {
+        for subnet in one.subnets.iter().copied().filter(|subnet| !selection.keeps(*subnet)) {
+            lacks(broken, one.id, Breakage::WithoutSubnet { subnet });
+        }
+        for group in one.template.security_groups.iter().copied().filter(|group| !selection.keeps(*group)) {
+            lacks(broken, one.id, Breakage::WithoutGroup { group });
+        }
+        for instance in one.instances.iter().copied().filter(|instance| !selection.keeps(*instance)) {
+            lacks(broken, one.id, Breakage::WithoutInstance { instance });
         }
     }
 }

@@ -11,6 +11,7 @@ use lucarne_model::{
     network::{NetworkInterface, RouteTable, RouteTarget, Subnet},
     network_acl::NetworkAcl,
     replication::{Difference, FieldDifference, ObjectId, Replica},
+    scaling::ScalingGroup,
     security_group::{Peer, SecurityGroup},
 };
 use serde_json::{Value, json};
@@ -106,6 +107,7 @@ impl Fields {
             (log.id.into(), Configuration::from(fields))
         }));
         all.extend(network.instances.iter().map(|instance| (instance.id.into(), lens.instance(instance))));
+        all.extend(network.scaling_groups.iter().map(|group| (group.id.into(), lens.scaling_group(group))));
         let named = network.objects().filter_map(|object| {
             let mut fields = all.remove(&object.id)?;
             fields.insert("tags", tags(object.tags));
@@ -115,9 +117,9 @@ impl Fields {
     }
 }
 
-/// Those that say what is a duplicate of what are no difference.
+/// Those that say what is a duplicate of what, and whose it is, are no difference.
 fn tags(tags: &Tags) -> Value {
-    let told = |key: &str| key == Replica::TAG || key == Replica::SOURCE_TAG;
+    let told = |key: &str| [Replica::TAG, Replica::SOURCE_TAG, ScalingGroup::TAG].contains(&key);
     json!(tags.0.iter().filter(|(key, _)| !told(key)).collect::<BTreeMap<_, _>>())
 }
 
@@ -200,6 +202,28 @@ impl Lens<'_> {
             ("state", json!(instance.state)),
             ("user_data", json!(instance.user_data)),
             ("volumes", sorted(volumes.collect())),
+        ])
+    }
+
+    /// Its instances are told of as such.
+    fn scaling_group(&self, group: &ScalingGroup) -> Configuration {
+        let template = &group.template;
+        Configuration::from([
+            ("name", json!(group.name)),
+            ("min", json!(group.min)),
+            ("max", json!(group.max)),
+            ("target", json!(group.target)),
+            ("cool_down_seconds", json!(group.cool_down_seconds)),
+            ("desired", json!(group.desired)),
+            ("subnets", self.ids(&group.subnets)),
+            ("image", json!(template.image)),
+            ("vcpus", json!(template.vcpus)),
+            ("memory", json!(template.memory)),
+            ("memory_settings", json!(template.memory_settings)),
+            ("security_groups", self.ids(&template.security_groups)),
+            ("user_data", json!(template.user_data)),
+            ("cold", json!(template.cold)),
+            ("instance_tags", json!(template.tags)),
         ])
     }
 }

@@ -29,6 +29,7 @@ pub const fn treatment(kind: ResourceKind) -> Treatment {
         | Kind::NetworkInterface
         | Kind::Instance
         | Kind::Volume
+        | Kind::ScalingGroup
         | Kind::FlowLog => Treatment::Copied,
         // What instances and volumes began from never changes, so that two can go by one.
         Kind::Image | Kind::Snapshot => Treatment::PointedTo,

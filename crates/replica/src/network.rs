@@ -11,6 +11,7 @@ use lucarne_model::{
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
     network_acl::NetworkAcl,
     replication::ObjectId,
+    scaling::ScalingGroup,
     security_group::SecurityGroup,
     storage::Volume,
 };
@@ -28,6 +29,8 @@ pub struct Network {
     pub flow_logs: Vec<FlowLog>,
     /// All but those that have ended.
     pub instances: Vec<Instance>,
+    /// With those of `instances` that are theirs.
+    pub scaling_groups: Vec<ScalingGroup>,
 }
 
 /// What all objects have.
@@ -63,6 +66,11 @@ impl Network {
             .chain(self.volumes.iter().map(move |one| of(one.id.into(), &one.tags)))
             .chain(self.flow_logs.iter().map(move |one| of(one.id.into(), &one.tags)))
             .chain(self.instances.iter().map(move |one| of(one.id.into(), &one.tags)))
+            .chain(self.scaling_groups.iter().map(|one| Object {
+                id: one.id.into(),
+                tags: &one.tags,
+                name: Some(&one.name),
+            }))
     }
 
     /// What a network is born with: it is in every duplicate, because no network is without.

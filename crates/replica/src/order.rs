@@ -54,6 +54,7 @@ pub fn dependencies(network: &Network, selection: &Selection) -> Dependencies {
         needs.object(log.id, [about, vpc]);
     }
     instances(network, &mut needs);
+    scaling_groups(network, &mut needs);
     needs.all
 }
 
@@ -114,6 +115,18 @@ fn instances(network: &Network, needs: &mut Needs<'_>) {
         let parts = volumes.chain([instance.interface.into()]).map(|object| ReplicaStep::Object { object });
         let step = ReplicaStep::Object { object: instance.id.into() };
         needs.step(step, instance.id.into(), parts.chain(whole.iter().copied()));
+    }
+}
+
+/// A group comes when what it has is there.
+fn scaling_groups(network: &Network, needs: &mut Needs<'_>) {
+    for group in &network.scaling_groups {
+        let subnets = group.subnets.iter().map(|id| ObjectId::from(*id));
+        let groups = group.template.security_groups.iter().map(|id| ObjectId::from(*id));
+        let instances = group.instances.iter().map(|id| ObjectId::from(*id));
+        // What it falls back to, should its groups be left out.
+        let born = [network.vpc.id.into(), network.vpc.default_security_group.into()];
+        needs.object(group.id, subnets.chain(groups).chain(instances).chain(born));
     }
 }
 

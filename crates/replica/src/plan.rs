@@ -131,7 +131,11 @@ fn objects(
             Some(instance) => planned_instance(bare, instance, terms, around),
             None => bare,
         },
-        ObjectId::RouteTable(_) | ObjectId::NetworkAcl(_) | ObjectId::SecurityGroup(_) | ObjectId::FlowLog(_) => bare,
+        ObjectId::RouteTable(_)
+        | ObjectId::NetworkAcl(_)
+        | ObjectId::SecurityGroup(_)
+        | ObjectId::FlowLog(_)
+        | ObjectId::ScalingGroup(_) => bare,
     });
     detailed.collect()
 }

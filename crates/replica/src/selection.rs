@@ -11,6 +11,7 @@ use lucarne_model::{
     instance::{Instance, InstanceState},
     network::Subnet,
     replication::{LeftOut, LeftOutCause as Cause, ObjectId, ReplicaTerms, TagMatch},
+    scaling::ScalingGroup,
 };
 
 use crate::network::{Network, Object};
@@ -73,6 +74,10 @@ fn causes(network: &Network, terms: &ReplicaTerms) -> Causes {
         let cause = volume.instance.and_then(|instance| with_instance(network, &causes, instance));
         note(&mut causes, volume.id.into(), cause);
     }
+    for group in &network.scaling_groups {
+        let cause = emptied(group, &causes);
+        note(&mut causes, group.id.into(), cause);
+    }
     for log in &network.flow_logs {
         let cause = other_log(log, &causes);
         note(&mut causes, log.id.into(), cause);
@@ -118,6 +123,18 @@ fn other_instance(instance: &Instance, terms: &ReplicaTerms) -> Option<Cause> {
     }
     let lasts = matches!(instance.state, InstanceState::Running | InstanceState::Stopped);
     (!lasts).then_some(Cause::InPassing)
+}
+
+/// A group that has no subnet any more can launch nothing, and one that has lost all of its instances would launch other ones.
+fn emptied(group: &ScalingGroup, causes: &Causes) -> Option<Cause> {
+    let gone = |object: ObjectId| causes.contains_key(&object).then_some(Cause::With { object });
+    let all = |objects: Vec<ObjectId>| {
+        let gone: Option<Vec<Cause>> = objects.into_iter().map(gone).collect();
+        gone.and_then(|causes| causes.into_iter().next())
+    };
+    let subnets = group.subnets.iter().map(|id| ObjectId::from(*id)).collect();
+    let instances = group.instances.iter().map(|id| ObjectId::from(*id)).collect();
+    all(subnets).or_else(|| all(instances))
 }
 
 fn other_log(log: &FlowLog, causes: &Causes) -> Option<Cause> {

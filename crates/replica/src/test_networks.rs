@@ -2,7 +2,7 @@
 
 use lucarne_model::{
     AccountId, Bytes, Cidr, FlowLogId, HostId, ImageId, InstanceId, InterfaceId, MacAddress, Moment, NetworkAclId,
-    RouteTableId, RuleId, SecurityGroupId, SubnetId, Tags, Vcpus, VolumeId, VpcId,
+    RouteTableId, RuleId, ScalingGroupId, SecurityGroupId, SubnetId, Tags, Vcpus, VolumeId, VpcId,
     flow::{Direction, Verdict},
     flow_log::{Destination, FlowLog, FlowLogTarget, LoggedTraffic},
     instance::{Attachment, Instance, InstanceState, Placement},
@@ -10,6 +10,7 @@ use lucarne_model::{
     network::{NetworkInterface, Route, RouteTable, RouteTarget, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
     replication::{ReplicaTerms, TagMatch},
+    scaling::{LaunchTemplate, ScalingGroup},
     security_group::{Peer, Rule, RuleSpec, SecurityGroup, Traffic},
     storage::{Volume, VolumeState},
 };
@@ -74,6 +75,7 @@ impl Shape {
                 flow_log(&vpc, 2, "ipfix://192.0.2.1".parse().unwrap()),
             ],
             instances: count(self.instances).map(|(n, at)| instance(&vpc, n, self, self.tags(at + 2))).collect(),
+            scaling_groups: vec![scaling_group(&vpc, self)],
             vpc,
         }
     }
@@ -251,6 +253,39 @@ fn flow_log(vpc: &Vpc, n: u128, to: Destination) -> FlowLog {
         delivery: None,
         created: Moment::EPOCH,
         changed: Moment::EPOCH,
+        tags: Tags::default(),
+    }
+}
+
+/// In all subnets, with every other instance.
+fn scaling_group(vpc: &Vpc, shape: &Shape) -> ScalingGroup {
+    ScalingGroup {
+        id: ScalingGroupId::from_bits(1),
+        account: ACCOUNT,
+        name: "web".into(),
+        vpc: vpc.id,
+        subnets: (0..shape.subnets).map(|n| SubnetId::from_bits(n.into())).collect(),
+        template: LaunchTemplate {
+            image: ImageId::from_bits(1),
+            vcpus: None,
+            memory: None,
+            memory_settings: MemorySettings::default(),
+            security_groups: vec![SecurityGroupId::from_bits(0)],
+            user_data: None,
+            cold: false,
+            tags: Tags::default(),
+        },
+        min: 0,
+        max: 9,
+        target: "cpu=50".parse().unwrap(),
+        cool_down_seconds: 60,
+        desired: 4,
+        instances: (0..shape.instances).step_by(2).map(|n| InstanceId::from_bits(n.into())).collect(),
+        changed: Moment::EPOCH,
+        decisions: Vec::new(),
+        value: None,
+        waits: None,
+        created: Moment::EPOCH,
         tags: Tags::default(),
     }
 }

@@ -146,7 +146,8 @@ proptest! {
         let by = Correspondence { objects: &objects, map: &map, left_out: &left_out };
         // Seen from the source, all that is kept has a counterpart that is not there.
         let empty = Network { vpc: network.vpc.clone(), route_tables: vec![], network_acls: vec![], subnets: vec![],
-            security_groups: vec![], interfaces: vec![], volumes: vec![], flow_logs: vec![], instances: vec![] };
+            security_groups: vec![], interfaces: vec![], volumes: vec![], flow_logs: vec![], instances: vec![],
+            scaling_groups: vec![] };
         let missing = differences(&network, &empty, by).iter().filter(|one| one.duplicate.is_none()).count();
         prop_assert_eq!(missing, selection.kept.len());
         let same: BTreeMap<ObjectId, ObjectId> = selection.kept.iter().map(|id| (*id, *id)).collect();

@@ -165,6 +165,12 @@ impl Fabric {
         self.ports.get_mut(index.as_usize())?.as_mut()
     }
 
+    /// The ports whose guests are here, by number.
+    pub(crate) fn at_home(&self) -> impl Iterator<Item = (u32, &Port)> {
+        let ports = (0..).zip(&self.ports).filter_map(|(at, port)| Some((at, port.as_ref()?)));
+        ports.filter(|(_, port)| port.at_home)
+    }
+
     /// The operator's orders; the first that is meant for a flow holds.
     pub(crate) fn mitigations(&self) -> &[DesiredMitigation] {
         &self.plan.mitigations

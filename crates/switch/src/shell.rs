@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lucarne_model::{AccountId, FlowRecord, HostId, Moment, ReplicaId};
+use lucarne_model::{AccountId, FlowRecord, HostId, InstanceId, Moment, ReplicaId};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -97,6 +97,8 @@ pub struct Counters {
     /// Records that the exporter was too slow for.
     pub records_lost: u64,
     pub live_flows: usize,
+    /// Connections that are open, by the instance whose interface sees them.
+    pub live_connections: BTreeMap<InstanceId, u32>,
 }
 
 /// The running switch. When the handle is dropped the switch stops as by [`stop`](Self::stop), but nobody waits for it.

@@ -6,8 +6,10 @@
 //! flow record.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeMap;
+
 use lucarne_flows::FlowTable;
-use lucarne_model::{EndReason, FlowRecord, HostId, InterfaceId, Moment, flow::Direction};
+use lucarne_model::{EndReason, FlowRecord, HostId, InstanceId, InterfaceId, Moment, flow::Direction};
 
 use crate::{
     counters::{FrameCounters, Malformed, PortCounters, Tally},
@@ -119,6 +121,12 @@ impl Switch {
     /// What flows have counted by now, as [`FlowTable::look`] shows it.
     pub fn look_at_flows(&self, from: usize, since: Moment, show: &mut dyn FnMut(FlowRecord)) -> Option<usize> {
         self.table.look(from, since, show)
+    }
+
+    /// Connections that are open now, by the instance whose interface sees them.
+    pub fn live_connections(&self) -> BTreeMap<InstanceId, u32> {
+        let ports = self.fabric.at_home();
+        ports.map(|(at, port)| (port.owner.instance, self.table.open_connections(at))).collect()
     }
 
     /// Entries in the flow table now.

@@ -21,6 +21,7 @@ pub mod receipt;
 pub mod recording;
 pub mod replay;
 pub mod replica;
+pub mod scaling_group;
 pub mod sealing;
 pub mod storage;
 pub mod tpm;

@@ -197,6 +197,7 @@ pub(crate) async fn report_host(
 ) -> Result<Done, Problem> {
     let (host, report) = (call.caller.host()?, call.body.0);
     controller.fleet.heard(host, crate::clock::now());
+    controller.fleet.note_figures(host, &report.figures, crate::clock::now());
     if let Some(memory) = &report.memory {
         controller.memory_histories.note(&memory.instances);
     }

@@ -67,6 +67,12 @@ pub(super) fn admit(tx: &mut Tx<'_>, account: AccountId, request: &LaunchInstanc
     Ok(launched)
 }
 
+/// Whether such a launch would be admitted, but for what changes from moment to moment: quotas and free addresses.
+pub(super) fn check(tx: &Tx<'_>, account: AccountId, request: &LaunchInstances) -> Result<(), Problem> {
+    check_shape(request, request.count.unwrap_or(1))?;
+    plan(tx, account, request).map(drop)
+}
+
 fn refuse(detail: impl Into<String>) -> Problem {
     Problem::new(ErrorCode::InvalidParameterValue, detail)
 }

@@ -42,6 +42,7 @@ pub(crate) mod recordings;
 pub(crate) mod replays;
 pub(crate) mod replicas;
 pub(crate) mod route_tables;
+pub(crate) mod scaling_groups;
 pub(crate) mod seal_policy;
 pub(crate) mod sealing;
 pub(crate) mod security_groups;

@@ -43,6 +43,7 @@ use crate::{
     fleet::Fleet,
     random,
     records::{InstanceRecord, JobRecord},
+    scaling_records::ScalingGroupRecord,
     store::{Scope, Tx},
 };
 
@@ -252,6 +253,9 @@ fn look(tx: &Tx<'_>, caller: &Caller, fleet: &Fleet, id: RecordingId) -> Result<
     let of_network = tx.referring::<InstanceRecord>(Scope::Account(account), vpc)?;
     let hosts = of_network.iter().filter_map(|record| record.instance.host).collect();
     let instances: BTreeSet<_> = of_network.iter().map(|record| record.instance.id).collect();
+    let groups = tx.referring::<ScalingGroupRecord>(Scope::Account(account), vpc)?;
+    let groups = groups.iter().map(|record| record.group.id.to_string());
+    let concerned: BTreeSet<String> = instances.iter().map(ToString::to_string).chain(groups).collect();
     let mut found = Vec::new();
     for record in tx.list::<JobRecord>(Scope::Account(account))? {
         if time.contains(&record.job.created) && record.job.instance.is_some_and(|one| instances.contains(&one)) {
@@ -260,8 +264,7 @@ fn look(tx: &Tx<'_>, caller: &Caller, fleet: &Fleet, id: RecordingId) -> Result<
     }
     let query = EventsQuery { account: Some(account), since: Some(recording.started), ..EventsQuery::default() };
     for event in tx.events(&query, None, MOST_EVENTS)? {
-        let concerns = instances.iter().any(|instance| instance.to_string() == event.resource);
-        if time.contains(&event.at) && concerns {
+        if time.contains(&event.at) && concerned.contains(&event.resource) {
             found.extend(beside("event", event.at, event));
         }
     }

@@ -9,8 +9,8 @@ use lucarne_api::{
 };
 use lucarne_model::{
     FlowLogId, HostId, ImageId, InstanceId, InterfaceId, JobId, LoadId, MitigationId, NetworkAclId, NotaryId,
-    PublisherId, RecordingId, ReplayId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId,
-    Tags, TriggerId, UserId, VolumeId, VpcId,
+    PublisherId, RecordingId, ReplayId, ReplicaId, ResourceId, RouteTableId, ScalingGroupId, SecurityGroupId,
+    SnapshotId, SubnetId, Tags, TriggerId, UserId, VolumeId, VpcId,
     flow_log::FlowLog,
     identity::User,
     network::{NetworkInterface, RouteTable, Subnet, Vpc},
@@ -29,6 +29,7 @@ use crate::{
     records::{HostRecord, InstanceRecord, JobRecord, VolumeRecord},
     replay_records::ReplayRecord,
     replica_records::ReplicaRecord,
+    scaling_records::ScalingGroupRecord,
     store::{Resource, Scope, Tx, not_found},
     trigger_records::TriggerRecord,
 };
@@ -52,6 +53,7 @@ const KINDS: &[(&str, Change)] = &[
     (FlowLogId::PREFIX, change::<FlowLog>),
     (RecordingId::PREFIX, change::<Recording>),
     (TriggerId::PREFIX, change::<TriggerRecord>),
+    (ScalingGroupId::PREFIX, change::<ScalingGroupRecord>),
     (PublisherId::PREFIX, change::<PublisherRecord>),
     (ReplayId::PREFIX, change::<ReplayRecord>),
     (LoadId::PREFIX, change::<LoadRecord>),

@@ -2,6 +2,7 @@
 
 mod deepening;
 mod loads;
+mod scaling;
 mod triggers;
 
 use super::{memory::image, *};
@@ -34,6 +35,10 @@ struct Host {
     bucket: u64,
     /// What it tells of loads.
     loads: Vec<Value>,
+    /// How busy its instances are, in thousandths; none: it does not tell.
+    cpu: Option<u64>,
+    /// Instances that have stopped by themselves.
+    stopped: Vec<Value>,
 }
 
 struct Scene {
@@ -64,6 +69,8 @@ async fn host(cloud: &Cloud, name: &str) -> Host {
         draws: false,
         bucket: 0,
         loads: Vec::new(),
+        cpu: None,
+        stopped: Vec::new(),
     }
 }
 
@@ -81,6 +88,7 @@ impl Host {
         let state = match wanted["power"].as_str().unwrap() {
             "absent" => "absent",
             "stopped" | "off" => "stopped",
+            _ if self.stopped.contains(&wanted["id"]) => "stopped",
             _ if duplicate.is_null() => "running",
             _ if self.until < Until::Standing => return None,
             _ if duplicate["begin"] == true && self.until >= Until::Running => "running",
@@ -129,6 +137,7 @@ impl Host {
             "volumes": items(&desired["volumes"]).map(volume).collect::<Vec<_>>(),
             "snapshots": [], "dropped_frames": {}, "loads": self.loads,
             "memory": {"host": memory, "instances": items(all).map(|one| self.memory(one)).collect::<Vec<_>>(), "wishes": []},
+            "figures": items(all).map(|one| json!({"instance": one["id"], "cpu_thousandths": self.cpu})).collect::<Vec<_>>(),
             "cuts": items(&desired["cuts"]).map(|one| self.cut(one)).collect::<Vec<_>>()});
         let sent = cloud.send(cloud.request(Method::POST, "/v1/host/report", &self.key).json(&report)).await;
         assert_eq!(sent.0, 204, "{sent:?}");

@@ -26,7 +26,7 @@ use crate::{
     fleet::Fleet,
     records::{InstanceRecord, JobRecord, VolumeRecord},
     replica_records::{ReplicaRecord, Stage},
-    services::{instances, replicas},
+    services::{instances, replicas, scaling_groups},
     store::{Scope, Tx},
     workflow::replication::CutSeen,
 };
@@ -256,6 +256,8 @@ pub(crate) fn draws_on(tx: &Tx<'_>, record: &ReplicaRecord) -> Result<BTreeSet<O
 }
 
 fn shut_down(tx: &mut Tx<'_>, record: &ReplicaRecord) -> Result<Vec<InstanceId>, Problem> {
+    // First, else they would replace what ends.
+    scaling_groups::end_with(tx, record.replica.vpc)?;
     let mut ending = Vec::new();
     for one in tx.referring::<InstanceRecord>(ALL, record.replica.vpc)? {
         instances::terminate(tx, ALL, one.instance.id)?;

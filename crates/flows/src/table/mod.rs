@@ -352,13 +352,14 @@ impl FlowTable {
         if lines[0].phase == next {
             return;
         }
-        let was_handshake = lines[0].phase.is_handshake();
+        let (key, before) = (lines[0].key, lines[0].phase);
         for line in lines {
             line.phase = next;
         }
+        self.note_phase(key.port(), before, next);
         if next.end_reason().is_some() {
             self.arm(slot, now.plus(self.settings.linger), now);
-        } else if was_handshake && !next.is_handshake() {
+        } else if before.is_handshake() && !next.is_handshake() {
             // Its timer stood at the limit of the handshake; from here on it is reported at each interval.
             let slice = self.cold[slot.as_usize()].interval_began.plus(self.interval(slot));
             self.arm(slot, slice, now);

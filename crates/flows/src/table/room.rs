@@ -46,6 +46,8 @@ impl Default for Room {
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
     flows: u32,
+    /// Of these, connections that are open.
+    open: u32,
     /// Where the search among its own goes on.
     hand: u32,
 }
@@ -82,6 +84,20 @@ impl FlowTable {
         self.room.ports.get(port as usize).map_or(0, |share| share.flows as usize)
     }
 
+    /// Connections of one port that both sides have spoken in, and that have not ended.
+    pub fn open_connections(&self, port: u32) -> u32 {
+        self.room.ports.get(port as usize).map_or(0, |share| share.open)
+    }
+
+    /// A flow goes from one phase to another, [`Phase::Free`] among them.
+    pub(super) fn note_phase(&mut self, port: u32, before: Phase, after: Phase) {
+        match (before.is_open(), after.is_open()) {
+            (false, true) => self.room.share(port).open += 1,
+            (true, false) => self.room.share(port).open -= 1,
+            _ => {}
+        }
+    }
+
     /// Gives up what must go so that one flow more of `port` has a place.
     pub(super) fn make_room(&mut self, port: u32, now: Moment, emit: Emit<'_>) {
         // Giving up may take a place itself, for what is gathered; a few rounds are always enough.
@@ -116,6 +132,7 @@ impl FlowTable {
         };
         self.room.live += 1;
         self.room.share(key.port()).flows += 1;
+        self.note_phase(key.port(), Phase::Free, phase);
         self.index.insert(key.hash(self.seed), slot.0);
         let first_look = self.first_look(slot);
         self.arm(slot, now.plus(first_look), now);
@@ -125,7 +142,8 @@ impl FlowTable {
     /// Gives a flow's place back, without a word.
     pub(super) fn vacate(&mut self, slot: Slot) {
         let at = slot.as_usize();
-        let key = self.lines[at][0].key;
+        let Line { key, phase, .. } = self.lines[at][0];
+        self.note_phase(key.port(), phase, Phase::Free);
         self.wheel.disarm(slot.0, &mut self.cold);
         self.index.remove(key.hash(self.seed), slot.0);
         self.lines[at] = Lines::default();

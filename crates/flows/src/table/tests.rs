@@ -170,6 +170,12 @@ impl Run {
         self.table.poll(self.now, self.epoch, judge, &mut |record| self.records.push(record));
     }
 
+    /// The connections of a port that are open, one by one.
+    fn open_of(&self, port: u32) -> u32 {
+        let lines = self.table.lines.iter().map(|[line, _]| line);
+        lines.filter(|line| line.phase.is_open() && line.key.port() == port).count() as u32
+    }
+
     fn recorded(&self) -> BTreeMap<Direction, (u64, u64)> {
         let mut sums = BTreeMap::<_, (u64, u64)>::new();
         for record in self.records.iter().filter(|record| record.packets > 0) {
@@ -191,6 +197,9 @@ proptest! {
         for step in &steps {
             run.perform(step);
             prop_assert!(run.table.len() <= capacity);
+            for port in [1, 2] {
+                prop_assert_eq!(run.table.open_connections(port), run.open_of(port));
+            }
         }
         run.table.finish_all(EndReason::AgentRestart, &mut |record| run.records.push(record));
         prop_assert!(run.table.is_empty());

@@ -42,8 +42,7 @@ impl Processors {
     /// Looks, with the processes of soakers, whose use does not count.
     pub(crate) fn look(&mut self, soakers: impl Iterator<Item = u32>) -> CpuView {
         let Ok(text) = fs::read_to_string("/proc/stat") else { return CpuView::default() };
-        let stat = |pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let soakers = soakers.map(|pid| parse_process_ticks(&stat(pid)).unwrap_or_default()).sum();
+        let soakers = soakers.map(|pid| process_ticks(pid).unwrap_or_default()).sum();
         self.take(parse_ticks(&text), soakers)
     }
 
@@ -68,6 +67,11 @@ fn parse_ticks(text: &str) -> Option<(u64, u64)> {
     let ticks: Vec<u64> = line.split_whitespace().take(8).map_while(|word| word.parse().ok()).collect();
     let idle = ticks.get(3)? + ticks.get(4)?;
     Some((ticks.iter().sum(), idle))
+}
+
+/// The processor time that a process has taken, in the kernel's ticks.
+pub(crate) fn process_ticks(pid: u32) -> Option<u64> {
+    parse_process_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// The 14th and 15th field of proc_pid_stat(5); the second one, a name, may hold anything.

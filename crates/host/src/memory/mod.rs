@@ -28,6 +28,7 @@ pub(crate) use governing::govern;
 pub use guests::Memory;
 pub(crate) use guests::Tools;
 pub(crate) use loans::{LendingTools, Word};
+pub(crate) use measure::process_ticks;
 pub(crate) use warm::WarmError;
 
 /// What the operator gave of this machine to guests' pages.

@@ -19,7 +19,7 @@ use super::{
     step::{Activity, Subject},
 };
 
-/// The report of this moment; dropped frames, memory, recordings and asked starts are filled in by whoever knows them.
+/// The report of this moment; dropped frames, figures, memory, recordings and asked starts are filled in by whoever knows them.
 pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
     let named: BTreeSet<_> = desired.instances.iter().map(|instance| instance.id).collect();
     let unnamed = known.running.keys().filter(|instance| !named.contains(instance));
@@ -34,6 +34,7 @@ pub fn report(desired: &Desired, known: &Known, capacity: Capacity) -> Report {
         recordings: Vec::new(),
         replays: Vec::new(),
         loads: Vec::new(),
+        figures: Vec::new(),
         starts: Vec::new(),
         memory: None,
         warm_states: super::warm::report(desired, known),

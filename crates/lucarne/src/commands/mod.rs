@@ -48,6 +48,7 @@ mod replica_difference;
 mod replica_graph;
 mod replica_plan;
 pub(crate) mod route_table;
+pub(crate) mod scaling_group;
 pub(crate) mod seal;
 mod seal_encrypt;
 mod seal_fleet;

@@ -208,6 +208,7 @@ impl Worker {
             dropped,
             records_lost: self.outlet.records_lost(),
             live_flows: self.switch.live_flows(),
+            live_connections: self.switch.live_connections(),
         }
     }
 

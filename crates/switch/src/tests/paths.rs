@@ -9,6 +9,9 @@ fn neighbours_of_one_host_reach_each_other_and_both_sides_keep_the_flow() {
     let mut scene = Scene::new();
     scene.send(WEB, APP, ping(1));
     scene.send(APP, WEB, pong(1));
+    let open = scene.switch.live_connections();
+    let of = |machine| open[&instance(machine)];
+    assert_eq!((of(WEB), of(APP), of(DATABASE)), (1, 1, 0));
     let (first, second) = (scene.out.to_guests[0].clone(), scene.out.to_guests[1].clone());
     assert_eq!(first, (scene.port(APP), Ends::between(WEB, APP).frame(&ping(1))));
     assert_eq!(second, (scene.port(WEB), Ends::between(APP, WEB).frame(&pong(1))));

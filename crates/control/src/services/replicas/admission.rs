@@ -22,7 +22,10 @@ use lucarne_model::{
 use lucarne_replica::plan::memory_of;
 
 use super::{
-    super::checks::{check_name, check_tags, refuse},
+    super::{
+        checks::{check_name, check_tags, refuse},
+        scaling_groups,
+    },
     making::Maker,
     source::Source,
 };
@@ -213,6 +216,8 @@ fn check_quota(
     let machines = kept_records(source, kept).map(|record| machine(&record.instance));
     let machines: Vec<(Vcpus, Bytes)> = machines.map(|machine| (machine.vcpus, machine.memory)).collect();
     let volumes = source.network.volumes.iter().filter(|volume| kept.contains(&volume.id.into()));
+    let groups = source.network.scaling_groups.iter().filter(|group| kept.contains(&group.id.into()));
+    scaling_groups::check_count(tx, account, groups.count())?;
     quota::check_network(tx, account, &machines, &volumes.map(|volume| volume.size).collect::<Vec<_>>())
 }
 

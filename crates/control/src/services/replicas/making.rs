@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lucarne_api::Problem;
 use lucarne_model::{
-    ErrorCode, NetworkAclId, ReplicaId, ResourceId, RouteTableId, SecurityGroupId, SubnetId, Tags, VolumeId, VpcId,
+    ErrorCode, NetworkAclId, ReplicaId, ResourceId, RouteTableId, ScalingGroupId, SecurityGroupId, SubnetId, Tags,
+    VolumeId, VpcId,
     desired::VolumeContent,
     flow_log::{FlowLog, FlowLogTarget},
     instance::{Attachment, Instance, InstanceState, Placement},
     network::{NetworkInterface, Route, RouteTable, RouteTarget, Subnet, Vpc},
     network_acl::{AclEntry, NetworkAcl},
     replication::{ObjectId, ReplicaStep, ReplicaTerms},
+    scaling::{LaunchTemplate, ScalingGroup},
     security_group::{Peer, Rule, SecurityGroup},
     storage::{Volume, VolumeState},
 };
@@ -31,6 +33,7 @@ use crate::{
     random,
     records::{InstanceRecord, VolumeRecord},
     replica_records::DuplicateOf,
+    scaling_records::ScalingGroupRecord,
     store::{Scope, Tx},
     workflow::effects,
 };
@@ -90,6 +93,7 @@ impl<'a, 'c> Maker<'a, 'c> {
             ObjectId::NetworkInterface(id) => self.interface(one_of(&network.interfaces, |one| one.id == id)?),
             ObjectId::Volume(id) => self.volume(one_of(&network.volumes, |one| one.id == id)?),
             ObjectId::FlowLog(id) => self.flow_log(one_of(&network.flow_logs, |one| one.id == id)?),
+            ObjectId::ScalingGroup(id) => self.scaling_group(one_of(&network.scaling_groups, |one| one.id == id)?),
             ObjectId::Instance(id) => match self.source.records.get(&id) {
                 Some(record) => self.instance(record),
                 None => Err(absent()),
@@ -287,6 +291,53 @@ impl<'a, 'c> Maker<'a, 'c> {
         self.tx.insert(&made)
     }
 
+    /// With the duplicates of its instances; from then on it goes its own way.
+    fn scaling_group(&mut self, group: &ScalingGroup) -> Result<(), Problem> {
+        let template = &group.template;
+        let security_groups = match template.security_groups.as_slice() {
+            [] => Vec::new(),
+            groups => self.groups(groups)?,
+        };
+        let made = ScalingGroup {
+            id: self.made(group.id)?,
+            vpc: self.network()?,
+            subnets: group.subnets.iter().filter_map(|id| self.kept(*id)).collect(),
+            template: LaunchTemplate { security_groups, ..template.clone() },
+            instances: group.instances.iter().filter_map(|id| self.kept(*id)).collect(),
+            changed: self.tx.now(),
+            decisions: Vec::new(),
+            created: self.tx.now(),
+            tags: self.tags(group.id, &group.tags),
+            ..group.clone()
+        };
+        self.tx.insert(&ScalingGroupRecord::new(made))
+    }
+
+    /// The scaling group that the instance is one of, and that group's duplicate.
+    fn group_of(&self, instance: &Instance) -> Option<(ScalingGroupId, Option<ScalingGroupId>)> {
+        let groups = &self.source.network.scaling_groups;
+        let group = groups.iter().find(|group| group.instances.contains(&instance.id))?;
+        Some((group.id, self.kept(group.id)))
+    }
+
+    fn tags_of_member(&self, instance: &Instance) -> Tags {
+        let mut tags = instance.tags.clone();
+        if let Some((_, duplicate)) = self.group_of(instance) {
+            tags.0.remove(ScalingGroup::TAG);
+            tags.0.extend(duplicate.map(|id| (ScalingGroup::TAG.to_owned(), id.to_string())));
+        }
+        tags
+    }
+
+    fn placement(&self, instance: &Instance) -> Placement {
+        let own = instance.placement.group.clone();
+        let group = match self.group_of(instance) {
+            Some((id, duplicate)) if own == Some(id.to_string()) => duplicate.map(|id| id.to_string()),
+            _ => own,
+        };
+        Placement { host: None, group, ..instance.placement }
+    }
+
     /// On its source's host, where the room is promised now.
     fn instance(&mut self, source: &InstanceRecord) -> Result<(), Problem> {
         let instance = &source.instance;
@@ -309,12 +360,12 @@ impl<'a, 'c> Maker<'a, 'c> {
             state: if memory.is_some() { InstanceState::Pending } else { InstanceState::Stopped },
             state_reason: None,
             host: None,
-            placement: Placement { host: None, ..instance.placement.clone() },
+            placement: self.placement(instance),
             generation: FIRST,
             began: None,
             launched: self.tx.now(),
             changed: self.tx.now(),
-            tags: self.tags(instance.id, &instance.tags),
+            tags: self.tags(instance.id, &self.tags_of_member(instance)),
             ..instance.clone()
         };
         let copy = wishes::copy_of_instance(self.terms, instance);
@@ -352,6 +403,7 @@ fn another(id: ObjectId) -> ObjectId {
         ObjectId::Volume(_) => ObjectId::Volume(random::id()),
         ObjectId::FlowLog(_) => ObjectId::FlowLog(random::id()),
         ObjectId::Instance(_) => ObjectId::Instance(random::id()),
+        ObjectId::ScalingGroup(_) => ObjectId::ScalingGroup(random::id()),
     }
 }
 
@@ -383,4 +435,5 @@ of_objects! {
     VolumeId = Volume;
     lucarne_model::FlowLogId = FlowLog;
     lucarne_model::InstanceId = Instance;
+    ScalingGroupId = ScalingGroup;
 }

@@ -21,6 +21,7 @@ use crate::{
     instructions::FLOW_LOGS,
     records::{FlowLogCredentials, InstanceRecord, VolumeRecord},
     replica_records::{ReplicaRecord, Stage},
+    scaling_records::ScalingGroupRecord,
     services::recordings,
     store::{Resource, Scope, Tx},
     trigger_records::TriggerRecord,
@@ -81,6 +82,7 @@ fn remove_network(tx: &mut Tx<'_>, id: VpcId) -> Result<(), Problem> {
         }
     }
     delete_all::<TriggerRecord>(tx, id)?;
+    delete_all::<ScalingGroupRecord>(tx, id)?;
     for recording in tx.referring::<Recording>(ALL, id)? {
         recordings::forget(tx, &recording)?;
     }
@@ -115,6 +117,7 @@ pub(super) fn unlink(tx: &mut Tx<'_>, record: &ReplicaRecord) -> Result<(), Prob
             ObjectId::Volume(id) => untag::<VolumeRecord>(tx, id.to_string())?,
             ObjectId::FlowLog(id) => untag::<FlowLog>(tx, id.to_string())?,
             ObjectId::Instance(id) => untag::<InstanceRecord>(tx, id.to_string())?,
+            ObjectId::ScalingGroup(id) => untag::<ScalingGroupRecord>(tx, id.to_string())?,
         }
     }
     Ok(())

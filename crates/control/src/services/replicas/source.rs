@@ -18,6 +18,7 @@ use lucarne_replica::{HostTold, Network, Surroundings};
 
 use crate::{
     records::{HostRecord, InstanceRecord, VolumeRecord},
+    scaling_records::ScalingGroupRecord,
     store::{Scope, Tx},
 };
 
@@ -40,6 +41,10 @@ impl Source {
             volumes.extend(attached.into_iter().map(|record| record.volume));
         }
         let around = surroundings(tx, account, &records)?;
+        let mut scaling_groups: Vec<_> =
+            tx.referring::<ScalingGroupRecord>(scope, id)?.into_iter().map(|record| record.group).collect();
+        let is_here = |one: &InstanceId| records.iter().any(|record| record.instance.id == *one);
+        scaling_groups.iter_mut().for_each(|group| group.instances.retain(is_here));
         let network = Network {
             vpc,
             route_tables: tx.referring::<RouteTable>(scope, id)?,
@@ -49,6 +54,7 @@ impl Source {
             interfaces: tx.referring::<NetworkInterface>(scope, id)?,
             volumes,
             flow_logs: tx.referring::<FlowLog>(scope, id)?,
+            scaling_groups,
             instances: records.iter().map(|record| record.instance.clone()).collect(),
         };
         let records = records.into_iter().map(|record| (record.instance.id, record)).collect();

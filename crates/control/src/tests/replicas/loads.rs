@@ -38,7 +38,7 @@ impl Scene {
         Stage { replica, vpc: shown["vpc"].clone(), asked }
     }
 
-    fn order(&self, stage: &Stage, more: Value) -> Value {
+    fn load_order(&self, stage: &Stage, more: Value) -> Value {
         let mut body =
             json!({"replica": id_of(&stage.replica), "to": stage.asked["id"], "port": 80, "kind": "http", "rate": 20});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -46,7 +46,7 @@ impl Scene {
     }
 
     async fn load(&self, stage: &Stage, more: Value) -> Value {
-        self.post("/v1/loads", self.order(stage, more)).await
+        self.post("/v1/loads", self.load_order(stage, more)).await
     }
 
     async fn told(&self, at: usize, load: &Value) -> Value {
@@ -125,13 +125,13 @@ async fn nobody_is_asked_who_is_not_in_the_duplicate_and_nothing_without_bounds(
         (json!({"path": "/a\r\nHost: other"}), ErrorCode::InvalidParameterValue),
         (json!({"kind": "tcp", "path": "/"}), ErrorCode::InvalidParameterValue),
     ] {
-        let refused = scene.cloud.post(&scene.tenant, "/v1/loads", scene.order(&stage, more.clone())).await;
+        let refused = scene.cloud.post(&scene.tenant, "/v1/loads", scene.load_order(&stage, more.clone())).await;
         assert_eq!(code(&refused), expected, "{more}");
     }
     for _ in 0..4 {
         scene.load(&stage, json!({"clients": 1000})).await;
     }
-    let refused = scene.cloud.post(&scene.tenant, "/v1/loads", scene.order(&stage, json!({}))).await;
+    let refused = scene.cloud.post(&scene.tenant, "/v1/loads", scene.load_order(&stage, json!({}))).await;
     assert_eq!(code(&refused), ErrorCode::ResourceLimitExceeded);
     let all = scene.get("/v1/loads").await;
     let sources: Vec<&Value> = items(&all["items"]).flat_map(|load| items(&load["sources"])).collect();
