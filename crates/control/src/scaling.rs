@@ -155,7 +155,8 @@ pub(crate) fn decide(order: &Order, course: &Course, members: &[Member], now: Mo
 
     let missing = desired.saturating_sub(live.len() as u32);
     if missing > 0 {
-        let course = Course { failures: course.failures.saturating_add(plan.failures), ..*course };
+        let before = if plan.settled { 0 } else { course.failures };
+        let course = Course { failures: before.saturating_add(plan.failures), ..*course };
         let failed = if plan.failures > 0 { now } else { course.failed };
         match (Course { failed, ..course }).retry().filter(|retry| *retry > now) {
             Some(at) => plan.waits = Some(ScalingWait::Retry { at }),
