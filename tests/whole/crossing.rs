@@ -58,6 +58,13 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
     let replay = api.make("/v1/replays", json!({"recording": recording, "replica": replica}), "/id")?;
     // Nothing was recorded. What is over does not change any more.
     api.await_state(&format!("/v1/replays/{replay}"), "state", "failed", PATIENCE).with_context(|| cloud.logs())?;
+    let duplicate = api.get(&format!("/v1/replicas/{replica}"))?.ok()?["objects"][&instance].clone();
+    let duplicate = duplicate.as_str().context("the instance has no duplicate")?;
+    api.await_state(&format!("/v1/instances/{duplicate}"), "state", "running", PATIENCE)
+        .with_context(|| cloud.logs())?;
+    let asked = json!({"replica": replica, "to": duplicate, "port": 80, "kind": "tcp"});
+    let load = api.make("/v1/loads", asked, "/id")?;
+    api.post(&format!("/v1/loads/{load}/stop"), &json!({}))?.ok()?;
     let trigger = json!({"name": "own", "vpc": vpc, "on": "schedule:1d"});
     let template = json!({"image": image});
     let scaling_group = json!({"name": "own", "subnets": [subnet], "template": template, "min": 0, "max": 0,
@@ -87,6 +94,7 @@ fn own_one_of_everything(cloud: &Cloud, api: &Api) -> anyhow::Result<Owned> {
         ("PublisherId", api.make("/v1/publishers", publisher, "/id")?),
         ("ReplicaId", replica),
         ("ReplayId", replay),
+        ("LoadId", load),
         ("TriggerId", api.make("/v1/triggers", trigger, "/id")?),
         ("ScalingGroupId", api.make("/v1/scaling-groups", scaling_group, "/id")?),
         ("JobId", text(&launched, "/jobs/0")?),
@@ -153,6 +161,7 @@ impl Builder<'_> {
             return self.id(name).map(Value::from);
         }
         match name {
+            "LoadTarget" | "LoadFrom" => self.id("InstanceId").map(Value::from),
             "TriggerOn" => Some(json!("schedule:1d")),
             "ScalingTarget" => Some(json!("cpu=50")),
             "Cidr" => Some(json!("10.0.200.0/24")),
@@ -352,6 +361,7 @@ fn everything(api: &Api) -> anyhow::Result<Vec<Value>> {
         "flow-logs",
         "recordings",
         "replays",
+        "loads",
         "triggers",
         "scaling-groups",
         "publishers",
