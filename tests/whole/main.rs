@@ -8,6 +8,7 @@ mod faults;
 mod findings;
 mod flow_logs;
 mod hosts;
+mod loads;
 mod machines;
 mod memory;
 mod migration;
