@@ -41,6 +41,10 @@ const RECORD: &str = "cut.json";
 const TAKING: &str = "taking.json";
 /// How long a pager may take for an answer. Arming goes over all of a guest's memory.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a pager that has just died is waited for, and how often it is asked whether there is another: what the dead one held
+/// that one holds.
+const NEXT_PAGER: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_millis(50);
 
 /// Why there is no cut.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +162,9 @@ impl Memory {
 
     /// Nothing is held of it any more.
     pub(crate) async fn drop_cut(&self, replica: ReplicaId) -> io::Result<()> {
-        self.0.let_go_of(replica).await;
+        if !self.0.let_go_of(replica).await {
+            return Err(io::Error::other("a pager that may hold memory for it does not answer"));
+        }
         remove_folder(&self.0.layout.cut(replica))
     }
 
@@ -174,7 +180,9 @@ impl Memory {
                 // It was only being made ready: it is begun anew.
                 Err(_) if stood.is_none() => {
                     self.0.settle_disks(replica).await?;
-                    self.drop_cut(replica).await?;
+                    // What was armed and not frozen ends with its pager, if not here.
+                    self.0.let_go_of(replica).await;
+                    remove_folder(&folder)?;
                     continue;
                 }
                 Err(_) => {
@@ -365,13 +373,32 @@ impl Shared {
         write(&self.layout.cut(replica).join(RECORD), &failed(chain(error)))
     }
 
-    /// Every pager here is told: which instances were of it may be written nowhere.
-    async fn let_go_of(&self, replica: ReplicaId) {
+    /// Every pager here is told: which instances were of it may be written nowhere. False: one that may hold something for it was
+    /// not to be reached.
+    async fn let_go_of(&self, replica: ReplicaId) -> bool {
         let guests: Vec<InstanceId> = self.guests().keys().copied().collect();
         let guests = guests.into_iter().filter(|instance| self.layout.pager_socket(*instance).exists());
-        let told = guests.map(|instance| self.at_pager(instance, move |pager| pager.let_go(&replica.to_string())));
-        for error in join_all(told).await.into_iter().filter_map(Result::err) {
-            tracing::debug!(%replica, %error, "a pager that does not answer holds nothing for long");
+        let told = join_all(guests.map(|instance| self.have_let_go(instance, replica))).await;
+        let failed = told.into_iter().filter_map(Result::err);
+        failed.inspect(|error| tracing::warn!(%replica, error = chain(error), "held for a cut that is none")).count()
+            == 0
+    }
+
+    async fn have_let_go(&self, instance: InstanceId, replica: ReplicaId) -> Result<(), CutError> {
+        let end = Instant::now() + NEXT_PAGER;
+        loop {
+            let error = match self.at_pager(instance, move |pager| pager.let_go(&replica.to_string())).await {
+                Err(error @ CutError::Pager { .. }) => error,
+                // Nothing is held of one that is not paged.
+                Ok(()) | Err(_) => return Ok(()),
+            };
+            if self.driver.process_id(instance).await.is_none() {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(error);
+            }
+            tokio::time::sleep(RETRY).await;
         }
     }
 

@@ -186,6 +186,20 @@ impl House {
         told.unwrap().unwrap().pages.snapshot
     }
 
+    /// Whatever it is doing; another is started.
+    fn kill_pager(&self, instance: InstanceId) {
+        let end = std::time::Instant::now() + LONG;
+        let line = loop {
+            match std::os::unix::net::UnixStream::connect(self.layout().pager_socket(instance)) {
+                Ok(line) => break line,
+                Err(error) => assert!(std::time::Instant::now() < end, "there is no pager: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let pager = rustix::net::sockopt::socket_peercred(line).unwrap().pid;
+        rustix::process::kill_process(pager, rustix::process::Signal::KILL).unwrap();
+    }
+
     async fn end(&self) {
         for machine in self.driver.adopt().await.unwrap() {
             self.memory.stop(machine.spec.instance, Stop::Kill).await.unwrap();
@@ -264,6 +278,38 @@ async fn a_duplicate_goes_on_where_its_source_was_and_both_are_whole() {
     house.passes(lazy, 3).await;
     house.passes(SOURCE, 2).await;
     assert!(!house.printed(lazy).await.contains('B'), "it did not boot");
+    house.end().await;
+}
+
+/// What a pager held the next one holds, until it is let go, also by an agent that finds none at the moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shallow_duplicate_outlives_the_pagers_of_its_source() {
+    let house = House::new();
+    house.start().await;
+    house.cut(REPLICA).await;
+    let shallow = house.duplicate(2, CopyType::Shallow).await;
+    house.memory.go_on(shallow).await.unwrap();
+    for round in 0..6 {
+        house.kill_pager(SOURCE);
+        if round % 3 == 2 {
+            house.kill_pager(shallow);
+        }
+        house.passes(SOURCE, 1).await;
+        house.passes(shallow, 1).await;
+    }
+    assert!(!house.printed(shallow).await.contains('B'), "it did not boot");
+    house.memory.stop(shallow, Stop::Kill).await.unwrap();
+    let asleep = || async {
+        let control = house.layout().pager_socket(SOURCE);
+        let evict = move || Client::connect(&control, LONG)?.evict_all(LONG);
+        tokio::task::spawn_blocking(evict).await.unwrap()
+    };
+    let refused = asleep().await.unwrap_err().to_string();
+    assert!(refused.contains("held for a duplicate"), "{refused}");
+    house.kill_pager(SOURCE);
+    house.memory.drop_cut(REPLICA).await.unwrap();
+    asleep().await.unwrap();
+    house.passes(SOURCE, 2).await;
     house.end().await;
 }
 
