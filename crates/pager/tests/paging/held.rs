@@ -238,6 +238,33 @@ fn what_was_kept_outlives_its_pager_in_memory_and_on_the_disk() {
     house.check_all();
 }
 
+/// Whoever starts its pagers may be away for a while; but when the machine has ended there is nothing to wait for.
+#[test]
+fn a_duplicate_waits_for_the_next_pager_for_as_long_as_the_other_machine_lives() {
+    let mut house = House::new(PAGES);
+    let (mut pager, mut client) = house.serve(POOL);
+    house.write_all(1);
+    hold(&house, &mut client).unwrap();
+    let mut other = duplicate(&house, 1, false);
+    ZEROS.iter().for_each(|(first, count)| drop(other.machine.ask(&format!("expect {first} {count} 1"))));
+    let (_second, _its) = other.serve(POOL);
+    pager.kill();
+    std::fs::remove_file(house.control()).unwrap();
+    other.machine.say("check 0 64");
+    assert!(other.machine.is_silent(Duration::from_secs(12)));
+    (pager, _) = house.serve(POOL);
+    assert_eq!(other.machine.line().as_deref(), Some("done"));
+    pager.kill();
+    other.machine.say("check 64 64");
+    assert!(other.machine.is_silent(Duration::from_millis(300)));
+    let began = Instant::now();
+    house.machine.kill();
+    assert_eq!(other.machine.line(), None);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let words = other.machine.last_words();
+    assert!(words.contains("not held any more"), "{words}");
+}
+
 /// What was let go before the pager died is not held by the next one.
 #[test]
 fn what_has_ended_stays_so() {
