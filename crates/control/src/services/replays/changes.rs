@@ -157,7 +157,7 @@ async fn ask(controller: &Controller, router: &Router, next: Next) -> Result<(),
     let outcome = match request {
         Ok((route, path, body)) => {
             let key = format!("{replay}-{number}");
-            match send(router, route, &path, &body, (by, &key)).await? {
+            match send(router, route, &path, &body, (by, &key)).await {
                 Ok(answer) => {
                     learn(&mut ids, &change.answer, &answer);
                     ChangeOutcome::Applied
@@ -186,14 +186,14 @@ fn is_passing(code: ErrorCode) -> bool {
     code == ErrorCode::RequestLimitExceeded
 }
 
-/// Sends the request as the user would, and gives the answer or what was wrong.
+/// Sends the request as the user would. What cannot even be sent or read is refused too: it would be the same the next time.
 async fn send(
     router: &Router,
     route: &'static Route,
     path: &[String],
     body: &Value,
     (by, key): (UserId, &str),
-) -> Result<Result<Value, Problem>, Problem> {
+) -> Result<Value, Problem> {
     let internal =
         |error: &dyn std::fmt::Display| Problem::new(ErrorCode::Internal, format!("{}: {error}", route.name));
     let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
@@ -211,9 +211,9 @@ async fn send(
     let answer =
         if octets.is_empty() { Value::Null } else { serde_json::from_slice(&octets).map_err(|e| internal(&e))? };
     if is_success {
-        return Ok(Ok(answer));
+        return Ok(answer);
     }
-    serde_json::from_value(answer).map(Err).map_err(|error| internal(&error))
+    Err(serde_json::from_value(answer).unwrap_or_else(|error| internal(&error)))
 }
 
 /// The route's path with its parameters filled in, in order.
