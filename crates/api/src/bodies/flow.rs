@@ -90,6 +90,8 @@ pub struct WhyStep {
     pub verdict: Verdict,
     /// The rule or entry that decided; none where none matched.
     pub rule: Option<RuleId>,
+    /// Since when that rule, entry or order has existed; rules are never changed, only made and revoked.
+    pub since: Option<Moment>,
     /// The rule in words.
     pub text: String,
 }

@@ -326,10 +326,10 @@ fn end(
 }
 
 /// Ends what is played into a duplicate that is being ended.
-pub(super) fn end_with(tx: &mut Tx<'_>, replica: &Replica) -> Result<(), Problem> {
+pub(super) fn end_with(tx: &mut Tx<'_>, replica: &Replica, code: ErrorCode, what: &str) -> Result<(), Problem> {
     for mut record in tx.referring::<ReplayRecord>(ALL, replica.vpc)? {
-        let message = format!("{} was deleted meanwhile", replica.id);
-        let reason = StateReason { code: ErrorCode::InvalidReplicaNotFound, message };
+        let message = format!("{} was {what} meanwhile", replica.id);
+        let reason = StateReason { code, message };
         end(tx, &mut record, ReplayState::Failed, Some(reason))?;
     }
     Ok(())

@@ -123,7 +123,7 @@ fn end(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Problem>
         return Ok(record.replica);
     }
     standing::check_may_end(tx, &record)?;
-    replays::end_with(tx, &record.replica)?;
+    replays::end_with(tx, &record.replica, ErrorCode::InvalidReplicaNotFound, "deleted")?;
     loads::end_with(tx, &record.replica, ErrorCode::InvalidReplicaNotFound, "deleted")?;
     record.replica.changed = tx.now();
     let message = "it was deleted while it was being made";
@@ -182,6 +182,7 @@ fn promote(tx: &mut Tx<'_>, scope: Scope, id: ReplicaId) -> Result<Replica, Prob
             return Err(Problem::new(ErrorCode::IncorrectState, detail));
         }
     }
+    replays::end_with(tx, &record.replica, ErrorCode::IncorrectState, "promoted")?;
     loads::end_with(tx, &record.replica, ErrorCode::IncorrectState, "promoted")?;
     removal::unlink(tx, &record)?;
     let mut vpc: Vpc = tx.get(scope, record.replica.vpc)?;

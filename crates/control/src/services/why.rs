@@ -14,7 +14,7 @@ use lucarne_api::{
     input::{Json, Nothing},
 };
 use lucarne_model::{
-    AccountId, Cidr, EndReason, ErrorCode, FlowFilter, FlowQuery, FlowRecord, InstanceId, Moment, VpcId,
+    AccountId, Cidr, EndReason, ErrorCode, FlowFilter, FlowQuery, FlowRecord, InstanceId, VpcId,
     flow::{Direction, Verdict},
     mitigation::{MitigatedFlow, MitigationAction},
     network::{NetworkInterface, Route, RouteTable, RouteTarget, Subnet, Vpc},
@@ -84,7 +84,7 @@ fn mitigations(flow: &Flow) -> Option<Decision> {
         .or_else(|| meant(&flow.destination, &flow.source, Direction::Ingress))?;
     let text = format!("{} blocks it: {}", order.id, order.reason);
     Some(rejected(
-        WhyStep { asked: Asked::Mitigations, verdict: Verdict::Reject, rule: None, text },
+        WhyStep { asked: Asked::Mitigations, verdict: Verdict::Reject, rule: None, since: Some(order.created), text },
         EndReason::AbuseMitigation,
     ))
 }
@@ -110,7 +110,7 @@ fn acl(flow: &Flow, inside: &Inside, remote: Ipv4Addr, direction: Direction, ask
     let entry = inside.acl.iter().find(|entry| Some(entry.id) == rule);
     let text = entry.map_or("no entry matches, so it is rejected".into(), words::entry);
     let reason = (verdict == Verdict::Reject).then_some(EndReason::DeniedByNetworkAcl);
-    Some((WhyStep { asked, verdict, rule, text }, reason))
+    Some((WhyStep { asked, verdict, rule, since: entry.map(|entry| entry.created), text }, reason))
 }
 
 fn groups_at_source(flow: &Flow) -> Option<Decision> {
@@ -139,12 +139,13 @@ fn groups(
     Some(match found {
         Some((group, rule)) => {
             let text = format!("`{}` allows {}", group.name, words::rule(rule));
-            (WhyStep { asked, verdict: Verdict::Accept, rule: Some(rule.id), text }, None)
+            let (rule, since) = (Some(rule.id), Some(rule.created));
+            (WhyStep { asked, verdict: Verdict::Accept, rule, since, text }, None)
         }
         None => {
             let names: Vec<String> = inside.groups.iter().map(|group| format!("`{}`", group.name)).collect();
             let text = format!("no rule of {} allows it", names.join(", "));
-            rejected(WhyStep { asked, verdict: Verdict::Reject, rule: None, text }, reason)
+            rejected(WhyStep { asked, verdict: Verdict::Reject, rule: None, since: None, text }, reason)
         }
     })
 }
@@ -171,7 +172,8 @@ fn routes(flow: &Flow) -> Option<Decision> {
         None => "no route leads there".into(),
     };
     let verdict = if leads { Verdict::Accept } else { Verdict::Reject };
-    Some((WhyStep { asked: Asked::Routes, verdict, rule: None, text }, (!leads).then_some(EndReason::NoRoute)))
+    let step = WhyStep { asked: Asked::Routes, verdict, rule: None, since: None, text };
+    Some((step, (!leads).then_some(EndReason::NoRoute)))
 }
 
 pub(crate) async fn explain_flow(
@@ -191,7 +193,10 @@ pub(crate) async fn explain_flow(
 }
 
 fn records_of(account: AccountId, flow: &Flow) -> FlowQuery {
+    // Another of the account's networks may have the same addresses.
+    let inside = flow.source.inside.as_ref().or(flow.destination.inside.as_ref());
     let filter = FlowFilter {
+        vpc: inside.map(|inside| inside.interface.vpc),
         source: Some(flow.source.address.into()),
         destination: Some(flow.destination.address.into()),
         protocol: Some(flow.protocol),
@@ -201,16 +206,26 @@ fn records_of(account: AccountId, flow: &Flow) -> FlowQuery {
     FlowQuery { filter, limit: FlowQuery::MAX_LIMIT, ..FlowQuery::new(account, clock::now().minus(SPAN)) }
 }
 
-/// Of records, newest first, those that say the same as the newest: since when it has been so.
+/// What records, newest first, say of the flow now, and since when without a break.
+///
+/// A flow that is refused where it arrives is accepted where it leaves, so that a refusal says more than an acceptance; unless
+/// the same port has since accepted what it refused before.
 fn seen(records: &[FlowRecord]) -> Option<Seen> {
-    let newest = records.iter().find(|record| record.verdict == Verdict::Reject).or(records.first())?;
+    let is_undone = |refused: &FlowRecord| {
+        let since = |record: &&FlowRecord| record.direction == refused.direction && record.start > refused.start;
+        records.iter().filter(since).any(|record| record.verdict == Verdict::Accept)
+    };
+    let refused = records.iter().position(|record| record.verdict == Verdict::Reject && !is_undone(record));
+    let at = refused.unwrap_or(0);
+    let newest = records.get(at)?;
+    let of_its_port = records[at..].iter().filter(|record| record.direction == newest.direction);
     let agree = |record: &&FlowRecord| record.verdict == newest.verdict && record.rule == newest.rule;
-    let alike: Vec<&FlowRecord> = records.iter().filter(agree).collect();
+    let alike: Vec<&FlowRecord> = of_its_port.take_while(agree).collect();
     Some(Seen {
         verdict: newest.verdict,
         end_reason: newest.end_reason,
         rule: newest.rule,
-        since: alike.iter().map(|record| record.start).min().unwrap_or(Moment::EPOCH),
+        since: alike.iter().map(|record| record.start).min().unwrap_or(newest.start),
         last: newest.end,
         records: alike.len() as u32,
     })
@@ -273,7 +288,8 @@ fn end(
 #[cfg(test)]
 mod tests {
     use lucarne_model::{
-        InterfaceId, MacAddress, RuleId, SecurityGroupId, SubnetId, Tags,
+        ConnState, History, HostId, InterfaceId, MacAddress, Moment, RuleId, SecurityGroupId, SubnetId, Tags,
+        flow::{Location, Path, Side},
         security_group::{Peer, RuleSpec, Traffic},
     };
 
@@ -354,7 +370,7 @@ mod tests {
     fn an_acl_is_asked_between_subnets_and_names_its_entry() {
         let entry = AclEntry {
             id: RuleId::from_bits(5),
-            created: Moment::EPOCH,
+            created: Moment::from_secs(3),
             number: 90,
             direction: Direction::Ingress,
             action: Verdict::Reject,
@@ -364,8 +380,84 @@ mod tests {
         let mut guarded = flow(vec![from_group(1)]);
         guarded.destination.inside.as_mut().unwrap().acl.push(entry);
         let step = explain(&guarded).steps.pop().unwrap();
-        assert_eq!((step.asked, step.rule), (Asked::AclAtDestination, Some(entry.id)));
+        assert_eq!((step.asked, step.rule, step.since), (Asked::AclAtDestination, Some(entry.id), Some(entry.created)));
         guarded.destination.inside.as_mut().unwrap().subnet = "10.0.0.0/16".parse().unwrap();
         assert_eq!(explain(&guarded).verdict, Verdict::Accept, "within a subnet there is nothing to enter");
+    }
+
+    /// Of five seconds from `start` on.
+    fn record(direction: Direction, verdict: Verdict, rule: u128, start: u64) -> FlowRecord {
+        let end_reason = match verdict {
+            Verdict::Accept => EndReason::FinBothSides,
+            Verdict::Reject => EndReason::DeniedByGroupAtDestination,
+        };
+        FlowRecord {
+            flow_id: 1,
+            account: AccountId::OPERATOR,
+            instance: InstanceId::from_bits(1),
+            interface: InterfaceId::from_bits(1),
+            subnet: SubnetId::from_bits(1),
+            vpc: VpcId::from_bits(1),
+            host: HostId::from_bits(1),
+            location: Location::default(),
+            groups: Vec::new(),
+            rule: Some(RuleId::from_bits(rule)),
+            verdict,
+            end_reason,
+            direction,
+            path: Path::SameHost,
+            side: Side::Initiator,
+            start: Moment::from_secs(start),
+            end: Moment::from_secs(start + 5),
+            packets: 1,
+            bytes: 60,
+            source: Ipv4Addr::new(10, 0, 1, 4).into(),
+            destination: Ipv4Addr::new(10, 0, 2, 4).into(),
+            source_port: 30_000,
+            destination_port: 80,
+            protocol: TCP,
+            icmp_type: None,
+            icmp_code: None,
+            tos: 0,
+            tcp_flags: 2,
+            ttl: 64,
+            source_prefix_length: None,
+            destination_prefix_length: None,
+            next_hop: None,
+            history: History::default(),
+            conn_state: ConnState::S0,
+            round_trip: None,
+            retransmissions: 0,
+            zero_windows: 0,
+            ingress_interface: 0,
+            egress_interface: 0,
+            mitigation: None,
+        }
+    }
+
+    #[test]
+    fn what_is_refused_where_it_arrives_is_refused_though_it_was_let_out() {
+        use {Direction::*, Verdict::*};
+        let records = [record(Egress, Accept, 1, 20), record(Ingress, Reject, 2, 20), record(Ingress, Reject, 2, 10)];
+        let seen = seen(&records).unwrap();
+        assert_eq!((seen.verdict, seen.rule), (Reject, Some(RuleId::from_bits(2))));
+        assert_eq!((seen.since, seen.last, seen.records), (Moment::from_secs(10), Moment::from_secs(25), 2));
+    }
+
+    #[test]
+    fn a_refusal_that_was_repaired_since_is_not_told_as_what_happens_now() {
+        use {Direction::*, Verdict::*};
+        let records = [record(Ingress, Accept, 3, 30), record(Egress, Accept, 1, 30), record(Ingress, Reject, 2, 20)];
+        let seen = seen(&records).unwrap();
+        assert_eq!((seen.verdict, seen.since, seen.records), (Accept, Moment::from_secs(30), 1));
+    }
+
+    #[test]
+    fn since_when_is_told_without_a_break() {
+        use {Direction::*, Verdict::*};
+        let records = [record(Ingress, Reject, 2, 40), record(Ingress, Accept, 3, 30), record(Ingress, Reject, 2, 20)];
+        let seen = seen(&records).unwrap();
+        assert_eq!((seen.since, seen.records), (Moment::from_secs(40), 1));
+        assert_eq!(super::seen(&[]), None);
     }
 }

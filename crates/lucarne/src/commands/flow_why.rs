@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// Who was asked, for the table.
-const STEP_COLUMNS: &[Column] = &[("ASKED", "asked"), ("VERDICT", "verdict"), ("RULE", "rule"), ("WHY", "text")];
+const STEP_COLUMNS: &[Column] =
+    &[("ASKED", "asked"), ("VERDICT", "verdict"), ("RULE", "rule"), ("SINCE", "since"), ("WHY", "text")];
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct WhyArgs {
