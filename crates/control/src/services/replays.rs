@@ -325,7 +325,7 @@ fn end(
     tx.put(record)
 }
 
-/// Ends what is played into a duplicate that is being ended.
+/// Ends what is played into a duplicate that is being ended or promoted.
 pub(super) fn end_with(tx: &mut Tx<'_>, replica: &Replica, code: ErrorCode, what: &str) -> Result<(), Problem> {
     for mut record in tx.referring::<ReplayRecord>(ALL, replica.vpc)? {
         let message = format!("{} was {what} meanwhile", replica.id);
