@@ -1,10 +1,12 @@
 //! What the end-to-end tests stand on: real processes of the `lucarne` binary, real HTTP, and nothing left behind.
 //!
 //! Owns starting, killing and cleaning up ([`process`]), a cloud of such processes ([`cloud`]), a bare HTTP client
-//! ([`api`]), guests that talk ([`download`], [`ring`]) or have programs of their own ([`guest_program`]), and disks that are soon full ([`small_disk`]). The client is not the generated one: what is tested
-//! should not test itself.
+//! ([`api`]), guests that talk ([`download`], [`ring`]) or have programs of their own ([`guest_program`]), places to deliver to
+//! ([`bucket`]), and disks that are soon full ([`small_disk`]). The client is not the generated one: what is tested should not test
+//! itself.
 
 pub mod api;
+pub mod bucket;
 pub mod cloud;
 pub mod download;
 pub mod guest_program;

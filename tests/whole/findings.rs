@@ -93,7 +93,11 @@ fn the_sweep_is_its_tenants_and_the_operators(scene: &Scene) -> anyhow::Result<(
     ensure!(other.get(&format!("/v1/findings?account={}", tenant.account))?.code() == "InvalidAccountId.NotFound");
     ensure!(other.get("/v1/flows/scanners")?.code() == "UnauthorizedOperation");
     ensure!(operator.get("/v1/flows/scanners?window_seconds=7200")?.code() == "InvalidParameterValue");
-    ensure!(operator.get("/v1/flows/scanners")?.ok()?["items"] == json!([]), "nobody outside can be reached");
+    let scanners = cloud.run(operator, &["flow", "scanners", "--min-accounts", "2", "--output", "json"])?;
+    let scanners: Value = serde_json::from_str(&scanners)?;
+    ensure!(scanners["items"] == json!([]), "nobody outside can be reached: {scanners}");
+    let listed = cloud.run(tenant, &["finding", "list", "--kind", "sweep"])?;
+    ensure!(listed.contains(id), "{listed}");
     let told = cloud.run(tenant, &["finding", "show", id])?;
     ensure!(told.contains("flow list --instance") && told.contains(SWEEPER), "{told}");
     Ok(())
@@ -121,8 +125,9 @@ fn the_network_is_duplicated_and_recorded_because_of_it(scene: &Scene) -> anyhow
 }
 
 fn closed_ports_are_told_with_the_reason(scene: &Scene) -> anyhow::Result<()> {
-    let Scene { cloud, tenant, other, operator, web, .. } = scene;
-    for (port, reason) in [(8081, "refused-by-vm"), (8082, "denied-by-group-at-destination")] {
+    let Scene { cloud, tenant, other, operator, web, sweeper } = scene;
+    let ports = [(8081, "refused-by-vm", "accept"), (8082, "denied-by-group-at-destination", "reject")];
+    for (port, reason, verdict) in ports {
         let path = format!("/v1/flows/closed-ports?source={SWEEPER}&port={port}");
         let closed = eventually("a closed port", PATIENCE, || tenant.get(&path).ok()?.body["items"].get(0).cloned())?;
         ensure!(closed["instance"] == **web && closed["end_reason"] == reason, "{closed}");
@@ -131,6 +136,9 @@ fn closed_ports_are_told_with_the_reason(scene: &Scene) -> anyhow::Result<()> {
         ensure!(other.get(&path)?.ok()?["items"] == json!([]));
         let told = cloud.run(tenant, &["flow", "closed-port", "--source", SWEEPER, "--port", &port.to_string()])?;
         ensure!(told.contains(web) && told.contains(reason), "{told}");
+        let why = ["flow", "why", "--src", sweeper, "--dst", web, "--port", &port.to_string(), "--output", "json"];
+        let why: Value = serde_json::from_str(&cloud.run(tenant, &why)?)?;
+        ensure!(why["verdict"] == verdict && why["seen"]["end_reason"] == reason, "{why}");
     }
     let open = tenant.get(&format!("/v1/flows/closed-ports?source={SWEEPER}&port=80"))?.ok()?;
     ensure!(open["items"] == json!([]) && open["complete_since"].is_u64(), "{open}");

@@ -1,6 +1,6 @@
-//! Flow logs on real VMs: only what they are about is reported more often and delivered, a destination that is away misses
-//! nothing, and what the network's ACL and the operator do to traffic is in the tenant's records without being the operator's
-//! own.
+//! Flow logs on real VMs: only what they are about is reported more often and delivered, an edit is followed, a destination that
+//! is away misses nothing, and what the network's ACL and the operator do to traffic is in the tenant's records without being the
+//! operator's own.
 //!
 //! One machine, `asks` in subnet `front`, pings and fetches from another one, `answers` in subnet `back` on another host.
 
@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use lucarne_tests::{
     api::Api,
+    bucket::Bucket,
     cloud::{Cloud, Driver},
     eventually,
 };
@@ -111,8 +112,9 @@ fn flow_logs_reach_their_tenant_and_tell_what_acl_and_operator_did() -> anyhow::
     told_while_it_is_away(&scene, &path)?;
     let listener = TcpListener::bind(address)?;
     delivered_when_it_comes(&scene, &path, &listener)?;
-    only_what_is_concerned_is_reported_more_often(&scene)?;
+    only_what_is_concerned_is_reported_more_often(&scene, &log)?;
     acl_entries_are_named(&scene)?;
+    only_what_is_ordered_comes_to_a_bucket(&scene)?;
     mitigations_are_told_and_stay_the_operators(&scene)?;
     edited_and_deleted(&scene, &path)
 }
@@ -122,7 +124,7 @@ fn ordered_once(scene: &Scene, to: &str) -> anyhow::Result<String> {
     let target = json!({"kind": "subnet", "subnet": scene.front});
     let order = || {
         let request = scene.tenant.request(Method::POST, "/v1/flow-logs").header("idempotency-key", "one flow log");
-        let body = json!({"target": target, "interval_millis": 1000, "to": to});
+        let body = json!({"target": target, "to": to});
         Api::send(request.json(&body))?.ok()
     };
     let (first, again) = (order()?, order()?);
@@ -187,8 +189,9 @@ fn contains(octets: &[u8], wanted: &[u8]) -> bool {
     octets.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// The pings go on: reported every second where the flow log is, and else every ten.
-fn only_what_is_concerned_is_reported_more_often(scene: &Scene) -> anyhow::Result<()> {
+/// The pings go on: reported every second where the flow log is that is edited so, and else every ten as it was ordered.
+fn only_what_is_concerned_is_reported_more_often(scene: &Scene, log: &str) -> anyhow::Result<()> {
+    scene.cloud.run(&scene.tenant, &["flow-log", "edit", log, "--interval", "1s"])?;
     let slices = |machine: &str| {
         let records = scene.records(machine, "protocol=1&end_reason=active-slice&direction=egress");
         records.map(|records| records.len())
@@ -211,17 +214,69 @@ fn acl_entries_are_named(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Two flow logs by command: what is rejected at one machine, and what is accepted at one interface. Then the first becomes
+/// another.
+fn only_what_is_ordered_comes_to_a_bucket(scene: &Scene) -> anyhow::Result<()> {
+    const FORMAT: &str = "${action} ${instance-id} ${interface-id} ${dstport} ${end-reason}";
+    let Scene { cloud, tenant, asks, answers, .. } = scene;
+    let bucket = Bucket::start(cloud.dir())?;
+    let interface = |of: &str| -> anyhow::Result<String> {
+        let of = tenant.get(&format!("/v1/instances/{of}"))?.ok()?;
+        of["interface"].as_str().map(Into::into).context("no interface")
+    };
+    let asks_interface = interface(asks)?;
+    let run = |arguments: &[&str]| -> anyhow::Result<String> {
+        let mut command = cloud.cli(tenant, &[&["flow-log"], arguments].concat())?;
+        let keys = [("LUCARNE_STORE_ACCESS_KEY_ID", "AKTEST"), ("LUCARNE_STORE_SECRET_ACCESS_KEY", "a-secret")];
+        let output = command.envs(keys).output()?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let order = |name: &str, target: [&str; 2], traffic: &str| {
+        let to = bucket.destination(name);
+        let order = ["create", "--name", name, target[0], target[1], "--traffic", traffic, "--interval", "1s"];
+        run(&[&order[..], &["--format", FORMAT, "--to", &to]].concat())
+    };
+    order("rejects", ["--instance", answers], "reject")?;
+    order("accepts", ["--interface", &asks_interface], "accept")?;
+    let rows = |folder: &str, header: &str| -> anyhow::Result<Vec<String>> {
+        let texts = bucket.texts(folder)?.into_values().filter(|text| text.first().is_some_and(|line| line == header));
+        Ok(texts.flat_map(|text| text.into_iter().skip(1)).collect())
+    };
+    let some = |folder: &str, header: &str| {
+        let found = || rows(folder, header).ok().filter(|rows| rows.len() >= 5);
+        eventually(&format!("rows under {folder}"), PATIENCE, found).with_context(|| cloud.logs())
+    };
+    let header = "action instance-id interface-id dstport end-reason";
+    let (rejects, accepts) = (some("rejects", header)?, some("accepts", header)?);
+    let denied = format!("REJECT {answers} {} {DENIED_PORT} denied-by-network-acl", interface(answers)?);
+    ensure!(rejects.iter().all(|row| *row == denied), "{rejects:?}");
+    let accepted = format!("ACCEPT {asks} {asks_interface} ");
+    ensure!(accepts.iter().all(|row| row.starts_with(&accepted)), "{accepts:?}");
+    run(&["edit", "rejects", "--traffic", "accept", "--format", "${action} ${instance-id}"])?;
+    let edited = some("rejects", "action instance-id")?;
+    ensure!(edited.iter().all(|row| *row == format!("ACCEPT {answers}")), "{edited:?}");
+    let shown: Value = serde_json::from_str(&run(&["show", "rejects", "--output", "json"])?)?;
+    ensure!(shown["traffic"] == "accept" && shown["delivery"]["delivered"].as_u64() > Some(9), "{shown}");
+    let listed = run(&["list"])?;
+    ensure!(["rejects", "accepts"].iter().all(|name| listed.contains(name)), "{listed}");
+    run(&["delete", "rejects", "accepts"])?;
+    ensure!(tenant.list("/v1/flow-logs")?.len() == 1, "they are still there");
+    Ok(())
+}
+
 fn mitigations_are_told_and_stay_the_operators(scene: &Scene) -> anyhow::Result<()> {
     let operator = scene.cloud.operator()?;
-    let orders = [
-        ("abuse-mitigation", json!({"port": 80}), json!({"kind": "block"})),
-        ("rate-limited", json!({"protocol": 1}), json!({"kind": "cap", "packets_per_second": 1})),
-    ];
-    for (end_reason, mut target, action) in orders {
-        target["instance"] = json!(scene.answers);
-        let body = json!({"target": target, "action": action, "reason": "a test"});
-        ensure!(!scene.tenant.post("/v1/mitigations", &body)?.is_success(), "a tenant ordered a mitigation");
-        let order = operator.make("/v1/mitigations", body, "/id")?;
+    let orders =
+        [("abuse-mitigation", ["--block", "--port", "80"]), ("rate-limited", ["--cap=1", "--protocol", "icmp"])];
+    for (end_reason, order) in orders {
+        let common = ["--instance", &scene.answers, "--reason", "a test", "--for", "1h"];
+        let create = [&["mitigation", "create"], &order[..], &common].concat();
+        let by_tenant = scene.cloud.cli(&scene.tenant, &create)?.output()?;
+        ensure!(!by_tenant.status.success(), "a tenant ordered a mitigation");
+        let order = scene.cloud.run(&operator, &create)?.trim().to_owned();
+        let listed = scene.cloud.run(&operator, &["mitigation", "list"])?;
+        ensure!(order.starts_with("mit-") && listed.contains(&order), "{order}: {listed}");
         // One that was open when the order came was accepted until then, and says that the order ended it.
         let record = scene.await_record(&scene.answers, &format!("end_reason={end_reason}&verdict=reject"))?;
         ensure!(!record.to_string().contains(&order), "{record}");
@@ -232,7 +287,7 @@ fn mitigations_are_told_and_stay_the_operators(scene: &Scene) -> anyhow::Result<
             rows.to_string().contains(&order).then_some(rows)
         });
         told?;
-        operator.delete(&format!("/v1/mitigations/{order}"))?.ok()?;
+        scene.cloud.run(&operator, &["mitigation", "delete", &order])?;
     }
     Ok(())
 }

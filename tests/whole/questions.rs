@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Read as _,
+    io::{BufRead as _, BufReader, Read as _},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -185,9 +185,11 @@ fn every_question_is_answered_by_the_records_and_to_their_owner_alone() -> anyho
     // Machines go on to talk with the router, so records may come between what is listed and what is asked.
     let compared = || scene.records().and_then(|records| peers(&scene, &records).and_then(|()| tops(&scene, &records)));
     compared().or_else(|_| compared())?;
+    add_up_to_the_counters(&scene)?;
     what_went_wrong(&scene)?;
     in_sql(&scene)?;
-    nobody_else(&scene)
+    nobody_else(&scene)?;
+    watched(&scene)
 }
 
 /// What leaves one host and never comes to the other has one end, and only that end's host can tell of it.
@@ -270,6 +272,31 @@ fn progress(scene: &Scene) -> anyhow::Result<()> {
     let others = scene.other.get(path)?;
     ensure!(others.code() == "InvalidQuestionId.NotFound", "{others:?}");
     Ok(())
+}
+
+/// What the switch counted at each interface, carried or dropped, is what its records add up to: once flows that go on have told
+/// of it.
+fn add_up_to_the_counters(scene: &Scene) -> anyhow::Result<()> {
+    // Each flow that goes on is reported every second from here on.
+    let order = ["flow-log", "create", "--instance"];
+    for instance in [&scene.client, &scene.server] {
+        scene.cloud.run(&scene.tenant, &[&order[..], &[instance, "--interval", "1s"]].concat())?;
+    }
+    let mut last = String::new();
+    let alike = || {
+        let shown = scene.cloud.run(&scene.tenant, &["interface", "list", "--output", "json"]).ok()?;
+        let interfaces: Vec<Value> = serde_json::from_str(&shown).ok()?;
+        let counted: BTreeMap<_, _> = interfaces
+            .iter()
+            .map(|interface| (text(&interface["instance"]).to_owned(), sums(&interface["counters"])))
+            .collect();
+        let recorded =
+            tally(&scene.tenant.list("/v1/flows").ok()?, |record| Some(text(&record["instance"]).to_owned()));
+        let recorded: BTreeMap<_, _> = recorded.into_iter().map(|(key, (sums, _))| (key, sums)).collect();
+        last = format!("the counters say {counted:?}, the records {recorded:?}");
+        (counted.len() == 2 && counted == recorded && counted.values().flatten().all(|sum| *sum > 0)).then_some(())
+    };
+    eventually("records and counters add up to the same", PATIENCE, alike).with_context(|| last)
 }
 
 fn peers(scene: &Scene, records: &[Value]) -> anyhow::Result<()> {
@@ -398,6 +425,38 @@ fn in_sql(scene: &Scene) -> anyhow::Result<()> {
     let sql = "SELECT DISTINCT account, host IS NOT NULL AS known FROM flows";
     let rows = scene.flow(&scene.cloud.operator()?, &["query", "--all-accounts", sql])?;
     ensure!(rows == [json!({"account": scene.tenant.account, "known": true})], "{rows:?}");
+    Ok(())
+}
+
+/// Whoever watches sees a flow when it comes, and nobody else's.
+fn watched(scene: &Scene) -> anyhow::Result<()> {
+    let watch = |api: &Api, more: &[&str]| -> anyhow::Result<Child> {
+        let mut command = scene.cloud.cli(api, &[&["flow", "watch", "--output", "json"], more].concat())?;
+        Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?)
+    };
+    let mut own = watch(&scene.tenant, &["--instance", "server", "--port", "81"])?;
+    let mut others = watch(&scene.other, &[])?;
+    let mut lines = BufReader::new(own.stdout.take().context("it has an output")?).lines();
+    let line = thread::spawn(move || lines.next());
+    // The watch may begin after a flow has ended; nobody is told when it did.
+    let seen = eventually("a line", PATIENCE, || {
+        scene.cloud.type_line(&scene.tenant, &scene.client, "timeout 3 wget -q -O - http://10.0.1.10:81/").ok()?;
+        thread::sleep(Duration::from_secs(1));
+        line.is_finished().then_some(())
+    });
+    for watching in [&mut own, &mut others] {
+        watching.kill()?;
+        watching.wait()?;
+    }
+    seen?;
+    let line = line.join().map_err(|_| anyhow!("the reading thread panicked"))?.context("the watch ended")??;
+    let event: Value = serde_json::from_str(&line)?;
+    let record = &event["record"];
+    ensure!(port(record) == 81 && record["instance"] == scene.server.as_str(), "{event}");
+    ensure!(record.get("host").is_none(), "a tenant is told the host: {event}");
+    let mut told = String::new();
+    others.stdout.take().context("it has an output")?.read_to_string(&mut told)?;
+    ensure!(told.is_empty(), "another tenant was told {told}");
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub(crate) async fn follow(
         loop {
             rounds.tick().await;
             let governed = governed.borrow().clone();
-            let connections = network.live_connections().await;
+            let sightings = network.sightings().await;
             let mut figures = Vec::new();
             for Governed { instance, vcpus, .. } in governed.iter() {
                 let process = driver.process_id(*instance).await;
@@ -50,8 +50,13 @@ pub(crate) async fn follow(
                     let meter = meters.entry(*instance).or_default();
                     meter.take(Instant::now(), reading, *vcpus)
                 });
-                let live_connections = connections.get(instance).copied();
-                figures.push(InstanceFigures { instance: *instance, cpu_thousandths, live_connections });
+                let seen = sightings.get(instance);
+                figures.push(InstanceFigures {
+                    instance: *instance,
+                    cpu_thousandths,
+                    live_connections: seen.map(|seen| seen.live_connections),
+                    traffic: seen.map(|seen| seen.traffic),
+                });
             }
             meters.retain(|instance, _| governed.iter().any(|one| one.instance == *instance));
             told.send_replace(figures);

@@ -6,7 +6,9 @@
 use std::{collections::BTreeMap, error::Error};
 
 use async_trait::async_trait;
-use lucarne_model::{AccountId, FlowRecord, HostId, InstanceId, InterfaceId, Moment, ReplicaId, VpcId};
+use lucarne_model::{
+    AccountId, FlowRecord, HostId, InstanceId, InterfaceId, Moment, ReplicaId, VpcId, network::InterfaceCounters,
+};
 pub(crate) use lucarne_switch::shell::CutError;
 use lucarne_switch::{Plan, shell::Tap};
 
@@ -21,8 +23,8 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     fn take_records_lost(&self) -> BTreeMap<AccountId, u64> {
         BTreeMap::new()
     }
-    /// How many connections are open at each instance's interface; nothing of one that this network does not see.
-    async fn live_connections(&self) -> BTreeMap<InstanceId, u32> {
+    /// What is seen of each instance at its interface; nothing of one that this network does not see.
+    async fn sightings(&self) -> BTreeMap<InstanceId, Sighting> {
         BTreeMap::new()
     }
     /// What flows with a packet since then have counted since they were last recorded: at most so many, the newest first.
@@ -82,6 +84,14 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     async fn heard_mark(&self) -> ReplicaId {
         std::future::pending().await
     }
+}
+
+/// An instance, as the network sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sighting {
+    /// Connections that are open at its interface.
+    pub live_connections: u32,
+    pub traffic: InterfaceCounters,
 }
 
 /// Why a plan does not hold.

@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use lucarne_model::{AccountId, FlowRecord, HostId, InstanceId, InterfaceId, Moment, ReplicaId, VpcId};
 use lucarne_switch::{
     Plan, SwitchHandle,
-    shell::{CutError, Tap},
+    shell::{Counters, CutError, Tap},
 };
 
-use crate::network::{Network, NetworkError};
+use crate::network::{Network, NetworkError, Sighting};
 
 /// The switch in its thread.
 #[derive(Debug)]
@@ -40,8 +40,13 @@ impl Network for SwitchNetwork {
         self.handle.take_records_lost()
     }
 
-    async fn live_connections(&self) -> BTreeMap<InstanceId, u32> {
-        self.handle.counters().await.live_connections
+    async fn sightings(&self) -> BTreeMap<InstanceId, Sighting> {
+        let Counters { live_connections, interfaces, .. } = self.handle.counters().await;
+        let seen = interfaces.into_iter().map(|(instance, traffic)| {
+            let live_connections = live_connections.get(&instance).copied().unwrap_or_default();
+            (instance, Sighting { live_connections, traffic })
+        });
+        seen.collect()
     }
 
     async fn flows(&self, since: Moment, most: usize) -> Result<Vec<FlowRecord>, NetworkError> {

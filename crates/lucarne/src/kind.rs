@@ -309,6 +309,8 @@ pub(crate) static INTERFACE: Kind = Kind {
         ("ADDRESS", "address"),
         ("MAC", "mac"),
         ("GROUPS", "groups"),
+        ("SENT", "counters.bytes_sent"),
+        ("RECEIVED", "counters.bytes_received"),
     ],
     list: list!(list_interfaces),
     show: show!(get_interface, InvalidInterfaceNotFound),

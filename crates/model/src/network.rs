@@ -94,6 +94,21 @@ pub struct NetworkInterface {
     pub mac: MacAddress,
     pub groups: Vec<SecurityGroupId>,
     pub created: Moment,
+    /// What went through it, as its host told last; none while it is at no host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<InterfaceCounters>,
     #[serde(default)]
     pub tags: Tags,
+}
+
+/// What a host's switch counted at an interface: every IPv4 packet between the guest and the network, carried or dropped. The flow
+/// records of the interface add up to it, packet- and byte-exact; what flows have counted since their last records is in it already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InterfaceCounters {
+    /// When the host began to count: when the interface came there, or its agent was started.
+    pub since: Moment,
+    pub packets_sent: u64,
+    pub bytes_sent: u64,
+    pub packets_received: u64,
+    pub bytes_received: u64,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccountId, Bytes, ImageId, InstanceId, Moment, ScalingGroupId, SecurityGroupId, SubnetId, Tags, Vcpus, VpcId,
-    instance::StateReason, memory::MemorySettings,
+    instance::StateReason, memory::MemorySettings, network::InterfaceCounters,
 };
 
 /// What a host measures of an instance that runs there.
@@ -24,6 +24,9 @@ pub struct InstanceFigures {
     /// Connections at its interface that are open: both sides have spoken, and none has ended.
     #[serde(default)]
     pub live_connections: Option<u32>,
+    /// What its interface counted.
+    #[serde(default)]
+    pub traffic: Option<InterfaceCounters>,
 }
 
 macro_rules! metrics {
@@ -267,6 +270,7 @@ mod tests {
             instance: InstanceId::from_bits(1),
             cpu_thousandths: Some(605),
             live_connections: Some(7),
+            traffic: None,
         };
         assert_eq!(ScalingMetric::Cpu.of(&figures), Some(60_500));
         assert_eq!(ScalingMetric::LiveConnections.of(&figures), Some(7_000));

@@ -185,6 +185,7 @@ fn interface(vpc: &Vpc, n: u128, shape: &Shape) -> NetworkInterface {
         mac: MacAddress::from_bits(u64::try_from(n).unwrap()),
         groups: vec![SecurityGroupId::from_bits(n % u128::from(shape.groups))],
         created: Moment::EPOCH,
+        counters: None,
         tags: Tags::default(),
     }
 }

@@ -110,6 +110,7 @@ pub(crate) struct Port {
     pub(crate) gateway: u32,
     pub(crate) resolver: u32,
     pub(crate) counters: PortCounters,
+    pub(crate) counted_since: Moment,
     pub(crate) network: usize,
     pub(crate) subnet: usize,
     pub(crate) owner: Arc<Owner>,
@@ -292,6 +293,7 @@ impl Fabric {
             gateway: self.networks[at].subnets[subnet].cidr.gateway().to_bits(),
             resolver: network.cidr.resolver().to_bits(),
             counters: PortCounters::default(),
+            counted_since: now,
             network: at,
             subnet,
             owner: Arc::new(owner),
@@ -301,7 +303,7 @@ impl Fabric {
             at_home: endpoint.host == self.host,
         };
         if let Some(old) = self.port(index) {
-            port.counters = old.counters;
+            (port.counters, port.counted_since) = (old.counters, old.counted_since);
             if old.at_home {
                 port.appeared = old.appeared;
             }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lucarne_model::{AccountId, FlowRecord, HostId, InstanceId, Moment, ReplicaId};
+use lucarne_model::{AccountId, FlowRecord, HostId, InstanceId, Moment, ReplicaId, network::InterfaceCounters};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -99,6 +99,8 @@ pub struct Counters {
     pub live_flows: usize,
     /// Connections that are open, by the instance whose interface sees them.
     pub live_connections: BTreeMap<InstanceId, u32>,
+    /// What the interfaces here counted, by their instances.
+    pub interfaces: BTreeMap<InstanceId, InterfaceCounters>,
 }
 
 /// The running switch. When the handle is dropped the switch stops as by [`stop`](Self::stop), but nobody waits for it.

@@ -9,12 +9,14 @@
 use std::collections::BTreeMap;
 
 use lucarne_flows::FlowTable;
-use lucarne_model::{EndReason, FlowRecord, HostId, InstanceId, InterfaceId, Moment, flow::Direction};
+use lucarne_model::{
+    EndReason, FlowRecord, HostId, InstanceId, InterfaceId, Moment, flow::Direction, network::InterfaceCounters,
+};
 
 use crate::{
     counters::{FrameCounters, Malformed, PortCounters, Tally},
     exchange,
-    fabric::Fabric,
+    fabric::{Fabric, Port},
     memory,
     mitigation::Caps,
     output::{Output, PortIndex},
@@ -127,6 +129,21 @@ impl Switch {
     pub fn live_connections(&self) -> BTreeMap<InstanceId, u32> {
         let ports = self.fabric.at_home();
         ports.map(|(at, port)| (port.owner.instance, self.table.open_connections(at))).collect()
+    }
+
+    /// What the interfaces of this host counted, by the instance that has them.
+    pub fn interface_counters(&self) -> BTreeMap<InstanceId, InterfaceCounters> {
+        let told = |port: &Port| {
+            let PortCounters { egress, ingress, .. } = port.counters;
+            InterfaceCounters {
+                since: port.counted_since,
+                packets_sent: egress.packets,
+                bytes_sent: egress.bytes,
+                packets_received: ingress.packets,
+                bytes_received: ingress.bytes,
+            }
+        };
+        self.fabric.at_home().map(|(_, port)| (port.owner.instance, told(port))).collect()
     }
 
     /// Entries in the flow table now.

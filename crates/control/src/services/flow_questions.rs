@@ -231,6 +231,7 @@ mod tests {
             mac: MacAddress::from_bits(number.into()),
             groups: Vec::new(),
             created,
+            counters: None,
             tags: Tags::default(),
         }
     }

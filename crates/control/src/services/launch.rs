@@ -220,6 +220,7 @@ fn interface(instance: &Instance) -> NetworkInterface {
         mac: instance.mac,
         groups: instance.security_groups.clone(),
         created: instance.launched,
+        counters: None,
         tags: Tags::default(),
     }
 }

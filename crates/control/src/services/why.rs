@@ -313,6 +313,7 @@ mod tests {
                 mac: MacAddress::from_bits(number.into()),
                 groups: vec![group],
                 created: Moment::EPOCH,
+                counters: None,
                 tags: Tags::default(),
             },
             subnet: format!("10.0.{number}.0/24").parse().unwrap(),

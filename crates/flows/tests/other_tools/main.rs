@@ -14,7 +14,7 @@ mod wireshark;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use lucarne_flows::ipfix::Exporter;
+use lucarne_flows::{ipfix::Exporter, router_view::RouterRecord};
 use lucarne_model::TenantFlowRecord;
 
 /// What every tool can name of a flow: addresses, ports and protocol.
@@ -39,4 +39,10 @@ fn add(sums: &mut BTreeMap<Flow, [u64; 2]>, flow: Flow, [packets, bytes]: [u64; 
 fn datagrams(records: &[TenantFlowRecord]) -> Vec<Vec<u8>> {
     let mut exporter = Exporter::new(9);
     records.chunks(50).flat_map(|batch| exporter.encode_for_tenant(batch, records::NOW)).collect()
+}
+
+/// The messages of a network's file, as whoever has it may send them on.
+fn routed_datagrams(records: &[RouterRecord]) -> Vec<Vec<u8>> {
+    let mut exporter = Exporter::new(9);
+    records.chunks(50).flat_map(|batch| exporter.encode_routed(batch, records::NOW)).collect()
 }

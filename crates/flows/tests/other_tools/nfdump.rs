@@ -2,12 +2,14 @@
 
 use std::process::Command;
 
+use lucarne_flows::router_view::RouterRecord;
 use lucarne_model::{Moment, TenantFlowRecord};
 
 use super::{
     Flow, datagrams,
     program::{Collector, output},
-    records::numbered,
+    records::{numbered, routed},
+    routed_datagrams,
 };
 
 /// A line of `nfdump`, as the format below asks for it; times in milliseconds since 1970.
@@ -17,18 +19,28 @@ const FORMAT: &str = "fmt:%sa|%sp|%da|%dp|%pr|%it|%ic|%tsr|%td|%pkt|%byt";
 
 #[test]
 fn nfdump_prints_each_flow_with_its_times_and_counts() {
+    let records = numbered(300);
+    assert_printed(&datagrams(&records), records.iter().map(line).collect());
+}
+
+#[test]
+fn nfdump_prints_each_flow_as_the_router_saw_it() {
+    let routed = routed(300);
+    let expected = routed.iter().map(|RouterRecord { record, .. }| line(record)).collect();
+    assert_printed(&routed_datagrams(&routed), expected);
+}
+
+fn assert_printed(messages: &[Vec<u8>], mut expected: Vec<Line>) {
     let folder = tempfile::tempdir().unwrap();
     let port = Collector::free_port();
     let mut command = Command::new("nfcapd");
     command.args(["-p", &port.to_string(), "-b", "127.0.0.1", "-t", "3600", "-w"]).arg(folder.path());
     let nfcapd = Collector::start(&mut command, port);
-    let records = numbered(300);
-    nfcapd.give(&datagrams(&records));
+    nfcapd.give(messages);
     nfcapd.end("-TERM");
     let printed = output(Command::new("nfdump").arg("-R").arg(folder.path()).args(["-q", "-N", "-6", "-o", FORMAT]));
     let printed = String::from_utf8(printed.stdout).unwrap();
     let mut found: Vec<Line> = printed.lines().filter(|line| !line.is_empty()).map(read).collect();
-    let mut expected: Vec<Line> = records.iter().map(line).collect();
     found.sort();
     expected.sort();
     assert_eq!(found.len(), expected.len());

@@ -1,6 +1,6 @@
 //! What a demonstration saw, step by step: told to people as it happens, and to programs as a report at the end.
 //!
-//! Owns the shapes of both. A chapter holds when every one of its steps does.
+//! Owns the shapes of both. A chapter holds when every one of its steps does, but for those that cannot be shown where it is played.
 
 use std::time::Instant;
 
@@ -14,7 +14,8 @@ pub(crate) struct Step {
     pub(crate) step: String,
     pub(crate) expected: String,
     pub(crate) seen: String,
-    pub(crate) held: bool,
+    /// None of what could not be tried here.
+    pub(crate) held: Option<bool>,
     /// Since the chapter began.
     pub(crate) seconds: f64,
 }
@@ -60,21 +61,34 @@ impl Story {
         seen: impl Into<String>,
         held: bool,
     ) -> bool {
-        let (step, expected, seen) = (step.into(), expected.into(), seen.into());
+        self.take(step.into(), expected.into(), seen.into(), Some(held));
+        held
+    }
+
+    /// Takes down a step that cannot be tried here, and why.
+    pub(crate) fn not_shown(&mut self, step: &str, expected: impl Into<String>, why: impl Into<String>) {
+        self.take(step.into(), expected.into(), why.into(), None);
+    }
+
+    fn take(&mut self, step: String, expected: String, seen: String, held: Option<bool>) {
         let step = Step { step, expected, seen, held, seconds: self.seconds() };
         if self.aloud {
             say(&told(&step));
         }
         self.steps.push(step);
-        held
     }
 
     pub(crate) fn end(self) -> Chapter {
         let seconds = self.seconds();
-        let held = !self.steps.is_empty() && self.steps.iter().all(|step| step.held);
+        let tried = || self.steps.iter().filter_map(|step| step.held);
+        let held = tried().next().is_some() && tried().all(|held| held);
         if self.aloud {
             let verdict = if held { "held" } else { "DID NOT HOLD" };
-            say(&format!("Chapter {} {verdict} in {seconds:.1} s\n\n", self.chapter));
+            let untried = match self.steps.len() - tried().count() {
+                0 => String::new(),
+                count => format!(", but for {count} not shown"),
+            };
+            say(&format!("Chapter {} {verdict}{untried} in {seconds:.1} s\n\n", self.chapter));
         }
         Chapter { chapter: self.chapter, title: self.title, held, seconds, steps: self.steps }
     }
@@ -92,7 +106,7 @@ impl Report {
     /// What was expected and did not come, in a line each: all that is left of a report whose reader keeps only the error.
     pub(crate) fn told_missing(&self) -> String {
         let steps = self.chapters.iter().flat_map(|chapter| chapter.steps.iter().map(|step| (chapter.chapter, step)));
-        let missing = steps.filter(|(_, step)| !step.held).map(|(chapter, step)| {
+        let missing = steps.filter(|(_, step)| step.held == Some(false)).map(|(chapter, step)| {
             let Step { step, expected, seen, .. } = step;
             format!("\n  {chapter}: {step}; expected {expected}; seen {seen}")
         });
@@ -106,7 +120,11 @@ fn say(text: &str) {
 }
 
 fn told(step: &Step) -> String {
-    let mark = if step.held { "ok  " } else { "FAIL" };
+    let mark = match step.held {
+        Some(true) => "ok  ",
+        Some(false) => "FAIL",
+        None => "  - ",
+    };
     format!(
         "  {mark} {:6.1} s  {}\n                 expected  {}\n                 seen      {}\n",
         step.seconds, step.step, step.expected, step.seen
@@ -136,9 +154,26 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_shown_neither_holds_nor_fails() {
+        let mut story = Story::begin("flows", "the whole record", false);
+        story.not_shown("nfdump", "its flows", "it is not installed");
+        assert!(!story.end().held, "nothing was tried");
+        let mut story = Story::begin("flows", "the whole record", false);
+        story.not_shown("nfdump", "its flows", "it is not installed");
+        story.step("a", "1", "1", true);
+        let held = story.end();
+        assert!(held.held && told(&held.steps[0]).starts_with("    - "));
+    }
+
+    #[test]
     fn a_step_says_what_was_expected_and_what_was_seen() {
-        let step =
-            Step { step: "ping".into(), expected: "3 of 3".into(), seen: "0 of 3".into(), held: false, seconds: 1.5 };
+        let step = Step {
+            step: "ping".into(),
+            expected: "3 of 3".into(),
+            seen: "0 of 3".into(),
+            held: Some(false),
+            seconds: 1.5,
+        };
         let text = told(&step);
         assert!(
             text.contains("FAIL") && text.contains("expected  3 of 3") && text.contains("seen      0 of 3"),

@@ -209,6 +209,7 @@ impl Worker {
             records_lost: self.outlet.records_lost(),
             live_flows: self.switch.live_flows(),
             live_connections: self.switch.live_connections(),
+            interfaces: self.switch.interface_counters(),
         }
     }
 

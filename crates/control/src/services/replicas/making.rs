@@ -243,6 +243,7 @@ impl<'a, 'c> Maker<'a, 'c> {
             groups: self.groups(&interface.groups)?,
             created: self.tx.now(),
             tags: self.tags(interface.id, &interface.tags),
+            counters: None,
             ..interface.clone()
         };
         self.tx.insert(&made)
