@@ -41,6 +41,8 @@ mod health;
 mod hour;
 mod http;
 mod ingest;
+#[cfg(test)]
+mod isolation_tests;
 mod keeper;
 mod log;
 mod losses;
