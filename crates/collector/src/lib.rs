@@ -263,7 +263,8 @@ impl Collector {
         let reach = delivery::Reach::of(settings.listen_ipfix.ip());
         let deliveries = delivery::Deliveries::open(&settings.state_dir, catalog.clone(), reach, Handle::current());
         let deliveries = Arc::new(deliveries.map_err(Error::Delivery)?);
-        let outward = http::outward::Outward { deliveries, catalog: catalog.clone() };
+        let outward =
+            http::outward::Outward { deliveries, catalog: catalog.clone(), folder: settings.state_dir.clone() };
         let findings = findings::Findings::open(&settings.state_dir, pace.findings, sealer::now());
         let findings = Arc::new(findings.map_err(Error::Findings)?);
         findings.recall(&catalog, sealer::now());

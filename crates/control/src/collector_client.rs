@@ -276,7 +276,7 @@ mod tests {
         );
         assert_eq!(client.sql_progress("none").await.unwrap(), None);
         let tables = client.sql_tables(Some(ACCOUNT)).await.unwrap().into_iter().map(|table| table.name);
-        assert_eq!(tables.collect::<Vec<_>>(), ["flows", "flow_sums"]);
+        assert_eq!(tables.collect::<Vec<_>>(), ["flows", "flow_sums", "lopsided_flows"]);
         shutdown.cancel();
         task.await.unwrap();
     }

@@ -16,6 +16,7 @@ use lucarne_model::{
     InstanceId, Moment, SubnetId, TenantFlowRecord, VpcId,
     flow::{Direction, Verdict},
 };
+use serde::{Deserialize, Serialize};
 
 /// What stands for a port of the router.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub enum PortNaming {
 }
 
 /// A port of the router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RouterPort {
     /// None: the packets were dropped.
     Nowhere,
@@ -50,12 +51,19 @@ impl fmt::Display for RouterPort {
 }
 
 /// A record as the router has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterRecord {
     pub input: RouterPort,
     pub output: RouterPort,
     /// Of the end where it was counted.
     pub record: TenantFlowRecord,
+}
+
+impl RouterRecord {
+    /// By which records are in order.
+    pub fn order(&self) -> impl Ord + use<> {
+        (self.record.start, self.record.flow_id, self.record.direction)
+    }
 }
 
 /// What names one direction of one flow at whichever end.
@@ -90,19 +98,9 @@ struct Ends {
 /// Folds the records of both ends. Every packet that entered the router is in one record of the result, in the order of
 /// their starts.
 pub fn as_one_router(records: Vec<TenantFlowRecord>, naming: PortNaming) -> Vec<RouterRecord> {
-    let mut ports = Ports { naming, of: BTreeMap::new() };
-    let mut ways: BTreeMap<Way, Ends> = BTreeMap::new();
-    for record in records {
-        ports.learn(&record);
-        let ends = ways.entry(Way::of(&record)).or_default();
-        match record.direction {
-            Direction::Egress => ends.sent.push(record),
-            Direction::Ingress => ends.received.push(record),
-        }
-    }
-    let mut routed: Vec<RouterRecord> = ways.into_values().flat_map(|ends| fold(ends, &ports)).collect();
-    routed.sort_by_key(|routed| (routed.record.start, routed.record.flow_id, routed.record.direction));
-    routed
+    let mut ports = Ports::named_by(naming);
+    records.iter().for_each(|record| ports.learn(record));
+    ports.fold(records)
 }
 
 /// The ports of the result in a fixed order: the first has the interface number 1, and no port has 0.
@@ -112,13 +110,20 @@ pub fn numbered_ports(records: &[RouterRecord]) -> Vec<RouterPort> {
 }
 
 /// Which port leads to an address, as far as the records say.
-struct Ports {
+#[derive(Debug)]
+pub struct Ports {
     naming: PortNaming,
     of: BTreeMap<(VpcId, IpAddr), RouterPort>,
 }
 
 impl Ports {
-    fn learn(&mut self, record: &TenantFlowRecord) {
+    /// Of no record yet.
+    pub fn named_by(naming: PortNaming) -> Self {
+        Self { naming, of: BTreeMap::new() }
+    }
+
+    /// Takes note of where the record says that its own end is; the last one counts.
+    pub fn learn(&mut self, record: &TenantFlowRecord) {
         let port = match self.naming {
             PortNaming::Subnet => RouterPort::Subnet(record.subnet),
             PortNaming::Instance => RouterPort::Instance(record.instance),
@@ -128,6 +133,21 @@ impl Ports {
             Direction::Ingress => record.destination,
         };
         self.of.insert((record.vpc, own), port);
+    }
+
+    /// Folds all records of some flows, once all records of the network were learned.
+    pub fn fold(&self, records: Vec<TenantFlowRecord>) -> Vec<RouterRecord> {
+        let mut ways: BTreeMap<Way, Ends> = BTreeMap::new();
+        for record in records {
+            let ends = ways.entry(Way::of(&record)).or_default();
+            match record.direction {
+                Direction::Egress => ends.sent.push(record),
+                Direction::Ingress => ends.received.push(record),
+            }
+        }
+        let mut routed: Vec<RouterRecord> = ways.into_values().flat_map(|ends| fold(ends, self)).collect();
+        routed.sort_by_key(RouterRecord::order);
+        routed
     }
 
     fn to(&self, vpc: VpcId, address: IpAddr) -> RouterPort {

@@ -181,6 +181,9 @@ pub(crate) fn verdict_name(verdict: Verdict) -> &'static str {
 pub(crate) fn direction_name(direction: Direction) -> &'static str {
     direction.name()
 }
+pub(crate) fn path_name(path: Path) -> &'static str {
+    path.name()
+}
 
 #[cfg(test)]
 mod tests {

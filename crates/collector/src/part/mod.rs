@@ -38,7 +38,10 @@ pub(crate) use fold::APART;
 pub(crate) use merge::merge;
 pub(crate) use read::{PartBatches, PartReader};
 pub(crate) use search::{Found, newest};
-pub(crate) use sums::{file::SumsError, peers::PeerSum};
+pub(crate) use sums::{
+    file::{Of as ConversationsOf, SumsError},
+    peers::PeerSum,
+};
 pub use write::{Effort, Writer};
 pub(crate) use write::{shown_file, shown_rows, write};
 
@@ -186,8 +189,8 @@ pub(crate) struct Part {
     superseded: AtomicBool,
     /// It could not be read when it was to be merged; it is left alone.
     unreadable: AtomicBool,
-    /// The finest level of its sums that was there when they were first asked for.
-    finest_sums: OnceLock<Option<sums::Level>>,
+    /// What there was of its sums when they were first asked for.
+    has_sums: OnceLock<Option<sums::file::Has>>,
     /// They were, and could not be read later.
     lost_sums: AtomicBool,
     shelf: Option<Arc<Shelf>>,
@@ -213,7 +216,7 @@ impl Part {
             size,
             superseded: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
-            finest_sums: OnceLock::new(),
+            has_sums: OnceLock::new(),
             lost_sums: AtomicBool::new(false),
             shelf: folders.shelf.clone(),
         })
@@ -221,15 +224,24 @@ impl Part {
 
     /// Whether its sums of the level can be asked for in the place of its rows. Reads them once.
     pub(crate) fn is_summed(&self, level: sums::Level) -> bool {
+        self.has_sums().is_some_and(|has| has.finest >= level)
+    }
+
+    /// Whether its conversations can, likewise.
+    pub(crate) fn has_conversations(&self) -> bool {
+        self.has_sums().is_some_and(|has| has.conversations)
+    }
+
+    fn has_sums(&self) -> Option<sums::file::Has> {
         let check = || match sums::file::check(&self.sums_path, self.size) {
             Err(SumsError::File(error)) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!(path = %self.sums_path.display(), %error, "sums of a part are left aside; its rows answer");
                 None
             }
-            Ok(finest) => Some(finest),
+            Ok(has) => Some(has),
         };
-        *self.finest_sums.get_or_init(check) >= Some(level) && !self.lost_sums.load(Relaxed)
+        self.has_sums.get_or_init(check).filter(|_| !self.lost_sums.load(Relaxed))
     }
 
     /// The rows of a level of its sums, but for that of peers. Where they cannot be had any more, its rows answer the next
@@ -241,6 +253,12 @@ impl Part {
     /// Those of peers that are in a slice, likewise.
     pub(crate) fn sums_by_peer(&self, slice: usize) -> Result<Vec<PeerSum>, SumsError> {
         let read = sums::file::read_slice(&self.sums_path, self.size, slice);
+        read.inspect_err(|_| self.lost_sums.store(true, Relaxed))
+    }
+
+    /// What there is of its conversations, likewise.
+    pub(crate) fn conversations(&self, of: ConversationsOf) -> Result<Vec<u8>, SumsError> {
+        let read = sums::file::read_conversations(&self.sums_path, self.size, of);
         read.inspect_err(|_| self.lost_sums.store(true, Relaxed))
     }
 

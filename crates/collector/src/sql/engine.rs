@@ -41,6 +41,7 @@ use super::{
     Answer, FlowStore, Limits, SqlError,
     bounded::{self, Joins, Share},
     foreign_table::{self, ForeignTable},
+    lopsided_table::{self, LopsidedTable},
     part_files::PartFiles,
     progress::{Question, Running},
     rows, statement,
@@ -108,7 +109,7 @@ impl Engine {
         Ok(Self { runtime: Some(runtime), parts, footers, foreign_files, catalog, foreign, turns, running, limits })
     }
 
-    /// A session for one question, whose tables are `flows` and `flow_sums`, and for the operator `foreign_flows` too.
+    /// A session for one question, whose tables are `flows`, `flow_sums` and `lopsided_flows`, and for the operator `foreign_flows` too.
     pub(super) fn session(&self, account: Option<AccountId>, share: &Share) -> Result<SessionContext, DataFusionError> {
         let mut config = SessionConfig::new()
             .with_target_partitions(PARTITIONS)
@@ -133,7 +134,8 @@ impl Engine {
         let context = SessionContext::new_with_state(state);
         let flows = Arc::new(FlowsTable::new(account, self.catalog.everything(account)));
         context.register_table("flows", flows.clone())?;
-        context.register_table("flow_sums", Arc::new(SumsTable(flows)))?;
+        context.register_table("flow_sums", Arc::new(SumsTable(flows.clone())))?;
+        context.register_table("lopsided_flows", Arc::new(LopsidedTable { flows, memory: self.limits.memory }))?;
         if account.is_none() {
             context.register_table("foreign_flows", Arc::new(ForeignTable(self.foreign.snapshot())))?;
         }
@@ -187,8 +189,9 @@ impl FlowStore for Engine {
         let table = |name: &str, schema| SqlTable { name: name.to_owned(), columns: rows::columns(&schema) };
         let flows = table("flows", columns::schema(table::columns_of(account)));
         let sums = table("flow_sums", sums::schema());
+        let lopsided = table("lopsided_flows", lopsided_table::schema());
         let foreign = account.is_none().then(|| table("foreign_flows", foreign::schema()));
-        [Some(flows), Some(sums), foreign].into_iter().flatten().collect()
+        [Some(flows), Some(sums), Some(lopsided), foreign].into_iter().flatten().collect()
     }
 
     fn progress(&self, name: &str) -> Option<SqlProgress> {

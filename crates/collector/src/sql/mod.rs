@@ -11,6 +11,10 @@ mod by_peer;
 mod engine;
 mod error;
 mod foreign_table;
+mod lopsided;
+mod lopsided_table;
+#[cfg(test)]
+mod lopsided_tests;
 mod mapped;
 mod part_files;
 mod progress;

@@ -150,7 +150,7 @@ fn by_peer(
 }
 
 /// What a condition is about that can be asked of sums.
-enum About {
+pub(super) enum About {
     /// Columns that rows of sums are told apart by.
     Keys,
     /// The end of each record: at or after this moment, in milliseconds.
@@ -160,7 +160,7 @@ enum About {
 }
 
 impl About {
-    fn of(condition: &Expr) -> Option<Self> {
+    pub(super) fn of(condition: &Expr) -> Option<Self> {
         if condition.column_refs().iter().all(|column| sums::is_key(&column.name)) {
             return (!condition.is_volatile()).then_some(Self::Keys);
         }
@@ -183,7 +183,7 @@ impl About {
 
 /// Whether the condition says of a sum of records that ended in the hour what it says of each of them. Such records also began
 /// before the end of the hour: a part with others has no sums.
-fn is_of_all(condition: &Expr, hour: Hour) -> bool {
+pub(super) fn is_of_all(condition: &Expr, hour: Hour) -> bool {
     match About::of(condition) {
         Some(About::Keys) => true,
         Some(About::Since(moment)) => hour.start().as_millis() >= moment,

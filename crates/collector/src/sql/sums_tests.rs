@@ -21,20 +21,20 @@ use crate::{
 };
 
 /// Seconds over which the records below are strewn: one a second, in a few hours.
-const LENGTH: u64 = 20_000;
-const HOUR: u64 = 3600;
+pub(super) const LENGTH: u64 = 20_000;
+pub(super) const HOUR: u64 = 3600;
 
 /// A folder of parts, and an engine over what is in its catalog.
-struct Store {
-    folders: Folders,
-    catalog: Arc<Catalog>,
-    engine: Engine,
-    runtime: Runtime,
+pub(super) struct Store {
+    pub(super) folders: Folders,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) engine: Engine,
+    pub(super) runtime: Runtime,
     dir: tempfile::TempDir,
 }
 
 impl Store {
-    fn of(parts: impl FnOnce(&Folders) -> Vec<Arc<Part>>) -> Self {
+    pub(super) fn of(parts: impl FnOnce(&Folders) -> Vec<Arc<Part>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folders = Folders::of(dir.path());
         for folder in [&folders.shown, &folders.own, &folders.sums] {
@@ -52,18 +52,18 @@ impl Store {
     }
 
     /// As after a start: nothing is known of the parts but their names.
-    fn again(self) -> Self {
+    pub(super) fn again(self) -> Self {
         self.within(Limits::default())
     }
 
-    fn within(self, limits: Limits) -> Self {
+    pub(super) fn within(self, limits: Limits) -> Self {
         let Self { dir, folders, .. } = self;
         let parts = part::find(&folders).unwrap().into_iter();
         let parts = parts.map(|(place, size)| Part::new(place, &folders, size)).collect();
         Self::over(dir, folders, parts, limits)
     }
 
-    fn rows(&self, account: Option<AccountId>, sql: &str) -> Vec<Value> {
+    pub(super) fn rows(&self, account: Option<AccountId>, sql: &str) -> Vec<Value> {
         match self.runtime.block_on(self.engine.ask(&SqlQuestion::new(account, sql))).unwrap() {
             Answer::Json(answer) => answer.rows.into_iter().map(Value::from).collect(),
             Answer::Arrow { .. } => panic!("JSON was asked for"),
@@ -71,7 +71,7 @@ impl Store {
     }
 
     /// How many files of parts a question reads.
-    fn files(&self, account: Option<AccountId>, sql: &str) -> usize {
+    pub(super) fn files(&self, account: Option<AccountId>, sql: &str) -> usize {
         let asked = async {
             let share = Share::of(1 << 30);
             let session = self.engine.session(account, &share).unwrap();
@@ -84,14 +84,14 @@ impl Store {
         self.runtime.block_on(asked)
     }
 
-    fn merge_all(&self) {
+    pub(super) fn merge_all(&self) {
         for parts in self.catalog.crowded_folders() {
             self.catalog.merged(part::merge(&self.folders, &parts).unwrap().unwrap().part);
         }
     }
 
     /// Of the parts that have sums, where these lie.
-    fn sums(&self) -> Vec<PathBuf> {
+    pub(super) fn sums(&self) -> Vec<PathBuf> {
         let places = part::find(&self.folders).unwrap().into_iter();
         let paths = places.map(|(place, _)| sums_path(&self.folders, &place));
         paths.filter(|path| path.exists()).collect()
@@ -102,12 +102,12 @@ fn sums_path(folders: &Folders, place: &Place) -> PathBuf {
     folders.sums.join(place.name()).with_extension("sums")
 }
 
-fn sealed(folders: &Folders, segment: u64, effort: Effort, records: &[FlowRecord]) -> Vec<Arc<Part>> {
+pub(super) fn sealed(folders: &Folders, segment: u64, effort: Effort, records: &[FlowRecord]) -> Vec<Arc<Part>> {
     let chunk = Chunk::of(segment << 32, records);
     write_parts(folders, segment, effort, &[chunk]).unwrap().into_iter().map(|new| new.part).collect()
 }
 
-fn tenant() -> AccountId {
+pub(super) fn tenant() -> AccountId {
     record(0).account
 }
 
@@ -159,7 +159,7 @@ const CONDITIONS: [&str; 6] = [
 ];
 
 /// Seconds from the first hour on; half of them the border of an hour.
-fn instant() -> impl Strategy<Value = u64> {
+pub(super) fn instant() -> impl Strategy<Value = u64> {
     prop_oneof![0..LENGTH, (0..=LENGTH / HOUR + 1).prop_map(|hour| hour * HOUR)]
 }
 

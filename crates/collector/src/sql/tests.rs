@@ -190,8 +190,8 @@ async fn records_of_other_exporters_are_the_operators_alone() {
     let store = store();
     assert_eq!(store.rows(None, "SELECT count(*) AS n FROM foreign_flows").await, [serde_json::json!({"n": 0})]);
     let names = |account| store.engine.tables(account).into_iter().map(|table| table.name).collect::<Vec<_>>();
-    assert_eq!(names(None), ["flows", "flow_sums", "foreign_flows"]);
-    assert_eq!(names(Some(tenant())), ["flows", "flow_sums"]);
+    assert_eq!(names(None), ["flows", "flow_sums", "lopsided_flows", "foreign_flows"]);
+    assert_eq!(names(Some(tenant())), ["flows", "flow_sums", "lopsided_flows"]);
     let (code, told) = store.refusal("SELECT count(*) FROM foreign_flows").await;
     assert_eq!(code, "InvalidSql");
     assert!(told.contains("not found"), "{told}");

@@ -2,7 +2,7 @@
 //!
 //! Owns the one table of them, [`QUESTIONS`], and the SQL of each with its parameters filled in. Whose records are asked is
 //! no part of it: the collector's tables have one account's only. What asks for nothing but sums by what `flow_sums` has
-//! is asked of it, and all else of `flows`. Pure.
+//! is asked of it; what asks for lopsided flows, of `lopsided_flows`. Pure.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub(crate) mod unused;
@@ -163,27 +163,10 @@ pub(crate) const QUESTIONS: &[Question] = &[
         takes: &[Vpc],
         computation: Sql(
             "SELECT vpc, initiator, initiator_instance, responder, responder_instance, protocol, initiator_port, port, \
-             CASE WHEN internal > 0 AND (initiator_instance IS NULL OR responder_instance IS NULL) \
+             CASE WHEN inside AND (initiator_instance IS NULL OR responder_instance IS NULL) \
              THEN 'seen-at-one-end' ELSE 'one-way' END AS finding, \
-             packets_sent, packets_arrived, answers_sent, answers_arrived, first_seen, last_seen FROM (SELECT vpc, \
-             CASE WHEN side = 'initiator' THEN source ELSE destination END AS initiator, \
-             CASE WHEN side = 'initiator' THEN destination ELSE source END AS responder, protocol, \
-             CASE WHEN side = 'initiator' THEN source_port ELSE destination_port END AS initiator_port, {port} AS port, \
-             max(CASE WHEN {at_initiator} THEN instance END) AS initiator_instance, \
-             max(CASE WHEN {at_initiator} THEN NULL ELSE instance END) AS responder_instance, \
-             sum(CASE WHEN side = 'initiator' AND direction = 'egress' THEN packets ELSE {zero} END) AS packets_sent, \
-             sum(CASE WHEN side = 'initiator' AND direction = 'ingress' THEN packets ELSE {zero} END) \
-             AS packets_arrived, \
-             sum(CASE WHEN side = 'responder' AND direction = 'egress' THEN packets ELSE {zero} END) AS answers_sent, \
-             sum(CASE WHEN side = 'responder' AND direction = 'ingress' THEN packets ELSE {zero} END) \
-             AS answers_arrived, \
-             sum(CASE WHEN verdict = 'reject' THEN 1 ELSE 0 END) AS rejected, \
-             sum(CASE WHEN end_reason = 'active-slice' THEN 0 ELSE 1 END) AS ended, \
-             sum(CASE WHEN path IN {inside} THEN 1 ELSE 0 END) AS internal, {seen} \
-             FROM flows WHERE {which} GROUP BY vpc, initiator, responder, protocol, initiator_port, port) \
-             WHERE rejected = 0 AND ended > 0 AND last_seen < {told} AND (packets_sent + packets_arrived = 0 \
-             OR answers_sent + answers_arrived = 0 \
-             OR internal > 0 AND (initiator_instance IS NULL OR responder_instance IS NULL)) \
+             packets_sent, packets_arrived, answers_sent, answers_arrived, first_seen, last_seen \
+             FROM lopsided_flows WHERE {which} AND ended AND last_seen < {told} \
              ORDER BY last_seen DESC, initiator, responder, protocol, initiator_port, port, vpc",
         ),
     },

@@ -62,16 +62,28 @@ impl Exporter {
 
     /// A file (RFC 5655) of a network's flows as one router saw them: its ports' names, then the flows.
     pub fn encode_routed(&mut self, records: &[RouterRecord], now: Moment) -> Vec<Vec<u8>> {
-        self.audience = Audience::Router;
         let ports = numbered_ports(records);
+        let names = self.encode_ports(&ports, now);
+        names.into_iter().chain(self.encode_between(&ports, records, now)).collect()
+    }
+
+    /// The beginning of such a file that is made piece by piece: the names of its ports, in their order.
+    pub fn encode_ports(&mut self, ports: &[RouterPort], now: Moment) -> Vec<Vec<u8>> {
+        self.audience = Audience::Router;
         let mut packer = self.begin(now);
         packer.add(OPTIONS_TEMPLATE_SET, &template(PORT_TEMPLATE, Some(1), &[PORT_NUMBER, PORT_NAME]));
         for (index, port) in ports.iter().enumerate() {
             packer.add(PORT_TEMPLATE, &port_record(index, *port));
         }
+        packer.finish()
+    }
+
+    /// A piece of it: flows between those ports.
+    pub fn encode_between(&mut self, ports: &[RouterPort], records: &[RouterRecord], now: Moment) -> Vec<Vec<u8>> {
+        let mut packer = self.begin(now);
         let mut scratch = Vec::with_capacity(256);
         for RouterRecord { input, output, record } in records {
-            let record = widened(record, number(&ports, *input), number(&ports, *output));
+            let record = widened(record, number(ports, *input), number(ports, *output));
             packer.add_flow(&record, &mut scratch);
         }
         packer.finish()

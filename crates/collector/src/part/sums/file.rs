@@ -1,11 +1,14 @@
-//! The file of a part's sums: one block for each of the coarser levels and for each slice by peer, each with its digest.
+//! The file of a part's sums: one block for each of the coarser levels, for each slice by peer and for those of conversations,
+//! each with its digest.
 //!
 //! Owns its layout and that nothing is read from it that was not written for this part. It can go missing or bad at any time:
 //! the part's rows answer then.
 //!
 //! A file begins with [`VERSION`], the octets of the account's file of the part, and the length of each block; then come the
 //! blocks: 32 octets of SHA-256, and a stream of Arrow's in Zstandard's or a slice. Where there are no sums by peer, the slices'
-//! blocks are not there, and their length is 0.
+//! blocks are not there, and their length is 0; so it is with slices that have no conversation. Of the conversations come first
+//! the names, one a line, then the slices of open ones and those of settled ones. A file of the version before ends with the
+//! peers.
 
 use std::{
     fs::File,
@@ -20,16 +23,21 @@ use arrow_schema::ArrowError;
 use lucarne_flows::receipts::Digest;
 
 use super::{
-    Level, Summed,
+    Level, Summed, conversations,
     peers::{self, PeerSum, SLICES},
 };
 use crate::durable;
 
-const VERSION: [u8; 8] = *b"lcnsums2";
+const VERSION: [u8; 8] = *b"lcnsums3";
+/// Has no conversations.
+const VERSION_BEFORE: [u8; 8] = *b"lcnsums2";
 const NUMBER: usize = size_of::<u64>();
-/// The coarser levels' and then the slices'.
-const BLOCKS: usize = SLICES_FROM + SLICES;
+/// The coarser levels', then the slices' by peer, and those of conversations.
+const BLOCKS: usize = SETTLED_FROM + conversations::SLICES;
 const SLICES_FROM: usize = Level::Peer as usize;
+const NAMES: usize = SLICES_FROM + SLICES;
+const OPEN_FROM: usize = NAMES + 1;
+const SETTLED_FROM: usize = OPEN_FROM + conversations::SLICES;
 const HEADER: usize = VERSION.len() + NUMBER * (1 + BLOCKS);
 const DIGEST: usize = 32;
 /// Of Zstandard: as for a part that is likely to stay.
@@ -46,16 +54,36 @@ pub(crate) enum SumsError {
     Damaged,
 }
 
+/// What can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::part) struct Has {
+    pub(in crate::part) finest: Level,
+    pub(in crate::part) conversations: bool,
+}
+
+/// What there is of conversations; the numbers are those of slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    Names,
+    Open(usize),
+    Settled(usize),
+}
+
 /// Writes the sums of a part whose account's file has so many octets.
 pub(in crate::part) fn write(path: &Path, part_size: u64, summed: &Summed) -> Result<(), SumsError> {
     let mut packed = vec![stream(&summed.instances)?, stream(&summed.services)?];
     for slice in summed.peers.iter().flatten() {
         packed.push(peers::write(slice)?);
     }
-    let blocks: Vec<Vec<u8>> = packed.iter().map(|packed| [&Digest::of(packed).0[..], packed].concat()).collect();
-    let lengths = blocks.iter().map(Vec::len).chain(std::iter::repeat(0)).take(BLOCKS);
+    packed.resize(NAMES, Vec::new());
+    let conversations::Slices { names, open, settled } = &summed.conversations;
+    packed.push(zstd::bulk::compress(names.join("\n").as_bytes(), EFFORT)?);
+    packed.extend(open.iter().chain(settled).cloned());
+    let block =
+        |packed: &Vec<u8>| if packed.is_empty() { Vec::new() } else { [&Digest::of(packed).0[..], packed].concat() };
+    let blocks: Vec<Vec<u8>> = packed.iter().map(block).collect();
     let mut header = [&VERSION[..], &part_size.to_le_bytes()].concat();
-    lengths.for_each(|length| header.extend((length as u64).to_le_bytes()));
+    blocks.iter().for_each(|block| header.extend((block.len() as u64).to_le_bytes()));
     path.parent().map_or(Ok(()), durable::create_dir)?;
     durable::write_whole(path, |file| {
         file.write_all(&header)?;
@@ -69,15 +97,17 @@ fn stream(rows: &RecordBatch) -> Result<Vec<u8>, SumsError> {
     Ok(zstd::bulk::compress(&stream.into_inner()?, EFFORT)?)
 }
 
-/// The finest level that can be read, where all blocks are there as they were written for the part.
-pub(in crate::part) fn check(path: &Path, part_size: u64) -> Result<Level, SumsError> {
+/// What can be read, where all blocks are there as they were written for the part.
+pub(in crate::part) fn check(path: &Path, part_size: u64) -> Result<Has, SumsError> {
     let file = SumsFile::open(path, part_size)?;
-    (0..SLICES_FROM).try_for_each(|block| file.packed(block).map(drop))?;
-    if file.lengths[SLICES_FROM..].iter().all(|length| *length == 0) {
-        return Ok(Level::Service);
+    for (block, length) in file.lengths.iter().enumerate() {
+        if block < SLICES_FROM || *length > 0 {
+            file.packed(block)?;
+        }
     }
-    (SLICES_FROM..BLOCKS).try_for_each(|block| file.packed(block).map(drop))?;
-    Ok(Level::Peer)
+    let of_peers = file.lengths.get(SLICES_FROM..NAMES).ok_or(SumsError::Damaged)?;
+    let finest = if of_peers.iter().all(|length| *length == 0) { Level::Service } else { Level::Peer };
+    Ok(Has { finest, conversations: file.lengths.get(NAMES).is_some_and(|length| *length > 0) })
 }
 
 /// The rows of a level, which is not that of peers.
@@ -93,33 +123,52 @@ pub(in crate::part) fn read_slice(path: &Path, part_size: u64, slice: usize) -> 
     peers::read(&SumsFile::open(path, part_size)?.packed(SLICES_FROM + slice)?)
 }
 
+/// What there is of the part's conversations: octets of runs, or names, one a line.
+pub(in crate::part) fn read_conversations(path: &Path, part_size: u64, of: Of) -> Result<Vec<u8>, SumsError> {
+    let file = SumsFile::open(path, part_size)?;
+    let block = match of {
+        Of::Names => return Ok(zstd::decode_all(file.packed(NAMES)?.as_slice())?),
+        Of::Open(slice) => OPEN_FROM + slice,
+        Of::Settled(slice) => SETTLED_FROM + slice,
+    };
+    if file.lengths.get(block) == Some(&0) { Ok(Vec::new()) } else { file.packed(block) }
+}
+
 struct SumsFile {
     file: File,
     size: u64,
-    lengths: [u64; BLOCKS],
+    /// Where the first block begins.
+    begin: u64,
+    lengths: Vec<u64>,
 }
 
 impl SumsFile {
     fn open(path: &Path, part_size: u64) -> Result<Self, SumsError> {
         let file = File::open(path)?;
-        let mut header = [0; HEADER];
-        file.read_exact_at(&mut header, 0)?;
-        let mut numbers = header[VERSION.len()..]
+        let size = file.metadata()?.len();
+        let mut version = [0; VERSION.len()];
+        file.read_exact_at(&mut version, 0)?;
+        let begin = match version {
+            VERSION => HEADER,
+            VERSION_BEFORE => VERSION.len() + NUMBER * (1 + NAMES),
+            _ => return Err(SumsError::Damaged),
+        };
+        let mut header = vec![0; begin - version.len()];
+        file.read_exact_at(&mut header, version.len() as u64)?;
+        let mut numbers = header
             .chunks_exact(NUMBER)
             .map(|octets| octets.iter().rev().fold(0, |number, octet| number << 8 | u64::from(*octet)));
-        if !header.starts_with(&VERSION) || numbers.next() != Some(part_size) {
+        if numbers.next() != Some(part_size) {
             return Err(SumsError::Damaged);
         }
-        let mut lengths = [0; BLOCKS];
-        lengths.iter_mut().zip(numbers).for_each(|(length, number)| *length = number);
-        Ok(Self { size: file.metadata()?.len(), file, lengths })
+        Ok(Self { size, file, begin: begin as u64, lengths: numbers.collect() })
     }
 
     /// A block without its digest, which it has.
     fn packed(&self, block: usize) -> Result<Vec<u8>, SumsError> {
         let (before, length) = (self.lengths.get(..block), self.lengths.get(block));
         let (Some(before), Some(length)) = (before, length) else { return Err(SumsError::Damaged) };
-        let start = before.iter().try_fold(HEADER as u64, |sum, length| sum.checked_add(*length));
+        let start = before.iter().try_fold(self.begin, |sum, length| sum.checked_add(*length));
         let end = start.and_then(|start| start.checked_add(*length));
         let (Some(start), true) = (start, end.is_some_and(|end| end <= self.size)) else {
             return Err(SumsError::Damaged);

@@ -4,9 +4,11 @@
 //! sums in a small file beside it ([`file`]), made while it is merged; they follow from its rows, are told by no receipt, and
 //! nothing is lost with them. Who asks for sums gets the same whether a row of them stands for one record or for thousands:
 //! packets, octets, counts, the first start and the last end of any records that are told apart by columns of the level. The
-//! rows of the coarser levels are Arrow's; those of the finest are many, and [`peers`] says how they lie.
+//! rows of the coarser levels are Arrow's; those of the finest are many, and [`peers`] says how they lie. Beside them lie the
+//! part's [`conversations`], which are no level: they are told apart by both ends.
 
-pub(super) mod file;
+pub(crate) mod conversations;
+pub(crate) mod file;
 pub(crate) mod peers;
 
 use std::{
@@ -26,7 +28,10 @@ use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
 use lucarne_flows::columns::address_octets;
 use lucarne_model::EndReason;
 
-use self::peers::{PeerSum, Peers};
+use self::{
+    conversations::Conversations,
+    peers::{PeerSum, Peers},
+};
 use super::stored::Halves;
 use crate::columns::{self, Columns, column, spelt_out};
 
@@ -302,6 +307,7 @@ pub(super) struct Summing {
     halves: Halves,
     services: Adding,
     peers: Peers,
+    conversations: Conversations,
     /// A record began after it ended: what the part's hour says of ends says nothing of its start then.
     is_odd: bool,
 }
@@ -309,9 +315,12 @@ pub(super) struct Summing {
 impl Summing {
     pub(super) fn begin() -> Result<Self, ArrowError> {
         let sums = schema();
-        let names: BTreeSet<&str> = sums.fields().iter().flat_map(|field| grounds(field.name())).copied().collect();
+        let of_sums = sums.fields().iter().flat_map(|field| grounds(field.name())).copied();
+        let names: BTreeSet<&str> = of_sums.chain(conversations::GROUNDS).collect();
         let halves = Halves::named(Columns::Shown, names);
-        Ok(Self { halves, services: Adding::of(Level::Service)?, peers: Peers::default(), is_odd: false })
+        let (services, peers) = (Adding::of(Level::Service)?, Peers::default());
+        let conversations = Conversations::holding(conversations::OF_PART);
+        Ok(Self { halves, services, peers, conversations, is_odd: false })
     }
 
     /// Adds rows as the account's file of a part has them; texts may be dictionaries.
@@ -330,6 +339,7 @@ impl Summing {
             let sums = of_records(&records, &schema())?;
             let places = self.services.add(&sums)?;
             self.peers.add(&sums, &places)?;
+            self.conversations.add(&records)?;
         }
         Ok(())
     }
@@ -343,7 +353,8 @@ impl Summing {
         let mut instances = Adding::of(Level::Instance)?;
         instances.add(&services)?;
         let peers = self.peers.finish(&lies);
-        Ok(Some(Summed { instances: instances.finish()?.0, services, peers }))
+        let conversations = self.conversations.finish()?;
+        Ok(Some(Summed { instances: instances.finish()?.0, services, peers, conversations }))
     }
 }
 
@@ -354,4 +365,5 @@ pub(super) struct Summed {
     services: RecordBatch,
     /// In slices; none where they were too many.
     peers: Option<Vec<Vec<PeerSum>>>,
+    conversations: conversations::Slices,
 }

@@ -126,20 +126,20 @@ pub(super) fn read(octets: &[u8]) -> Result<Vec<PeerSum>, SumsError> {
     sums_of(&columns, earliest).ok_or(SumsError::Damaged)
 }
 
-struct Rest<'a>(&'a [u8]);
+pub(super) struct Rest<'a>(pub(super) &'a [u8]);
 
 impl<'a> Rest<'a> {
-    fn octets<const COUNT: usize>(&mut self) -> Result<[u8; COUNT], SumsError> {
+    pub(super) fn octets<const COUNT: usize>(&mut self) -> Result<[u8; COUNT], SumsError> {
         let (octets, rest) = self.0.split_first_chunk().ok_or(SumsError::Damaged)?;
         self.0 = rest;
         Ok(*octets)
     }
 
-    fn number(&mut self) -> Result<usize, SumsError> {
+    pub(super) fn number(&mut self) -> Result<usize, SumsError> {
         Ok(u32::from_le_bytes(self.octets()?) as usize)
     }
 
-    fn take(&mut self, length: usize) -> Result<&'a [u8], SumsError> {
+    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], SumsError> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(SumsError::Damaged)?;
         self.0 = rest;
         Ok(taken)
@@ -201,13 +201,13 @@ fn sums_of(columns: &[Vec<u64>; ALL], earliest: i64) -> Option<Vec<PeerSum>> {
 }
 
 /// The octets of numbers: the lowest of all, then the next; none of a weight that no number reaches.
-fn planes(numbers: &[u64]) -> Vec<u8> {
+pub(super) fn planes(numbers: &[u64]) -> Vec<u8> {
     let reached = numbers.iter().fold(0, |all, number| all | number);
     let width = (u64::BITS - reached.leading_zeros()).div_ceil(8);
     (0..width).flat_map(|weight| numbers.iter().map(move |number| (number >> (8 * weight)) as u8)).collect()
 }
 
-fn numbers(planes: &[u8], count: usize) -> Option<Vec<u64>> {
+pub(super) fn numbers(planes: &[u8], count: usize) -> Option<Vec<u64>> {
     let mut numbers = vec![0; count];
     if !planes.len().is_multiple_of(count.max(1)) {
         return None;
