@@ -219,8 +219,10 @@ impl Begun {
         let mut names: Vec<Box<str>> = sources.iter().flat_map(|(names, _)| names).cloned().collect();
         names.sort_unstable();
         names.dedup();
-        let number = |name: &Box<str>| names.binary_search(name).map_or(0, |place| place as u32 + 1);
-        let numbered = |(own, of): (Vec<_>, _)| Source { names: own.iter().map(number).collect(), of };
+        let numbered = |(own, of): (Vec<Box<str>>, _)| {
+            let number = |name| names.binary_search(name).map_or(0, |place| place as u32 + 1);
+            Source { names: own.iter().map(number).collect(), of }
+        };
         let sources = sources.into_iter().map(numbered).collect();
         Ok(Self { most, sources, names: names.into(), places: RandomState::new(), _held: Arc::new(held) })
     }
