@@ -23,7 +23,7 @@ use crate::{
     catalog::Catalog,
     chunk::Chunk,
     delivery::{Deliveries, Reach},
-    export,
+    export::Export,
     part::{Effort, Folders},
     query::Store,
     receipts::Receipts,
@@ -135,7 +135,8 @@ impl Kept {
             fields: (format == ExportFormat::Aws).then(|| "all".into()),
             by_instance: owner.is_multiple_of(2),
         };
-        let file = export::file(&self.catalog, &question, NOW).unwrap();
+        let mut file = Vec::new();
+        Export::of(question).unwrap().write(&self.catalog, self.dir.path(), NOW, &mut file).unwrap();
         if format == ExportFormat::Parquet { values(file.into()) } else { file }
     }
 
